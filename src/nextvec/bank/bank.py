@@ -1,0 +1,139 @@
+"""Vectors once on disk, documents as offsets, chunk texts as spans."""
+
+# Axes: N rows, D width, M documents.
+
+import json
+import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int32, Int64
+
+from nextvec.bank import layout
+from nextvec.bank.layout import Manifest
+from nextvec.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Bank:
+    """Unit rows end to end, in document order; opening one reads its manifest and nothing else.
+
+    Attributes:
+        rows: [N, D] float16 or float32, unit length, memory-mapped when opened from disk.
+        offsets: [M + 1]; document ``m`` is rows ``offsets[m]:offsets[m + 1]``.
+        manifest: size, encoder and fingerprint.
+        path: the folder, or None for a bank in memory.
+    """
+
+    rows: Float[np.ndarray, "N D"]
+    offsets: Int64[np.ndarray, " offsets"]
+    manifest: Manifest
+    path: Path | None = None
+    memory_documents: Sequence[tuple[str, str]] = field(default=(), repr=False)
+
+    @staticmethod
+    def open(path: str | Path) -> "Bank":
+        """Open the bank in folder ``path``, memory-mapped, in milliseconds whatever its size.
+
+        Raises:
+            DataError: no bank there, another format, or files shorter than the manifest says.
+        """
+        folder = Path(path)
+        m = Manifest.read(folder)
+        rows = _mapped(folder / layout.ROWS, np.dtype(m.dtype), (m.rows, m.dim))
+        offsets = _mapped(folder / layout.OFFSETS, np.dtype(np.int64), (m.documents + 1,))
+        return Bank(rows, offsets, m, folder)
+
+    @staticmethod
+    def from_numpy(
+        vectors: Float[np.ndarray, "N D"],
+        lengths: Sequence[int] | np.ndarray,
+        ids: Sequence[str] | None = None,
+        encoder: str = "unknown",
+    ) -> "Bank":
+        """A bank in memory: ``vectors`` in document order, ``lengths`` rows per document.
+
+        Raises:
+            DataError: NaN, zero rows, empty documents, or lengths that do not add up.
+        """
+        from nextvec.bank.exchange import numpy_documents  # exchange builds on Bank
+        from nextvec.bank.writer import in_memory
+
+        return in_memory(numpy_documents(vectors, lengths, ids, "the array"), encoder=encoder)
+
+    def __len__(self) -> int:
+        return self.manifest.rows
+
+    @property
+    def dim(self) -> int:
+        return self.manifest.dim
+
+    @property
+    def num_documents(self) -> int:
+        return self.manifest.documents
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest.fingerprint
+
+    @property
+    def lengths(self) -> Int64[np.ndarray, " M"]:
+        return np.diff(self.offsets)
+
+    def document(self, m: int) -> Float[np.ndarray, "T D"]:
+        """Rows of document ``m``: a view, never a copy."""
+        return self.rows[self.offsets[m] : self.offsets[m + 1]]
+
+    def document_of(self, rows: Int64[np.ndarray, " R"]) -> Int64[np.ndarray, " R"]:
+        """The document that each row belongs to."""
+        return np.searchsorted(self.offsets, rows, side="right") - 1
+
+    @cached_property
+    def documents(self) -> Sequence[tuple[str, str]]:
+        """(id, title) of every document; read on first use."""
+        if self.path is None:
+            return self.memory_documents
+        with open(self.path / layout.DOCUMENTS, encoding="utf-8") as lines:
+            entries: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        return [(entry["id"], entry["title"]) for entry in entries]
+
+    @property
+    def ids(self) -> list[str]:
+        return [name for name, _ in self.documents]
+
+    def text(self, row: int) -> str | None:
+        """The chunk behind a row, or None where the bank holds vectors only."""
+        if not self.manifest.text or not 0 <= row < len(self):
+            return None
+        start, stop = self._spans[row]
+        return self._text[start:stop].decode("utf-8")
+
+    @cached_property
+    def tokens(self) -> Int32[np.ndarray, " N"] | None:
+        """Tokens of each chunk, as the encoder counted them before truncation."""
+        if self.path is None or not (self.path / layout.TOKENS).exists():
+            return None
+        return _mapped(self.path / layout.TOKENS, np.dtype(np.int32), (len(self),))
+
+    @cached_property
+    def _spans(self) -> Int64[np.ndarray, "N 2"]:
+        assert self.path is not None
+        return _mapped(self.path / layout.SPANS, np.dtype(np.int64), (len(self), 2))
+
+    @cached_property
+    def _text(self) -> mmap.mmap:
+        assert self.path is not None
+        with open(self.path / layout.TEXT, "rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _mapped(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
+    wanted = int(np.prod(shape)) * dtype.itemsize
+    if not path.is_file() or path.stat().st_size != wanted:
+        got = f"{path.stat().st_size:,} bytes" if path.is_file() else "no file"
+        raise DataError(f"{path} is damaged: {got} where the manifest says {wanted:,} bytes; ingest the source again")
+    return np.memmap(path, dtype=dtype, mode="r", shape=shape)

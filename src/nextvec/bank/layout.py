@@ -1,0 +1,74 @@
+"""Which files make a bank, and what its manifest says."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nextvec.errors import DataError
+
+FORMAT = 1
+MANIFEST = "bank.json"
+ROWS, OFFSETS, DOCUMENTS = "rows.bin", "offsets.bin", "documents.jsonl"
+TEXT, SPANS, TOKENS = "text.bin", "spans.bin", "tokens.bin"
+CENSUS = "census.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bank says of itself.
+
+    Attributes:
+        rows, dim, documents: its size.
+        dtype: ``float16`` or ``float32``.
+        encoder, encoder_fingerprint: what made the vectors.
+        fingerprint: sha256 over rows, offsets, documents and encoder.
+        text: whether chunk texts are stored.
+        chunking: the settings the text was cut with, in words.
+        source: the name of what was read.
+        format: version of this layout.
+    """
+
+    rows: int
+    dim: int
+    documents: int
+    dtype: str
+    encoder: str
+    encoder_fingerprint: str
+    fingerprint: str
+    text: bool
+    chunking: str
+    source: str
+    format: int = FORMAT
+
+    @staticmethod
+    def read(folder: Path) -> "Manifest":
+        """
+        Raises:
+            DataError: the folder holds no whole bank of this format.
+        """
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise DataError(f"{folder} is not a bank: it has no {MANIFEST}")
+        try:
+            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if values.get("format") != FORMAT:
+                raise DataError(f"{path} has format {values.get('format')}; this version reads format {FORMAT}")
+            return Manifest(**values)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise DataError(f"{path} is damaged: {error}; ingest the source again") from None
+
+    def write(self, folder: Path) -> None:
+        write_atomically(folder / MANIFEST, json.dumps(asdict(self), indent=1) + "\n")
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write beside, flush to disk, rename: a reader sees the old file or the new one, never half of one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    data = content.encode() if isinstance(content, str) else content
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

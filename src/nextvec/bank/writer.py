@@ -1,0 +1,242 @@
+"""The only way into a bank: append whole documents, commit, publish by one rename.
+
+While it grows, a bank lies in ``NAME.partial`` with a journal of committed
+file sizes. A writer killed at any moment leaves that folder; the next one cuts
+the files back to the last commit and goes on from that document.
+"""
+
+# Axes: T chunks of one document, D width.
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from nextvec.bank import layout
+from nextvec.bank.bank import Bank
+from nextvec.bank.layout import Manifest
+from nextvec.errors import DataError
+
+Dtype = Literal["float16", "float32"]
+JOURNAL = "journal.json"
+
+
+@dataclass(frozen=True)
+class VectorDocument:
+    """A document ready for the bank.
+
+    Attributes:
+        vectors: [T, D], any length; stored as unit rows.
+        text, spans: the text and its chunks' character spans, or None for vectors only.
+        tokens: per chunk, or None.
+    """
+
+    id: str
+    title: str
+    vectors: Float[np.ndarray, "T D"]
+    text: str | None = None
+    spans: Sequence[tuple[int, int]] | None = None
+    tokens: Sequence[int] | np.ndarray | None = None
+
+
+class BankWriter:
+    """Appends documents to a bank under construction; see the module for what a crash leaves.
+
+    ``settings`` is any JSON value that decides the content (source, chunking,
+    encoder): resuming under other settings is refused.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        encoder: str,
+        encoder_fingerprint: str,
+        dim: int,
+        dtype: Dtype = "float16",
+        chunking: str = "none",
+        source: str = "memory",
+        text: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        if self.path.exists():
+            raise DataError(f"{self.path} already exists; choose another name or delete it first")
+        self._plan = Manifest(0, dim, 0, dtype, encoder, encoder_fingerprint, "", text, chunking, source)
+        self._names = [layout.ROWS, layout.OFFSETS, layout.DOCUMENTS]
+        if text:
+            self._names += [layout.TEXT, layout.SPANS, layout.TOKENS]
+        self.rows, self._ids = 0, set[str]()
+        self._sizes = self._resume()
+        self._files: dict[str, BinaryIO] = {name: self._opened(name) for name in self._names}
+        if not self._sizes[layout.OFFSETS]:
+            self._files[layout.OFFSETS].write(np.zeros(1, np.int64).tobytes())
+
+    @property
+    def documents(self) -> int:
+        """Documents appended so far, those of an earlier, killed writer included."""
+        return len(self._ids)
+
+    def append(self, document: VectorDocument) -> None:
+        """Append one whole document.
+
+        Raises:
+            DataError: an empty document, an id twice, NaN, a zero row or a wrong width.
+        """
+        if document.id in self._ids:
+            raise DataError(f"document {document.id!r} appears twice; ids must be unique")
+        rows = unit_rows(document.vectors, document.id, self._plan.dim)
+        self._files[layout.ROWS].write(rows.astype(self._plan.dtype).tobytes())
+        if self._plan.text:
+            self._append_text(document, len(rows))
+        self.rows += len(rows)
+        self._ids.add(document.id)
+        self._files[layout.OFFSETS].write(np.int64(self.rows).tobytes())
+        entry = json.dumps({"id": document.id, "title": document.title}, ensure_ascii=False)
+        self._files[layout.DOCUMENTS].write(f"{entry}\n".encode())
+
+    def commit(self) -> None:
+        """Make everything appended so far survive a crash."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        sizes = {name: file.tell() for name, file in self._files.items()}
+        journal = {"plan": self._plan_json(), "rows": self.rows, "sizes": sizes}
+        layout.write_atomically(self.partial / JOURNAL, json.dumps(journal))
+
+    def finish(self) -> Bank:
+        """Publish the bank under its name.
+
+        Raises:
+            DataError: nothing was appended.
+        """
+        if not self.rows:
+            raise DataError(f"{self.path}: no document had a single row")
+        self.commit()
+        self.close()
+        manifest = replace(self._plan, rows=self.rows, documents=self.documents)
+        replace(manifest, fingerprint=_fingerprint(self.partial, manifest)).write(self.partial)
+        (self.partial / JOURNAL).unlink()
+        os.replace(self.partial, self.path)
+        return Bank.open(self.path)
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        self.close()
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def __enter__(self) -> "BankWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Bad data leaves nothing behind; any other interruption leaves what was committed, to resume from."""
+        if kind is not None and issubclass(kind, DataError):
+            self.discard()
+        self.close()
+
+    def _append_text(self, document: VectorDocument, rows: int) -> None:
+        if document.text is None or document.spans is None or len(document.spans) != rows:
+            raise DataError(f"document {document.id!r} has {rows} rows but not as many text spans")
+        base = self._files[layout.TEXT].tell()
+        spans = base + byte_spans(document.text, document.spans)
+        self._files[layout.TEXT].write(document.text.encode())
+        self._files[layout.SPANS].write(spans.tobytes())
+        tokens = np.zeros(rows, np.int32) if document.tokens is None else np.asarray(document.tokens, np.int32)
+        self._files[layout.TOKENS].write(tokens.tobytes())
+
+    def _plan_json(self) -> dict[str, Any]:
+        return {key: getattr(self._plan, key) for key in ("dim", "dtype", "encoder_fingerprint", "chunking", "source", "text")}
+
+    def _resume(self) -> dict[str, int]:
+        journal_path = self.partial / JOURNAL
+        if not journal_path.exists():
+            self.partial.mkdir(parents=True, exist_ok=True)
+            return dict.fromkeys(self._names, 0)
+        journal: dict[str, Any] = json.loads(journal_path.read_text(encoding="utf-8"))
+        if journal["plan"] != self._plan_json():
+            changed = [key for key, value in self._plan_json().items() if journal["plan"].get(key) != value]
+            raise DataError(
+                f"{self.partial} was begun with another {', '.join(changed)}; delete it to start over, or use its settings"
+            )
+        self.rows = journal["rows"]
+        with open(self.partial / layout.DOCUMENTS, "rb") as file:
+            committed = file.read(journal["sizes"][layout.DOCUMENTS])
+        self._ids = {json.loads(line)["id"] for line in committed.splitlines()}
+        return journal["sizes"]
+
+    def _opened(self, name: str) -> BinaryIO:
+        file = open(self.partial / name, "ab")
+        file.truncate(self._sizes[name])  # whatever came after the last commit is not known to be whole
+        file.seek(0, os.SEEK_END)
+        return file
+
+
+def unit_rows(vectors: Float[np.ndarray, "T D"], where: str, dim: int | None = None) -> Float32[np.ndarray, "T D"]:
+    """``vectors`` scaled to unit length in float32.
+
+    Raises:
+        DataError: not [T, D], empty, of another width, not finite, or with a zero row; names document and row.
+    """
+    if vectors.ndim != 2:
+        raise DataError(f"document {where!r}: vectors have shape {list(vectors.shape)}; want [rows, width]")
+    if len(vectors) == 0:
+        raise DataError(f"document {where!r} is empty; leave it out or give it rows")
+    if dim is not None and vectors.shape[1] != dim:
+        raise DataError(f"document {where!r}: vectors are {vectors.shape[1]} wide where the bank is {dim} wide")
+    rows = vectors.astype(np.float32)
+    bad = ~np.isfinite(rows).all(axis=1)
+    if bad.any():
+        raise DataError(f"document {where!r}, row {int(bad.argmax())}: not a finite vector (NaN or infinity)")
+    norms = np.linalg.norm(rows.astype(np.float64), axis=1)
+    if (norms < 1e-12).any():
+        raise DataError(f"document {where!r}, row {int((norms < 1e-12).argmax())}: a zero vector has no direction")
+    return (rows / norms[:, None]).astype(np.float32)
+
+
+def byte_spans(text: str, spans: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Character spans as UTF-8 byte spans, [T, 2] int64."""
+    positions = np.asarray(spans, dtype=np.int64).reshape(-1, 2)
+    if text.isascii():
+        return positions
+    width = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+    sizes = 1 + (width >= 0x80) + (width >= 0x800) + (width >= 0x10000)
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)[positions]
+
+
+def in_memory(documents: Iterable[VectorDocument], encoder: str, dtype: Dtype = "float16") -> Bank:
+    """A bank that never touches the disk; vectors only."""
+    rows: list[np.ndarray] = []
+    names: list[tuple[str, str]] = []
+    for document in documents:
+        dim = rows[0].shape[1] if rows else None
+        rows.append(unit_rows(document.vectors, document.id, dim).astype(dtype))
+        names.append((document.id, document.title))
+    if not rows:
+        raise DataError("a bank needs at least one document")
+    offsets = np.concatenate([[0], np.cumsum([len(part) for part in rows])]).astype(np.int64)
+    stacked = np.concatenate(rows)
+    digest = hashlib.sha256(stacked.tobytes() + offsets.tobytes() + repr(names).encode() + encoder.encode())
+    manifest = Manifest(
+        len(stacked), stacked.shape[1], len(names), dtype, encoder, encoder, digest.hexdigest(), False, "none", "memory"
+    )
+    return Bank(stacked, offsets, manifest, None, tuple(names))
+
+
+def _fingerprint(folder: Path, manifest: Manifest) -> str:
+    digest = hashlib.sha256(f"{manifest.encoder_fingerprint} {manifest.dtype} {manifest.dim}".encode())
+    for name in (layout.ROWS, layout.OFFSETS, layout.DOCUMENTS):
+        with open(folder / name, "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,82 @@
+"""Ranges to tensors: the only place where rows of a bank become tensors."""
+
+# Axes: B passages, T positions, D width, N scored rows, C candidates.
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from nextvec.bank import Bank
+from nextvec.windows import Windows
+
+
+@dataclass(frozen=True)
+class Passages:
+    """Windows as one padded tensor.
+
+    Attributes:
+        x: [B, T, D] rows read; position t holds the row before target t. Zero where a passage has ended.
+        targets: [B, T] the row that each position predicts; -1 where it is not scored.
+    """
+
+    x: Float32[Tensor, "B T D"]
+    targets: Int64[Tensor, "B T"]
+
+
+def passages(bank: Bank, windows: Windows, chosen: Int64[np.ndarray, " B"]) -> Passages:
+    """Read some windows: one slice of the bank each."""
+    starts, scored, stops = windows.starts[chosen], windows.scored[chosen], windows.stops[chosen]
+    length = int((stops - starts).max()) - 1
+    x = np.zeros((len(chosen), length, bank.dim), dtype=np.float32)
+    targets = np.full((len(chosen), length), -1, dtype=np.int64)
+    for b, (start, first, stop) in enumerate(zip(starts.tolist(), scored.tolist(), stops.tolist(), strict=True)):
+        x[b, : stop - start - 1] = bank.rows[start : stop - 1]
+        targets[b, first - start - 1 : stop - start - 1] = np.arange(first, stop)
+    return Passages(torch.from_numpy(x), torch.from_numpy(targets))
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What each scored row is told apart from.
+
+    Attributes:
+        vectors: [C, D].
+        truth: [N] the column of each scored row.
+        forbidden: [N, C] no negatives: rows already read, and copies of the truth.
+    """
+
+    vectors: Float32[Tensor, "C D"]
+    truth: Int64[Tensor, " N"]
+    forbidden: Bool[Tensor, "N C"]
+
+
+def candidates(
+    bank: Bank, classes: Int64[np.ndarray, " rows"], scored: Int64[np.ndarray, " N"], sampled: Int64[np.ndarray, " S"]
+) -> Candidates:
+    """All scored rows of a batch and some sampled ones, each distinct vector once.
+
+    Args:
+        classes: for every row of the bank the first row identical to it.
+        scored: target rows.
+        sampled: further rows, as negatives only.
+    """
+    columns = np.unique(classes[np.concatenate([scored, sampled])])
+    truth = np.searchsorted(columns, classes[scored])
+    forbidden = np.zeros((len(scored), len(columns)), dtype=bool)
+    first = bank.offsets[bank.document_of(scored)]
+    for start in np.unique(first):
+        rows = np.flatnonzero(first == start)
+        last = int(scored[rows].max())
+        place = np.searchsorted(columns, classes[start:last])
+        place = np.minimum(place, len(columns) - 1)
+        here = np.flatnonzero(columns[place] == classes[start:last])
+        # A candidate is forbidden from the position where its document first said it.
+        earliest = np.full(len(columns), np.iinfo(np.int64).max)
+        np.minimum.at(earliest, place[here], start + here)
+        forbidden[rows] = earliest[None, :] < scored[rows, None]
+    forbidden[np.arange(len(scored)), truth] = False
+    vectors = torch.from_numpy(bank.rows[columns].astype(np.float32))
+    return Candidates(vectors, torch.from_numpy(truth), torch.from_numpy(forbidden))

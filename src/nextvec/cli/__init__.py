@@ -1,0 +1,1 @@
+"""Verbs: parse, call the library, print. The only room that prints."""

@@ -1,0 +1,144 @@
+"""The command line: ``nextvec VERB``. Exit code 0 done, 1 a check said no, 2 misuse or bad input."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from nextvec.errors import NextvecError, SettingsError
+
+DESCRIPTION = """\
+Read a long context of embedding vectors, predict the next one, and measure it honestly.
+
+  nextvec demo                                   text → report, on text every machine has
+  nextvec ingest books/ books.bank               your own text, or ready vectors
+  nextvec train default runs/first --bank books.bank
+  nextvec evaluate runs/first                    Hit@K with intervals, beside every baseline
+  nextvec predict runs/first < chapter.txt       what comes next, in words
+"""
+EPILOG = "Exit codes: 0 done, 1 a check said no, 2 misuse or bad input. `nextvec VERB --help` explains one verb."
+
+
+class _Parser(argparse.ArgumentParser):
+    """Misuse gets one line, like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; never a traceback for what a user can mend."""
+    try:
+        arguments = _parser().parse_args(argv)
+        from nextvec.cli import verbs  # torch takes seconds to import: --help must not wait for it
+
+        return getattr(verbs, arguments.verb)(arguments)
+    except NextvecError as error:
+        print(f"nextvec: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # Whoever read our output has left; what they have not read is not missed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        print(f"nextvec: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("nextvec: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _parser() -> _Parser:
+    parser = _Parser("nextvec", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, what: str, detail: str = "") -> argparse.ArgumentParser:
+        text = f"{what[0].upper()}{what[1:]}. {detail}"
+        added = verbs.add_parser(name, help=what, description=text)
+        added.add_argument("--json", action="store_true", help="print one JSON object on standard output, nothing else")
+        return added
+
+    demo = verb("demo", "the whole way from text to report", "Text is the documentation inside Python's own packages.")
+    demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for bank, run, report.json and report.html (demo)")
+    demo.add_argument("--size", type=_positive, default=9_000, help="chunks to embed, about (9000)")
+
+    ingest = verb("ingest", "make a bank of text or of ready vectors", "Killed at any moment, the same command goes on.")
+    ingest.add_argument(
+        "source", type=Path, help="folder of .txt/.md, .jsonl, .parquet, .arrow, or .npz with vectors and lengths"
+    )
+    ingest.add_argument("bank", type=Path, help="the bank to make")
+    ingest.add_argument(
+        "--encoder", default="all-MiniLM-L6-v2", help="all-MiniLM-L6-v2 (offline), or any sentence-transformers model"
+    )
+    ingest.add_argument("--size", type=_positive, default=300, help="largest chunk (300)")
+    ingest.add_argument(
+        "--unit", choices=("characters", "tokens"), default="characters", help="what --size counts (characters)"
+    )
+    ingest.add_argument("--overlap", type=_whole, default=0, help="how much of the chunk before is repeated (0)")
+    ingest.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="how rows are stored (float16)")
+
+    inspect = verb("inspect", "what a bank or a run holds")
+    inspect.add_argument("path", type=Path, help="a bank or a run")
+
+    audit = verb("audit", "look for what makes numbers unbelievable", "Exit code 1 when a detector fails.")
+    audit.add_argument("bank", type=Path, help="a bank")
+
+    export = verb("export", "write a bank as Parquet, or as windows in the predecessor's .npz")
+    export.add_argument("bank", type=Path, help="a bank")
+    export.add_argument("file", type=Path, help="a .parquet or .npz file to write")
+    export.add_argument("--context", type=_positive, default=100, help="vectors per window, for .npz (100)")
+
+    train = verb("train", "train a run by a recipe", "Killed at any moment, the same command goes on, bit for bit.")
+    train.add_argument("recipe", help="default, or phase1 (context 100); both fit their size to the bank")
+    train.add_argument("run", type=Path, help="the run to make")
+    train.add_argument("--bank", type=Path, required=True, help="what to train on")
+    train.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting; may be repeated")
+
+    status = verb("status", "whether a run is being trained, and how far it is")
+    status.add_argument("run", type=Path, help="a run")
+
+    evaluate = verb(
+        "evaluate", "Hit@1/5/10 with intervals, beside every baseline", "By default on the run's own test documents."
+    )
+    evaluate.add_argument("run", type=Path, help="a trained run")
+    evaluate.add_argument("--bank", type=Path, help="another bank; with --split all (default: the one it was trained on)")
+    evaluate.add_argument("--split", choices=("valid", "test", "all"), default="test", help="which documents (test)")
+    evaluate.add_argument(
+        "--context", type=_positive, help="vectors read before each scored row (what the run was trained with)"
+    )
+    evaluate.add_argument("--pool", type=_pool, default=1000, metavar="N|all", help="candidates per scored row (1000)")
+    evaluate.add_argument("--rows", type=_positive, default=2000, help="scored rows at most (2000)")
+
+    predict = verb("predict", "read text from standard input, print the chunks expected next")
+    predict.add_argument("run", type=Path, help="a trained run")
+    predict.add_argument("-k", type=_positive, default=5, help="how many (5)")
+    predict.add_argument("--bank", type=Path, help="where candidates come from (default: the bank it was trained on)")
+    return parser
+
+
+def _positive(text: str) -> int:
+    return _number(text, 1)
+
+
+def _whole(text: str) -> int:
+    return _number(text, 0)
+
+
+def _number(text: str, least: int) -> int:
+    try:
+        value = int(text.replace("_", ""))
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+    return value
+
+
+def _pool(text: str) -> int | None:
+    return None if text == "all" else _number(text, 2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""Tables and progress bars; everything but results goes to standard error."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from nextvec.training import Evaluated, Event, Finished, Stepped
+
+QUIET_SECONDS = 10.0  # between lines where nobody watches a bar
+
+
+class Bars:
+    """Progress on standard error: bars with an ETA on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self._bars = Progress(
+            TextColumn("{task.description:<24}"),
+            BarColumn(bar_width=32),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._spoken: dict[str, float] = {}
+
+    def __enter__(self) -> "Bars":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
+        """A :data:`~nextvec.progress.Progress`."""
+        if not self.console.is_terminal:
+            self._speak(what, done, total, note)
+            return
+        if what not in self._tasks or self._bars.tasks[self._tasks[what]].finished:
+            self._tasks[what] = self._bars.add_task(what, total=total, note=note)
+        self._bars.update(self._tasks[what], completed=done, total=total, note=note)
+
+    def event(self, event: Event) -> None:
+        """Follow a training."""
+        match event:
+            case Stepped():
+                self("training", event.update, event.updates, f"loss {event.loss:.3f}")
+            case Evaluated():
+                hit = event.record["valid"]["hit@5"]
+                mark = " best so far" if event.best else ""
+                self.console.print(f"[dim]update {event.update:>5}  valid Hit@5 {hit:.1%}{mark}[/dim]", highlight=False)
+            case Finished():
+                self.console.print(f"[dim]training ended at update {event.update}: {event.reason}[/dim]", highlight=False)
+
+    def _speak(self, what: str, done: int, total: int, note: str) -> None:
+        now = time.monotonic()
+        if done < total and now - self._spoken.setdefault(what, now) < QUIET_SECONDS:
+            return
+        if done == total and what not in self._spoken:
+            return
+        self._spoken[what] = now
+        if done == total:
+            del self._spoken[what]
+        print(f"{what}: {done:,} of {total:,} {note}".rstrip(), file=sys.stderr, flush=True)
+
+
+def report_table(report: Mapping[str, Any]) -> None:
+    """The model, every baseline from the best down, chance, and the lift."""
+    exam, lift = report["exam"], report["lift"]
+    context = "all" if exam["context"] is None else f"{exam['context']:,}"
+    console = Console()
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("predictor")
+    for name in ("Hit@1", "Hit@5", "95 % interval", "Hit@10", "MRR"):
+        table.add_column(name, justify="right")
+    rest = sorted(report["baselines"].items(), key=lambda item: -item[1]["hit@5"]["value"])
+    for name, figures, style in [(report["model"]["name"], report["model"], "bold cyan"), *((n, f, "") for n, f in rest)]:
+        hit = figures["hit@5"]
+        table.add_row(
+            name,
+            f"{figures['hit@1']['value']:.1%}",
+            f"{hit['value']:.1%}",
+            f"{hit['low']:.1%} – {hit['high']:.1%}",
+            f"{figures['hit@10']['value']:.1%}",
+            f"{figures['mrr']['value']:.3f}",
+            style=style,
+        )
+    table.add_row("chance", *(f"{report['chance'][f'hit@{k}']:.1%}" if k else "" for k in (1, 5, 0, 10, 0)), style="dim")
+    console.print(table)
+    gain = lift["hit@5"]
+    console.print(
+        f"\nlift over {lift['over']}: [bold]{100 * gain['value']:+.1f}[/bold] points of Hit@5 "
+        f"(95 % {100 * gain['low']:+.1f} to {100 * gain['high']:+.1f}, paired, by document)",
+        highlight=False,
+    )
+    console.print(
+        f"[dim]{exam['rows']:,} rows of {exam['documents']} {exam['part']} documents · {exam['pool']:,} candidates each · "
+        f"context {context} ({exam['full_context']:.0%} of the rows have it all) · exam {exam['id']}[/dim]",
+        highlight=False,
+    )
+    for note in report["notes"]:
+        console.print(f"[dim]{note}[/dim]", highlight=False)
+
+
+def curve_table(curve: list[Mapping[str, Any]]) -> None:
+    """Hit@5 by context length."""
+    table = Table(box=None, pad_edge=False, header_style="dim", title="What context is worth", title_justify="left")
+    for name in ("context", "Hit@5", "95 % interval", "over context 1", "best baseline"):
+        table.add_column(name, justify="right")
+    for point in curve:
+        hit, lift = point["hit@5"], point["lift_over_context_1"]
+        gain = (
+            f"{100 * lift['value']:+.1f} ({100 * lift['low']:+.1f} to {100 * lift['high']:+.1f})"
+            if point["context"] > 1
+            else ""
+        )
+        interval = f"{hit['low']:.1%} – {hit['high']:.1%}"
+        table.add_row(f"{point['context']:,}", f"{hit['value']:.1%}", interval, gain, f"{point['baseline_hit@5']['value']:.1%}")
+    Console().print("", table, sep="\n")
+
+
+def examples(found: list[Mapping[str, Any]]) -> None:
+    """What was read, what was expected, what came."""
+    console = Console()
+    for example in found:
+        console.rule(f"[dim]{example['document']}[/dim]", align="left")
+        console.print("after", style="dim")
+        for text in example["read"]:
+            console.print(f"  {_short(text)}", markup=False, highlight=False)
+        console.print("the model expects", style="dim")
+        for guess in example["expected"]:
+            mark = "→ " if guess["true"] else "  "
+            style = "bold cyan" if guess["true"] else None
+            console.print(f"{mark}{_short(guess['text'])}", markup=False, highlight=False, style=style)
+        rank = f"truly came (rank {example['rank']} of {example['candidates']:,})"
+        console.print(f"[dim]{rank}[/dim]\n  ", end="", highlight=False)
+        console.print(_short(example["truth"]), markup=False, highlight=False)
+
+
+def pairs(values: Mapping[str, Any]) -> None:
+    """A short list of names and values."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in values.items():
+        table.add_row(f"[dim]{name.replace('_', ' ')}[/dim]", f"{value:,}" if isinstance(value, int) else str(value))
+    Console().print(table, highlight=False)
+
+
+def _short(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= 110 else f"{flat[:109]}…"

@@ -1,0 +1,210 @@
+"""One function a verb: arguments to the library, results to the terminal."""
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nextvec import settings as frozen
+from nextvec.bank import Bank, census
+from nextvec.bank.exchange import write_parquet, write_windows
+from nextvec.bank.layout import MANIFEST
+from nextvec.cli import show
+from nextvec.demo import demo as run_demo
+from nextvec.encoders import load_encoder
+from nextvec.errors import DataError, RunError
+from nextvec.evaluation.audit import audit as run_audit
+from nextvec.inference import encode_context, expect
+from nextvec.ingest import Chunking
+from nextvec.ingest import ingest as run_ingest
+from nextvec.recipes import recipe
+from nextvec.settings import override
+from nextvec.training import Run, begin, load_model
+from nextvec.training import train as run_train
+from nextvec.training.evaluate import OWN_CONTEXT, check_encoder
+from nextvec.training.evaluate import evaluate as run_evaluate
+
+Arguments = Namespace
+
+
+def demo(arguments: Arguments) -> int:
+    with show.Bars() as bars:
+        found = run_demo(arguments.out, arguments.size, bars, bars.event).to_json()
+    if arguments.json:
+        return _json(found)
+    show.report_table(found)
+    show.curve_table(found["curve"])
+    print()
+    show.examples(found["examples"])
+    print(f"\nThe whole report: {(arguments.out / 'report.html').resolve()}")
+    return 0
+
+
+def ingest(arguments: Arguments) -> int:
+    chunking = Chunking(arguments.size, arguments.unit, arguments.overlap)
+    with show.Bars() as bars:
+        bank = run_ingest(arguments.source, arguments.bank, arguments.encoder, chunking, arguments.dtype, bars)
+    return _show(_bank_facts(bank), arguments)
+
+
+def inspect(arguments: Arguments) -> int:
+    if (arguments.path / MANIFEST).exists():
+        return _show(_bank_facts(Bank.open(arguments.path)), arguments)
+    if (arguments.path / "run.json").exists():
+        run = Run.open(arguments.path)
+        return _show({**_run_facts(run), "settings": frozen.to_json(run.settings)}, arguments)
+    raise DataError(f"{arguments.path} is neither a bank nor a run")
+
+
+def audit(arguments: Arguments) -> int:
+    findings = run_audit(Bank.open(arguments.bank))
+    passed = all(finding.passed for finding in findings.values())
+    if arguments.json:
+        detectors = {name: finding.to_json() for name, finding in findings.items()}
+        _json({"passed": passed, "detectors": detectors})
+    else:
+        for name, finding in findings.items():
+            figures = ", ".join(f"{k.replace('_', ' ')} {_figure(v)}" for k, v in finding.figures.items())
+            print(f"{'pass' if finding.passed else 'FAIL'}  {name:<17} {finding.says} ({figures})")
+    return 0 if passed else 1
+
+
+def export(arguments: Arguments) -> int:
+    bank = Bank.open(arguments.bank)
+    if arguments.file.suffix == ".parquet":
+        write_parquet(bank, arguments.file)
+        written = {"rows": len(bank)}
+    elif arguments.file.suffix == ".npz":
+        written = {"windows": write_windows(bank, arguments.file, arguments.context)}
+    else:
+        raise DataError(f"{arguments.file}: write .parquet or .npz")
+    return _show({"file": str(arguments.file), **written, "bytes": arguments.file.stat().st_size}, arguments)
+
+
+def train(arguments: Arguments) -> int:
+    bank = Bank.open(arguments.bank)
+    settings = override(recipe(arguments.recipe, len(bank)), arguments.set)
+    run = begin(arguments.run, arguments.recipe, settings, bank)
+    with show.Bars() as bars:
+        for event in run_train(run, bank):
+            bars.event(event)
+    return _show(_run_facts(run), arguments)
+
+
+def status(arguments: Arguments) -> int:
+    return _show(_run_facts(Run.open(arguments.run)), arguments)
+
+
+def evaluate(arguments: Arguments) -> int:
+    run = Run.open(arguments.run)
+    bank = _bank_of(run, arguments.bank)
+    context = arguments.context or OWN_CONTEXT
+    with show.Bars() as bars:
+        report = run_evaluate(run, bank, arguments.split, context, arguments.pool, arguments.rows, bars).to_json()
+    if arguments.json:
+        return _json(report)
+    show.report_table(report)
+    return 0
+
+
+def predict(arguments: Arguments) -> int:
+    run = Run.open(arguments.run)
+    bank = _bank_of(run, arguments.bank)
+    check_encoder(run, bank)
+    model, _ = load_model(run)
+    if not bank.manifest.text:
+        raise DataError("this bank holds vectors only; there are no chunks to print")
+    encoder = load_encoder(bank.manifest.encoder)
+    if encoder.fingerprint != bank.manifest.encoder_fingerprint:
+        raise DataError(f"the bank was made with {bank.manifest.encoder_fingerprint}; installed is {encoder.fingerprint}")
+    context = encode_context(_standard_input(), encoder, _chunking(bank))
+    found = expect(model, bank, context, arguments.k)
+    if arguments.json:
+        expected = [{"row": e.row, "score": e.score, "document": e.document, "text": e.text} for e in found]
+        return _json({"context": len(context), "expected": expected})
+    for number, chunk in enumerate(found, 1):
+        print(f"{number}. [{chunk.score:.3f}] {chunk.document}\n{chunk.text}\n")
+    return 0
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"standard input is not UTF-8 at byte {error.start}") from None
+
+
+def _chunking(bank: Bank) -> Chunking:
+    """Cut new text as the bank's was cut: '300 characters, overlap 0'."""
+    size, unit, _, overlap = bank.manifest.chunking.replace(",", "").split()
+    return Chunking(int(size), "tokens" if unit == "tokens" else "characters", int(overlap))
+
+
+def _bank_of(run: Run, given: Path | None) -> Bank:
+    path = given or Path(run.origin.bank_path)
+    if given is None and not (run.origin.bank_path and (path / MANIFEST).exists()):
+        raise RunError(f"the bank of {run.path} is no longer at {path}; name it with --bank")
+    return Bank.open(path)
+
+
+def _bank_facts(bank: Bank) -> dict[str, Any]:
+    counted = census(bank)
+    tokens = bank.tokens
+    m = bank.manifest
+    return {
+        "kind": "bank",
+        "rows": m.rows,
+        "dim": m.dim,
+        "documents": m.documents,
+        "longest_document": int(bank.lengths.max()),
+        "dtype": m.dtype,
+        "encoder": m.encoder,
+        "encoder_fingerprint": m.encoder_fingerprint,
+        "fingerprint": m.fingerprint,
+        "chunking": m.chunking,
+        "tokens_per_chunk": round(float(np.mean(tokens)), 1) if tokens is not None else None,
+        "exact_duplicates": counted.exact_duplicates,
+        "near_duplicates": counted.near_duplicates,
+        "near_duplicate_document_groups": len(counted.document_groups),
+        "format": m.format,
+    }
+
+
+def _run_facts(run: Run) -> dict[str, Any]:
+    history = run.history()
+    update = history[-1]["update"] if history else 0
+    seconds = run.seconds()
+    state = "training" if run.is_training else "finished" if run.finished else "stopped"
+    left = (run.settings.updates - update) * seconds / update if update and not run.finished else None
+    return {
+        "kind": "run",
+        "state": state,
+        "recipe": run.recipe,
+        "update": update,
+        "updates": run.settings.updates,
+        "best_hit5": run.best_hit5,
+        "finished": run.finished,
+        "seconds": round(seconds, 1),
+        "eta_seconds": None if left is None else round(left, 1),
+        "bank": run.origin.bank,
+    }
+
+
+def _figure(value: float | int | str) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+
+
+def _show(values: Mapping[str, Any], arguments: Arguments) -> int:
+    if arguments.json:
+        return _json(values)
+    show.pairs(values)
+    return 0
+
+
+def _json(value: Mapping[str, Any]) -> int:
+    print(json.dumps(value))
+    return 0

@@ -1,0 +1,215 @@
+"""The main job on text that every machine has: documentation in, an honest report out."""
+
+# Axes: T chunks, D width.
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nextvec.bank import Bank, census
+from nextvec.bank.layout import write_atomically
+from nextvec.errors import DataError
+from nextvec.evaluation import Exam, Report, examine, predict_rows
+from nextvec.inference import expect
+from nextvec.ingest import Document, documentation, ingest
+from nextvec.models.baselines import ExponentialMean
+from nextvec.progress import Progress, silent
+from nextvec.ranks import Ranks, Rate, paired_lift
+from nextvec.recipes import recipe
+from nextvec.report import write_page
+from nextvec.training import Event, Run, begin, load_model, train
+
+CHARACTERS_PER_CHUNK = 236
+CONTEXTS = (1, 10, 100, 500)
+SHOWN_CONTEXT, SHOWN_GUESSES, EXAMPLES = 3, 5, 5
+DEFAULT_SIZE = 9_000
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One context length on the exam of the report: the same rows, the same candidates."""
+
+    context: int
+    hit5: Rate
+    lift: Rate
+    baseline_hit5: Rate
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "context": self.context,
+            "hit@5": self.hit5.to_json(),
+            "lift_over_context_1": self.lift.to_json(),
+            "baseline_hit@5": self.baseline_hit5.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A chunk the model expects, and whether it is the one that truly came."""
+
+    text: str
+    document: str
+    score: float
+    true: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """What was read last, what was expected, what came and at which rank."""
+
+    document: str
+    read: tuple[str, ...]
+    guesses: tuple[Guess, ...]
+    truth: str
+    rank: int
+    candidates: int
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Everything the demo found."""
+
+    report: Report
+    curve: tuple[CurvePoint, ...]
+    examples: tuple[Example, ...]
+    run: Run
+    bank: Bank
+    seconds: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        counted = census(self.bank)
+        tokens = self.bank.tokens
+        return {
+            **self.report.to_json(),
+            "curve": [point.to_json() for point in self.curve],
+            "examples": [_example_json(example) for example in self.examples],
+            "bank": {
+                "rows": len(self.bank),
+                "documents": self.bank.num_documents,
+                "documents_of_500_rows": int((self.bank.lengths >= 500).sum()),
+                "tokens_per_chunk": float(np.mean(tokens)) if tokens is not None else None,
+                "exact_duplicates": counted.exact_duplicates,
+                "near_duplicates": counted.near_duplicates,
+                "encoder": self.bank.manifest.encoder,
+            },
+            "training": {"history": self.run.history(), "finished": self.run.finished},
+            "seconds": self.seconds,
+        }
+
+
+def demo(
+    out: str | Path,
+    size: int = DEFAULT_SIZE,
+    progress: Progress = silent,
+    on_event: Callable[[Event], None] = lambda _: None,
+) -> Demo:
+    """From the documentation inside Python to ``out/report.json`` and ``out/report.html``.
+
+    What lies in ``out`` from an earlier call is used again; a killed demo goes on.
+
+    Args:
+        size: chunks to embed, about.
+
+    Raises:
+        DataError: a size too small to hold an exam, or ``out`` made with another size.
+    """
+    folder, clock = Path(out), _Clock()
+    bank = _bank(folder, size, progress)
+    clock.lap("ingest")
+    run = begin(folder / "run", "default", recipe("default", len(bank)), bank)
+    for event in train(run, bank):
+        on_event(event)
+    clock.lap("train")
+    model, centre = load_model(run)
+    parts = run.split(bank)
+    exam = Exam.over(bank, parts.test, "test")
+    report = examine(exam, model, run.name, centre, CONTEXTS[-1], (bank, parts.train), progress=progress)
+    clock.lap("evaluate")
+    curve = _curve(exam, model, centre, report, progress)
+    examples = _examples(exam, model, report.ranks)
+    clock.lap("curve and examples")
+    found = Demo(report, curve, examples, run, bank, clock.laps)
+    write_atomically(folder / "report.json", json.dumps(found.to_json(), indent=1) + "\n")
+    write_page(folder / "report.html", found.to_json())
+    return found
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name] = round(now - self._last, 1)
+        self._last = now
+
+
+def _bank(folder: Path, size: int, progress: Progress) -> Bank:
+    if size < 1_500:
+        raise DataError(f"--size {size}: the demo needs at least 1,500 chunks to hold an exam among 1,000 candidates")
+    note, path = folder / "size.json", folder / "bank"
+    if note.exists() and json.loads(note.read_text())["size"] != size:
+        raise DataError(f"{folder} was made with another size; use another --out, or delete it")
+    if path.exists():
+        return Bank.open(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(note, json.dumps({"size": size}))
+    documents: list[Document] = documentation(size * CHARACTERS_PER_CHUNK, progress)
+    return ingest(documents, path, progress=progress)
+
+
+def _curve(exam: Exam, model: Any, centre: torch.Tensor, report: Report, progress: Progress) -> tuple[CurvePoint, ...]:
+    """The same exam at several context lengths, beside the best baseline at each."""
+    best = report.best_baseline
+    decay = float(best.rsplit(" ", 1)[1]) if best.startswith("exponential") else 0.0
+    rival = ExponentialMean(centre, decay)
+    first: Ranks | None = None
+    points: list[CurvePoint] = []
+    for context in CONTEXTS:
+        if context == CONTEXTS[-1]:
+            ranks, beside = report.ranks, report.baselines[best]
+        else:
+            ranks = exam.rank(predict_rows(model, exam.bank, exam.rows, context, progress))
+            beside = exam.rank(predict_rows(rival, exam.bank, exam.rows, context))
+        first = first or ranks
+        points.append(CurvePoint(context, ranks.hit(5), paired_lift(ranks, first, 5), beside.hit(5)))
+    return tuple(points)
+
+
+def _examples(exam: Exam, model: Any, ranks: Ranks) -> tuple[Example, ...]:
+    """Five scored rows at even steps through the exam: neither chosen for success nor for failure."""
+    places = np.linspace(0, len(exam.rows) - 1, EXAMPLES + 2).astype(int)[1:-1]
+    return tuple(_example(exam, model, ranks, int(place)) for place in places)
+
+
+def _example(exam: Exam, model: Any, ranks: Ranks, place: int) -> Example:
+    bank, row = exam.bank, int(exam.rows[place])
+    m = int(exam.clusters[place])
+    first = max(int(bank.offsets[m]), row - CONTEXTS[-1])
+    context = bank.rows[first:row].astype(np.float32)
+    expected = expect(model, bank, context, SHOWN_GUESSES)
+    guesses = tuple(Guess(e.text or "", e.document, e.score, e.text == bank.text(row)) for e in expected)
+    read = tuple(bank.text(r) or "" for r in range(max(first, row - SHOWN_CONTEXT), row))
+    rank = int(ranks.above[place]) + 1
+    return Example(bank.documents[m][1], read, guesses, bank.text(row) or "", rank, int(ranks.candidates[place]))
+
+
+def _example_json(example: Example) -> dict[str, Any]:
+    return {
+        "document": example.document,
+        "read": list(example.read),
+        "expected": [{"text": g.text, "document": g.document, "score": g.score, "true": g.true} for g in example.guesses],
+        "truth": example.truth,
+        "rank": example.rank,
+        "candidates": example.candidates,
+    }
+
+
+__all__ = ["DEFAULT_SIZE", "Demo", "demo"]

@@ -1,0 +1,19 @@
+"""Text to vectors: the offline default, and any sentence-transformers model by name."""
+
+from nextvec.encoders.minilm import MiniLM
+from nextvec.encoders.protocol import Encoded, Encoder, Kind
+from nextvec.encoders.sentence_transformer import SentenceTransformerEncoder
+
+DEFAULT = MiniLM.name
+
+
+def load_encoder(name: str = DEFAULT) -> Encoder:
+    """The encoder called ``name``: the offline default, or a sentence-transformers model.
+
+    Raises:
+        DataError: it is not installed or cannot be loaded.
+    """
+    return MiniLM() if name in (DEFAULT, f"sentence-transformers/{DEFAULT}") else SentenceTransformerEncoder(name)
+
+
+__all__ = ["DEFAULT", "Encoded", "Encoder", "Kind", "MiniLM", "SentenceTransformerEncoder", "load_encoder"]

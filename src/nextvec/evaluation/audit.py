@@ -1,0 +1,196 @@
+"""Detectors for what made earlier numbers unbelievable; each can fail, and says what it saw."""
+
+# Axes: N rows, D width, M documents.
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from nextvec.bank import Bank, census, row_classes
+from nextvec.errors import DataError, ExamError
+from nextvec.evaluation.exam import Exam
+from nextvec.windows import Split, rows_of, split
+
+BLOCK = 65_536
+DUPLICATES, LEAK = 0.2, 0.05
+SAMPLE = 4_096
+ROWS_TO_BELIEVE, DOCUMENTS_TO_BELIEVE = 1_000, 5
+POOL = 1_000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one detector saw.
+
+    Attributes:
+        passed: whether numbers measured on this bank can be believed, as far as this detector sees.
+        says: one sentence for the reader.
+        figures: what it measured.
+    """
+
+    passed: bool
+    says: str
+    figures: Mapping[str, float | int | str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"passed": self.passed, "says": self.says, **self.figures}
+
+
+def audit(bank: Bank) -> dict[str, Finding]:
+    """Run every detector."""
+    detectors: dict[str, Callable[[Bank], Finding]] = {
+        "unit_rows": _unit_rows,
+        "documents": _documents,
+        "encoder": _encoder,
+        "order": _order,
+        "duplicates": _duplicates,
+        "leakage": _leakage,
+        "exam_size": _exam_size,
+        "oracle_truth": _oracle_truth,
+        "oracle_ignorance": _oracle_ignorance,
+        "context_excluded": _context_excluded,
+    }
+    return {name: detector(bank) for name, detector in detectors.items()}
+
+
+def _unit_rows(bank: Bank) -> Finding:
+    worst, finite = 0.0, True
+    for start in range(0, len(bank), BLOCK):
+        norms = np.linalg.norm(bank.rows[start : start + BLOCK].astype(np.float32), axis=1)
+        finite = finite and bool(np.isfinite(norms).all())
+        worst = max(worst, float(np.abs(norms - 1).max()))
+    passed = finite and worst < 5e-3
+    return Finding(passed, "every row is finite and of unit length", {"worst_deviation": worst if finite else "not finite"})
+
+
+def _documents(bank: Bank) -> Finding:
+    ids = bank.ids
+    twice = len(ids) - len(set(ids))
+    ordered = bool((np.diff(bank.offsets) > 0).all()) and int(bank.offsets[0]) == 0 and int(bank.offsets[-1]) == len(bank)
+    return Finding(
+        twice == 0 and ordered,
+        "document ids are unique and their rows lie end to end",
+        {"documents": len(ids), "ids_twice": twice, "shortest": int(bank.lengths.min()), "longest": int(bank.lengths.max())},
+    )
+
+
+def _encoder(bank: Bank) -> Finding:
+    known = bank.manifest.encoder_fingerprint not in ("", "unknown")
+    says = (
+        "all rows come from one known encoder" if known else "the encoder is not on record: text cannot be added or asked for"
+    )
+    # Ready vectors are a legitimate source; only a bank with text and no encoder is broken.
+    return Finding(known or not bank.manifest.text, says, {"encoder": bank.manifest.encoder})
+
+
+def _order(bank: Bank) -> Finding:
+    """Neighbours must be more alike than rows drawn at random from the same documents, or order was lost."""
+    rng = np.random.default_rng(0)
+    longer = rows_of(bank, range(bank.num_documents), skip=1)
+    if len(longer) < 2:
+        return Finding(False, "no document has two rows; there is no order to predict", {})
+    rows = rng.choice(longer, min(SAMPLE, len(longer)), replace=False)
+    documents = bank.document_of(rows)
+    other = rng.integers(bank.offsets[documents], bank.offsets[documents + 1])
+    now, before, random = (bank.rows[r].astype(np.float32) for r in (rows, rows - 1, other))
+    difference = (now * before).sum(1) - np.where(other == rows, (now * before).sum(1), (now * random).sum(1))
+    z = float(difference.mean() / (difference.std() / len(rows) ** 0.5 + 1e-12))
+    return Finding(
+        z > 3,
+        "neighbouring rows are more alike than shuffled ones",
+        {"adjacent_cosine": float((now * before).sum(1).mean()), "lift_over_shuffled": float(difference.mean()), "z": z},
+    )
+
+
+def _duplicates(bank: Bank) -> Finding:
+    counted = census(bank)
+    share = (counted.exact_duplicates + counted.near_duplicates) / counted.rows
+    return Finding(
+        share <= DUPLICATES,
+        f"at most {DUPLICATES:.0%} of the rows repeat an earlier one",
+        {
+            "exact": counted.exact_duplicates,
+            "near": counted.near_duplicates,
+            "share": share,
+            "near_duplicate_document_groups": len(counted.document_groups),
+        },
+    )
+
+
+def _parts(bank: Bank) -> Split | None:
+    try:
+        return split(bank, 0.15, 0.2)
+    except DataError:
+        return None
+
+
+def _leakage(bank: Bank) -> Finding:
+    """Documents are disjoint by construction; rows said in both parts are what could still leak."""
+    parts = _parts(bank)
+    if parts is None:
+        return Finding(False, "too few independent documents to hold any out", {"documents": bank.num_documents})
+    classes = row_classes(bank.rows)
+    overlap = np.intersect1d(parts.train, np.concatenate([parts.valid, parts.test])).size
+    held = classes[rows_of(bank, [*parts.valid, *parts.test])]
+    shared = float(np.isin(held, classes[rows_of(bank, parts.train)]).mean())
+    return Finding(
+        overlap == 0 and shared <= LEAK,
+        f"no document is in two parts, and at most {LEAK:.0%} of held-out rows also occur in training",
+        {"documents_in_both": overlap, "held_out_rows_in_training": shared},
+    )
+
+
+def _exam(bank: Bank) -> Exam:
+    parts = _parts(bank)
+    documents = np.arange(bank.num_documents) if parts is None else parts.test
+    distinct = len(np.unique(row_classes(bank.rows)))
+    return Exam.over(bank, documents, "test", min(POOL, distinct))
+
+
+def _exam_size(bank: Bank) -> Finding:
+    try:
+        exam = _exam(bank)
+    except ExamError as error:
+        return Finding(False, str(error), {"rows": 0})
+    rows, documents, pool = len(exam.rows), len(np.unique(exam.clusters)), exam.pool or 0
+    return Finding(
+        rows >= ROWS_TO_BELIEVE and documents >= DOCUMENTS_TO_BELIEVE and pool >= POOL,
+        f"the test part scores {ROWS_TO_BELIEVE:,} rows of {DOCUMENTS_TO_BELIEVE} documents among {POOL:,} candidates",
+        {"rows": rows, "documents": documents, "pool": pool},
+    )
+
+
+def _sat(bank: Bank, says: str, judge: Callable[[Exam], tuple[bool, dict[str, float | int | str]]]) -> Finding:
+    try:
+        passed, figures = judge(_exam(bank))
+    except ExamError as error:
+        return Finding(False, str(error), {})
+    return Finding(passed, says, figures)
+
+
+def _oracle_truth(bank: Bank) -> Finding:
+    def judge(exam: Exam) -> tuple[bool, dict[str, float | int | str]]:
+        hit = float(exam.rank(exam.truths()).hits(1).mean())
+        return hit > 0.999, {"hit@1": hit}
+
+    return _sat(bank, "predicting the truth itself scores 100 %", judge)
+
+
+def _oracle_ignorance(bank: Bank) -> Finding:
+    def judge(exam: Exam) -> tuple[bool, dict[str, float | int | str]]:
+        ranks = exam.rank(torch.zeros(len(exam.rows), bank.dim))
+        hit, chance = float(ranks.hits(5).mean()), ranks.chance(5)
+        return abs(hit - chance) < 1e-12, {"hit@5": hit, "chance": chance}
+
+    return _sat(bank, "a predictor that prefers nothing scores exactly chance", judge)
+
+
+def _context_excluded(bank: Bank) -> Finding:
+    def judge(exam: Exam) -> tuple[bool, dict[str, float | int | str]]:
+        read = exam.copies_of_the_past()
+        return read == 0, {"candidates_already_read": read}
+
+    return _sat(bank, "no candidate is a row that the context already holds", judge)

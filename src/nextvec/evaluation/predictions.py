@@ -1,0 +1,68 @@
+"""A model's predictions for scored rows, exactly as it would make them one by one."""
+
+# Axes: R scored rows, D width.
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from nextvec.bank import Bank
+from nextvec.batches import passages
+from nextvec.models import Recurrent
+from nextvec.progress import Progress, silent
+from nextvec.windows import Windows, scoring_windows
+
+POSITIONS = 8192  # per batch: large enough for the processor, small enough for the memory
+
+
+@torch.inference_mode()
+def predict_rows(
+    model: Recurrent[Any],
+    bank: Bank,
+    rows: Int64[np.ndarray, " R"],
+    context: int | None,
+    progress: Progress = silent,
+) -> Float[Tensor, "R D"]:
+    """The prediction for each row (ascending) from the ``context`` rows before it; None reads all its document has.
+
+    Rows whose windows start at the same place share one passage: a causal
+    model predicts the same at a position whatever follows, so this is exact.
+    """
+    windows = scoring_windows(bank, rows, context or int(bank.lengths.max()))
+    starts, stops, members = _shared(windows)
+    order = np.argsort(stops - starts, kind="stable")
+    out = torch.empty(len(rows), bank.dim)
+    training = model.training
+    model.eval()
+    done = 0
+    while done < len(order):
+        size = _batch_size(stops[order[done:]] - starts[order[done:]])
+        batch = order[done : done + size]
+        merged = Windows(starts[batch], starts[batch] + 1, stops[batch])
+        y_BTD = model(passages(bank, merged, np.arange(len(batch))).x)
+        for b, passage in enumerate(batch):
+            places = members[passage]
+            out[torch.from_numpy(places)] = y_BTD[b, rows[places] - starts[passage] - 1]
+        done += len(batch)
+        progress("evaluating", done, len(order))
+    model.train(training)
+    return out
+
+
+def _batch_size(ascending_lengths: Int64[np.ndarray, " W"]) -> int:
+    """How many of the shortest passages fit when all are padded to the longest of them."""
+    positions = ascending_lengths * np.arange(1, len(ascending_lengths) + 1)
+    return max(1, int((positions <= POSITIONS).sum()))
+
+
+def _shared(windows: Windows) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Distinct starts, the last stop of each, and which windows share it."""
+    edges = [*np.flatnonzero(np.diff(windows.starts, prepend=-1)).tolist(), len(windows)]
+    groups = [np.arange(first, last) for first, last in pairwise(edges)]
+    starts = np.array([windows.starts[group[0]] for group in groups])
+    stops = np.array([windows.stops[group].max() for group in groups])
+    return starts, stops, groups

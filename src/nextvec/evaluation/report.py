@@ -1,0 +1,174 @@
+"""What an exam found: the model beside every baseline, chance, and the paired lift over the best of them."""
+
+# Axes: R scored rows, D width.
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from nextvec.bank import Bank
+from nextvec.errors import ExamError
+from nextvec.evaluation.exam import Exam
+from nextvec.evaluation.predictions import predict_rows
+from nextvec.models import Recurrent
+from nextvec.models.baselines import Constant, CopyLast, ExponentialMean, MeanOfAll, Successor
+from nextvec.progress import Progress, silent
+from nextvec.ranks import Ranks, Rate, paired_lift
+from nextvec.windows import rows_of
+
+HITS = (1, 5, 10)
+DECAYS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+LOOKUP_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class Report:
+    """A finished exam.
+
+    Attributes:
+        exam, part: identity of the exam, and which documents it examines.
+        bank, encoder: fingerprint and encoder of the bank.
+        context: vectors read at most; None for all.
+        full_context: share of scored rows whose document had that many before them.
+        ranks: of the model.
+        baselines: ranks of every baseline, on the same rows and candidates.
+        notes: what a reader must know beside the numbers.
+    """
+
+    exam: str
+    part: str
+    bank: str
+    encoder: str
+    model: str
+    context: int | None
+    full_context: float
+    documents: int
+    ranks: Ranks
+    baselines: Mapping[str, Ranks]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def best_baseline(self) -> str:
+        """The baseline with the highest Hit@5 on this very exam: chosen after the fact, in the baselines' favour."""
+        return max(self.baselines, key=lambda name: self.baselines[name].hits(5).mean())
+
+    def lift(self, k: int = 5, over: str | None = None) -> Rate:
+        """Hit@k above a baseline's (the best one's by default), paired by row, resampled by document."""
+        return paired_lift(self.ranks, self.baselines[over or self.best_baseline], k)
+
+    def to_json(self) -> dict[str, Any]:
+        """The frozen format that scripts rely on."""
+        exam = {
+            "id": self.exam,
+            "rows": len(self.ranks),
+            "pool": int(np.median(self.ranks.candidates)),
+            "context": self.context,
+            "full_context": self.full_context,
+            "part": self.part,
+            "documents": self.documents,
+            "bank": self.bank,
+            "encoder": self.encoder,
+        }
+        lift = {f"hit@{k}": self.lift(k).to_json() for k in HITS}
+        return {
+            "exam": exam,
+            "model": {"name": self.model, **_figures(self.ranks)},
+            "baselines": {name: _figures(ranks) for name, ranks in self.baselines.items()},
+            "lift": {"over": self.best_baseline, **lift},
+            "chance": {f"hit@{k}": self.ranks.chance(k) for k in HITS},
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        context = "all" if self.context is None else f"{self.context:,}"
+        return (
+            f"hit@5 {self.ranks.hit(5)} among {int(np.median(self.ranks.candidates)):,}; chance {self.ranks.chance(5):.2%}; "
+            f"{self.best_baseline} {self.baselines[self.best_baseline].hit(5).value:.1%}; "
+            f"lift {points(self.lift())}; context {context}; exam {self.exam}"
+        )
+
+
+def points(lift: Rate) -> str:
+    """A lift in percentage points with its interval."""
+    return f"{100 * lift.value:+.1f} [{100 * lift.low:+.1f}, {100 * lift.high:+.1f}]"
+
+
+def _figures(ranks: Ranks) -> dict[str, Any]:
+    return {**{f"hit@{k}": ranks.hit(k).to_json() for k in HITS}, "mrr": ranks.mrr().to_json()}
+
+
+def baselines(
+    centre: Float[Tensor, " D"], train: tuple[Bank, Int64[np.ndarray, " M"]] | None = None
+) -> Iterator[tuple[str, Recurrent[Any]]]:
+    """Every predictor that learns nothing, by name; the lookup needs the documents that were trained on."""
+    yield "copy last", CopyLast(len(centre))
+    for decay in DECAYS:
+        yield "centred last" if decay == 0 else f"exponential mean {decay:g}", ExponentialMean(centre, decay)
+    yield "mean of all", MeanOfAll(centre)
+    yield "mean vector", Constant(centre)
+    if train is not None:
+        bank, documents = train
+        rows = rows_of(bank, documents, skip=1)[:LOOKUP_ROWS]
+        before, after = (torch.from_numpy(bank.rows[r].astype(np.float32)) for r in (rows - 1, rows))
+        yield "successor of nearest", Successor(before, after)
+
+
+def examine(
+    exam: Exam,
+    model: Recurrent[Any],
+    name: str,
+    centre: Float[Tensor, " D"],
+    context: int | None,
+    train: tuple[Bank, Int64[np.ndarray, " M"]] | None = None,
+    notes: tuple[str, ...] = (),
+    progress: Progress = silent,
+) -> Report:
+    """Let the model and every baseline sit the same exam.
+
+    Raises:
+        ExamError: the model is not as wide as the bank.
+    """
+    if model.dim != exam.bank.dim:
+        raise ExamError(f"the model reads vectors {model.dim} wide; the bank's are {exam.bank.dim} wide")
+
+    def ranks(sitting: Recurrent[Any], show: Progress = silent) -> Ranks:
+        return exam.rank(predict_rows(sitting, exam.bank, exam.rows, context, show))
+
+    own = ranks(model, progress)
+    beside: dict[str, Ranks] = {}
+    rivals = list(baselines(centre, train))
+    for done, (rival, predictor) in enumerate(rivals):
+        progress("baselines", done, len(rivals))
+        beside[rival] = ranks(predictor)
+    progress("baselines", len(rivals), len(rivals))
+    past = exam.rows - exam.bank.offsets[exam.clusters]
+    full = float((past >= context).mean()) if context else 1.0
+    documents = len(np.unique(exam.clusters))
+    return Report(
+        exam.id,
+        exam.part,
+        exam.bank.fingerprint,
+        exam.bank.manifest.encoder,
+        name,
+        context,
+        full,
+        documents,
+        own,
+        beside,
+        notes,
+    )
+
+
+def strongest_decay(exam: Exam, centre: Float[Tensor, " D"], context: int | None = None) -> float:
+    """The decay whose centred exponential mean has the highest Hit@5: where training starts."""
+
+    def hit(decay: float) -> float:
+        predicted = predict_rows(ExponentialMean(centre, decay), exam.bank, exam.rows, context)
+        return float(exam.rank(predicted).hits(5).mean())
+
+    return max(DECAYS, key=hit)

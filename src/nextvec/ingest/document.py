@@ -1,0 +1,18 @@
+"""A document before it is a row: an id, a title and its text."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text in reading order.
+
+    Attributes:
+        id: unique within a bank; decides the split.
+        title: what a reader is shown.
+        text: the whole text; chunks are spans into it.
+    """
+
+    id: str
+    title: str
+    text: str

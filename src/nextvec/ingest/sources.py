@@ -1,0 +1,128 @@
+"""Files to documents: folders of text, JSON lines, Parquet and Arrow tables."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.feather as feather
+import pyarrow.parquet as pq
+
+from nextvec.bank.exchange import npz_documents, table_documents
+from nextvec.bank.writer import VectorDocument
+from nextvec.errors import DataError
+from nextvec.ingest.document import Document
+
+TEXT_SUFFIXES = (".txt", ".md")
+LARGEST_TEXT = 256 * 2**20  # bytes in one document
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is to be ingested: texts, or ready vectors. Reading it twice gives the same documents in the same order."""
+
+    name: str
+    texts: Callable[[], Iterator[Document]] | None = None
+    vectors: Callable[[], Iterator[VectorDocument]] | None = None
+
+
+def open_source(path: Path) -> Source:
+    """Find out what ``path`` holds.
+
+    Raises:
+        DataError: nothing there, or nothing that can be read.
+    """
+    if path.is_dir():
+        if not any(file.suffix in TEXT_SUFFIXES for file in path.rglob("*")):
+            raise DataError(f"{path} holds no .txt or .md file")
+        return Source(path.name, texts=lambda: _folder(path))
+    if not path.is_file():
+        raise DataError(f"{path} does not exist")
+    match path.suffix:
+        case ".txt" | ".md":
+            return Source(path.name, texts=lambda: iter([_text_file(path, path.name)]))
+        case ".jsonl":
+            return Source(path.name, texts=lambda: _json_lines(path))
+        case ".parquet" | ".arrow" | ".feather":
+            return _table(path)
+        case ".npz":
+            return Source(path.name, vectors=lambda: npz_documents(path))
+        case _:
+            raise DataError(
+                f"{path}: cannot read {path.suffix or 'a file without suffix'}; want .txt .md .jsonl .parquet .arrow .npz"
+            )
+
+
+def _folder(path: Path) -> Iterator[Document]:
+    files = sorted(file for file in path.rglob("*") if file.suffix in TEXT_SUFFIXES and file.is_file())
+    for file in files:
+        yield _text_file(file, file.relative_to(path).as_posix())
+
+
+def _text_file(file: Path, name: str) -> Document:
+    if file.stat().st_size > LARGEST_TEXT:
+        raise DataError(f"{file} is larger than {LARGEST_TEXT // 2**20} MiB; split it into documents")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8 at byte {error.start}; convert it first") from None
+    return _document(name, file.stem.replace("_", " "), text, str(file))
+
+
+def _document(name: str, title: str, text: Any, where: str) -> Document:
+    if not isinstance(text, str):
+        raise DataError(f"{where}: text is {type(text).__name__}, not a string")
+    if not text.strip():
+        raise DataError(f"{where} is empty; leave it out or give it text")
+    return Document(name, title, text)
+
+
+def _json_lines(path: Path) -> Iterator[Document]:
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            where = f"{path}, line {number}"
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{where} is not JSON: {error}") from None
+            if not isinstance(entry, dict) or "text" not in entry:
+                raise DataError(f"{where}: want an object with 'text', and optionally 'id' and 'title'")
+            name = str(entry.get("id", f"{number:08d}"))
+            yield _document(name, str(entry.get("title", name)), entry["text"], where)
+
+
+def _table(path: Path) -> Source:
+    try:
+        table: Any = pq.read_table(path) if path.suffix == ".parquet" else feather.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0]}") from None
+    names: list[str] = table.column_names
+    if "vector" in names:
+        columns = {name: table.column(name).to_pylist() for name in names if name in ("vector", "document", "index", "title")}
+        return Source(path.name, vectors=lambda: table_documents(columns, str(path)))
+    if "text" in names:
+        return Source(path.name, texts=lambda: _table_texts(table, path))
+    raise DataError(f"{path} has columns {', '.join(names)}; want 'text', or 'vector' with 'document' and 'index'")
+
+
+def _table_texts(table: Any, path: Path) -> Iterator[Document]:
+    """One document a row, or, where ``document`` and ``index`` say so, one document from several rows in that order."""
+    rows: list[dict[str, Any]] = table.select([n for n in table.column_names if n in _TEXT_COLUMNS]).to_pylist()
+    if rows and {"document", "index"} <= rows[0].keys():
+        rows.sort(key=lambda row: (str(row["document"]), row["index"]))
+        parts: dict[str, list[str]] = {}
+        for row in rows:
+            parts.setdefault(str(row["document"]), []).append(row["text"] or "")
+        for name, texts in parts.items():
+            yield _document(name, name, "\n\n".join(texts), f"{path}, document {name!r}")
+        return
+    for number, row in enumerate(rows):
+        name = str(row.get("id", f"{number:08d}"))
+        yield _document(name, str(row.get("title", name)), row["text"], f"{path}, row {number}")
+
+
+_TEXT_COLUMNS = ("id", "title", "text", "document", "index")

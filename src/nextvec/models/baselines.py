@@ -1,0 +1,102 @@
+"""Predictors that learn nothing; every report shows them, because a number without them means little."""
+
+# Axes: B passages, T positions, D width, N rows.
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from nextvec.models.means import ExponentialMeans
+from nextvec.models.protocol import Recurrent
+
+NOTHING = torch.zeros(0)
+
+
+class CopyLast(Recurrent[Tensor]):
+    """The next vector is the last one."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def start(self, batch: int) -> Tensor:
+        return NOTHING
+
+    def run(self, state: Tensor, x_BTD: Float[Tensor, "B T D"]) -> tuple[Tensor, Float[Tensor, "B T D"]]:
+        return state, normalize(x_BTD, dim=-1)
+
+
+class ExponentialMean(Recurrent[Tensor]):
+    """The exponential mean of the centred context, with one fixed decay; decay 0 is the centred last vector."""
+
+    def __init__(self, centre: Float[Tensor, " D"], decay: float) -> None:
+        super().__init__()
+        self.dim = len(centre)
+        self.centre: Tensor
+        self.register_buffer("centre", centre.clone())
+        self.means = ExponentialMeans([decay]).requires_grad_(False)
+
+    def start(self, batch: int) -> Tensor:
+        return self.centre.new_zeros(batch, 1, self.dim)
+
+    def run(self, state: Tensor, x_BTD: Float[Tensor, "B T D"]) -> tuple[Tensor, Float[Tensor, "B T D"]]:
+        after, means_BTKD = self.means(state, x_BTD - self.centre)
+        return after, normalize(means_BTKD[:, :, 0], dim=-1)
+
+
+class Total(NamedTuple):
+    total: Float[Tensor, "B D"]
+
+
+class MeanOfAll(Recurrent[Total]):
+    """The mean of the whole centred context."""
+
+    def __init__(self, centre: Float[Tensor, " D"]) -> None:
+        super().__init__()
+        self.dim = len(centre)
+        self.centre: Tensor
+        self.register_buffer("centre", centre.clone())
+
+    def start(self, batch: int) -> Total:
+        return Total(self.centre.new_zeros(batch, self.dim))
+
+    def run(self, state: Total, x_BTD: Float[Tensor, "B T D"]) -> tuple[Total, Float[Tensor, "B T D"]]:
+        totals_BTD = state.total[:, None] + (x_BTD - self.centre).cumsum(1)
+        return Total(totals_BTD[:, -1]), normalize(totals_BTD, dim=-1)
+
+
+class Constant(Recurrent[Tensor]):
+    """Always the same vector; with the mean of the training rows it shows what hubs alone are worth."""
+
+    def __init__(self, vector: Float[Tensor, " D"]) -> None:
+        super().__init__()
+        self.dim = len(vector)
+        self.vector: Tensor
+        self.register_buffer("vector", normalize(vector, dim=-1))
+
+    def start(self, batch: int) -> Tensor:
+        return NOTHING
+
+    def run(self, state: Tensor, x_BTD: Float[Tensor, "B T D"]) -> tuple[Tensor, Float[Tensor, "B T D"]]:
+        return state, self.vector.expand_as(x_BTD)
+
+
+class Successor(Recurrent[Tensor]):
+    """Look up the training row nearest to the last vector and answer with the row that came after it."""
+
+    def __init__(self, rows: Float[Tensor, "N D"], successors: Float[Tensor, "N D"]) -> None:
+        super().__init__()
+        self.dim = rows.shape[1]
+        self.rows: Tensor
+        self.successors: Tensor
+        self.register_buffer("rows", rows)
+        self.register_buffer("successors", normalize(successors, dim=-1))
+
+    def start(self, batch: int) -> Tensor:
+        return NOTHING
+
+    def run(self, state: Tensor, x_BTD: Float[Tensor, "B T D"]) -> tuple[Tensor, Float[Tensor, "B T D"]]:
+        return state, self.successors[(x_BTD @ self.rows.T).argmax(-1)]

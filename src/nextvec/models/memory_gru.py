@@ -1,0 +1,109 @@
+"""The memory-augmented GRU: learned slots for what all texts share, a working memory for this one, a GRU that gates both."""
+
+# Axes: B passages, T positions, D width, H hidden, K means, N slots, E address width.
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid, normalize
+
+from nextvec.models.protocol import Recurrent
+from nextvec.models.trunk import Trunk
+from nextvec.models.working_memory import Held, WorkingMemory
+
+CONTENT = 32  # dimensions of the content that reach the GRU: few, because rows are few
+
+
+class Slots(nn.Module):
+    """A long-term memory of N learned slots, read by content: softmax(s cos(query, keys)) values.
+
+    Sharpness s, keys and values all get gradient. Values start at zero, so an
+    untrained memory says nothing.
+    """
+
+    def __init__(self, source: int, dim: int, count: int, width: int = 64) -> None:
+        super().__init__()
+        self.query = nn.Linear(source, width)
+        self.keys = nn.Parameter(torch.randn(count, width))
+        self.values = nn.Parameter(torch.zeros(count, dim))
+        self.log_sharpness = nn.Parameter(torch.tensor(2.5))
+
+    def forward(self, source_BTC: Float[Tensor, "B T C"]) -> Float[Tensor, "B T D"]:
+        cosines = normalize(self.query(source_BTC), dim=-1) @ normalize(self.keys, dim=-1).T
+        return (self.log_sharpness.exp() * cosines).softmax(-1) @ self.values
+
+
+class MemoryGRUState(NamedTuple):
+    """Everything one passage is remembered by; its size does not grow with the passage."""
+
+    means: Float[Tensor, "B K D"]
+    hidden: Float[Tensor, "1 B H"]
+    held: Held
+
+
+class MemoryGRU(Recurrent[MemoryGRUState]):
+    """Trunk, working memory and learned slots, mixed by gates that a GRU sets at every position.
+
+    Before training every gate and residual is neutral: the model is the
+    centred exponential mean.
+
+    Args:
+        centre: mean of the training rows, [D].
+        decay: of the exponential mean it starts as.
+        hidden: width of the GRU.
+        slots: learned long-term slots; 0 takes the memory away.
+        working: vectors the working memory holds; 0 takes it away.
+        dropout: on the content, the hidden state and the slots' answer.
+    """
+
+    def __init__(
+        self,
+        centre: Float[Tensor, " D"],
+        decay: float,
+        hidden: int = 512,
+        slots: int = 2048,
+        working: int = 256,
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        self.dim = len(centre)
+        self.trunk = Trunk(centre, decay)
+        self.content = nn.Linear(self.dim, CONTENT)
+        self.cell = nn.GRU(self.trunk.num_features + CONTENT, hidden, batch_first=True)
+        self.working = WorkingMemory(working) if working else None
+        self.slots = Slots(hidden + CONTENT, self.dim, slots) if slots else None
+        heads = WorkingMemory.HEADS if working else 0
+        self.gates = nn.Linear(hidden, self.trunk.num_means + heads)
+        self.write = nn.Linear(hidden, 1)
+        self.recall_weights = nn.Parameter(torch.zeros(heads, self.dim))
+        self.dropout = nn.Dropout(dropout)
+        self.content_dropout = nn.Dropout(0.5)
+        for layer in (self.gates, self.write):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def start(self, batch: int) -> MemoryGRUState:
+        hidden = self.trunk.centre.new_zeros(1, batch, self.cell.hidden_size)
+        held = (self.working or WorkingMemory(0).to(hidden)).start(batch, self.dim)
+        return MemoryGRUState(self.trunk.start(batch), hidden, held)
+
+    def run(self, state: MemoryGRUState, x_BTD: Float[Tensor, "B T D"]) -> tuple[MemoryGRUState, Float[Tensor, "B T D"]]:
+        means, centred_BTD, means_BTKD = self.trunk.read(state.means, x_BTD)
+        content_BTC = self.content(self.content_dropout(centred_BTD * self.dim**0.5))
+        features_BTF = self.trunk.features(centred_BTD, means_BTKD)
+        h_BTH, hidden = self.cell(torch.cat([features_BTF, content_BTC], dim=-1), state.hidden.contiguous())
+        h_BTH = self.dropout(h_BTH)
+        gates = 1 + self.gates(h_BTH)
+        mixed_BTD = self.trunk.mix(means_BTKD, gates[..., : self.trunk.num_means])
+        held = state.held
+        if self.working is not None:
+            written_BT = logsigmoid(4 + self.write(h_BTH)[..., 0])  # open at the start
+            held, recalled_BTRD = self.working(held, normalize(centred_BTD, dim=-1), written_BT)
+            weights_BTRD = gates[..., self.trunk.num_means :, None] * self.recall_weights
+            mixed_BTD = mixed_BTD + (weights_BTRD * recalled_BTRD).sum(2)
+        residual_BTD = torch.zeros_like(mixed_BTD)
+        if self.slots is not None:
+            residual_BTD = self.dropout(self.slots(torch.cat([h_BTH, content_BTC], dim=-1)))
+        return MemoryGRUState(means, hidden, held), self.trunk.finish(mixed_BTD, residual_BTD)

@@ -1,0 +1,68 @@
+"""What every latent vector model promises.
+
+The laws, checked for every model in this package:
+
+- Step is forward: feeding a passage one vector at a time through ``step``,
+  from ``start``, gives ``forward`` position by position.
+- The future never reaches the past, and a passage never sees its batch
+  neighbours.
+- Nothing is written inside ``forward``: state goes in and comes out.
+- Outputs have unit length.
+"""
+
+# Axes: B passages, T positions, D width.
+
+from typing import Generic, Protocol, TypeVar, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+S = TypeVar("S")
+
+
+@runtime_checkable
+class Model(Protocol[S]):
+    """Predicts, at every position, the vector that follows."""
+
+    dim: int
+
+    def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """The expected next vector after each position; unit length."""
+        ...
+
+    def start(self, batch: int) -> S:
+        """The state before anything was read."""
+        ...
+
+    def step(self, state: S, x_BD: Float[Tensor, "B D"]) -> tuple[S, Float[Tensor, "B D"]]:
+        """Read one vector per passage; the new state and the expected next vectors."""
+        ...
+
+
+class Recurrent(nn.Module, Generic[S]):
+    """A model written once, as :meth:`run`: a passage of any length, state in, state out.
+
+    ``forward`` is one run over everything, ``step`` a run over one vector, so
+    the law between them is a property of ``run``: splitting a passage changes
+    nothing.
+    """
+
+    dim: int
+
+    def start(self, batch: int) -> S:
+        """The state before anything was read."""
+        raise NotImplementedError
+
+    def run(self, state: S, x_BTD: Float[Tensor, "B T D"]) -> tuple[S, Float[Tensor, "B T D"]]:
+        """Read a passage that continues ``state``."""
+        raise NotImplementedError
+
+    def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        return self.run(self.start(len(x_BTD)), x_BTD)[1]
+
+    def step(self, state: S, x_BD: Float[Tensor, "B D"]) -> tuple[S, Float[Tensor, "B D"]]:
+        after, y_BTD = self.run(state, x_BD[:, None])
+        return after, y_BTD[:, 0]
+
+    def __call__(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        return super().__call__(x_BTD)

@@ -1,0 +1,66 @@
+"""The predecessor's memory-augmented GRU, as its code had it, kept only to be measured against.
+
+11,292,160 trainable parameters at its published size (768 wide, hidden 512, 4
+layers) and a buffer of 2048 slots that no gradient reaches. Its code read the
+memory twice (once with the constant query 0, once with the last hidden state)
+and wrote it inside ``forward``; here the second read happens at every
+position, and writing is a method of its own, called between updates, so that
+the laws hold.
+"""
+
+# Axes: B passages, T positions, D width, H hidden, N slots.
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from nextvec.models.protocol import Recurrent
+
+KEPT = 0.9  # share of the old memory that survives a write
+
+
+class PublishedMemoryGRU(Recurrent[Tensor]):
+    """y = normalize(x + u), u the unit output of a GRU that sees one constant memory read."""
+
+    def __init__(self, dim: int = 768, hidden: int = 512, layers: int = 4, slots: int = 2048, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.dim = dim
+        self.norm = nn.LayerNorm(dim)
+        self.recurrence = nn.GRU(2 * dim, hidden, layers, batch_first=True, dropout=dropout)
+        self.query = nn.Linear(hidden, dim)
+        self.write_gate = nn.Linear(hidden, slots)
+        self.fusion = nn.Sequential(nn.Linear(hidden + dim, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Dropout(dropout))
+        self.output = nn.Sequential(nn.Linear(hidden, 2 * hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * hidden, dim))
+        self.memory: Tensor
+        self.register_buffer("memory", torch.randn(slots, dim) * 0.02)
+
+    def start(self, batch: int) -> Tensor:
+        cell = self.recurrence
+        return self.memory.new_zeros(cell.num_layers, batch, cell.hidden_size)
+
+    def run(self, state: Tensor, x_BTD: Float[Tensor, "B T D"]) -> tuple[Tensor, Float[Tensor, "B T D"]]:
+        after, h_BTH = self._recur(state, x_BTD)
+        return after, normalize(x_BTD + self._delta(h_BTH), dim=-1)
+
+    @torch.no_grad()
+    def remember(self, x_BTD: Float[Tensor, "B T D"]) -> None:
+        """memory <- 0.9 memory + 0.1 outer(mean write gate, mean output), over the batch, as published: without gradient."""
+        _, h_BTH = self._recur(self.start(len(x_BTD)), x_BTD)
+        address_N = self.write_gate(h_BTH[:, -1]).softmax(-1).mean(0)
+        content_D = self._delta(h_BTH[:, -1:]).mean((0, 1))
+        self.memory.mul_(KEPT).add_((1 - KEPT) * torch.outer(address_N, content_D))
+
+    def _recur(self, state: Tensor, x_BTD: Float[Tensor, "B T D"]) -> tuple[Tensor, Float[Tensor, "B T H"]]:
+        constant_D = self._read(self.query.bias)
+        seen = torch.cat([self.norm(x_BTD), constant_D.expand_as(x_BTD)], dim=-1)
+        h_BTH, after = self.recurrence(seen, state.contiguous())
+        return after, h_BTH
+
+    def _delta(self, h_BTH: Float[Tensor, "B T H"]) -> Float[Tensor, "B T D"]:
+        read_BTD = self._read(self.query(h_BTH))
+        return normalize(self.output(self.fusion(torch.cat([h_BTH, read_BTD], dim=-1))), dim=-1)
+
+    def _read(self, query: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
+        # No temperature: over 2048 slots the weights stay within e**2 of uniform, so this is close to a constant.
+        return (normalize(query, dim=-1) @ normalize(self.memory, dim=-1).T).softmax(-1) @ self.memory

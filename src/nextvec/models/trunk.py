@@ -1,0 +1,72 @@
+"""The part all our models share: a learned mixture of exponential means that starts as the strongest baseline."""
+
+# Axes: B passages, T positions, K means, D width, F features.
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from nextvec.models.means import ExponentialMeans
+
+DECAYS = (0.0, 0.5, 0.8, 0.95)
+
+
+class Trunk(nn.Module):
+    """Centre the context, take its exponential means, mix them by learned weights per dimension.
+
+    At the start all weight lies on the mean with decay ``decay``: the output
+    is the centred exponential mean, the strongest untrained predictor known
+    for these vectors, and training can only add.
+    """
+
+    def __init__(self, centre: Float[Tensor, " D"], decay: float, others: Sequence[float] = DECAYS) -> None:
+        super().__init__()
+        self.centre: Tensor
+        self.register_buffer("centre", centre.clone())
+        self.means = ExponentialMeans((decay, *others))
+        self.num_means = 1 + len(others)
+        weights_KD = torch.zeros(self.num_means, len(centre))
+        weights_KD[0] = 1.0
+        self.weights = nn.Parameter(weights_KD)
+        self.bias = nn.Parameter(torch.zeros(len(centre)))
+        self.scale = nn.Parameter(torch.ones(len(centre)))
+
+    @property
+    def num_features(self) -> int:
+        return 3 * self.num_means - 1
+
+    def start(self, batch: int) -> Float[Tensor, "B K D"]:
+        return self.centre.new_zeros(batch, self.num_means, len(self.centre))
+
+    def read(
+        self, state: Float[Tensor, "B K D"], x_BTD: Float[Tensor, "B T D"]
+    ) -> tuple[Float[Tensor, "B K D"], Float[Tensor, "B T D"], Float[Tensor, "B T K D"]]:
+        """The state after the passage, the centred passage, its means."""
+        centred_BTD = x_BTD - self.centre
+        after, means_BTKD = self.means(state, centred_BTD)
+        return after, centred_BTD, means_BTKD
+
+    def features(self, centred_BTD: Float[Tensor, "B T D"], means_BTKD: Float[Tensor, "B T K D"]) -> Float[Tensor, "B T F"]:
+        """How the newest vector lies to what came before: cosines to each mean, between neighbouring means, and norms.
+
+        They say nothing of the content itself, so what is learned from them
+        holds for texts that were never seen.
+        """
+        unit_BTD, units_BTKD = normalize(centred_BTD, dim=-1), normalize(means_BTKD, dim=-1)
+        to_means = (units_BTKD * unit_BTD[:, :, None]).sum(-1)
+        between = (units_BTKD[:, :, 1:] * units_BTKD[:, :, :-1]).sum(-1)
+        return torch.cat([to_means, between, means_BTKD.norm(dim=-1)], dim=-1)
+
+    def mix(
+        self, means_BTKD: Float[Tensor, "B T K D"], gates_BTK: Float[Tensor, "B T K"] | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """Weighted means, each also by its gate, plus a constant; not yet of unit length."""
+        weighted = means_BTKD * self.weights
+        return (weighted if gates_BTK is None else weighted * gates_BTK[..., None]).sum(2) + self.bias
+
+    def finish(self, mixed_BTD: Float[Tensor, "B T D"], residual_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """The unit prediction: direction of the mixture plus the residual."""
+        return normalize((normalize(mixed_BTD, dim=-1) + residual_BTD) * self.scale, dim=-1)

@@ -1,0 +1,105 @@
+"""The working memory of one passage: what followed the last time, and what resembled this.
+
+Each new vector is compared with the last W. Two things are recalled: the
+vectors that came *after* those most like it ("followed", the induction head of
+Olsson et al. 2022 on vectors), and those most like it themselves
+("resembled"). Nothing in it depends on what the text is about, so it works on
+texts that were never seen. It is state: rows go in and come out.
+"""
+
+# Axes: B passages, T positions, Q positions of one block, W memory, P = W + Q window, D width.
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+BLOCK = 256
+ABSENT = -1e9
+
+
+class Held(NamedTuple):
+    """The last rows (unit length, W at most), how firmly each was written (log gate), and which places are filled.
+
+    A place is unfilled only where passages of different lengths share a batch.
+    """
+
+    rows: Float[Tensor, "B W D"]
+    written: Float[Tensor, "B W"]
+    filled: Bool[Tensor, "B W"]
+
+
+class WorkingMemory(nn.Module):
+    """Attention over the last ``size`` vectors with a learned sharpness, fading, write gate and a sink.
+
+    Both the time and the memory of a step are bounded by ``size``; training
+    over T positions needs T x (size + 256) scores, not T x T.
+    """
+
+    HEADS = 2
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        # Values near which training on documentation and on novels settled.
+        self.log_sharpness = nn.Parameter(torch.full((self.HEADS,), 2.5))
+        self.sink = nn.Parameter(torch.full((self.HEADS,), 8.0))
+        self.log_fading = nn.Parameter(torch.full((self.HEADS,), -4.0))
+
+    def start(self, batch: int, dim: int) -> Held:
+        like = self.sink
+        nothing = torch.zeros(batch, 0, dtype=torch.bool, device=like.device)
+        return Held(like.new_zeros(batch, 0, dim), like.new_zeros(batch, 0), nothing)
+
+    def forward(
+        self, held: Held, unit_BTD: Float[Tensor, "B T D"], written_BT: Float[Tensor, "B T"]
+    ) -> tuple[Held, Float[Tensor, "B T 2 D"]]:
+        """Recall at every position; a head that finds nothing alike returns nearly nothing, the rest goes to its sink."""
+        rows = torch.cat([held.rows, unit_BTD], dim=1)
+        written = torch.cat([held.written, written_BT], dim=1)
+        filled = torch.cat([held.filled, torch.ones_like(written_BT, dtype=torch.bool)], dim=1)
+        already = held.rows.shape[1]
+        recalled: list[Tensor] = []
+        for start in range(0, unit_BTD.shape[1], BLOCK):
+            stop = min(start + BLOCK, unit_BTD.shape[1])
+            window = slice(max(0, already + start - self.size), already + stop)
+            recalled.append(self._recall(unit_BTD[:, start:stop], rows[:, window], written[:, window], filled[:, window]))
+        last = slice(max(0, rows.shape[1] - self.size), None)
+        return Held(rows[:, last], written[:, last], filled[:, last]), torch.cat(recalled, dim=1)
+
+    def _recall(
+        self,
+        queries_BQD: Float[Tensor, "B Q D"],
+        rows_BPD: Float[Tensor, "B P D"],
+        written_BP: Float[Tensor, "B P"],
+        filled_BP: Bool[Tensor, "B P"],
+    ) -> Float[Tensor, "B Q 2 D"]:
+        alike_BQP = queries_BQD @ rows_BPD.transpose(1, 2)
+        # A value is recalled for what came before it: its key is the row one place earlier.
+        before_BQP = alike_BQP.roll(1, dims=2)
+        filled_before_BP = filled_BP.roll(1, dims=1)
+        filled_before_BP[:, 0] = False
+        place_P = torch.arange(rows_BPD.shape[1], device=rows_BPD.device)
+        lag_QP = place_P[-queries_BQD.shape[1] :, None] - place_P
+        followed = (lag_QP >= 0) & (lag_QP < self.size) & filled_before_BP[:, None]
+        resembled = (lag_QP >= 1) & (lag_QP <= self.size) & filled_BP[:, None]
+        heads = [
+            self._head(n, scores, allowed, lag_QP, written_BP) @ rows_BPD
+            for n, (scores, allowed) in enumerate(((before_BQP, followed), (alike_BQP, resembled)))
+        ]
+        return torch.stack(heads, dim=2)
+
+    def _head(
+        self,
+        n: int,
+        scores_BQP: Float[Tensor, "B Q P"],
+        allowed_BQP: Bool[Tensor, "B Q P"],
+        lag_QP: Tensor,
+        written_BP: Float[Tensor, "B P"],
+    ) -> Float[Tensor, "B Q P"]:
+        fading = self.log_fading[n].exp() * lag_QP
+        logits = self.log_sharpness[n].exp() * scores_BQP - fading + written_BP[:, None]
+        logits = logits.masked_fill(~allowed_BQP, ABSENT)
+        sink = self.sink[n].expand(*logits.shape[:2], 1)
+        return torch.cat([logits, sink], dim=-1).softmax(-1)[..., :-1]

@@ -1,0 +1,136 @@
+"""Where the truth came, among how many, and what that is worth.
+
+A number carries its terms: a :class:`Rate` cannot exist without its ``n`` and
+interval, a rank not without its candidates and ties.
+"""
+
+# Axes: Q queries, R resamples, C clusters.
+
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from nextvec.errors import ExamError
+
+RESAMPLES = 4_000
+Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A mean over ``n`` queries with its 95 % interval, all as shares of one."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}] of {self.n:,}"
+
+    def to_json(self) -> dict[str, float | int]:
+        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """For each query: how many candidates scored above the truth, how many tied with it.
+
+    Attributes:
+        above: candidates with a strictly higher score.
+        tied: other candidates with exactly the truth's score.
+        candidates: all that were ranked, the truth among them.
+        clusters: what queries depend on each other through (their document);
+            intervals resample clusters, not queries.
+    """
+
+    above: Int64[np.ndarray, " Q"]
+    tied: Int64[np.ndarray, " Q"]
+    candidates: Int64[np.ndarray, " Q"]
+    clusters: Int64[np.ndarray, " Q"]
+
+    def __len__(self) -> int:
+        return len(self.above)
+
+    def hits(self, k: int) -> Float64[np.ndarray, " Q"]:
+        """The probability that the truth is among the first ``k`` when ties fall at random."""
+        return np.clip((k - self.above) / (1 + self.tied), 0.0, 1.0)
+
+    def reciprocals(self) -> Float64[np.ndarray, " Q"]:
+        """Expected 1/rank when ties fall at random: the mean of 1/r over the tied places."""
+        harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, int(self.candidates.max(initial=0)) + 2))])
+        first, last = self.above, self.above + self.tied + 1
+        return (harmonic[last] - harmonic[first]) / (1 + self.tied)
+
+    def hit(self, k: int) -> Rate:
+        """Hit@k with a 95 % interval that knows that queries of one document are not independent."""
+        return clustered_rate(self.hits(k), self.clusters)
+
+    def mrr(self) -> Rate:
+        """Mean reciprocal rank."""
+        return clustered_rate(self.reciprocals(), self.clusters)
+
+    def chance(self, k: int) -> float:
+        """What a scorer that knows nothing gets: the mean of k / candidates."""
+        return float(np.minimum(k / self.candidates, 1.0).mean())
+
+    def percentile(self) -> float:
+        """Median share of the candidates that scored above the truth: a figure no pool size flatters."""
+        return float(np.median((self.above + self.tied / 2) / self.candidates))
+
+    def take(self, chosen: Bool[np.ndarray, " Q"]) -> "Ranks":
+        """The ranks of some of the queries."""
+        return Ranks(self.above[chosen], self.tied[chosen], self.candidates[chosen], self.clusters[chosen])
+
+
+def wilson(value: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a share of ``n`` independent trials (Wilson 1927)."""
+    denominator = 1 + Z95**2 / n
+    centre = (value + Z95**2 / (2 * n)) / denominator
+    half = Z95 / denominator * sqrt(value * (1 - value) / n + Z95**2 / (4 * n**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def clustered_rate(values: Float64[np.ndarray, " Q"], clusters: Int64[np.ndarray, " Q"]) -> Rate:
+    """Mean and interval: the wider of Wilson's and the cluster bootstrap's, so that few documents never look like many.
+
+    Raises:
+        ExamError: there is nothing to average.
+    """
+    if len(values) == 0:
+        raise ExamError("no rows were scored; a rate needs at least one")
+    value = float(values.mean())
+    low, high = wilson(min(max(value, 0.0), 1.0), len(values))
+    boot_low, boot_high = _bootstrap(values, clusters)
+    return Rate(value, min(low, boot_low), max(high, boot_high), len(values))
+
+
+def paired_lift(a: Ranks, b: Ranks, k: int) -> Rate:
+    """Hit@k of ``a`` minus that of ``b`` on the same queries, resampling documents in pairs.
+
+    Raises:
+        ExamError: the two did not answer the same queries among the same candidates.
+    """
+    if len(a) != len(b) or (a.clusters != b.clusters).any() or (a.candidates != b.candidates).any():
+        raise ExamError("these ranks come from different exams; a paired lift needs the same rows and candidates")
+    difference = a.hits(k) - b.hits(k)
+    low, high = _bootstrap(difference, a.clusters)
+    return Rate(float(difference.mean()), low, high, len(difference))
+
+
+def _bootstrap(values: Float64[np.ndarray, " Q"], clusters: Int64[np.ndarray, " Q"]) -> tuple[float, float]:
+    """Percentile interval of the mean over resampled clusters; one cluster alone falls back to its rows."""
+    if len(np.unique(clusters)) == 1:
+        clusters = np.arange(len(values))
+    _, member = np.unique(clusters, return_inverse=True)
+    sums = np.bincount(member, values)
+    sizes = np.bincount(member)
+    rng = np.random.default_rng(0)
+    means: list[np.ndarray] = []
+    for _ in range(20):  # in blocks, so that many clusters need little memory
+        drawn = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), RESAMPLES // 20)
+        means.append((drawn @ sums) / (drawn @ sizes))
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
+    return float(low), float(high)

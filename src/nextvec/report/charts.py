@@ -1,0 +1,107 @@
+"""Charts as SVG text: intervals as bars, curves with bands. Colours come from the page's style, so they follow its theme."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import floor, log10
+
+from markupsafe import Markup, escape
+
+Scale = Callable[[float], float]
+WIDTH, HEIGHT = 640, 300
+LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 40
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured place of a curve, with its interval where it has one."""
+
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A named line; ``kind`` is its style class: model, baseline or quiet."""
+
+    name: str
+    kind: str
+    points: Sequence[Point]
+
+
+def line_chart(curves: Sequence[Curve], x_title: str, y_title: str, *, log_x: bool = False, percent: bool = True) -> Markup:
+    """Curves over a shared pair of axes; intervals as bands."""
+    xs = [log10(p.x) if log_x else p.x for c in curves for p in c.points]
+    ys = [v for c in curves for p in c.points for v in (p.y, p.low, p.high) if v is not None]
+    y_ticks = _ticks(min(ys), max(ys))
+    x_low, x_high, y_low, y_high = min(xs), max(xs), y_ticks[0], y_ticks[-1]
+
+    def px(x: float) -> float:
+        place = log10(x) if log_x else x
+        return LEFT + (place - x_low) / ((x_high - x_low) or 1) * (WIDTH - LEFT - RIGHT)
+
+    def py(y: float) -> float:
+        return HEIGHT - BOTTOM - (y - y_low) / ((y_high - y_low) or 1) * (HEIGHT - TOP - BOTTOM)
+
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(y_title)} by {escape(x_title)}">']
+    for tick in y_ticks:
+        label = f"{100 * tick:g} %" if percent else f"{tick:g}"
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{py(tick):.1f}" y2="{py(tick):.1f}"/>')
+        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{py(tick) + 4:.1f}" text-anchor="end">{label}</text>')
+    for x in _x_ticks(curves, log_x):
+        parts.append(f'<text class="tick" x="{px(x):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{x:g}</text>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text class="axis" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_title)}</text>')
+    for curve in curves:
+        parts.append(_band(curve, px, py))
+        path = " ".join(f"{px(p.x):.1f},{py(p.y):.1f}" for p in curve.points)
+        parts.append(f'<polyline class="line {curve.kind}" points="{path}"/>')
+        for p in curve.points:
+            value = f"{100 * p.y:.1f} %" if percent else f"{p.y:.3g}"
+            title = f"{escape(curve.name)}: {value} at {p.x:g}"
+            parts.append(
+                f'<circle class="dot {curve.kind}" cx="{px(p.x):.1f}" cy="{py(p.y):.1f}" r="3.5">'
+                f"<title>{title}</title></circle>"
+            )
+    parts.append("</svg>")
+    return Markup("".join(parts))
+
+
+def interval(value: float, low: float, high: float, most: float, kind: str) -> Markup:
+    """One horizontal bar with its interval as a whisker, on a scale from 0 to ``most``."""
+    scale = 100 / (most or 1)
+    return Markup(
+        '<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
+        f'<rect class="fill {kind}" x="0" y="2" width="{value * scale:.2f}" height="6" rx="1"/>'
+        f'<line class="whisker" x1="{low * scale:.2f}" x2="{high * scale:.2f}" y1="5" y2="5"/></svg>'
+    )
+
+
+def _band(curve: Curve, px: Scale, py: Scale) -> str:
+    edges = [(p.x, p.low, p.high) for p in curve.points if p.low is not None and p.high is not None]
+    if len(edges) < 2:
+        return ""
+    above = [f"{px(x):.1f},{py(high):.1f}" for x, _, high in edges]
+    below = [f"{px(x):.1f},{py(low):.1f}" for x, low, _ in reversed(edges)]
+    return f'<polygon class="band {curve.kind}" points="{" ".join(above + below)}"/>'
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Four to seven round numbers that enclose the values."""
+    span = (high - low) or abs(high) or 1.0
+    raw = span / 4
+    magnitude = 10 ** floor(log10(raw))
+    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= raw)
+    first = floor(low / step)
+    ticks = [first * step]
+    while ticks[-1] < high - 1e-12:
+        ticks.append((first + len(ticks)) * step)
+    return [round(tick, 10) for tick in ticks]
+
+
+def _x_ticks(curves: Sequence[Curve], log_x: bool) -> list[float]:
+    xs = sorted({p.x for c in curves for p in c.points})
+    if log_x or len(xs) <= 8:
+        return xs
+    return xs[:: -(-len(xs) // 7)]

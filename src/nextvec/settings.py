@@ -1,0 +1,71 @@
+"""Frozen settings: overridden by name, unknown names are errors, written and read back whole."""
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from nextvec.errors import SettingsError
+
+S = TypeVar("S")
+
+
+def override(settings: S, assignments: Iterable[str]) -> S:
+    """``settings`` with each ``name=value`` applied.
+
+    Raises:
+        SettingsError: an unknown name, or a value that is not of its type.
+    """
+    changes: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {assignment!r} is not of the form name=value")
+        changes[name] = _parsed(type(settings), name, value)
+    return dataclasses.replace(settings, **changes)  # type: ignore[type-var]
+
+
+def to_json(settings: object) -> dict[str, Any]:
+    """Every setting, resolved."""
+    return dataclasses.asdict(settings)  # type: ignore[call-overload]
+
+
+def from_json(kind: type[S], values: Mapping[str, Any]) -> S:
+    """Read back what :func:`to_json` wrote.
+
+    Raises:
+        SettingsError: a name that ``kind`` does not have.
+    """
+    for name in values:
+        _hint(kind, name)
+    return kind(**values)
+
+
+def _hint(kind: type, name: str) -> Any:
+    hints = get_type_hints(kind)
+    if name not in hints:
+        near = difflib.get_close_matches(name, hints, n=1)
+        known = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(hints)}"
+        raise SettingsError(f"{kind.__name__} has no setting {name!r}; {known}")
+    return hints[name]
+
+
+def _parsed(kind: type, name: str, text: str) -> Any:
+    hint = _hint(kind, name)
+    if get_origin(hint) in (Union, types.UnionType):
+        if text == "none":
+            return None
+        hint = next(h for h in get_args(hint) if h is not type(None))
+    if get_origin(hint) is Literal:
+        if text not in get_args(hint):
+            raise SettingsError(f"{name}={text}: must be one of {', '.join(get_args(hint))}")
+        return text
+    if hint is bool:
+        if text not in ("true", "false"):
+            raise SettingsError(f"{name}={text}: must be true or false")
+        return text == "true"
+    try:
+        return hint(text)
+    except ValueError:
+        raise SettingsError(f"{name}={text}: must be of type {hint.__name__}") from None

@@ -1,0 +1,240 @@
+"""A run: one directory that holds all there is to know of one training."""
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from nextvec import settings as frozen
+from nextvec.bank import Bank
+from nextvec.bank.layout import write_atomically
+from nextvec.errors import RunError
+from nextvec.training.settings import TrainSettings
+from nextvec.windows import Split
+
+FORMAT = 1
+RUN, HISTORY, TIMING, LOCK = "run.json", "training_history.json", "timing.json", "run.lock"
+CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a run's data came from, enough to refuse other data.
+
+    Attributes:
+        bank: fingerprint; bank_path: where it lay.
+        encoder: fingerprint of what made the vectors.
+        parts: document ids of train, valid and test.
+        trained_on: a hash of the rows of every training document.
+        decay: of the exponential mean that training started from.
+    """
+
+    bank: str
+    bank_path: str
+    dim: int
+    encoder: str
+    parts: dict[str, list[str]]
+    trained_on: list[str]
+    decay: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, opened.
+
+    Attributes:
+        path: the directory.
+        recipe: the name its settings came from.
+        settings: all of them, resolved.
+        origin: what it was trained on.
+    """
+
+    path: Path
+    recipe: str
+    settings: TrainSettings
+    origin: Origin
+
+    @staticmethod
+    def create(path: str | Path, recipe: str, settings: TrainSettings, origin: Origin) -> "Run":
+        """Make the directory of a new run.
+
+        Raises:
+            RunError: the directory holds something else.
+        """
+        run = Run(Path(path), recipe, settings, origin)
+        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+            raise RunError(f"{path} exists and is not a run; choose another name")
+        run.path.mkdir(parents=True, exist_ok=True)
+        content = {
+            "format": FORMAT,
+            "recipe": recipe,
+            "settings": frozen.to_json(settings),
+            "origin": frozen.to_json(origin),
+        }
+        write_atomically(run.path / RUN, json.dumps(content, indent=1) + "\n")
+        return run
+
+    def begun_with(self, settings: TrainSettings, bank: Bank) -> "Run":
+        """This run, if it was begun with exactly these settings and this bank.
+
+        Raises:
+            RunError: it was not.
+        """
+        if self.settings != settings or self.origin.bank != bank.fingerprint:
+            what = "bank" if self.settings == settings else "settings"
+            raise RunError(f"{self.path} was begun with another {what}; choose another name, or delete it to start over")
+        return self
+
+    @staticmethod
+    def open(path: str | Path) -> "Run":
+        """
+        Raises:
+            RunError: no run there, or another format.
+        """
+        file = Path(path) / RUN
+        if not file.is_file():
+            raise RunError(f"{path} is not a run: it has no {RUN}")
+        try:
+            content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise RunError(f"{file} has format {content['format']}; this version reads format {FORMAT}")
+            settings = frozen.from_json(TrainSettings, content["settings"])
+            return Run(Path(path), content["recipe"], settings, frozen.from_json(Origin, content["origin"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{file} is damaged: {error!r}") from None
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def history(self) -> list[dict[str, Any]]:
+        """One record per look at the valid exam; free of clock times, so that it can be compared bit for bit."""
+        return list(self._read_history()["evaluations"])
+
+    @property
+    def best_hit5(self) -> float | None:
+        """Best Hit@5 on the valid exam so far."""
+        return self._read_history()["best_hit5"]
+
+    @property
+    def finished(self) -> str | None:
+        """Why training ended, or None if it has not."""
+        return self._read_history()["finished"]
+
+    def record(self, evaluations: Sequence[dict[str, Any]], finished: str | None) -> None:
+        """Write the history anew."""
+        best = max((e["valid"]["hit@5"] for e in evaluations), default=None)
+        content = {"best_hit5": best, "finished": finished, "evaluations": list(evaluations)}
+        write_atomically(self.path / HISTORY, json.dumps(content, indent=1) + "\n")
+
+    def seconds(self) -> float:
+        """Time spent training, over all sittings."""
+        file = self.path / TIMING
+        return json.loads(file.read_text())["seconds"] if file.exists() else 0.0
+
+    def record_seconds(self, seconds: float) -> None:
+        write_atomically(self.path / TIMING, json.dumps({"seconds": seconds}))
+
+    def save(self, name: str, tensors: dict[str, Tensor], update: int) -> None:
+        """Write tensors to one file, whole or not at all."""
+        held = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
+        write_atomically(self.path / name, save(held, {"update": str(update)}))
+
+    def load(self, name: str) -> tuple[dict[str, Tensor], int]:
+        """
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        file = self.path / name
+        if not file.is_file():
+            raise RunError(f"{self.path} has no {name}; has it been trained?")
+        try:
+            data = file.read_bytes()
+            return load(data), int(_metadata(data)["update"])
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise RunError(f"{file} is damaged: {error}") from None
+
+    def split(self, bank: Bank) -> Split:
+        """The documents of each part, as they were when training began.
+
+        Raises:
+            RunError: the bank is another one.
+        """
+        if bank.fingerprint != self.origin.bank:
+            raise RunError(
+                f"{bank.path or 'this bank'} is not what {self.path} was trained on; evaluate it whole with --split all"
+            )
+        index = {name: m for m, name in enumerate(bank.ids)}
+        train, valid, test = (
+            np.array(sorted(index[name] for name in self.origin.parts[part]), dtype=np.int64)
+            for part in ("train", "valid", "test")
+        )
+        return Split(train, valid, test)
+
+    def unseen(self, bank: Bank) -> Int64[np.ndarray, " M"]:
+        """Documents of any bank whose rows this run was not trained on."""
+        known = set(self.origin.trained_on)
+        return np.array([m for m in range(bank.num_documents) if document_hash(bank, m) not in known], dtype=np.int64)
+
+    @contextmanager
+    def training(self) -> Generator[None]:
+        """Hold the run while it is trained; the kernel lets go of it when the process dies.
+
+        Raises:
+            RunError: another process is training it.
+        """
+        with open(self.path / LOCK, "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(f"{self.path} is being trained by another process") from None
+            yield
+
+    @property
+    def is_training(self) -> bool:
+        file = self.path / LOCK
+        if not file.exists():
+            return False
+        with open(file) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def _read_history(self) -> dict[str, Any]:
+        file = self.path / HISTORY
+        if not file.exists():
+            return {"best_hit5": None, "finished": None, "evaluations": []}
+        return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """The header of a safetensors file: eight bytes of length, then JSON."""
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + length]).get("__metadata__", {})
+
+
+def document_hash(bank: Bank, m: int) -> str:
+    """What a document says, whatever it is called."""
+    rows = np.ascontiguousarray(bank.document(m))
+    return hashlib.sha256(rows.tobytes()).hexdigest()[:24]
+
+
+def generator_seed(*parts: int) -> int:
+    """One seed per (seed, purpose, number): order, dropout and negatives never depend on what ran before."""
+    name = " ".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.sha256(name).digest()[:8], "big") >> 1
+
+
+__all__ = ["BEST", "CHECKPOINT", "Origin", "Run", "document_hash", "generator_seed"]

@@ -1,0 +1,145 @@
+"""Which rows are read, which are scored, and which documents may meet: index ranges, never copies."""
+
+# Axes: W windows, M documents, R rows.
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int64
+
+from nextvec.bank import Bank, census
+from nextvec.errors import DataError, SettingsError
+
+Part = Literal["train", "valid", "test"]
+SALT = "nextvec-1"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Documents of a bank in three disjoint parts; near-duplicates of a document share its part.
+
+    Attributes:
+        train, valid, test: document indices, ascending.
+        salt: what the shares were drawn with.
+    """
+
+    train: Int64[np.ndarray, " train"]
+    valid: Int64[np.ndarray, " valid"]
+    test: Int64[np.ndarray, " test"]
+    salt: str = SALT
+
+    def part(self, name: Part) -> Int64[np.ndarray, " M"]:
+        return {"train": self.train, "valid": self.valid, "test": self.test}[name]
+
+
+def split(bank: Bank, valid: float = 0.1, test: float = 0.1, salt: str = SALT) -> Split:
+    """Split by document: the smallest salted hashes go to test, the next to valid, until their share of rows is reached.
+
+    Whole groups of near-duplicate documents move together. Filling by rows
+    keeps a bank of few long documents from ending with an empty part.
+
+    Raises:
+        SettingsError: shares that leave nothing to train on.
+        DataError: fewer than three independent documents.
+    """
+    if not (0 < valid < 1 and 0 < test < 1 and valid + test < 1):
+        raise SettingsError(f"valid={valid} and test={test} must be above 0 and leave something to train on")
+    groups = _groups(bank)
+    if len(groups) < 3:
+        raise DataError(f"the bank has {len(groups)} independent documents; a split needs at least 3")
+    ids, lengths = bank.ids, bank.lengths
+    groups.sort(key=lambda group: salted(salt, min(ids[m] for m in group)))
+    rows = np.array([lengths[list(group)].sum() for group in groups])
+    edges = (test * len(bank), (test + valid) * len(bank))
+    before = np.cumsum(rows) - rows
+    cuts = [int(np.searchsorted(before, edge)) for edge in edges]
+    cuts[0] = min(max(cuts[0], 1), len(groups) - 2)
+    cuts[1] = min(max(cuts[1], cuts[0] + 1), len(groups) - 1)
+    parts = (groups[cuts[1] :], groups[cuts[0] : cuts[1]], groups[: cuts[0]])
+    train, held, last = (np.array(sorted(m for group in part for m in group), dtype=np.int64) for part in parts)
+    return Split(train, held, last, salt)
+
+
+def salted(salt: str, name: str) -> str:
+    """A hash that decides, the same on every machine."""
+    return hashlib.sha256(f"{salt}\0{name}".encode()).hexdigest()
+
+
+def _groups(bank: Bank) -> list[tuple[int, ...]]:
+    together = census(bank).document_groups
+    grouped = {m for group in together for m in group}
+    return [*together, *((m,) for m in range(bank.num_documents) if m not in grouped)]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Ranges over the rows of a bank: window w reads ``starts[w]:stops[w]`` and is scored on ``scored[w]:stops[w]``.
+
+    The rows scored do not depend on how long the context is, each is scored
+    once, and none is predicted from another document.
+    """
+
+    starts: Int64[np.ndarray, " W"]
+    scored: Int64[np.ndarray, " W"]
+    stops: Int64[np.ndarray, " W"]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __post_init__(self) -> None:
+        if not ((self.starts < self.scored) & (self.scored < self.stops)).all():
+            raise DataError("every window must read at least one row before the first it scores")
+
+    @property
+    def targets(self) -> int:
+        """How many rows are scored."""
+        return int((self.stops - self.scored).sum())
+
+
+def scoring_windows(bank: Bank, rows: Int64[np.ndarray, " R"], context: int) -> Windows:
+    """One window per scored row: it reads the ``context`` rows before it, or as many as its document has.
+
+    Raises:
+        SettingsError: a context below 1.
+        DataError: a row that starts its document, and so has no context at all.
+    """
+    if context < 1:
+        raise SettingsError(f"context={context}: a prediction needs at least one vector to read")
+    first = bank.offsets[bank.document_of(rows)]
+    if (rows <= first).any():
+        raise DataError(f"row {int(rows[(rows <= first).argmax()])} starts its document; there is nothing to predict it from")
+    return Windows(np.maximum(first, rows - context), rows, rows + 1)
+
+
+def training_windows(
+    bank: Bank, documents: Sequence[int] | Int64[np.ndarray, " M"], context: int, rng: np.random.Generator
+) -> Windows:
+    """Every row of ``documents`` but their first is scored once, in passages of ``context`` inputs, shuffled.
+
+    The first passage of each document is cut short at random, so that another
+    epoch meets the same rows with other contexts.
+    """
+    starts: list[np.ndarray] = []
+    stops: list[np.ndarray] = []
+    for m in documents:
+        first, last = int(bank.offsets[m]), int(bank.offsets[m + 1])
+        if last - first < 2:
+            continue
+        shift = int(rng.integers(min(context, last - first - 1)))
+        edges = np.unique(np.concatenate([[first], np.arange(first + shift, last - 1, context), [last - 1]]))
+        starts.append(edges[:-1])
+        stops.append(edges[1:] + 1)
+    if not starts:
+        raise DataError("no training document has two rows; there is nothing to predict")
+    order = rng.permutation(sum(map(len, starts)))
+    begin, end = np.concatenate(starts)[order], np.concatenate(stops)[order]
+    return Windows(begin, begin + 1, end)
+
+
+def rows_of(bank: Bank, documents: Iterable[int], skip: int = 0) -> Int64[np.ndarray, " R"]:
+    """All rows of some documents, ascending, leaving out the first ``skip`` of each."""
+    parts = [np.arange(bank.offsets[m] + skip, bank.offsets[m + 1], dtype=np.int64) for m in documents]
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)

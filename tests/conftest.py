@@ -1,0 +1,67 @@
+"""Shapes and types of every annotated function are checked while tests run."""
+
+import os
+import sys
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+# The hook must be in place before the package is first imported.
+install_import_hook("nextvec", "beartype.beartype").__enter__()
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from nextvec.bank import Bank  # noqa: E402
+
+settings.register_profile("nextvec", deadline=None, max_examples=25, print_blob=True)
+settings.load_profile("nextvec")
+torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shared", default=None, help="folder with the benchmark data (banks/ and text/ under data/)")
+
+
+@pytest.fixture
+def shared(request: pytest.FixtureRequest) -> Path:
+    given = request.config.getoption("--shared")
+    if given is None or not (Path(given) / "data").is_dir():
+        pytest.skip("needs benchmark data: pass --shared PATH")
+    return Path(given) / "data"
+
+
+def walk_bank(documents: int = 12, length: int = 60, dim: int = 16, seed: int = 0, topics: int = 6) -> Bank:
+    """Documents that wander: each row is near the last one, and topics return. Not noise: there is something to learn."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((topics, dim))
+    rows, lengths = [], []
+    for _ in range(documents):
+        n = int(rng.integers(length // 2, length + 1))
+        topic = rng.integers(topics)
+        drift = np.zeros(dim)
+        for _ in range(n):
+            if rng.random() < 0.15:
+                topic = rng.integers(topics)
+            drift = 0.7 * drift + 0.5 * rng.standard_normal(dim)
+            rows.append(centres[topic] + drift + 0.2 * rng.standard_normal(dim))
+        lengths.append(n)
+    return Bank.from_numpy(np.array(rows, dtype=np.float32), lengths)
+
+
+@pytest.fixture
+def bank() -> Bank:
+    return walk_bank()
+
+
+@pytest.fixture
+def command() -> list[str]:
+    """The real command line, as a process of its own, without the test's import hook."""
+    return [sys.executable, "-m", "nextvec.cli.main"]
+
+
+@pytest.fixture
+def quiet_environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}

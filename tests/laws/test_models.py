@@ -1,0 +1,190 @@
+"""The laws of models/protocol.py, for every model there is. Adding a model to ``MODELS`` subjects it to all of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from nextvec.models import GRU, MemoryGRU, Model, PublishedMemoryGRU, Recurrent
+from nextvec.models.baselines import Constant, CopyLast, ExponentialMean, MeanOfAll, Successor
+from nextvec.models.working_memory import BLOCK
+
+DIM = 12
+
+
+def centre() -> Tensor:
+    return 0.1 * torch.randn(DIM)
+
+
+def shaken(model: Recurrent[Any]) -> Recurrent[Any]:
+    """Away from its neutral start: every law must hold for trained weights, too."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model.eval()
+
+
+MODELS: dict[str, Callable[[], Recurrent[Any]]] = {
+    "gru": lambda: GRU(centre(), 0.5, hidden=8, layers=2),
+    "memory gru": lambda: MemoryGRU(centre(), 0.5, hidden=8, slots=16, working=5),
+    "memory gru, long working memory": lambda: MemoryGRU(centre(), 0.5, hidden=8, slots=16, working=400),
+    "memory gru without slots": lambda: MemoryGRU(centre(), 0.5, hidden=8, slots=0, working=5),
+    "memory gru without working memory": lambda: MemoryGRU(centre(), 0.5, hidden=8, slots=16, working=0),
+    "published memory gru": lambda: PublishedMemoryGRU(DIM, hidden=8, layers=2, slots=16),
+    "copy last": lambda: CopyLast(DIM),
+    "exponential mean": lambda: ExponentialMean(centre(), 0.7),
+    "mean of all": lambda: MeanOfAll(centre()),
+    "constant": lambda: Constant(torch.randn(DIM)),
+    "successor": lambda: Successor(torch.randn(9, DIM), torch.randn(9, DIM)),
+}
+
+every_model = pytest.mark.parametrize("make", MODELS.values(), ids=list(MODELS))
+shapes = {"batch": st.integers(1, 4), "length": st.integers(1, 80), "seed": st.integers(0, 2**31)}
+
+
+def passage(batch: int, length: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return normalize(torch.randn(batch, length, DIM, dtype=dtype), dim=-1)
+
+
+def stepped(model: Recurrent[Any], x: Tensor) -> Tensor:
+    state, out = model.start(len(x)), []
+    for t in range(x.shape[1]):
+        state, y = model.step(state, x[:, t])
+        out.append(y)
+    return torch.stack(out, dim=1)
+
+
+@torch.no_grad()
+def check_step_is_forward(model: Recurrent[Any], x: Tensor) -> None:
+    tolerance = 1e-9 if x.dtype == torch.float64 else 2e-5
+    torch.testing.assert_close(stepped(model, x), model(x), rtol=0, atol=tolerance)
+
+
+@torch.no_grad()
+def check_future_never_reaches_past(model: Recurrent[Any], x: Tensor, cut: int) -> None:
+    changed = x.clone()
+    changed[:, cut:] = passage(len(x), x.shape[1] - cut)
+    torch.testing.assert_close(model(changed)[:, :cut], model(x)[:, :cut], rtol=0, atol=2e-5)
+
+
+@torch.no_grad()
+def check_passages_do_not_meet(model: Recurrent[Any], x: Tensor) -> None:
+    alone = torch.cat([model(x[b : b + 1]) for b in range(len(x))])
+    torch.testing.assert_close(alone, model(x), rtol=0, atol=2e-5)
+
+
+@torch.no_grad()
+def check_unit_length(model: Recurrent[Any], x: Tensor) -> None:
+    for y in (model(x), stepped(model, x)):
+        torch.testing.assert_close(y.norm(dim=-1), torch.ones(y.shape[:2]), rtol=0, atol=1e-5)
+
+
+@every_model
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@given(**shapes)
+def test_step_is_forward_one_vector_at_a_time(
+    make: Callable[[], Recurrent[Any]], dtype: torch.dtype, batch: int, length: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    check_step_is_forward(shaken(make()).to(dtype), passage(batch, length, dtype))
+
+
+@every_model
+def test_step_is_forward_across_the_blocks_of_a_long_passage(make: Callable[[], Recurrent[Any]]) -> None:
+    torch.manual_seed(3)
+    check_step_is_forward(shaken(make()).double(), passage(1, 2 * BLOCK + 40, torch.float64))
+
+
+@every_model
+@given(**shapes)
+def test_a_passage_may_be_read_in_any_pieces(make: Callable[[], Recurrent[Any]], batch: int, length: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    model, x = shaken(make()), passage(batch, length)
+    pieces = x.split([length // 3, length - length // 3] if length >= 3 else [length], dim=1)
+    state, out = model.start(batch), []
+    with torch.no_grad():
+        for piece in pieces:
+            state, y = model.run(state, piece)
+            out.append(y)
+        torch.testing.assert_close(torch.cat(out, dim=1), model(x), rtol=0, atol=2e-5)
+
+
+@every_model
+@given(**shapes)
+def test_the_future_never_reaches_the_past(make: Callable[[], Recurrent[Any]], batch: int, length: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    check_future_never_reaches_past(shaken(make()), passage(batch, length), cut=max(1, length // 2))
+
+
+@every_model
+@given(**shapes)
+def test_a_passage_never_sees_its_batch_neighbours(
+    make: Callable[[], Recurrent[Any]], batch: int, length: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    check_passages_do_not_meet(shaken(make()), passage(batch, length))
+
+
+@every_model
+@given(**shapes)
+def test_outputs_have_unit_length(make: Callable[[], Recurrent[Any]], batch: int, length: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    check_unit_length(shaken(make()), passage(batch, length))
+
+
+@every_model
+def test_nothing_is_written_inside_forward(make: Callable[[], Recurrent[Any]]) -> None:
+    torch.manual_seed(0)
+    model = shaken(make()).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model(passage(2, 9))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@every_model
+def test_every_model_keeps_the_protocol(make: Callable[[], Recurrent[Any]]) -> None:
+    model = make()
+    assert isinstance(model, Model)
+    assert model.dim == DIM
+
+
+# A law that nothing can break is no law: each fault is planted, and must be caught.
+
+
+class UnnormalisedStep(CopyLast):
+    def step(self, state: Tensor, x_BD: Tensor) -> tuple[Tensor, Tensor]:
+        return state, 2 * x_BD
+
+
+class LookAhead(CopyLast):
+    def run(self, state: Tensor, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        return state, x_BTD.roll(-1, dims=1)
+
+
+class BatchLeak(CopyLast):
+    def run(self, state: Tensor, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        return state, normalize(x_BTD + 0.1 * x_BTD.mean(0, keepdim=True), dim=-1)
+
+
+def test_an_unnormalised_step_is_caught() -> None:
+    with pytest.raises(AssertionError):
+        check_step_is_forward(UnnormalisedStep(DIM), passage(2, 5))
+    with pytest.raises(AssertionError):
+        check_unit_length(UnnormalisedStep(DIM), passage(2, 5))
+
+
+def test_look_ahead_is_caught() -> None:
+    with pytest.raises(AssertionError):
+        check_future_never_reaches_past(LookAhead(DIM), passage(2, 6), cut=3)
+    with pytest.raises(AssertionError):
+        check_step_is_forward(LookAhead(DIM), passage(2, 6))
+
+
+def test_batch_leakage_is_caught() -> None:
+    with pytest.raises(AssertionError):
+        check_passages_do_not_meet(BatchLeak(DIM), passage(3, 6))
