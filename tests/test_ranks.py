@@ -14,7 +14,7 @@ from nextvec.ranks import Ranks, clustered_rate, paired_lift, wilson
 def ranks(above: list[int], tied: list[int], candidates: int, clusters: list[int] | None = None) -> Ranks:
     n = len(above)
     owner = np.arange(n) if clusters is None else np.array(clusters)
-    return Ranks(np.array(above), np.array(tied), np.full(n, candidates), owner.astype(np.int64))
+    return Ranks(np.array(above, np.int64), np.array(tied, np.int64), np.full(n, candidates), owner.astype(np.int64))
 
 
 @given(st.integers(0, 3), st.integers(0, 2), st.integers(1, 6))

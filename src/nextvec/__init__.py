@@ -11,13 +11,17 @@ The way from text to a number that can be believed::
     print(nv.evaluate(run, bank, "test", context=500))
 """
 
-from nextvec.bank import Bank
-from nextvec.evaluation import Exam, Report
-from nextvec.ingest import Chunking, Document, ingest
-from nextvec.ranks import Ranks, Rate
-from nextvec.recipes import recipe
-from nextvec.training import Run, TrainSettings, begin, evaluate, load_model, train
-from nextvec.windows import split
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nextvec.bank import Bank
+    from nextvec.evaluation import Exam, Report
+    from nextvec.ingest import Chunking, Document, ingest
+    from nextvec.ranks import Ranks, Rate
+    from nextvec.recipes import recipe
+    from nextvec.training import Run, TrainSettings, begin, evaluate, load_model, train
+    from nextvec.windows import split
 
 __version__ = "0.1.0"
 
@@ -39,3 +43,21 @@ __all__ = [
     "split",
     "train",
 ]
+
+_HOMES = {
+    "bank": ("Bank",),
+    "evaluation": ("Exam", "Report"),
+    "ingest": ("Chunking", "Document", "ingest"),
+    "ranks": ("Ranks", "Rate"),
+    "recipes": ("recipe",),
+    "training": ("Run", "TrainSettings", "begin", "evaluate", "load_model", "train"),
+    "windows": ("split",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported on first use: `nextvec --help` does not wait for torch."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"nextvec.{home}"), name)
+    raise AttributeError(f"module 'nextvec' has no attribute {name!r}")

@@ -30,12 +30,13 @@ def passages(bank: Bank, windows: Windows, chosen: Int64[np.ndarray, " B"]) -> P
     """Read some windows: one slice of the bank each."""
     starts, scored, stops = windows.starts[chosen], windows.scored[chosen], windows.stops[chosen]
     length = int((stops - starts).max()) - 1
-    x = np.zeros((len(chosen), length, bank.dim), dtype=np.float32)
+    x = np.zeros((len(chosen), length, bank.dim), dtype=bank.rows.dtype)
     targets = np.full((len(chosen), length), -1, dtype=np.int64)
     for b, (start, first, stop) in enumerate(zip(starts.tolist(), scored.tolist(), stops.tolist(), strict=True)):
         x[b, : stop - start - 1] = bank.rows[start : stop - 1]
         targets[b, first - start - 1 : stop - start - 1] = np.arange(first, stop)
-    return Passages(torch.from_numpy(x), torch.from_numpy(targets))
+    # Widened by torch: NumPy converts half floats one by one.
+    return Passages(torch.from_numpy(x).float(), torch.from_numpy(targets))
 
 
 @dataclass(frozen=True)
@@ -78,5 +79,5 @@ def candidates(
         np.minimum.at(earliest, place[here], start + here)
         forbidden[rows] = earliest[None, :] < scored[rows, None]
     forbidden[np.arange(len(scored)), truth] = False
-    vectors = torch.from_numpy(bank.rows[columns].astype(np.float32))
+    vectors = torch.from_numpy(bank.rows[columns]).float()
     return Candidates(vectors, torch.from_numpy(truth), torch.from_numpy(forbidden))

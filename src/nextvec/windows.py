@@ -139,7 +139,7 @@ def training_windows(
     return Windows(begin, begin + 1, end)
 
 
-def rows_of(bank: Bank, documents: Iterable[int], skip: int = 0) -> Int64[np.ndarray, " R"]:
+def rows_of(bank: Bank, documents: Iterable[int] | Int64[np.ndarray, " M"], skip: int = 0) -> Int64[np.ndarray, " R"]:
     """All rows of some documents, ascending, leaving out the first ``skip`` of each."""
     parts = [np.arange(bank.offsets[m] + skip, bank.offsets[m + 1], dtype=np.int64) for m in documents]
     return np.concatenate(parts) if parts else np.empty(0, np.int64)

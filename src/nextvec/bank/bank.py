@@ -50,12 +50,12 @@ class Bank:
 
     @staticmethod
     def from_numpy(
-        vectors: Float[np.ndarray, "N D"],
+        vectors: np.ndarray,
         lengths: Sequence[int] | np.ndarray,
         ids: Sequence[str] | None = None,
         encoder: str = "unknown",
     ) -> "Bank":
-        """A bank in memory: ``vectors`` in document order, ``lengths`` rows per document.
+        """A bank in memory: ``vectors`` [N, D] in document order, ``lengths`` rows per document.
 
         Raises:
             DataError: NaN, zero rows, empty documents, or lengths that do not add up.

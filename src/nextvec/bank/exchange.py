@@ -9,7 +9,6 @@ from typing import Any, Protocol, runtime_checkable
 from zipfile import BadZipFile
 
 import numpy as np
-from jaxtyping import Float
 from numpy.lib.stride_tricks import sliding_window_view
 
 from nextvec.bank.bank import Bank
@@ -29,7 +28,7 @@ class Table(Protocol):
 
 
 def numpy_documents(
-    vectors: Float[np.ndarray, "N D"], lengths: Sequence[int] | np.ndarray, ids: Sequence[str] | None, where: str
+    vectors: np.ndarray, lengths: Sequence[int] | np.ndarray, ids: Sequence[str] | None, where: str
 ) -> Iterator[VectorDocument]:
     """Documents from one array and the number of rows of each.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 
 from nextvec.bank import layout
 from nextvec.bank.bank import Bank
@@ -40,7 +40,7 @@ class VectorDocument:
 
     id: str
     title: str
-    vectors: Float[np.ndarray, "T D"]
+    vectors: np.ndarray  # not yet checked: what is wrong with it is said by name and row
     text: str | None = None
     spans: Sequence[tuple[int, int]] | None = None
     tokens: Sequence[int] | np.ndarray | None = None
@@ -182,7 +182,7 @@ class BankWriter:
         return file
 
 
-def unit_rows(vectors: Float[np.ndarray, "T D"], where: str, dim: int | None = None) -> Float32[np.ndarray, "T D"]:
+def unit_rows(vectors: np.ndarray, where: str, dim: int | None = None) -> Float32[np.ndarray, "T D"]:
     """``vectors`` scaled to unit length in float32.
 
     Raises:

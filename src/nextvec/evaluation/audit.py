@@ -134,7 +134,7 @@ def _leakage(bank: Bank) -> Finding:
         return Finding(False, "too few independent documents to hold any out", {"documents": bank.num_documents})
     classes = row_classes(bank.rows)
     overlap = np.intersect1d(parts.train, np.concatenate([parts.valid, parts.test])).size
-    held = classes[rows_of(bank, [*parts.valid, *parts.test])]
+    held = classes[rows_of(bank, np.concatenate([parts.valid, parts.test]))]
     shared = float(np.isin(held, classes[rows_of(bank, parts.train)]).mean())
     return Finding(
         overlap == 0 and shared <= LEAK,

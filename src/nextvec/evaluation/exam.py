@@ -99,7 +99,7 @@ class Exam:
         if not torch.isfinite(predicted_RD).all():
             raise ExamError("a prediction is not finite (NaN or infinity); the model is broken")
         columns, truth = self._columns()
-        vectors_CD = torch.from_numpy(self.bank.rows[columns].astype(np.float32))
+        vectors_CD = torch.from_numpy(self.bank.rows[columns]).float()
         above, tied, counts = (np.empty(len(self.rows), dtype=np.int64) for _ in range(3))
         for start in range(0, len(self.rows), BLOCK):
             block = slice(start, min(start + BLOCK, len(self.rows)))
@@ -113,7 +113,7 @@ class Exam:
 
     def truths(self) -> Float[Tensor, "R D"]:
         """The vectors to be predicted, for oracles."""
-        return torch.from_numpy(self.bank.rows[self.rows].astype(np.float32))
+        return torch.from_numpy(self.bank.rows[self.rows]).float()
 
     def copies_of_the_past(self) -> int:
         """Candidates, over all scored rows, that equal the row right before them or the truth; none, if this is sound."""

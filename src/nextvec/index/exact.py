@@ -40,7 +40,7 @@ class ExactIndex:
         best = torch.full((len(queries), 0), -torch.inf)
         names = torch.empty((len(queries), 0), dtype=torch.long)
         for start in range(0, len(self.rows), BLOCK):
-            block = torch.from_numpy(self.rows[start : start + BLOCK].astype(np.float32))
+            block = torch.from_numpy(np.array(self.rows[start : start + BLOCK])).float()
             scores = queries @ block.T
             if excluded is not None:
                 scores[:, torch.from_numpy(excluded[start : start + BLOCK])] = -torch.inf

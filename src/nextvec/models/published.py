@@ -27,7 +27,7 @@ class PublishedMemoryGRU(Recurrent[Tensor]):
         super().__init__()
         self.dim = dim
         self.norm = nn.LayerNorm(dim)
-        self.recurrence = nn.GRU(2 * dim, hidden, layers, batch_first=True, dropout=dropout)
+        self.recurrence = nn.GRU(2 * dim, hidden, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
         self.query = nn.Linear(hidden, dim)
         self.write_gate = nn.Linear(hidden, slots)
         self.fusion = nn.Sequential(nn.Linear(hidden + dim, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Dropout(dropout))

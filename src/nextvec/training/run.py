@@ -91,8 +91,8 @@ class Run:
             RunError: it was not.
         """
         if self.settings != settings or self.origin.bank != bank.fingerprint:
-            what = "bank" if self.settings == settings else "settings"
-            raise RunError(f"{self.path} was begun with another {what}; choose another name, or delete it to start over")
+            what = "another bank" if self.settings == settings else "other settings"
+            raise RunError(f"{self.path} was begun with {what}; choose another name, or delete it to start over")
         return self
 
     @staticmethod

@@ -1,0 +1,272 @@
+"""The bank: what goes in comes out, bad rows never get in, and a crash loses nothing that was committed."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nextvec.bank import Bank, BankWriter, VectorDocument, census, row_classes
+from nextvec.bank.exchange import npz_documents, table_documents, write_parquet, write_windows
+from nextvec.bank.writer import byte_spans, in_memory
+from nextvec.errors import DataError
+from tests.conftest import walk_bank
+
+
+def vectors(n: int, dim: int = 8, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((n, dim)).astype(np.float32)
+
+
+def writer(path: Path, dim: int = 8, **settings: object) -> BankWriter:
+    return BankWriter(path, encoder="test", encoder_fingerprint="test:1", dim=dim, **settings)  # type: ignore[arg-type]
+
+
+def test_rows_come_back_as_unit_rows_in_document_order(tmp_path: Path) -> None:
+    a, b = vectors(5), vectors(3, seed=1)
+    with writer(tmp_path / "bank", dtype="float32") as bank_writer:
+        bank_writer.append(VectorDocument("a", "A", 3 * a))
+        bank_writer.append(VectorDocument("b", "B", b))
+        bank = bank_writer.finish()
+    expected = a / np.linalg.norm(a, axis=1, keepdims=True)
+    np.testing.assert_allclose(bank.document(0), expected, rtol=1e-6)
+    assert bank.offsets.tolist() == [0, 5, 8]
+    assert bank.documents == [("a", "A"), ("b", "B")]
+    assert bank.document_of(np.array([0, 4, 5, 7])).tolist() == [0, 0, 1, 1]
+
+
+def test_a_document_is_a_view(tmp_path: Path) -> None:
+    bank = walk_bank()
+    assert np.shares_memory(bank.document(1), bank.rows)
+
+
+@given(st.text(min_size=1, max_size=40), st.integers(0, 39), st.integers(0, 39))
+def test_byte_spans_cut_the_same_text_as_character_spans(text: str, a: int, b: int) -> None:
+    text = text.encode("utf-8", "ignore").decode("utf-8")
+    start, stop = sorted((min(a, len(text)), min(b, len(text))))
+    ((first, last),) = byte_spans(text, [(start, stop)]).tolist()
+    assert text.encode()[first:last].decode() == text[start:stop]
+
+
+def test_chunk_texts_are_shown_from_their_place(tmp_path: Path) -> None:
+    text = "Grüße aus Köln. Привет! 日本語 end"
+    spans = [(0, 15), (16, 23), (24, 31)]
+    with writer(tmp_path / "bank", text=True) as bank_writer:
+        bank_writer.append(VectorDocument("first", "", vectors(1), "other", [(0, 5)], [1]))
+        bank_writer.append(VectorDocument("second", "", vectors(3, seed=2), text, spans, [4, 3, 2]))
+        bank = bank_writer.finish()
+    assert [bank.text(row) for row in range(4)] == ["other", *(text[a:b] for a, b in spans)]
+    assert bank.tokens is not None
+    assert bank.tokens.tolist() == [1, 4, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (VectorDocument("d", "", np.full((2, 8), np.nan, np.float32)), r"document 'd', row 0: not a finite"),
+        (VectorDocument("d", "", np.vstack([vectors(2), np.zeros((1, 8), np.float32)])), r"row 2: a zero vector"),
+        (VectorDocument("d", "", vectors(2, dim=7)), "7 wide where the bank is 8 wide"),
+        (VectorDocument("d", "", np.empty((0, 8), np.float32)), "document 'd' is empty"),
+        (VectorDocument("d", "", vectors(8)[0]), "want \\[rows, width\\]"),
+        (VectorDocument("good", "", vectors(2)), "'good' appears twice"),
+    ],
+)
+def test_bad_documents_are_named_and_leave_nothing_behind(tmp_path: Path, document: VectorDocument, message: str) -> None:
+    bank_writer = writer(tmp_path / "bank")
+    with pytest.raises(DataError, match=message), bank_writer:
+        bank_writer.append(VectorDocument("good", "", vectors(2)))
+        bank_writer.commit()
+        bank_writer.append(document)
+    assert list(tmp_path.iterdir()) == []
+
+
+WRITE_SLOWLY = """
+import sys, numpy as np
+from nextvec.bank import BankWriter, VectorDocument
+with BankWriter(sys.argv[1], encoder="t", encoder_fingerprint="t", dim=8, text=True) as w:
+    for m in range(w.documents, 300):
+        rows = np.random.default_rng(m).standard_normal((1 + m % 7, 8)).astype(np.float32)
+        w.append(VectorDocument(f"d{m}", "", rows, "x" * len(rows), [(i, i + 1) for i in range(len(rows))], [1] * len(rows)))
+        if m % 5 == 4:
+            w.commit()
+            print(m, flush=True)
+    w.finish()
+"""
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_writer_killed_anywhere_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([sys.executable, "-c", WRITE_SLOWLY, whole], check=True, stdout=subprocess.DEVNULL)
+    for commits in (1, 9, 20):
+        process = subprocess.Popen([sys.executable, "-c", WRITE_SLOWLY, killed], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for _ in range(commits):
+            process.stdout.readline()
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        assert not killed.exists()
+    # What a crash leaves after the last commit must not survive.
+    with open(tmp_path / "killed.partial" / "rows.bin", "ab") as rows:
+        rows.write(b"torn")
+    subprocess.run([sys.executable, "-c", WRITE_SLOWLY, killed], check=True, stdout=subprocess.DEVNULL)
+    assert files(killed) == files(whole)
+
+
+def test_a_bank_begun_with_other_settings_is_not_continued(tmp_path: Path) -> None:
+    begun = writer(tmp_path / "bank")
+    begun.append(VectorDocument("a", "", vectors(2)))
+    begun.commit()
+    begun.close()
+    with pytest.raises(DataError, match="begun with another dtype"):
+        writer(tmp_path / "bank", dtype="float32")
+
+
+def test_a_truncated_bank_is_refused(tmp_path: Path) -> None:
+    with writer(tmp_path / "bank") as bank_writer:
+        bank_writer.append(VectorDocument("a", "", vectors(4)))
+        bank_writer.finish()
+    with open(tmp_path / "bank" / "rows.bin", "r+b") as rows:
+        rows.truncate(10)
+    with pytest.raises(DataError, match="10 bytes where the manifest says 64 bytes"):
+        Bank.open(tmp_path / "bank")
+
+
+def test_opening_ten_million_rows_reads_none_of_them(tmp_path: Path) -> None:
+    folder = tmp_path / "large"
+    folder.mkdir()
+    rows, dim = 10_000_000, 384
+    with open(folder / "rows.bin", "wb") as file:
+        file.truncate(rows * dim * 2)  # sparse: no disk is used
+    np.array([0, rows], np.int64).tofile(folder / "offsets.bin")
+    (folder / "documents.jsonl").write_text('{"id": "a", "title": "a"}\n')
+    manifest = {
+        "rows": rows, "dim": dim, "documents": 1, "dtype": "float16", "encoder": "t", "encoder_fingerprint": "t",
+        "fingerprint": "t", "text": False, "chunking": "none", "source": "t", "format": 1,
+    }  # fmt: skip
+    (folder / "bank.json").write_text(json.dumps(manifest))
+    memory = textwrap.dedent("""
+        import resource, sys
+        from nextvec.bank import Bank
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        bank = Bank.open(sys.argv[1])
+        assert len(bank) == 10_000_000
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """)
+    grown = subprocess.run([sys.executable, "-c", memory, folder], check=True, capture_output=True, text=True)
+    assert int(grown.stdout) < 8_000  # KiB, where the rows hold 7.5 million
+
+
+def test_windows_of_the_predecessor_come_in_and_go_out(tmp_path: Path) -> None:
+    bank = walk_bank(documents=3, length=40)
+    count = write_windows(bank, tmp_path / "windows.npz", context=10, stride=5)
+    again = in_memory(npz_documents(tmp_path / "windows.npz"), encoder="t")
+    assert again.num_documents == count == sum(1 + (n - 11) // 5 for n in bank.lengths.tolist())
+    assert set(again.lengths.tolist()) == {11}
+    np.testing.assert_array_equal(again.document(0), bank.document(0)[:11])
+    np.testing.assert_array_equal(again.document(1), bank.document(0)[5:16])
+
+
+def test_no_window_of_the_export_crosses_a_document(tmp_path: Path) -> None:
+    bank = walk_bank(documents=4, length=30)
+    write_windows(bank, tmp_path / "windows.npz", context=8, stride=1)
+    inside = {
+        np.ascontiguousarray(w).tobytes()
+        for m in range(4)
+        for w in np.lib.stride_tricks.sliding_window_view(bank.document(m), 9, axis=0).transpose(0, 2, 1)
+    }
+    exported = in_memory(npz_documents(tmp_path / "windows.npz"), encoder="t")
+    assert all(np.ascontiguousarray(exported.document(m)).tobytes() in inside for m in range(exported.num_documents))
+
+
+def test_parquet_round_trip(tmp_path: Path) -> None:
+    bank = walk_bank()
+    write_parquet(bank, tmp_path / "bank.parquet")
+    table = pq.read_table(tmp_path / "bank.parquet")
+    shuffled = table.take(pa.array(np.random.default_rng(0).permutation(len(table))))
+    columns = {name: shuffled.column(name).to_pylist() for name in ("document", "index", "vector")}
+    again = in_memory(table_documents(columns, "the table"), encoder="t")
+    np.testing.assert_array_equal(again.rows, bank.rows)
+    assert again.ids == bank.ids
+
+
+class Dataset:
+    """The shape of a Hugging Face ``datasets.Dataset``: column names and columns by name."""
+
+    column_names = ["document", "index", "vector"]  # noqa: RUF012
+
+    def __init__(self) -> None:
+        rows = vectors(4).tolist()
+        self.columns = {"document": ["b", "a", "a", "b"], "index": [1, 0, 1, 0], "vector": rows}
+
+    def __getitem__(self, column: str, /) -> list[object]:
+        return self.columns[column]
+
+
+def test_a_datasets_object_is_ordered_by_document_and_index() -> None:
+    data = Dataset()
+    bank = in_memory(table_documents(data, "the dataset"), encoder="t", dtype="float32")
+    order = [1, 2, 3, 0]
+    expected = np.array([data.columns["vector"][i] for i in order], np.float32)
+    np.testing.assert_allclose(bank.rows, expected / np.linalg.norm(expected, axis=1, keepdims=True), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"document": ["a"], "vector": [[1.0]]}, "no column 'index'"),
+        ({"document": ["a", "a"], "index": [1, 1], "vector": [[1.0], [2.0]]}, "index 1 twice"),
+        ({"document": ["a", "a"], "index": [0, 1], "vector": [[1.0], [2.0, 3.0]]}, "equally wide"),
+    ],
+)
+def test_tables_without_a_clear_order_are_refused(columns: dict[str, list[object]], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        list(table_documents(columns, "the table"))
+
+
+def test_row_classes_name_the_first_identical_row() -> None:
+    rows = vectors(6).astype(np.float16)
+    rows[3], rows[5] = rows[0], rows[2]
+    assert row_classes(rows).tolist() == [0, 1, 2, 0, 4, 2]
+
+
+@given(st.integers(0, 10_000))
+def test_row_classes_agree_with_comparing_all_pairs(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, 2, (20, 3)).astype(np.float32)
+    slow = [next(j for j in range(20) if (rows[j] == rows[i]).all()) for i in range(20)]
+    assert row_classes(rows).tolist() == slow
+
+
+def test_the_census_finds_what_brute_force_finds() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((400, 32)).astype(np.float32)
+    rows[200:260] = rows[100:160] + 0.01 * rng.standard_normal((60, 32))  # cosine about .9999
+    rows[300:320] = rows[10:30]
+    bank = Bank.from_numpy(rows, [100] * 4)
+    unit = bank.rows.astype(np.float32)
+    cosines = np.triu(unit @ unit.T, 1)
+    found = census(bank)
+    assert found.exact_duplicates == 20
+    distinct = np.setdiff1d(np.arange(400), np.arange(300, 320))
+    near = (cosines[np.ix_(distinct, distinct)] >= 0.995).any(axis=0).sum()
+    assert found.near_duplicates == near == 60
+
+
+def test_documents_that_share_half_their_rows_are_grouped() -> None:
+    rng = np.random.default_rng(1)
+    a, b, c = (rng.standard_normal((20, 32)).astype(np.float32) for _ in range(3))
+    copy = np.concatenate([a[:11] + 0.005 * rng.standard_normal((11, 32)).astype(np.float32), c[:9] * -1])
+    partly = np.concatenate([b[:9], rng.standard_normal((11, 32)).astype(np.float32)])
+    bank = Bank.from_numpy(np.concatenate([a, b, c, copy, partly]), [20] * 5)
+    assert census(bank).document_groups == ((0, 3),)

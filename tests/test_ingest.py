@@ -1,0 +1,181 @@
+"""From text to a bank: spans in place, the encoder's numbers, and nothing lost when it is killed."""
+
+import os
+import signal
+import subprocess
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nextvec.bank import Bank
+from nextvec.encoders import Encoder, MiniLM, load_encoder
+from nextvec.encoders.minilm import MAX_TOKENS
+from nextvec.errors import DataError, SettingsError
+from nextvec.inference import encode_context, expect
+from nextvec.ingest import Chunking, Document, documentation, ingest
+from nextvec.models.baselines import CopyLast
+
+SENTENCE = "The {} went to the market and bought {} apples before the rain began. "
+
+
+def prose(seed: int, sentences: int) -> str:
+    words = ["fox", "baker", "queen", "sailor", "child", "judge"]
+    return "".join(SENTENCE.format(words[(seed + i * i) % 6], seed * 7 + i) for i in range(sentences))
+
+
+@pytest.fixture(scope="module")
+def encoder() -> MiniLM:
+    return MiniLM(workers=2)
+
+
+# Chunks
+
+
+@given(st.text(alphabet=st.sampled_from("ab .\nñ日!?"), max_size=400), st.integers(5, 60))
+def test_chunks_are_spans_in_order_that_hold_everything_but_blanks(text: str, size: int) -> None:
+    spans = Chunking(size=size).splitter()(text)
+    assert all(a < b <= c < d for (a, b), (c, d) in pairwise(spans))
+    assert all(0 < b - a <= size for a, b in spans)
+    assert "".join("".join(text[a:b] for a, b in spans).split()) == "".join(text.split())
+
+
+def test_chunks_end_where_sentences_end() -> None:
+    text = prose(1, 12)
+    for a, b in Chunking(size=200).splitter()(text):
+        assert text[a:b].rstrip().endswith(".")
+
+
+def test_overlap_repeats_the_end_of_the_chunk_before() -> None:
+    spans = Chunking(size=200, overlap=90).splitter()(prose(2, 20))
+    assert any(next_start < stop for (_, stop), (next_start, _) in pairwise(spans))
+
+
+def test_chunks_by_tokens_fit_the_encoder(encoder: MiniLM) -> None:
+    text = prose(3, 40)
+    spans = Chunking(size=50, unit="tokens").splitter()(text)
+    counted = encoder.encode([text[a:b] for a, b in spans]).tokens
+    assert 20 < counted.mean() <= counted.max() <= 52  # and the two that mark begin and end
+
+
+@pytest.mark.parametrize(("size", "overlap"), [(0, 0), (10, 10), (10, -1)])
+def test_impossible_chunks_are_refused(size: int, overlap: int) -> None:
+    with pytest.raises(SettingsError):
+        Chunking(size=size, overlap=overlap)
+
+
+# The encoder
+
+
+def test_the_encoder_gives_the_published_vectors(encoder: MiniLM) -> None:
+    """The two sentences of the model card, as sentence-transformers encodes them."""
+    rows = encoder.encode(["This is an example sentence", "Each sentence is converted"]).rows
+    expected = [[0.06765693, 0.06349589, 0.04871311, 0.07930496], [0.08643863, 0.10276267, 0.00539455, 0.00204442]]
+    np.testing.assert_allclose(rows[:, :4], expected, atol=2e-6)
+
+
+def test_rows_have_unit_length_and_the_order_of_the_texts(encoder: MiniLM) -> None:
+    texts = [prose(i, 1 + i % 4) for i in range(40)]
+    together = encoder.encode(texts)
+    np.testing.assert_allclose(np.linalg.norm(together.rows, axis=1), 1, atol=1e-6)
+    for i in (0, 17, 39):
+        np.testing.assert_allclose(together.rows[i], encoder.encode([texts[i]]).rows[0], atol=2e-6)
+
+
+def test_the_bits_do_not_depend_on_the_number_of_workers(encoder: MiniLM) -> None:
+    texts = [prose(i, 1 + i % 7) for i in range(60)]
+    one, two = MiniLM(workers=1).encode(texts), encoder.encode(texts)
+    assert (one.rows == two.rows).all()
+
+
+def test_tokens_are_counted_before_they_are_cut(encoder: MiniLM) -> None:
+    long = encoder.encode(["word " * 1000])
+    assert long.tokens[0] == 1002 > MAX_TOKENS
+
+
+def test_encoders_keep_the_protocol(encoder: MiniLM) -> None:
+    assert isinstance(encoder, Encoder)
+    assert load_encoder("all-MiniLM-L6-v2").fingerprint == encoder.fingerprint
+
+
+# The whole way
+
+
+def folder_of(path: Path, documents: int, sentences: int = 12) -> Path:
+    path.mkdir()
+    for m in range(documents):
+        (path / f"doc_{m:02d}.txt").write_text(prose(m, sentences), encoding="utf-8")
+    return path
+
+
+def test_every_chunk_can_be_shown_in_its_place(tmp_path: Path, encoder: MiniLM) -> None:
+    bank = ingest(folder_of(tmp_path / "texts", 4), tmp_path / "bank", encoder, Chunking(size=150))
+    assert bank.ids == [f"doc_{m:02d}.txt" for m in range(4)]
+    for m in range(4):
+        text = prose(m, 12)
+        shown = [bank.text(row) or "" for row in range(int(bank.offsets[m]), int(bank.offsets[m + 1]))]
+        assert all(chunk in text for chunk in shown)
+        assert "".join("".join(shown).split()) == "".join(text.split())
+    assert bank.tokens is not None
+    assert bank.tokens.min() > 2
+
+
+def test_a_killed_ingest_resumes_to_the_same_bytes(
+    tmp_path: Path, command: list[str], quiet_environment: dict[str, str]
+) -> None:
+    source = folder_of(tmp_path / "texts", 60, sentences=60)
+    whole, killed = ([*command, "ingest", str(source), str(tmp_path / name)] for name in ("whole", "killed"))
+    subprocess.run(whole, env=quiet_environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(killed, env=quiet_environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (tmp_path / "killed.partial" / "journal.json").exists():
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    assert not (tmp_path / "killed").exists()
+    subprocess.run(killed, env=quiet_environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for file in sorted((tmp_path / "whole").iterdir()):
+        assert (tmp_path / "killed" / file.name).read_bytes() == file.read_bytes(), file.name
+    assert not (tmp_path / "killed.partial").exists()
+
+
+def test_documents_are_refused_before_anything_is_encoded(tmp_path: Path) -> None:
+    class NeverAsked:
+        name, fingerprint, dim, max_tokens = "t", "t", 8, 8
+
+        def encode(self, texts: object, kind: object = "passage") -> object:
+            raise AssertionError("encoded although a document is bad")
+
+    documents = [Document("a", "", "Some text."), Document("a", "", "Other text.")]
+    with pytest.raises(DataError, match="'a' appears twice"):
+        ingest(documents, tmp_path / "bank", NeverAsked())  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_documentation_is_real_text_in_file_order() -> None:
+    documents = documentation(300_000)
+    assert sum(len(d.text) for d in documents) >= 200_000
+    assert len({d.id for d in documents}) == len(documents)
+    assert documents == documentation(300_000)
+
+
+def test_what_is_expected_next_leaves_out_what_was_read(tmp_path: Path, encoder: MiniLM) -> None:
+    bank = ingest(folder_of(tmp_path / "texts", 3), tmp_path / "bank", encoder, Chunking(size=150))
+    read = bank.text(0) or ""
+    context = encode_context(read, encoder, Chunking(size=150))
+    found = expect(CopyLast(bank.dim), bank, context, 3)
+    assert 0 not in [e.row for e in found]
+    others = bank.rows.astype(np.float32) @ context[-1]
+    others[others > 0.9999] = -1
+    assert found[0].row == others.argmax()
+
+
+def test_a_bank_in_memory_and_on_disk_agree(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((30, 6)).astype(np.float32)
+    np.savez(tmp_path / "v.npz", vectors=rows, lengths=[10, 20])
+    on_disk = ingest(tmp_path / "v.npz", tmp_path / "bank")
+    np.testing.assert_array_equal(on_disk.rows, Bank.from_numpy(rows, [10, 20]).rows)

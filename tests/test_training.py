@@ -1,0 +1,347 @@
+"""Training: what is told apart from what, that it learns, and that being killed changes nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nextvec.bank import Bank, BankWriter, VectorDocument, row_classes
+from nextvec.batches import candidates, passages
+from nextvec.errors import DataError, ExamError, RunError, SettingsError
+from nextvec.models import MemoryGRU, PublishedMemoryGRU
+from nextvec.objective import info_nce, negative_counts
+from nextvec.recipes import recipe
+from nextvec.settings import from_json, override, to_json
+from nextvec.training import Evaluated, Finished, Run, Stepped, TrainSettings, begin, evaluate, load_model, train
+from nextvec.windows import rows_of, training_windows
+from tests.conftest import walk_bank
+
+SMALL = TrainSettings(context=20, batch=3, updates=12, evaluate_every=4, hidden=8, slots=16, working=8, pool=30)
+
+
+def on_disk(bank: Bank, path: Path) -> Bank:
+    with BankWriter(path, encoder="t", encoder_fingerprint="t", dim=bank.dim) as writer:
+        for m, name in enumerate(bank.ids):
+            writer.append(VectorDocument(name, name, bank.document(m)))
+        return writer.finish()
+
+
+def rotating_bank(documents: int = 30, length: int = 60, dim: int = 16) -> Bank:
+    """Each row is the last one turned by one fixed rotation, and a little noise: copy-last is poor, the rule is learnable."""
+    rng = np.random.default_rng(0)
+    turn, _ = np.linalg.qr(rng.standard_normal((dim, dim)))
+    rows = []
+    for _ in range(documents):
+        row = rng.standard_normal(dim)
+        for _ in range(length):
+            row = turn @ row + 0.05 * rng.standard_normal(dim)
+            rows.append(row)
+    return Bank.from_numpy(np.array(rows, np.float32), [length] * documents)
+
+
+# Batches and negatives
+
+
+@given(st.integers(1, 30), st.integers(0, 1000))
+def test_a_passage_holds_at_each_position_the_row_before_its_target(context: int, seed: int) -> None:
+    bank = walk_bank(seed=seed)
+    windows = training_windows(bank, [0, 1, 2], context, np.random.default_rng(seed))
+    batch = passages(bank, windows, np.arange(min(4, len(windows))))
+    scored = batch.targets >= 0
+    before = bank.rows[batch.targets[scored].numpy() - 1].astype(np.float32)
+    np.testing.assert_array_equal(batch.x[scored].numpy(), before)
+    assert (batch.x[~scored] == 0).all()
+
+
+@given(st.integers(0, 1000))
+def test_what_was_read_is_no_negative_and_everything_else_is(seed: int) -> None:
+    """Against the definition, candidate by candidate."""
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(-1, 2, (40, 3)).astype(np.float32) + 0.01  # many rows twice
+    bank = Bank.from_numpy(rows, [10] * 4)
+    classes = row_classes(bank.rows)
+    scored = np.sort(rng.choice(np.setdiff1d(np.arange(40), [0, 10, 20, 30]), 12, replace=False))
+    named = candidates(bank, classes, scored, rng.integers(0, 40, 5))
+    columns = np.unique(classes[np.concatenate([scored, np.arange(0)])])
+    for n, row in enumerate(scored.tolist()):
+        first = row - row % 10
+        said = {bank.rows[r].tobytes() for r in range(first, row)}
+        truth = bank.rows[row].tobytes()
+        for c in range(len(named.vectors)):
+            vector = named.vectors[c].numpy().astype(np.float16).tobytes()
+            assert bool(named.forbidden[n, c]) == (vector in said and vector != truth)
+            assert (c == int(named.truth[n])) == (vector == truth)
+    assert len(columns) <= len(named.vectors)
+
+
+def test_info_nce_is_the_cross_entropy_of_the_truth() -> None:
+    predicted = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    forbidden = torch.tensor([[False, False, False], [False, False, True]])
+    loss = info_nce(predicted, vectors, torch.tensor([0, 1]), forbidden, torch.tensor(0.5))
+    first = -np.log(np.exp(2.0) / (np.exp(2.0) + 1 + np.exp(1.2)))
+    second = -np.log(np.exp(2.0) / (np.exp(2.0) + 1))
+    assert loss.item() == pytest.approx((first + second) / 2, rel=1e-6)
+    assert negative_counts(forbidden).tolist() == [2, 1]
+
+
+def test_a_forbidden_candidate_gets_no_gradient() -> None:
+    vectors = torch.eye(3).requires_grad_()
+    forbidden = torch.tensor([[False, True, False]])
+    info_nce(torch.ones(1, 3), vectors, torch.tensor([0]), forbidden, torch.tensor(1.0)).backward()
+    assert vectors.grad is not None
+    assert vectors.grad[1].abs().sum() == 0
+    assert vectors.grad[2].abs().sum() > 0
+
+
+# Models in training
+
+
+def test_the_published_model_counts_layer_by_layer() -> None:
+    model = PublishedMemoryGRU()
+    count = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    assert count == {
+        "norm": 1_536,
+        "recurrence": 3_148_800 + 3 * 1_575_936,
+        "query": 393_984,
+        "write_gate": 1_050_624,
+        "fusion": 656_896,
+        "output": 1_312_512,
+    }
+    assert sum(p.numel() for p in model.parameters()) == 11_292_160
+    assert model.memory.shape == (2048, 768)
+    assert not model.memory.requires_grad
+
+
+def test_the_published_write_is_a_convex_step_and_only_its_own_method_writes() -> None:
+    torch.manual_seed(0)
+    model = PublishedMemoryGRU(8, hidden=4, layers=1, slots=6).eval()
+    before = model.memory.clone()
+    model(torch.randn(2, 5, 8))
+    assert torch.equal(model.memory, before)
+    model.remember(torch.randn(2, 5, 8))
+    outer = (model.memory - 0.9 * before) / 0.1
+    assert torch.linalg.matrix_rank(outer, atol=1e-4) == 1
+
+
+def test_gradient_reaches_every_part_of_our_memory() -> None:
+    torch.manual_seed(0)
+    model = MemoryGRU(torch.zeros(8), 0.5, hidden=6, slots=10, working=4)
+    x = torch.nn.functional.normalize(torch.randn(2, 12, 8), dim=-1)
+    for _ in range(3):  # values start at zero, so keys learn from the second update on
+        model.zero_grad()
+        loss = -(model(x)[:, :-1] * x[:, 1:]).sum()
+        loss.backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= 0.01 * parameter.grad if parameter.grad is not None else 0
+    untouched = [name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
+    assert untouched == []
+
+
+def test_the_working_memory_recalls_what_followed_the_last_time() -> None:
+    """a b c d … a: the memory, and nothing else, knows that b comes next."""
+    torch.manual_seed(0)
+    rows = torch.nn.functional.normalize(torch.randn(30, 32), dim=-1)
+    x = torch.cat([rows, rows[:1]])[None]
+    model = MemoryGRU(torch.zeros(32), 0.5, hidden=4, slots=0, working=64).eval()
+    with torch.no_grad():
+        model.recall_weights[0].fill_(5.0)
+        assert (model(x)[0, -1] @ rows.T).argmax().item() == 1
+        model.recall_weights.zero_()
+        assert (model(x)[0, -1] @ rows.T).argmax().item() != 1
+
+
+# The loop
+
+
+def test_training_learns_a_rule_that_no_mean_of_the_context_can_use(tmp_path: Path) -> None:
+    bank = rotating_bank()
+    settings = TrainSettings(
+        model="gru", context=20, batch=16, updates=150, evaluate_every=50, hidden=64, dropout=0.0, lr=3e-3, pool=200
+    )
+    run = begin(tmp_path / "run", "test", settings, bank)
+    events = list(train(run, bank))
+    assert isinstance(events[-1], Finished)
+    report = evaluate(run, bank, "test", pool=200)
+    means = [name for name in report.baselines if name != "successor of nearest"]
+    assert min(report.lift(5, over=name).low for name in means) > 0.2, str(report)
+
+
+def test_events_say_what_the_history_keeps(tmp_path: Path) -> None:
+    bank = walk_bank(documents=20)
+    run = begin(tmp_path / "run", "test", SMALL, bank)
+    events = list(train(run, bank))
+    assert [e.update for e in events if isinstance(e, Stepped)] == list(range(1, 13))
+    looks = [e for e in events if isinstance(e, Evaluated)]
+    assert [look.record for look in looks] == run.history()
+    assert [look.update for look in looks] == [0, 4, 8, 12]
+    assert run.best_hit5 == max(look.record["valid"]["hit@5"] for look in looks)
+    model, _ = load_model(run)
+    assert model.training is False
+
+
+def test_patience_ends_training(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((400, 8)).astype(np.float32)
+    bank = Bank.from_numpy(rows, [20] * 20)  # noise: nothing to learn
+    settings = TrainSettings(
+        context=10, batch=2, updates=400, evaluate_every=2, patience=3, hidden=8, slots=0, working=0, pool=50
+    )
+    run = begin(tmp_path / "run", "test", settings, bank)
+    last = list(train(run, bank))[-1]
+    assert isinstance(last, Finished)
+    assert last.update < 400
+    assert "no better for 3 looks" in (run.finished or "")
+
+
+def killed_after(command: list[str], environment: dict[str, str], history: Path, looks: int) -> None:
+    """SIGKILL the process as soon as its history has so many entries."""
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if history.exists() and len(json.loads(history.read_text())["evaluations"]) >= looks:
+            os.kill(process.pid, signal.SIGKILL)
+            break
+        time.sleep(0.005)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+
+
+def test_a_killed_training_resumes_bit_for_bit(tmp_path: Path, command: list[str], quiet_environment: dict[str, str]) -> None:
+    on_disk(walk_bank(documents=20), tmp_path / "bank")
+    sets = ["context=20", "batch=3", "updates=60", "evaluate_every=5", "hidden=8", "slots=16", "working=8", "pool=30"]
+    sets += ["patience=50", "negatives=7"]
+    flags = ["--bank", str(tmp_path / "bank"), *(part for s in sets for part in ("--set", s))]
+    whole, killed = ([*command, "train", "default", str(tmp_path / name), *flags] for name in ("whole", "killed"))
+    subprocess.run(whole, env=quiet_environment, check=True, stdout=subprocess.DEVNULL)
+    for looks in (2, 5):
+        killed_after(killed, quiet_environment, tmp_path / "killed" / "training_history.json", looks)
+    subprocess.run(killed, env=quiet_environment, check=True, stdout=subprocess.DEVNULL)
+    for name in ("training_history.json", "best.safetensors", "checkpoint.safetensors"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    bank = walk_bank(documents=20)
+    run = begin(tmp_path / "run", "test", SMALL, bank)
+    list(train(run, bank))
+    assert [type(event) for event in train(run, bank)] == [Finished]
+
+
+def test_two_trainings_of_one_run_do_not_meet(tmp_path: Path) -> None:
+    bank = walk_bank(documents=20)
+    run = begin(tmp_path / "run", "test", SMALL, bank)
+    first = train(run, bank)
+    next(first)
+    assert run.is_training
+    with pytest.raises(RunError, match="another process"):
+        next(train(run, bank))
+    first.close()
+    assert not run.is_training
+
+
+def test_a_run_refuses_other_settings_and_other_banks(tmp_path: Path) -> None:
+    bank = walk_bank(documents=20)
+    run = begin(tmp_path / "run", "test", SMALL, bank)
+    list(train(run, bank))
+    with pytest.raises(RunError, match="other settings"):
+        begin(tmp_path / "run", "test", TrainSettings(), bank)
+    other = walk_bank(documents=20, seed=5)
+    with pytest.raises(RunError, match="another bank"):
+        begin(tmp_path / "run", "test", SMALL, other)
+    with pytest.raises(RunError, match="--split all"):
+        evaluate(run, other, "test")
+
+
+def test_on_another_bank_what_was_trained_on_is_left_out(tmp_path: Path) -> None:
+    bank = walk_bank(documents=20)
+    run = begin(tmp_path / "run", "test", SMALL, bank)
+    list(train(run, bank))
+    fresh = walk_bank(documents=8, seed=9)
+    rows = np.concatenate([bank.document(m) for m in (0, 1, 2, 3)] + [fresh.rows])
+    mixed = Bank.from_numpy(rows, np.concatenate([bank.lengths[:4], fresh.lengths]))
+    trained = len({f"{m:06d}" for m in range(4)} & set(run.origin.parts["train"]))
+    report = evaluate(run, mixed, "all", pool=30)
+    assert report.documents == 12 - trained
+    assert report.notes == ((f"{trained} documents that the run was trained on are left out",) if trained else ())
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    bank = walk_bank(documents=20)
+    run = begin(tmp_path / "run", "test", SMALL, bank)
+    list(train(run, bank))
+    best = tmp_path / "run" / "best.safetensors"
+    best.write_bytes(best.read_bytes()[:-40])
+    with pytest.raises(RunError, match=r"best\.safetensors is damaged"):
+        load_model(run)
+    best.unlink()
+    with pytest.raises(RunError, match="has it been trained"):
+        load_model(run)
+
+
+def test_too_small_a_bank_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises((ExamError, DataError)):
+        begin(tmp_path / "run", "test", SMALL, walk_bank(documents=3, length=6))
+    assert not (tmp_path / "run").exists()
+
+
+# Settings and recipes
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("contxt=5", "did you mean 'context'"),
+        ("context", "not of the form name=value"),
+        ("context=many", "must be of type int"),
+        ("context=0", "must be at least 1"),
+        ("model=lstm2", "must be one of"),
+        ("dropout=1.5", "below 1"),
+        ("lr=-1", "above 0"),
+        ("pool=1", "at least 2"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(assignment: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        override(TrainSettings(), [assignment])
+
+
+def test_settings_are_read_back_as_they_were_written() -> None:
+    settings = override(TrainSettings(), ["context=7", "lr=0.5", "pool=none", "model=gru"])
+    assert (settings.context, settings.lr, settings.pool, settings.model) == (7, 0.5, None, "gru")
+    assert from_json(TrainSettings, json.loads(json.dumps(to_json(settings)))) == settings
+
+
+@given(st.integers(1, 10_000_000), st.integers(1, 10_000_000))
+def test_recipes_grow_with_the_bank(a: int, b: int) -> None:
+    small, large = sorted((a, b))
+    for name in ("default", "phase1"):
+        few, many = recipe(name, small), recipe(name, large)
+        assert few.hidden <= many.hidden
+        assert few.updates <= many.updates
+        assert few.updates % few.evaluate_every == 0
+    assert recipe("phase1", small).context == 100
+
+
+def test_an_unknown_recipe_lists_the_known() -> None:
+    with pytest.raises(SettingsError, match="known: default, phase1"):
+        recipe("phase9", 10)
+
+
+def test_all_rows_of_a_bank_are_listed_once() -> None:
+    bank = walk_bank()
+    assert rows_of(bank, range(bank.num_documents)).tolist() == list(range(len(bank)))
+
+
+def test_a_run_opens_as_it_was_created(tmp_path: Path) -> None:
+    bank = walk_bank(documents=20)
+    run = begin(tmp_path / "run", "test", SMALL, bank)
+    assert Run.open(tmp_path / "run") == run
