@@ -148,10 +148,10 @@ def examples(found: list[Mapping[str, Any]]) -> None:
 
 def pairs(values: Mapping[str, Any]) -> None:
     """A short list of names and values."""
-    table = Table(box=None, show_header=False, pad_edge=False)
+    width = max(map(len, values))
     for name, value in values.items():
-        table.add_row(f"[dim]{name.replace('_', ' ')}[/dim]", f"{value:,}" if isinstance(value, int) else str(value))
-    Console().print(table, highlight=False)
+        shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else "-" if value is None else str(value)
+        print(f"{name.replace('_', ' '):<{width}}  {shown}")
 
 
 def _short(text: str) -> str:

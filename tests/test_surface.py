@@ -1,0 +1,72 @@
+"""Exports, documents and code agree."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nextvec
+from nextvec.cli.main import _parser
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("name", nextvec.__all__)
+def test_every_public_name_exists_and_is_explained(name: str) -> None:
+    assert getattr(nextvec, name).__doc__
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'predictor'"):
+        _ = nextvec.predictor  # type: ignore[attr-defined]
+
+
+def verbs() -> set[str]:
+    actions = _parser()._subparsers._group_actions  # type: ignore[union-attr]
+    return set(actions[0].choices)  # type: ignore[arg-type]
+
+
+def test_the_readme_names_every_verb() -> None:
+    readme = (ROOT / "README.md").read_text()
+    missing = [verb for verb in verbs() if f"nextvec {verb}" not in readme]
+    assert missing == []
+
+
+def test_commands_in_the_documents_parse() -> None:
+    """Every `nextvec …` line of a fenced block is a command that the parser accepts."""
+    found = 0
+    for document in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for block in re.findall(r"```(?:sh|console)\n(.*?)```", document.read_text(), re.DOTALL):
+            for line in block.splitlines():
+                command = line.split("#")[0].split("<")[0].split(">")[0].split("|")[-1].strip()
+                if command.startswith("nextvec "):
+                    _parser().parse_args(command.split()[1:])
+                    found += 1
+    assert found >= 8
+
+
+def test_the_readme_example_in_python_runs_up_to_its_data(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    books = tmp_path / "books"
+    books.mkdir()
+    for m in range(16):
+        story = " ".join(
+            f"On day {i} of year {m} the {'fox' if i % 3 else 'hen'} walked {i + m} miles home." for i in range(200)
+        )
+        (books / f"{m}.txt").write_text(story)
+    smaller = example.replace('nv.recipe("default", len(bank))', "small").replace("context=500)", "context=20, pool=50)")
+    prelude = "import nextvec as nv\nsmall = nv.TrainSettings(context=20, batch=4, updates=20, hidden=8, slots=16, pool=50)\n"
+    done = subprocess.run([sys.executable, "-c", prelude + smaller], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "hit@5" in done.stdout
+    assert "lift" in done.stdout
+
+
+def test_nothing_names_this_workplace() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    forbidden = re.compile(r"/work/|/root/|pypi\.org|huggingface\.co", re.IGNORECASE)
+    named = [name for name in tracked if (ROOT / name).is_file() and name != "tests/test_surface.py"]
+    assert [n for n in named if forbidden.search((ROOT / n).read_text(encoding="utf-8", errors="ignore"))] == []
