@@ -137,6 +137,21 @@ def test_outputs_have_unit_length(make: Callable[[], Recurrent[Any]], batch: int
     check_unit_length(shaken(make()), passage(batch, length))
 
 
+BOUNDED = ("copy last", "exponential mean", "constant", "successor")
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+@given(**shapes)
+def test_nothing_beyond_its_reach_changes_an_output(name: str, batch: int, length: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    model = MODELS[name]().eval()
+    assert model.reach is not None
+    x = passage(batch, length + model.reach)
+    changed = torch.cat([passage(batch, length), x[:, length:]], dim=1)
+    with torch.no_grad():
+        torch.testing.assert_close(model(changed)[:, -1], model(x)[:, -1], rtol=0, atol=1e-6)
+
+
 @every_model
 def test_nothing_is_written_inside_forward(make: Callable[[], Recurrent[Any]]) -> None:
     torch.manual_seed(0)

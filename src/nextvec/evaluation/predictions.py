@@ -32,8 +32,7 @@ def predict_rows(
     Rows whose windows start at the same place share one passage: a causal
     model predicts the same at a position whatever follows, so this is exact.
     """
-    windows = scoring_windows(bank, rows, context or int(bank.lengths.max()))
-    starts, stops, members = _shared(windows)
+    starts, stops, members = _cheapest(bank, rows, context or int(bank.lengths.max()), model.reach)
     order = np.argsort(stops - starts, kind="stable")
     out = torch.empty(len(rows), bank.dim)
     training = model.training
@@ -57,6 +56,17 @@ def _batch_size(ascending_lengths: Int64[np.ndarray, " W"]) -> int:
     """How many of the shortest passages fit when all are padded to the longest of them."""
     positions = ascending_lengths * np.arange(1, len(ascending_lengths) + 1)
     return max(1, int((positions <= POSITIONS).sum()))
+
+
+def _cheapest(
+    bank: Bank, rows: Int64[np.ndarray, " R"], context: int, reach: int | None
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Passages that give each row its context; what lies beyond the model's reach is left out where that saves reading."""
+    whole = _shared(scoring_windows(bank, rows, context))
+    if reach is None or reach >= context:
+        return whole
+    short = _shared(scoring_windows(bank, rows, reach))
+    return min(whole, short, key=lambda passages: int((passages[1] - passages[0]).sum()))
 
 
 def _shared(windows: Windows) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:

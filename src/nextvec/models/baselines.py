@@ -2,6 +2,7 @@
 
 # Axes: B passages, T positions, D width, N rows.
 
+from math import ceil, log
 from typing import NamedTuple
 
 import torch
@@ -13,10 +14,13 @@ from nextvec.models.means import ExponentialMeans
 from nextvec.models.protocol import Recurrent
 
 NOTHING = torch.zeros(0)
+FORGOTTEN = 1e-9  # a weight below what float32 can tell from none
 
 
 class CopyLast(Recurrent[Tensor]):
     """The next vector is the last one."""
+
+    reach = 1
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -38,6 +42,7 @@ class ExponentialMean(Recurrent[Tensor]):
         self.centre: Tensor
         self.register_buffer("centre", centre.clone())
         self.means = ExponentialMeans([decay]).requires_grad_(False)
+        self.reach = 1 + ceil(log(FORGOTTEN) / log(max(decay, 1e-4)))
 
     def start(self, batch: int) -> Tensor:
         return self.centre.new_zeros(batch, 1, self.dim)
@@ -71,6 +76,8 @@ class MeanOfAll(Recurrent[Total]):
 class Constant(Recurrent[Tensor]):
     """Always the same vector; with the mean of the training rows it shows what hubs alone are worth."""
 
+    reach = 1
+
     def __init__(self, vector: Float[Tensor, " D"]) -> None:
         super().__init__()
         self.dim = len(vector)
@@ -86,6 +93,8 @@ class Constant(Recurrent[Tensor]):
 
 class Successor(Recurrent[Tensor]):
     """Look up the training row nearest to the last vector and answer with the row that came after it."""
+
+    reach = 1
 
     def __init__(self, rows: Float[Tensor, "N D"], successors: Float[Tensor, "N D"]) -> None:
         super().__init__()

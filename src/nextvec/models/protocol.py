@@ -45,9 +45,13 @@ class Recurrent(nn.Module, Generic[S]):
     ``forward`` is one run over everything, ``step`` a run over one vector, so
     the law between them is a property of ``run``: splitting a passage changes
     nothing.
+
+    ``reach`` is how many of the last vectors an output depends on, to float32
+    precision; None where it may depend on all of them.
     """
 
     dim: int
+    reach: int | None = None
 
     def start(self, batch: int) -> S:
         """The state before anything was read."""
