@@ -125,6 +125,14 @@ def test_audit_catches_planted_faults(
     assert printed(capsys, "audit", str(faulty), code=1)["detectors"][detector]["passed"] is False
 
 
+def test_audit_catches_a_flipped_bit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bank = write_bank(tmp_path / "bank", walk_bank())
+    rows = bytearray((bank / "rows.bin").read_bytes())
+    rows[100] ^= 1
+    (bank / "rows.bin").write_bytes(rows)
+    assert printed(capsys, "audit", str(bank), code=1)["detectors"]["fingerprint"]["passed"] is False
+
+
 def test_audit_catches_rows_that_leak_between_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sound = walk_bank(documents=120, length=100, dim=24)
     rows = sound.rows.copy()

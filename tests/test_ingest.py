@@ -156,6 +156,28 @@ def test_documents_are_refused_before_anything_is_encoded(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+class Dataset:
+    """The shape of a Hugging Face ``datasets.Dataset``."""
+
+    def __init__(self, **columns: list[object]) -> None:
+        self.columns = columns
+        self.column_names = list(columns)
+
+    def __getitem__(self, column: str, /) -> list[object]:
+        return self.columns[column]
+
+
+def test_a_datasets_object_of_texts_or_vectors(tmp_path: Path, encoder: MiniLM) -> None:
+    texts = Dataset(document=["b", "a", "a"], index=[0, 1, 0], text=["Third.", "Second.", "First."])
+    bank = ingest(texts, tmp_path / "texts", encoder)
+    assert bank.ids == ["a", "b"]
+    assert (bank.text(0) or "").split() == ["First.", "Second."]
+    vectors = Dataset(document=["b", "a"], index=[0, 0], vector=[[1.0, 0.0], [0.0, 2.0]])
+    assert ingest(vectors, tmp_path / "vectors").rows.tolist() == [[0.0, 1.0], [1.0, 0.0]]
+    with pytest.raises(DataError, match="want 'text', or 'vector'"):
+        ingest(Dataset(body=["x"]), tmp_path / "none", encoder)
+
+
 def test_documentation_is_real_text_in_file_order() -> None:
     documents = documentation(300_000)
     assert sum(len(d.text) for d in documents) >= 200_000

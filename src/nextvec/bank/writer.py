@@ -122,7 +122,7 @@ class BankWriter:
         self.commit()
         self.close()
         manifest = replace(self._plan, rows=self.rows, documents=self.documents)
-        replace(manifest, fingerprint=_fingerprint(self.partial, manifest)).write(self.partial)
+        replace(manifest, fingerprint=content_fingerprint(self.partial, manifest)).write(self.partial)
         (self.partial / JOURNAL).unlink()
         os.replace(self.partial, self.path)
         return Bank.open(self.path)
@@ -233,7 +233,8 @@ def in_memory(documents: Iterable[VectorDocument], encoder: str, dtype: Dtype = 
     return Bank(stacked, offsets, manifest, None, tuple(names))
 
 
-def _fingerprint(folder: Path, manifest: Manifest) -> str:
+def content_fingerprint(folder: Path, manifest: Manifest) -> str:
+    """sha256 over the rows, offsets and documents that lie in ``folder``, and what made the rows."""
     digest = hashlib.sha256(f"{manifest.encoder_fingerprint} {manifest.dtype} {manifest.dim}".encode())
     for name in (layout.ROWS, layout.OFFSETS, layout.DOCUMENTS):
         with open(folder / name, "rb") as file:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from nextvec.bank import Bank, census, row_classes
+from nextvec.bank.writer import content_fingerprint
 from nextvec.errors import DataError, ExamError
 from nextvec.evaluation.exam import Exam
 from nextvec.windows import Split, rows_of, split
@@ -42,6 +43,7 @@ class Finding:
 def audit(bank: Bank) -> dict[str, Finding]:
     """Run every detector."""
     detectors: dict[str, Callable[[Bank], Finding]] = {
+        "fingerprint": _fingerprint,
         "unit_rows": _unit_rows,
         "documents": _documents,
         "encoder": _encoder,
@@ -54,6 +56,17 @@ def audit(bank: Bank) -> dict[str, Finding]:
         "context_excluded": _context_excluded,
     }
     return {name: detector(bank) for name, detector in detectors.items()}
+
+
+def _fingerprint(bank: Bank) -> Finding:
+    if bank.path is None:
+        return Finding(True, "the bank lies in memory", {})
+    found = content_fingerprint(bank.path, bank.manifest)
+    return Finding(
+        found == bank.fingerprint,
+        "rows, offsets and documents are those that were written",
+        {"recorded": bank.fingerprint[:16], "found": found[:16]},
+    )
 
 
 def _unit_rows(bank: Bank) -> Finding:

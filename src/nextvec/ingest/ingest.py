@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from nextvec.bank import Bank, BankWriter, VectorDocument, census
+from nextvec.bank.exchange import Table
 from nextvec.bank.writer import Dtype
 from nextvec.encoders import Encoder, load_encoder
 from nextvec.errors import DataError
 from nextvec.ingest.chunking import Chunking, Span
 from nextvec.ingest.document import Document
-from nextvec.ingest.sources import Source, open_source
+from nextvec.ingest.sources import Source, open_source, open_table
 from nextvec.progress import Progress, silent
 
 GROUP = 512  # chunks encoded and committed together: what a kill can cost
@@ -18,7 +19,7 @@ Chunked = tuple[Document, list[Span]]
 
 
 def ingest(
-    source: str | Path | Sequence[Document],
+    source: str | Path | Sequence[Document] | Table,
     bank: str | Path,
     encoder: str | Encoder = "all-MiniLM-L6-v2",
     chunking: Chunking | None = None,
@@ -33,13 +34,13 @@ def ingest(
     byte.
 
     Args:
-        source: a folder, a file, or documents.
+        source: a folder, a file, documents, or a Hugging Face ``datasets`` object.
         encoder: a name, or any :class:`~nextvec.encoders.Encoder`; not used for ready vectors.
 
     Raises:
         DataError: what cannot be read, is empty, not finite, or does not fit; or the bank exists.
     """
-    opened = open_source(Path(source)) if isinstance(source, str | Path) else Source("documents", texts=lambda: iter(source))
+    opened = _opened(source)
     if Path(bank).exists():
         raise DataError(f"{bank} already exists; choose another name or delete it first")
     made = (
@@ -51,6 +52,12 @@ def ingest(
     census(made)
     progress("looking for duplicates", 1, 1)
     return made
+
+
+def _opened(source: str | Path | Sequence[Document] | Table) -> Source:
+    if isinstance(source, str | Path):
+        return open_source(Path(source))
+    return open_table(source) if isinstance(source, Table) else Source("documents", texts=lambda: iter(source))
 
 
 def _ingest_vectors(source: Source, path: Path, dtype: Dtype) -> Bank:

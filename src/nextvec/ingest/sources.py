@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
 
-from nextvec.bank.exchange import npz_documents, table_documents
+from nextvec.bank.exchange import Table, npz_documents, table_documents
 from nextvec.bank.writer import VectorDocument
 from nextvec.errors import DataError
 from nextvec.ingest.document import Document
@@ -53,6 +53,26 @@ def open_source(path: Path) -> Source:
             raise DataError(
                 f"{path}: cannot read {path.suffix or 'a file without suffix'}; want .txt .md .jsonl .parquet .arrow .npz"
             )
+
+
+def open_table(table: Table) -> Source:
+    """A Hugging Face ``datasets`` object, or whatever has column names and columns by name.
+
+    Raises:
+        DataError: neither a vector nor a text column.
+    """
+    names = table.column_names
+    if "vector" in names:
+        return Source("table", vectors=lambda: table_documents(table, "the table"))
+    if "text" not in names:
+        raise DataError(f"the table has columns {', '.join(names)}; want 'text', or 'vector' with 'document' and 'index'")
+    chosen = [name for name in names if name in _TEXT_COLUMNS]
+    return Source("table", texts=lambda: _row_texts(_as_rows(table, chosen), "the table"))
+
+
+def _as_rows(table: Table, names: list[str]) -> list[dict[str, Any]]:
+    columns = [list(table[name]) for name in names]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def _folder(path: Path) -> Iterator[Document]:
@@ -105,24 +125,24 @@ def _table(path: Path) -> Source:
         columns = {name: table.column(name).to_pylist() for name in names if name in ("vector", "document", "index", "title")}
         return Source(path.name, vectors=lambda: table_documents(columns, str(path)))
     if "text" in names:
-        return Source(path.name, texts=lambda: _table_texts(table, path))
+        chosen = table.select([name for name in names if name in _TEXT_COLUMNS])
+        return Source(path.name, texts=lambda: _row_texts(chosen.to_pylist(), str(path)))
     raise DataError(f"{path} has columns {', '.join(names)}; want 'text', or 'vector' with 'document' and 'index'")
 
 
-def _table_texts(table: Any, path: Path) -> Iterator[Document]:
+def _row_texts(rows: list[dict[str, Any]], where: str) -> Iterator[Document]:
     """One document a row, or, where ``document`` and ``index`` say so, one document from several rows in that order."""
-    rows: list[dict[str, Any]] = table.select([n for n in table.column_names if n in _TEXT_COLUMNS]).to_pylist()
     if rows and {"document", "index"} <= rows[0].keys():
         rows.sort(key=lambda row: (str(row["document"]), row["index"]))
         parts: dict[str, list[str]] = {}
         for row in rows:
             parts.setdefault(str(row["document"]), []).append(row["text"] or "")
         for name, texts in parts.items():
-            yield _document(name, name, "\n\n".join(texts), f"{path}, document {name!r}")
+            yield _document(name, name, "\n\n".join(texts), f"{where}, document {name!r}")
         return
     for number, row in enumerate(rows):
         name = str(row.get("id", f"{number:08d}"))
-        yield _document(name, str(row.get("title", name)), row["text"], f"{path}, row {number}")
+        yield _document(name, str(row.get("title", name)), row["text"], f"{where}, row {number}")
 
 
 _TEXT_COLUMNS = ("id", "title", "text", "document", "index")
