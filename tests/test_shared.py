@@ -49,8 +49,8 @@ def test_a_centred_mean_beats_copy_last_on_every_bank(shared: Path, name: str) -
 
 @pytest.mark.shared
 @pytest.mark.slow
-def test_the_default_recipe_beats_every_baseline_on_unseen_books(shared: Path, tmp_path: Path) -> None:
-    bank = load(shared, "books")
+def test_the_default_recipe_beats_every_baseline_on_unseen_technical_documents(shared: Path, tmp_path: Path) -> None:
+    bank = load(shared, "technical")
     run = begin(tmp_path / "run", "default", recipe("default", len(bank)), bank)
     for _ in train(run, bank):
         pass
