@@ -191,6 +191,15 @@ ROWS = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
 NAN = np.where(np.arange(24).reshape(6, 4) == 13, np.nan, ROWS).astype(np.float32)
 ZERO = ROWS * (np.arange(6) != 2)[:, None].astype(np.float32)
 
+
+def damaged_run(path: Path) -> Path:
+    run = {"format": 1, "recipe": "default", "settings": {}}
+    origin = {"bank": "", "bank_path": "", "dim": 1, "encoder": "", "parts": {}, "trained_on": [], "decay": 0.5}
+    text_file(path / "run.json", json.dumps({**run, "origin": origin}).encode())
+    text_file(path / "training_history.json", b"{")
+    return path
+
+
 BAD: dict[str, tuple[Make, str]] = {
     "no verb": (lambda p: [], "VERB"),
     "unknown verb": (lambda p: ["fly"], "invalid choice: 'fly'"),
@@ -239,6 +248,18 @@ BAD: dict[str, tuple[Make, str]] = {
     "unknown encoder": (
         lambda p: ["ingest", text_file(p / "a.txt", b"Some text."), str(p / "made"), "--encoder", "no/such-model"],
         "encoder 'no/such-model'",
+    ),
+    "json lines half a character": (
+        ingest_of(lambda p: text_file(p / "a.jsonl", b'{"text": "bad \\ud800 end"}\n')),
+        "half a surrogate pair",
+    ),
+    "chunk size beyond all": (
+        lambda p: ["ingest", text_file(p / "a.txt", b"x"), str(p / "made"), "--size", "9" * 30],
+        "from 1 to 1,000,000",
+    ),
+    "damaged history": (
+        lambda p: ["status", str(damaged_run(p))],
+        "training_history.json is damaged",
     ),
     "chunk size zero": (
         lambda p: ["ingest", text_file(p / "a.txt", b"x"), str(p / "made"), "--size", "0"],

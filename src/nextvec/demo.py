@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from nextvec.bank import Bank, census
-from nextvec.bank.layout import write_atomically
+from nextvec.bank.layout import read_json, write_atomically
 from nextvec.errors import DataError
 from nextvec.evaluation import Exam, Report, examine, predict_rows
 from nextvec.inference import expect
@@ -155,7 +155,7 @@ def _bank(folder: Path, size: int, progress: Progress) -> Bank:
     if size < 1_500:
         raise DataError(f"--size {size}: the demo needs at least 1,500 chunks to hold an exam among 1,000 candidates")
     note, path = folder / "size.json", folder / "bank"
-    if note.exists() and json.loads(note.read_text())["size"] != size:
+    if note.exists() and read_json(note)["size"] != size:
         raise DataError(f"{folder} was made with another size; use another --out, or delete it")
     if path.exists():
         return Bank.open(path)

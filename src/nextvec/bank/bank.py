@@ -97,9 +97,16 @@ class Bank:
         """(id, title) of every document; read on first use."""
         if self.path is None:
             return self.memory_documents
-        with open(self.path / layout.DOCUMENTS, encoding="utf-8") as lines:
-            entries: list[dict[str, Any]] = [json.loads(line) for line in lines]
-        return [(entry["id"], entry["title"]) for entry in entries]
+        path = self.path / layout.DOCUMENTS
+        try:
+            with open(path, encoding="utf-8") as lines:
+                entries: list[dict[str, Any]] = [json.loads(line) for line in lines]
+            named = [(str(entry["id"]), str(entry["title"])) for entry in entries]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} is damaged: {error}; ingest the source again") from None
+        if len(named) != self.num_documents:
+            raise DataError(f"{path} is damaged: {len(named)} documents where the manifest says {self.num_documents}")
+        return named
 
     @property
     def ids(self) -> list[str]:
@@ -110,6 +117,8 @@ class Bank:
         if not self.manifest.text or not 0 <= row < len(self):
             return None
         start, stop = self._spans[row]
+        if stop > len(self._text):
+            raise DataError(f"{self.path}: text ends before the span of row {row}; ingest the source again")
         return self._text[start:stop].decode("utf-8")
 
     @cached_property

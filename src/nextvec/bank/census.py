@@ -47,7 +47,7 @@ def census(bank: Bank) -> Census:
     """
     kept = bank.path / layout.CENSUS if bank.path is not None else None
     if kept is not None and kept.exists():
-        values = json.loads(kept.read_text(encoding="utf-8"))
+        values = layout.read_json(kept)
         values["document_groups"] = tuple(tuple(group) for group in values["document_groups"])
         return Census(**values)
     counted = _count(bank)

@@ -95,6 +95,8 @@ def table_documents(columns: Mapping[str, Sequence[Any]] | Table, where: str) ->
     if missing:
         raise DataError(f"{where}: no column {missing[0]!r}; columns are {', '.join(names)}; order is never implied")
     documents = [str(name) for name in columns["document"]]
+    if None in columns["document"]:
+        raise DataError(f"{where}, row {documents.index('None')}: no document; order is never implied")
     try:
         index = np.asarray(columns["index"], dtype=np.int64)
         vectors = np.asarray(columns["vector"], dtype=np.float32)

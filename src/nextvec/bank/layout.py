@@ -63,6 +63,17 @@ class Manifest:
         write_atomically(folder / MANIFEST, json.dumps(asdict(self), indent=1) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """
+    Raises:
+        DataError: the file is not whole JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}") from None
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write beside, flush to disk, rename: a reader sees the old file or the new one, never half of one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

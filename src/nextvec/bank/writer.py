@@ -7,6 +7,7 @@ the files back to the last commit and goes on from that document.
 
 # Axes: T chunks of one document, D width.
 
+import fcntl
 import hashlib
 import json
 import os
@@ -21,8 +22,10 @@ from jaxtyping import Float32
 
 from nextvec.bank import layout
 from nextvec.bank.bank import Bank
+from nextvec.bank.census import census
 from nextvec.bank.layout import Manifest
 from nextvec.errors import DataError
+from nextvec.progress import Progress, silent
 
 Dtype = Literal["float16", "float32"]
 JOURNAL = "journal.json"
@@ -111,8 +114,8 @@ class BankWriter:
         journal = {"plan": self._plan_json(), "rows": self.rows, "sizes": sizes}
         layout.write_atomically(self.partial / JOURNAL, json.dumps(journal))
 
-    def finish(self) -> Bank:
-        """Publish the bank under its name.
+    def finish(self, progress: Progress = silent) -> Bank:
+        """Count duplicates, then publish the bank under its name.
 
         Raises:
             DataError: nothing was appended.
@@ -123,8 +126,12 @@ class BankWriter:
         self.close()
         manifest = replace(self._plan, rows=self.rows, documents=self.documents)
         replace(manifest, fingerprint=content_fingerprint(self.partial, manifest)).write(self.partial)
-        (self.partial / JOURNAL).unlink()
+        progress("looking for duplicates", 0, 1)
+        census(Bank.open(self.partial))
+        progress("looking for duplicates", 1, 1)
         os.replace(self.partial, self.path)
+        # Only now: until the bank has its name, a killed writer needs the journal.
+        (self.path / JOURNAL).unlink()
         return Bank.open(self.path)
 
     def discard(self) -> None:
@@ -163,7 +170,7 @@ class BankWriter:
         if not journal_path.exists():
             self.partial.mkdir(parents=True, exist_ok=True)
             return dict.fromkeys(self._names, 0)
-        journal: dict[str, Any] = json.loads(journal_path.read_text(encoding="utf-8"))
+        journal: dict[str, Any] = layout.read_json(journal_path)
         if journal["plan"] != self._plan_json():
             changed = [key for key, value in self._plan_json().items() if journal["plan"].get(key) != value]
             raise DataError(
@@ -177,6 +184,11 @@ class BankWriter:
 
     def _opened(self, name: str) -> BinaryIO:
         file = open(self.partial / name, "ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise DataError(f"{self.partial} is being written by another process") from None
         file.truncate(self._sizes[name])  # whatever came after the last commit is not known to be whole
         file.seek(0, os.SEEK_END)
         return file

@@ -53,7 +53,7 @@ class MiniLM:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self.workers = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.workers = workers or _processors()
 
     def encode(self, texts: Sequence[str], kind: Kind = "passage") -> Encoded:
         """Encode ``texts``; MiniLM has no prompts, so ``kind`` changes nothing.
@@ -106,6 +106,11 @@ class MiniLM:
 
     def _norm(self, x: Tensor, name: str) -> Tensor:
         return layer_norm(x, (DIM,), self._weights[f"{name}.weight"], self._weights[f"{name}.bias"], EPSILON)
+
+
+def _processors() -> int:
+    """Those this process may use, where the system says."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def model_folder() -> Path:

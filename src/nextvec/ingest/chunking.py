@@ -10,6 +10,7 @@ from nextvec.encoders.minilm import model_folder
 from nextvec.errors import SettingsError
 
 Span = tuple[int, int]
+LARGEST = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,10 @@ class Chunking:
     overlap: int = 0
 
     def __post_init__(self) -> None:
-        if self.size < 1 or not 0 <= self.overlap < self.size:
+        if not 1 <= self.size <= LARGEST or not 0 <= self.overlap < self.size:
             raise SettingsError(
-                f"chunks of {self.size} {self.unit} with overlap {self.overlap}: size must be positive and above overlap"
+                f"chunks of {self.size} {self.unit} with overlap {self.overlap}: "
+                f"size must be from 1 to {LARGEST:,} and above overlap"
             )
 
     def splitter(self) -> Callable[[str], list[Span]]:

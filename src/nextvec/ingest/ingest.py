@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from nextvec.bank import Bank, BankWriter, VectorDocument, census
+from nextvec.bank import Bank, BankWriter, VectorDocument
 from nextvec.bank.exchange import Table
 from nextvec.bank.writer import Dtype
 from nextvec.encoders import Encoder, load_encoder
@@ -43,15 +43,9 @@ def ingest(
     opened = _opened(source)
     if Path(bank).exists():
         raise DataError(f"{bank} already exists; choose another name or delete it first")
-    made = (
-        _ingest_vectors(opened, Path(bank), dtype)
-        if opened.vectors
-        else _ingest_texts(opened, Path(bank), encoder, chunking or Chunking(), dtype, progress)
-    )
-    progress("looking for duplicates", 0, 1)
-    census(made)
-    progress("looking for duplicates", 1, 1)
-    return made
+    if opened.vectors:
+        return _ingest_vectors(opened, Path(bank), dtype)
+    return _ingest_texts(opened, Path(bank), encoder, chunking or Chunking(), dtype, progress)
 
 
 def _opened(source: str | Path | Sequence[Document] | Table) -> Source:
@@ -96,7 +90,7 @@ def _ingest_texts(
         rest = (item for n, item in enumerate(_chunked(source.texts(), chunking)) if n >= already)
         for group in _groups(rest):
             _encode(group, model, writer, lambda done: progress("encoding", done, total))
-        return writer.finish()
+        return writer.finish(progress)
 
 
 def _checked(documents: Iterable[Document], chunking: Chunking) -> int:

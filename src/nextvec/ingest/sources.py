@@ -94,6 +94,10 @@ def _text_file(file: Path, name: str) -> Document:
 def _document(name: str, title: str, text: Any, where: str) -> Document:
     if not isinstance(text, str):
         raise DataError(f"{where}: text is {type(text).__name__}, not a string")
+    try:
+        f"{name}{title}{text}".encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where} holds half a surrogate pair at character {error.start}; it is not Unicode text") from None
     if not text.strip():
         raise DataError(f"{where} is empty; leave it out or give it text")
     return Document(name, title, text)
@@ -133,6 +137,9 @@ def _table(path: Path) -> Source:
 def _row_texts(rows: list[dict[str, Any]], where: str) -> Iterator[Document]:
     """One document a row, or, where ``document`` and ``index`` say so, one document from several rows in that order."""
     if rows and {"document", "index"} <= rows[0].keys():
+        for number, row in enumerate(rows):
+            if not isinstance(row["index"], int) or row["document"] is None:
+                raise DataError(f"{where}, row {number}: document and index must be given; order is never implied")
         rows.sort(key=lambda row: (str(row["document"]), row["index"]))
         parts: dict[str, list[str]] = {}
         for row in rows:

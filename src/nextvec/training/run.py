@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nextvec import settings as frozen
 from nextvec.bank import Bank
-from nextvec.bank.layout import write_atomically
+from nextvec.bank.layout import read_json, write_atomically
 from nextvec.errors import RunError
 from nextvec.training.settings import TrainSettings
 from nextvec.windows import Split
@@ -140,7 +140,7 @@ class Run:
     def seconds(self) -> float:
         """Time spent training, over all sittings."""
         file = self.path / TIMING
-        return json.loads(file.read_text())["seconds"] if file.exists() else 0.0
+        return float(read_json(file)["seconds"]) if file.exists() else 0.0
 
     def record_seconds(self, seconds: float) -> None:
         write_atomically(self.path / TIMING, json.dumps({"seconds": seconds}))
@@ -216,7 +216,7 @@ class Run:
         file = self.path / HISTORY
         if not file.exists():
             return {"best_hit5": None, "finished": None, "evaluations": []}
-        return json.loads(file.read_text(encoding="utf-8"))
+        return read_json(file)
 
 
 def _metadata(data: bytes) -> dict[str, str]:
