@@ -248,6 +248,29 @@ def test_row_classes_agree_with_comparing_all_pairs(seed: int) -> None:
     assert row_classes(rows).tolist() == slow
 
 
+def test_rows_that_differ_in_signs_alone_are_told_apart() -> None:
+    row = vectors(1, dim=384)[0].astype(np.float16)
+    rows = np.tile(row, (400, 1))
+    for i in range(1, 400):
+        a, b = 4 * (i % 96) + 3, 4 * ((i * 7 + i // 96 + 1) % 96) + 3
+        rows[i, [a, b]] *= -1
+    assert len(np.unique(row_classes(rows))) == len({r.tobytes() for r in rows})
+
+
+def test_a_copied_session_is_found_though_every_item_is_common() -> None:
+    rng = np.random.default_rng(0)
+    catalogue = rng.standard_normal((400, 16)).astype(np.float32)
+    sessions = [rng.integers(0, 400, 20) for _ in range(2000)]
+    sessions[1999] = sessions[0]
+    bank = Bank.from_numpy(catalogue[np.concatenate(sessions)], [20] * 2000)
+    assert census(bank).document_groups == ((0, 1999),)
+
+
+def test_an_id_twice_is_refused_in_memory_too() -> None:
+    with pytest.raises(DataError, match="'a' appears twice"):
+        Bank.from_numpy(vectors(4), [2, 2], ["a", "a"])
+
+
 def test_the_census_finds_what_brute_force_finds() -> None:
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((400, 32)).astype(np.float32)

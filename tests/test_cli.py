@@ -255,7 +255,7 @@ BAD: dict[str, tuple[Make, str]] = {
     ),
     "chunk size beyond all": (
         lambda p: ["ingest", text_file(p / "a.txt", b"x"), str(p / "made"), "--size", "9" * 30],
-        "from 1 to 1,000,000",
+        "whole number of at least 1",
     ),
     "damaged history": (
         lambda p: ["status", str(damaged_run(p))],

@@ -143,6 +143,28 @@ def test_a_killed_ingest_resumes_to_the_same_bytes(
     assert not (tmp_path / "killed.partial").exists()
 
 
+def test_an_ingest_is_not_continued_with_another_source(tmp_path: Path, encoder: MiniLM) -> None:
+    class KilledError(Exception):
+        pass
+
+    class DiesSecond:
+        name, fingerprint, dim, max_tokens = encoder.name, encoder.fingerprint, encoder.dim, encoder.max_tokens
+        calls = 0
+
+        def encode(self, texts: list[str], kind: str = "passage") -> object:
+            self.calls += 1
+            if self.calls == 2:
+                raise KilledError
+            return encoder.encode(texts)
+
+    documents = [Document(str(m), "", prose(m, 1100)) for m in range(2)]
+    with pytest.raises(KilledError):
+        ingest(documents, tmp_path / "bank", DiesSecond(), Chunking(size=100))  # type: ignore[arg-type]
+    other = [Document(str(m), "", prose(m + 5, 30)) for m in range(2)]
+    with pytest.raises(DataError, match="begun with another source"):
+        ingest(other, tmp_path / "bank", encoder, Chunking(size=100))
+
+
 def test_documents_are_refused_before_anything_is_encoded(tmp_path: Path) -> None:
     class NeverAsked:
         name, fingerprint, dim, max_tokens = "t", "t", 8, 8

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from nextvec.bank import Bank, census
 from nextvec.bank.layout import read_json, write_atomically
 from nextvec.errors import DataError
 from nextvec.evaluation import Exam, Report, examine, predict_rows
+from nextvec.evaluation.report import baselines
 from nextvec.inference import expect
 from nextvec.ingest import Document, documentation, ingest
-from nextvec.models.baselines import ExponentialMean
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks, Rate, paired_lift
 from nextvec.recipes import recipe
@@ -131,7 +130,7 @@ def demo(
     exam = Exam.over(bank, parts.test, "test")
     report = examine(exam, model, run.name, centre, CONTEXTS[-1], (bank, parts.train), progress=progress)
     clock.lap("evaluate")
-    curve = _curve(exam, model, centre, report, progress)
+    curve = _curve(exam, model, report, dict(baselines(centre, (bank, parts.train))), progress)
     examples = _examples(exam, model, report.ranks)
     clock.lap("curve and examples")
     found = Demo(report, curve, examples, run, bank, clock.laps)
@@ -165,11 +164,10 @@ def _bank(folder: Path, size: int, progress: Progress) -> Bank:
     return ingest(documents, path, progress=progress)
 
 
-def _curve(exam: Exam, model: Any, centre: torch.Tensor, report: Report, progress: Progress) -> tuple[CurvePoint, ...]:
+def _curve(exam: Exam, model: Any, report: Report, rivals: dict[str, Any], progress: Progress) -> tuple[CurvePoint, ...]:
     """The same exam at several context lengths, beside the best baseline at each."""
     best = report.best_baseline
-    decay = float(best.rsplit(" ", 1)[1]) if best.startswith("exponential") else 0.0
-    rival = ExponentialMean(centre, decay)
+    rival = rivals[best]
     first: Ranks | None = None
     points: list[CurvePoint] = []
     for context in CONTEXTS:

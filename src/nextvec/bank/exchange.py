@@ -3,6 +3,7 @@
 # Axes: N rows, D width, M documents, W windows, T context.
 
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -65,7 +66,7 @@ def npz_documents(path: Path) -> Iterator[VectorDocument]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (BadZipFile, ValueError, OSError, EOFError, AttributeError) as error:
+    except (BadZipFile, ValueError, OSError, EOFError, AttributeError, TypeError, zlib.error) as error:
         raise DataError(f"{path} cannot be read as .npz without pickles: {error}") from None
     if {"context_sequences", "target_vectors"} <= arrays.keys():
         contexts, targets = arrays["context_sequences"], arrays["target_vectors"]
@@ -74,7 +75,7 @@ def npz_documents(path: Path) -> Iterator[VectorDocument]:
         whole = np.concatenate([contexts, targets[:, None]], axis=1).reshape(-1, contexts.shape[2])
         return numpy_documents(whole, [contexts.shape[1] + 1] * len(contexts), None, str(path))
     if {"vectors", "lengths"} <= arrays.keys():
-        ids = [str(name) for name in arrays["ids"]] if "ids" in arrays else None
+        ids = [str(name) for name in np.atleast_1d(arrays["ids"])] if "ids" in arrays else None
         return numpy_documents(arrays["vectors"], arrays["lengths"], ids, str(path))
     raise DataError(
         f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}; want vectors and lengths, "

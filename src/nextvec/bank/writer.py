@@ -167,7 +167,10 @@ class BankWriter:
 
     def _resume(self) -> dict[str, int]:
         journal_path = self.partial / JOURNAL
+        for name in (layout.CENSUS, layout.MANIFEST):  # of a writer killed just before it published
+            (self.partial / name).unlink(missing_ok=True)
         if not journal_path.exists():
+            shutil.rmtree(self.partial, ignore_errors=True)
             self.partial.mkdir(parents=True, exist_ok=True)
             return dict.fromkeys(self._names, 0)
         journal: dict[str, Any] = layout.read_json(journal_path)
@@ -206,7 +209,8 @@ def unit_rows(vectors: np.ndarray, where: str, dim: int | None = None) -> Float3
         raise DataError(f"document {where!r} is empty; leave it out or give it rows")
     if dim is not None and vectors.shape[1] != dim:
         raise DataError(f"document {where!r}: vectors are {vectors.shape[1]} wide where the bank is {dim} wide")
-    rows = vectors.astype(np.float32)
+    with np.errstate(over="ignore"):
+        rows = vectors.astype(np.float32)
     bad = ~np.isfinite(rows).all(axis=1)
     if bad.any():
         raise DataError(f"document {where!r}, row {int(bad.argmax())}: not a finite vector (NaN or infinity)")
@@ -230,7 +234,11 @@ def in_memory(documents: Iterable[VectorDocument], encoder: str, dtype: Dtype = 
     """A bank that never touches the disk; vectors only."""
     rows: list[np.ndarray] = []
     names: list[tuple[str, str]] = []
+    seen: set[str] = set()
     for document in documents:
+        if document.id in seen:
+            raise DataError(f"document {document.id!r} appears twice; ids must be unique")
+        seen.add(document.id)
         dim = rows[0].shape[1] if rows else None
         rows.append(unit_rows(document.vectors, document.id, dim).astype(dtype))
         names.append((document.id, document.title))

@@ -1,6 +1,7 @@
 """The command line: ``nextvec VERB``. Exit code 0 done, 1 a check said no, 2 misuse or bad input."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; never a traceback for what a user can mend."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without our dashes still gets the figures
     try:
         arguments = _parser().parse_args(argv)
         from nextvec.cli import verbs  # torch takes seconds to import: --help must not wait for it
@@ -44,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         print(f"nextvec: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except (MemoryError, OverflowError) as error:
+        print(f"nextvec: a number is too large for this machine: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("nextvec: interrupted; the same command goes on from here", file=sys.stderr)
@@ -131,7 +137,7 @@ def _number(text: str, least: int) -> int:
         value = int(text.replace("_", ""))
     except ValueError:
         value = least - 1
-    if value < least:
+    if not least <= value <= 2**40:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
     return value
 

@@ -113,7 +113,8 @@ def baselines(
     yield "mean vector", Constant(centre)
     if train is not None:
         bank, documents = train
-        rows = rows_of(bank, documents, skip=1)[:LOOKUP_ROWS]
+        rows = rows_of(bank, documents, skip=1)
+        rows = rows[:: -(-len(rows) // LOOKUP_ROWS)]  # every second, third, … where there are more
         before, after = (torch.from_numpy(bank.rows[r].astype(np.float32)) for r in (rows - 1, rows))
         yield "successor of nearest", Successor(before, after)
 

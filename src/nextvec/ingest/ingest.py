@@ -1,7 +1,10 @@
 """Text → documents → chunks → encoder → bank; resumes where it was killed."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from nextvec.bank import Bank, BankWriter, VectorDocument
 from nextvec.bank.exchange import Table
@@ -56,12 +59,15 @@ def _opened(source: str | Path | Sequence[Document] | Table) -> Source:
 
 def _ingest_vectors(source: Source, path: Path, dtype: Dtype) -> Bank:
     assert source.vectors is not None
-    first = next(source.vectors(), None)
-    if first is None:
+    dim, digest = 0, hashlib.sha256()
+    for document in source.vectors():
+        dim = dim or int(document.vectors.shape[-1])
+        digest.update(repr((document.id, document.vectors.shape)).encode())
+        digest.update(np.ascontiguousarray(document.vectors).tobytes())
+    if not dim:
         raise DataError(f"{source.name} holds no document")
-    with BankWriter(
-        path, encoder="unknown", encoder_fingerprint="unknown", dim=first.vectors.shape[-1], dtype=dtype, source=source.name
-    ) as writer:
+    name = f"{source.name}:{digest.hexdigest()[:16]}"
+    with BankWriter(path, encoder="unknown", encoder_fingerprint="unknown", dim=dim, dtype=dtype, source=name) as writer:
         for number, document in enumerate(source.vectors()):
             if number >= writer.documents:
                 writer.append(document)
@@ -72,7 +78,7 @@ def _ingest_texts(
     source: Source, path: Path, encoder: str | Encoder, chunking: Chunking, dtype: Dtype, progress: Progress
 ) -> Bank:
     assert source.texts is not None
-    total = _checked(source.texts(), chunking)
+    total, digest = _checked(source.texts(), chunking)
     model = load_encoder(encoder) if isinstance(encoder, str) else encoder
     words = f"{chunking.size} {chunking.unit}, overlap {chunking.overlap}"
     with BankWriter(
@@ -82,7 +88,7 @@ def _ingest_texts(
         dim=model.dim,
         dtype=dtype,
         chunking=words,
-        source=source.name,
+        source=f"{source.name}:{digest}",
         text=True,
     ) as writer:
         already = writer.documents
@@ -93,18 +99,19 @@ def _ingest_texts(
         return writer.finish(progress)
 
 
-def _checked(documents: Iterable[Document], chunking: Chunking) -> int:
-    """Read everything once; how many chunks there are."""
+def _checked(documents: Iterable[Document], chunking: Chunking) -> tuple[int, str]:
+    """Read everything once; how many chunks there are, and a digest: a resumed ingest must meet the same text."""
     ids: set[str] = set()
-    total = 0
+    total, digest = 0, hashlib.sha256()
     for document, spans in _chunked(documents, chunking):
         if document.id in ids:
             raise DataError(f"document {document.id!r} appears twice; ids must be unique")
         ids.add(document.id)
         total += len(spans)
+        digest.update(repr((document.id, document.title, document.text)).encode())
     if not total:
         raise DataError("the source holds no document")
-    return total
+    return total, digest.hexdigest()[:16]
 
 
 def _chunked(documents: Iterable[Document], chunking: Chunking) -> Iterator[Chunked]:

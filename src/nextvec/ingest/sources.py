@@ -111,7 +111,7 @@ def _json_lines(path: Path) -> Iterator[Document]:
                 continue
             try:
                 entry = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{where} is not JSON: {error}") from None
             if not isinstance(entry, dict) or "text" not in entry:
                 raise DataError(f"{where}: want an object with 'text', and optionally 'id' and 'title'")
@@ -143,7 +143,9 @@ def _row_texts(rows: list[dict[str, Any]], where: str) -> Iterator[Document]:
         rows.sort(key=lambda row: (str(row["document"]), row["index"]))
         parts: dict[str, list[str]] = {}
         for row in rows:
-            parts.setdefault(str(row["document"]), []).append(row["text"] or "")
+            if not isinstance(row["text"], str):
+                raise DataError(f"{where}, document {row['document']!r}: text is {type(row['text']).__name__}, not a string")
+            parts.setdefault(str(row["document"]), []).append(row["text"])
         for name, texts in parts.items():
             yield _document(name, name, "\n\n".join(texts), f"{where}, document {name!r}")
         return

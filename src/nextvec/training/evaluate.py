@@ -70,4 +70,6 @@ def _examined(run: Run, bank: Bank, part: Part | Literal["all"]) -> tuple[Int64[
     if not len(unseen):
         raise RunError(f"{run.path} was trained on every document of this bank; there is nothing it has not seen")
     notes = (f"{left_out} documents that the run was trained on are left out",) if left_out else ()
+    if run.origin.encoder == "unknown" and bank.fingerprint != run.origin.bank:
+        notes += ("neither bank says which encoder made its vectors; they can only be compared if it was the same",)
     return unseen, notes

@@ -3,11 +3,13 @@
 import fcntl
 import hashlib
 import json
+import time
+from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from jaxtyping import Int64
@@ -16,13 +18,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from nextvec import settings as frozen
-from nextvec.bank import Bank
+from nextvec.bank import Bank, row_hashes
 from nextvec.bank.layout import read_json, write_atomically
 from nextvec.errors import RunError
 from nextvec.training.settings import TrainSettings
 from nextvec.windows import Split
 
-FORMAT = 1
+FORMAT, SKETCH = 1, 16
+PATIENCE_SECONDS = 1.0  # `status` holds the lock for a moment
 RUN, HISTORY, TIMING, LOCK = "run.json", "training_history.json", "timing.json", "run.lock"
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
 
@@ -35,7 +38,8 @@ class Origin:
         bank: fingerprint; bank_path: where it lay.
         encoder: fingerprint of what made the vectors.
         parts: document ids of train, valid and test.
-        trained_on: a hash of the rows of every training document.
+        trained_on: a sketch of the rows of every training document; a document that
+            holds half of one is not examined.
         decay: of the exponential mean that training started from.
     """
 
@@ -44,7 +48,7 @@ class Origin:
     dim: int
     encoder: str
     parts: dict[str, list[str]]
-    trained_on: list[str]
+    trained_on: list[list[str]]
     decay: float
 
 
@@ -72,7 +76,9 @@ class Run:
             RunError: the directory holds something else.
         """
         run = Run(Path(path), recipe, settings, origin)
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        if run.path.exists() and (
+            not run.path.is_dir() or any(not entry.name.endswith(".tmp") for entry in run.path.iterdir())
+        ):
             raise RunError(f"{path} exists and is not a run; choose another name")
         run.path.mkdir(parents=True, exist_ok=True)
         content = {
@@ -183,8 +189,12 @@ class Run:
 
     def unseen(self, bank: Bank) -> Int64[np.ndarray, " M"]:
         """Documents of any bank whose rows this run was not trained on."""
-        known = set(self.origin.trained_on)
-        return np.array([m for m in range(bank.num_documents) if document_hash(bank, m) not in known], dtype=np.int64)
+        known = {name: n for n, sketch in enumerate(self.origin.trained_on) for name in sketch}
+        return np.array([m for m in range(bank.num_documents) if not self._trained_on(bank, m, known)], dtype=np.int64)
+
+    def _trained_on(self, bank: Bank, m: int, known: dict[str, int]) -> bool:
+        met = Counter(known[name] for name in set(_row_names(bank, m)) if name in known)
+        return any(2 * count >= len(self.origin.trained_on[n]) for n, count in met.items())
 
     @contextmanager
     def training(self) -> Generator[None]:
@@ -194,10 +204,11 @@ class Run:
             RunError: another process is training it.
         """
         with open(self.path / LOCK, "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(f"{self.path} is being trained by another process") from None
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while not _locked(lock):
+                if time.monotonic() > deadline:
+                    raise RunError(f"{self.path} is being trained by another process")
+                time.sleep(0.05)
             yield
 
     @property
@@ -225,10 +236,21 @@ def _metadata(data: bytes) -> dict[str, str]:
     return json.loads(data[8 : 8 + length]).get("__metadata__", {})
 
 
-def document_hash(bank: Bank, m: int) -> str:
-    """What a document says, whatever it is called."""
-    rows = np.ascontiguousarray(bank.document(m))
-    return hashlib.sha256(rows.tobytes()).hexdigest()[:24]
+def document_sketch(bank: Bank, m: int) -> list[str]:
+    """What a document says, whatever it is called or stored as: its smallest row hashes (Broder 1997)."""
+    return sorted(set(_row_names(bank, m)))[:SKETCH]
+
+
+def _row_names(bank: Bank, m: int) -> list[str]:
+    return [f"{h:016x}" for h in row_hashes(bank.document(m).astype(np.float16)).tolist()]
+
+
+def _locked(lock: TextIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def generator_seed(*parts: int) -> int:
@@ -237,4 +259,4 @@ def generator_seed(*parts: int) -> int:
     return int.from_bytes(hashlib.sha256(name).digest()[:8], "big") >> 1
 
 
-__all__ = ["BEST", "CHECKPOINT", "Origin", "Run", "document_hash", "generator_seed"]
+__all__ = ["BEST", "CHECKPOINT", "Origin", "Run", "document_sketch", "generator_seed"]

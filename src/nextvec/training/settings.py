@@ -5,6 +5,21 @@ from typing import Literal
 
 from nextvec.errors import SettingsError
 
+MOST = {
+    "context": 1_000_000,
+    "batch": 1_000_000,
+    "hidden": 65_536,
+    "layers": 64,
+    "slots": 1_000_000,
+    "working": 1_000_000,
+    "negatives": 1_000_000,
+    "threads": 1_024,
+    "seed": 2**62,
+    "lr": 1e3,
+    "temperature": 1e3,
+    "clip": 1e9,
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
@@ -65,6 +80,11 @@ class TrainSettings:
         for name in ("lr", "temperature", "clip"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"{name}={getattr(self, name)}: must be above 0")
+        for name, most in MOST.items():
+            if getattr(self, name) > most:
+                raise SettingsError(f"{name}={getattr(self, name)}: must be at most {most:,}")
+        if not 0 <= self.weight_decay < 1:
+            raise SettingsError(f"weight_decay={self.weight_decay}: must be at least 0 and below 1")
         if not 0 <= self.dropout < 1:
             raise SettingsError(f"dropout={self.dropout}: must be at least 0 and below 1")
         if self.pool is not None and self.pool < 2:

@@ -22,7 +22,7 @@ from nextvec.evaluation.predictions import predict_rows
 from nextvec.evaluation.report import HITS, strongest_decay
 from nextvec.models import GRU, MemoryGRU, PublishedMemoryGRU, Recurrent
 from nextvec.objective import info_nce, negative_counts
-from nextvec.training.run import BEST, CHECKPOINT, RUN, Origin, Run, document_hash, generator_seed
+from nextvec.training.run import BEST, CHECKPOINT, RUN, Origin, Run, document_sketch, generator_seed
 from nextvec.training.settings import TrainSettings
 from nextvec.windows import Split, Windows, rows_of, split, training_windows
 
@@ -80,11 +80,12 @@ def begin(path: str | Path, recipe: str, settings: TrainSettings, bank: Bank) ->
         return Run.open(path).begun_with(settings, bank)
     parts = split(bank, settings.valid, settings.test)
     exam = Exam.over(bank, parts.train, "train", settings.pool, VALID_ROWS)
-    Exam.over(bank, parts.valid, "valid", settings.pool, VALID_ROWS)
+    for part in ("valid", "test"):
+        Exam.over(bank, parts.part(part), part, settings.pool, VALID_ROWS)
     decay = strongest_decay(exam, centre_of(bank, parts.train))
     ids = bank.ids
     named = {name: [ids[m] for m in parts.part(name)] for name in ("train", "valid", "test")}
-    hashes = [document_hash(bank, int(m)) for m in parts.train]
+    hashes = [document_sketch(bank, int(m)) for m in parts.train]
     where = str(bank.path.resolve()) if bank.path else ""
     origin = Origin(bank.fingerprint, where, bank.dim, bank.manifest.encoder_fingerprint, named, hashes, decay)
     return Run.create(path, recipe, settings, origin)
