@@ -12,6 +12,7 @@ The laws, checked for every model in this package:
 
 # Axes: B passages, T positions, D width.
 
+from abc import ABC, abstractmethod
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Float
@@ -39,7 +40,7 @@ class Model(Protocol[S]):
         ...
 
 
-class Recurrent(nn.Module, Generic[S]):
+class Recurrent(nn.Module, ABC, Generic[S]):
     """A model written once, as :meth:`run`: a passage of any length, state in, state out.
 
     ``forward`` is one run over everything, ``step`` a run over one vector, so
@@ -53,13 +54,13 @@ class Recurrent(nn.Module, Generic[S]):
     dim: int
     reach: int | None = None
 
+    @abstractmethod
     def start(self, batch: int) -> S:
         """The state before anything was read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def run(self, state: S, x_BTD: Float[Tensor, "B T D"]) -> tuple[S, Float[Tensor, "B T D"]]:
         """Read a passage that continues ``state``."""
-        raise NotImplementedError
 
     def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         return self.run(self.start(len(x_BTD)), x_BTD)[1]
