@@ -97,6 +97,18 @@ def test_what_the_context_holds_is_no_candidate_whatever_the_context(bank: Bank)
     assert exam(bank).copies_of_the_past() == 0
 
 
+def test_a_pool_that_holds_the_far_past_is_caught(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: only the truth and the row before it are excluded, as if the context were one vector long."""
+
+    def short_memory(self: Exam, block: slice, width: int) -> np.ndarray:
+        columns = self._columns()[0]
+        said = self.classes[np.stack([self.rows[block], self.rows[block] - 1], axis=1)]
+        return ~(columns[None, :, None] == said[:, None, :]).any(axis=2)
+
+    monkeypatch.setattr(Exam, "_admissible", short_memory)
+    assert exam(bank).copies_of_the_past() > 0
+
+
 def test_identical_rows_are_one_candidate_and_copies_of_the_truth_are_none() -> None:
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((80, 8)).astype(np.float32)

@@ -116,15 +116,22 @@ class Exam:
         return torch.from_numpy(self.bank.rows[self.rows]).float()
 
     def copies_of_the_past(self) -> int:
-        """Candidates, over all scored rows, that equal the row right before them or the truth; none, if this is sound."""
+        """Candidates, over all scored rows, that equal the truth or anything their document said before; none, if sound.
+
+        Compared vector by vector with the whole past, not by how the pool was made.
+        """
         columns, _ = self._columns()
         found = 0
         for start in range(0, len(self.rows), BLOCK):
             block = slice(start, start + BLOCK)
             admissible = self._admissible(block, len(columns))
-            for said in (self.rows[block], self.rows[block] - 1):
-                found += int((admissible & (columns[None, :] == self.classes[said][:, None])).sum())
+            for allowed, row, first in zip(admissible, self.rows[block], self._starts[block], strict=True):
+                found += int(np.isin(columns[allowed], self.classes[first : row + 1]).sum())
         return found
+
+    @property
+    def _starts(self) -> Int64[np.ndarray, " R"]:
+        return self.bank.offsets[self.clusters]
 
     def _depth(self) -> int:
         """How far down the order any scored row may have to look for its candidates."""
