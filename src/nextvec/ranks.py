@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Float64, Int64
 
 from nextvec.errors import ExamError
 
@@ -75,14 +75,6 @@ class Ranks:
     def chance(self, k: int) -> float:
         """What a scorer that knows nothing gets: the mean of k / candidates."""
         return float(np.minimum(k / self.candidates, 1.0).mean())
-
-    def percentile(self) -> float:
-        """Median share of the candidates that scored above the truth: a figure no pool size flatters."""
-        return float(np.median((self.above + self.tied / 2) / self.candidates))
-
-    def take(self, chosen: Bool[np.ndarray, " Q"]) -> "Ranks":
-        """The ranks of some of the queries."""
-        return Ranks(self.above[chosen], self.tied[chosen], self.candidates[chosen], self.clusters[chosen])
 
 
 def wilson(value: float, n: int) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from nextvec.bank.bank import Bank
 
 NEAR = 0.995  # cosine from which two rows say the same
 SHARE = 0.5  # share of the shorter document from which two documents are near-duplicates
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 TABLES, FULL_BUCKET, COMMON, BLOCK = 16, 64, 256, 65_536
 
 
@@ -69,7 +70,7 @@ def row_classes(rows: Float[np.ndarray, "N D"]) -> Int64[np.ndarray, " N"]:
 
 
 def row_hashes(rows: Float[np.ndarray, "N D"]) -> UInt64[np.ndarray, " N"]:
-    """A 64-bit hash of each row's bits: every 8 bytes are folded in by splitmix64 (Steele et al. 2014)."""
+    """A 64-bit hash of each row's bits: every 8 bytes are folded in by :func:`mix64`."""
     width = rows.shape[1] * rows.itemsize
     words = -(-width // 8)
     hashes = np.empty(len(rows), dtype=np.uint64)
@@ -77,15 +78,15 @@ def row_hashes(rows: Float[np.ndarray, "N D"]) -> UInt64[np.ndarray, " N"]:
         block = np.ascontiguousarray(rows[start : start + BLOCK])
         padded = np.zeros((len(block), words * 8), dtype=np.uint8)
         padded[:, :width] = block.view(np.uint8).reshape(len(block), width)
-        mixed = np.full(len(block), 0x9E3779B97F4A7C15, dtype=np.uint64)
+        mixed = np.full(len(block), GOLDEN)
         for word in np.ascontiguousarray(padded.view(np.uint64).T):
-            mixed = _splitmix(mixed ^ word)
+            mixed = mix64((mixed ^ word) + GOLDEN)
         hashes[start : start + BLOCK] = mixed
     return hashes
 
 
-def _splitmix(z: UInt64[np.ndarray, " N"]) -> UInt64[np.ndarray, " N"]:
-    z = z + np.uint64(0x9E3779B97F4A7C15)
+def mix64(z: UInt64[np.ndarray, " N"]) -> UInt64[np.ndarray, " N"]:
+    """The finaliser of splitmix64 (Steele et al. 2014): every bit in changes half of the bits out."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))

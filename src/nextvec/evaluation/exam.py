@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from nextvec.bank import Bank, row_classes
+from nextvec.bank.census import GOLDEN, mix64
 from nextvec.errors import ExamError
 from nextvec.ranks import Ranks
 from nextvec.windows import rows_of, salted
@@ -175,9 +176,6 @@ def _candidate_order(
 
 
 def _hashes(rows: Int64[np.ndarray, " R"], stream: int) -> np.ndarray:
-    """A well-mixed 64-bit hash per row (splitmix64, Steele et al. 2014): the same on every machine and version."""
+    """A well-mixed 64-bit hash per row (:func:`~nextvec.bank.census.mix64`): the same on every machine and version."""
     seed = np.uint64(int(salted(SALT, str(stream))[:16], 16))
-    z = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + seed
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    return mix64(rows.astype(np.uint64) * GOLDEN + seed)
