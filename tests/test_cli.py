@@ -295,7 +295,7 @@ def test_bad_input_gets_one_line_and_leaves_nothing(name: str, tmp_path: Path, c
 
 
 BAD_RUN: dict[str, tuple[Make, str]] = {
-    "unknown recipe": (lambda p: ["train", "phase9", "made", "--bank", str(p / "bank")], "known: default, phase1"),
+    "unknown recipe": (lambda p: ["train", "phase9", "made", "--bank", str(p / "bank")], "did you mean 'phase"),
     "unknown setting": (
         lambda p: ["train", "default", "made", "--bank", str(p / "bank"), "--set", "contxt=5"],
         "did you mean 'context'",

@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from nextvec.objective import info_nce, negative_counts
 from nextvec.recipes import recipe
 from nextvec.settings import from_json, override, to_json
 from nextvec.training import Evaluated, Finished, Run, Stepped, TrainSettings, begin, evaluate, load_model, train
+from nextvec.training.begin import build
 from nextvec.windows import rows_of, training_windows
 from tests.conftest import walk_bank
 
@@ -70,7 +73,8 @@ def test_what_was_read_is_no_negative_and_everything_else_is(seed: int) -> None:
     bank = Bank.from_numpy(rows, [10] * 4)
     classes = row_classes(bank.rows)
     scored = np.sort(rng.choice(np.setdiff1d(np.arange(40), [0, 10, 20, 30]), 12, replace=False))
-    named = candidates(bank, classes, scored, rng.integers(0, 40, 5))
+    copies = np.bincount(classes, minlength=40)
+    named = candidates(bank, classes, copies, scored, rng.integers(0, 40, 5))
     columns = np.unique(classes[np.concatenate([scored, np.arange(0)])])
     for n, row in enumerate(scored.tolist()):
         first = row - row % 10
@@ -131,6 +135,16 @@ def test_the_published_write_is_a_convex_step_and_only_its_own_method_writes() -
     model.remember(torch.randn(2, 5, 8))
     outer = (model.memory - 0.9 * before) / 0.1
     assert torch.linalg.matrix_rank(outer, atol=1e-4) == 1
+
+
+def test_the_published_prediction_is_the_last_vector_and_the_difference() -> None:
+    torch.manual_seed(0)
+    model = PublishedMemoryGRU(8, hidden=4, layers=2, slots=6).eval()
+    x = torch.nn.functional.normalize(torch.randn(3, 5, 8), dim=-1)
+    with torch.no_grad():
+        u = model.difference(x)
+        torch.testing.assert_close(u.norm(dim=-1), torch.ones(3))
+        torch.testing.assert_close(model(x)[:, -1], torch.nn.functional.normalize(x[:, -1] + u, dim=-1))
 
 
 def test_gradient_reaches_every_part_of_our_memory() -> None:
@@ -230,6 +244,82 @@ def test_a_killed_training_resumes_bit_for_bit(tmp_path: Path, command: list[str
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
+@pytest.mark.parametrize(
+    "sets",
+    [
+        {"queue": 50, "hard": 2, "hard_low": 0.3, "mine_every": 5, "accumulate": 2},
+        {"ema": 0.9, "precision": "bfloat16", "segment": 7},
+        {"model": "published", "supervision": "last", "across": True, "cached": False, "accumulate": 3, "coherence": 0.0},
+        {"model": "published", "supervision": "last", "loss_on": "delta", "stop_on": "cosine"},
+        {"model": "transformer", "window": 9, "alpha": 0.03, "cosine": 0.5, "mse": 0.1, "learn_temperature": False},
+    ],
+    ids=lambda sets: "-".join(sets),
+)
+def test_whatever_the_settings_a_stopped_training_goes_on_bit_for_bit(sets: dict[str, Any], tmp_path: Path) -> None:
+    """Stopped between two looks, in one process; what is on disk is all that the second half has."""
+    bank = walk_bank(documents=20)
+    settings = replace(SMALL, updates=20, patience=50, **sets)
+    whole, stopped = (begin(tmp_path / name, "test", settings, bank) for name in ("whole", "stopped"))
+    list(train(whole, bank))
+    events = train(stopped, bank)
+    for event in events:
+        if isinstance(event, Stepped) and event.update == 10:
+            break
+    events.close()
+    list(train(stopped, bank))
+    for name in ("training_history.json", "best.safetensors", "checkpoint.safetensors"):
+        assert (stopped.path / name).read_bytes() == (whole.path / name).read_bytes(), name
+
+
+def test_averaged_weights_are_the_average(tmp_path: Path) -> None:
+    """With every step's weights at hand: a(t) = 0.75 a(t - 1) + 0.25 w(t)."""
+    bank = walk_bank(documents=20)
+    seen: dict[str, list[torch.Tensor]] = {}
+    for ema in (0.0, 0.75):
+        run = begin(tmp_path / f"ema-{ema}", "test", replace(SMALL, updates=3, evaluate_every=1, ema=ema, patience=50), bank)
+        for event in train(run, bank):
+            if isinstance(event, Evaluated):
+                tensors, _ = run.load("checkpoint.safetensors")
+                seen.setdefault(f"{ema}", []).append(tensors["trunk.weights"])
+                if ema:
+                    seen.setdefault("average", []).append(tensors[f"ema.{_place_of('trunk.weights', settings=run.settings)}"])
+    assert all(torch.equal(a, b) for a, b in zip(seen["0.0"], seen["0.75"], strict=True))
+    expected = seen["0.0"][0]
+    for weights, average in zip(seen["0.0"][1:], seen["average"][1:], strict=True):
+        expected = 0.75 * expected + 0.25 * weights
+        torch.testing.assert_close(average, expected)
+
+
+def _place_of(name: str, settings: TrainSettings) -> int:
+    return [n for n, _ in build(settings, torch.zeros(16), 0.5).named_parameters()].index(name)
+
+
+def test_patience_knows_the_interval(tmp_path: Path) -> None:
+    """Noise makes new bests; only the plain rule takes them for progress."""
+    rows = np.random.default_rng(0).standard_normal((400, 8)).astype(np.float32)
+    bank = Bank.from_numpy(rows, [20] * 20)
+    plain = TrainSettings(context=10, batch=2, updates=60, evaluate_every=2, patience=99, hidden=8, slots=0, working=0, pool=50)
+    bests, gains = [], []
+    for seed in range(3):
+        run = begin(tmp_path / f"run-{seed}", "test", replace(plain, seed=seed), bank)
+        list(train(run, bank))
+        bests.append(sum(record["best"] for record in run.history()[1:]))
+        gains.append(sum(record["progress"] for record in run.history()[1:]))
+    assert sum(gains) < sum(bests)
+
+
+def test_training_ends_when_its_seconds_are_used_up(tmp_path: Path) -> None:
+    bank = walk_bank(documents=20)
+    settings = replace(SMALL, updates=100_000, evaluate_every=2, patience=10_000, warmup=0, seconds=1.0)
+    run = begin(tmp_path / "run", "test", settings, bank)
+    last = list(train(run, bank))[-1]
+    assert isinstance(last, Finished)
+    assert last.reason == "seconds used up"
+    assert run.seconds() >= 1
+    assert [update for update, _ in run.clock()] == [record["update"] for record in run.history()]
+    assert run.history()[-1]["lr"] < run.history()[len(run.history()) // 2]["lr"]  # the rate falls by the clock
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     bank = walk_bank(documents=20)
     run = begin(tmp_path / "run", "test", SMALL, bank)
@@ -307,11 +397,11 @@ def test_too_small_a_bank_is_refused_before_anything_is_written(tmp_path: Path) 
         ("contxt=5", "did you mean 'context'"),
         ("context", "not of the form name=value"),
         ("context=many", "must be of type int"),
-        ("context=0", "must be at least 1"),
+        ("context=0", "between 1 and 1,000,000; the nearest right one is 1"),
         ("model=lstm2", "must be one of"),
-        ("dropout=1.5", "below 1"),
-        ("lr=-1", "above 0"),
-        ("pool=1", "at least 2"),
+        ("dropout=1.5", "the nearest right one is 0.95"),
+        ("lr=-1", "the nearest right one is 1e-08"),
+        ("pool=1", "the nearest right one is 2"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(assignment: str, message: str) -> None:
@@ -337,7 +427,7 @@ def test_recipes_grow_with_the_bank(a: int, b: int) -> None:
 
 
 def test_an_unknown_recipe_lists_the_known() -> None:
-    with pytest.raises(SettingsError, match="known: default, phase1"):
+    with pytest.raises(SettingsError, match="did you mean"):
         recipe("phase9", 10)
 
 

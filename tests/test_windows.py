@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nextvec.bank import Bank
 from nextvec.errors import DataError, SettingsError
-from nextvec.windows import Windows, rows_of, scoring_windows, split, training_windows
+from nextvec.windows import Windows, coherent, last_windows, rows_of, scoring_windows, split, training_windows
 from tests.conftest import walk_bank
 
 
@@ -95,3 +95,52 @@ def test_the_first_row_of_a_document_cannot_be_scored() -> None:
 def test_an_empty_context_is_refused() -> None:
     with pytest.raises(SettingsError, match="context=0"):
         scoring_windows(walk_bank(), np.array([3]), 0)
+
+
+# The predecessor's windows, to be measured against
+
+
+@given(st.integers(2, 40), st.booleans(), st.integers(0, 1000))
+def test_the_published_way_scores_one_row_a_window_and_overlaps_by_half(context: int, across: bool, seed: int) -> None:
+    bank = walk_bank(seed=seed)
+    documents = np.array([0, 1, 2, 5, 6])
+    try:
+        windows = last_windows(bank, documents, context, across, np.random.default_rng(seed))
+    except DataError:
+        assert bank.lengths[documents].max() <= context
+        return
+    assert (windows.stops - windows.scored == 1).all()
+    assert (windows.scored - windows.starts == context).all()
+    starts = np.sort(windows.starts)
+    apart = np.diff(starts)
+    assert (apart >= max(1, context // 2)).all()
+    # A training passage may run across documents, never into one that is held out.
+    for start, stop in zip(windows.starts, windows.stops, strict=True):
+        assert set(bank.document_of(np.arange(start, stop))) <= set(documents.tolist())
+    if not across:
+        check_windows_stay_inside_documents(bank, windows)
+
+
+def test_across_documents_there_are_more_windows() -> None:
+    bank = Bank.from_numpy(np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32), [10] * 6)
+    rng = np.random.default_rng(0)
+    documents = np.array([0, 1, 2, 4, 5])  # 30 rows end to end, and 20
+    assert len(last_windows(bank, documents, 8, False, rng)) == 5
+    assert len(last_windows(bank, documents, 8, True, rng)) == len(range(0, 30 - 8, 4)) + len(range(0, 20 - 8, 4))
+
+
+@given(st.integers(0, 200), st.floats(-0.5, 0.9))
+def test_the_gate_on_coherence_never_looks_at_the_target(seed: int, least: float) -> None:
+    bank = walk_bank(seed=seed)
+    windows = last_windows(bank, np.arange(6), 7, False, np.random.default_rng(seed))
+    rows = bank.rows.astype(np.float64)
+    inputs = [rows[a:b] for a, b in zip(windows.starts, windows.scored, strict=True)]
+    expected = [float(np.mean((x[1:] * x[:-1]).sum(1))) >= least for x in inputs]
+    kept = set(coherent(bank, windows, least).starts.tolist())
+    assert [int(a) in kept for a in windows.starts] == expected
+
+
+def test_a_passage_of_one_vector_is_never_gated() -> None:
+    bank = walk_bank()
+    windows = Windows(np.array([0, 5]), np.array([1, 6]), np.array([2, 7]))
+    assert len(coherent(bank, windows, 1.0)) == 2

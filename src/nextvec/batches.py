@@ -47,24 +47,31 @@ class Candidates:
         vectors: [C, D].
         truth: [N] the column of each scored row.
         forbidden: [N, C] no negatives: rows already read, and copies of the truth.
+        log_q: [C] logarithm of how many rows hold that vector: how often it is drawn, up to a constant.
     """
 
     vectors: Float32[Tensor, "C D"]
     truth: Int64[Tensor, " N"]
     forbidden: Bool[Tensor, "N C"]
+    log_q: Float32[Tensor, " C"]
 
 
 def candidates(
-    bank: Bank, classes: Int64[np.ndarray, " rows"], scored: Int64[np.ndarray, " N"], sampled: Int64[np.ndarray, " S"]
+    bank: Bank,
+    classes: Int64[np.ndarray, " rows"],
+    copies: Int64[np.ndarray, " rows"],
+    scored: Int64[np.ndarray, " N"],
+    others: Int64[np.ndarray, " S"],
 ) -> Candidates:
-    """All scored rows of a batch and some sampled ones, each distinct vector once.
+    """All scored rows of a batch and some others, each distinct vector once.
 
     Args:
         classes: for every row of the bank the first row identical to it.
+        copies: for every row that names a class, how many training rows are of it.
         scored: target rows.
-        sampled: further rows, as negatives only.
+        others: further rows, as negatives only: sampled, queued or mined.
     """
-    columns = np.unique(classes[np.concatenate([scored, sampled])])
+    columns = np.unique(classes[np.concatenate([scored, others])])
     truth = np.searchsorted(columns, classes[scored])
     forbidden = np.zeros((len(scored), len(columns)), dtype=bool)
     first = bank.offsets[bank.document_of(scored)]
@@ -80,4 +87,5 @@ def candidates(
         forbidden[rows] = earliest[None, :] < scored[rows, None]
     forbidden[np.arange(len(scored)), truth] = False
     vectors = torch.from_numpy(bank.rows[columns]).float()
-    return Candidates(vectors, torch.from_numpy(truth), torch.from_numpy(forbidden))
+    log_q = torch.from_numpy(np.log(np.maximum(copies[columns], 1)).astype(np.float32))
+    return Candidates(vectors, torch.from_numpy(truth), torch.from_numpy(forbidden), log_q)

@@ -1,11 +1,13 @@
-"""What training minimises: InfoNCE over explicitly named negatives."""
+"""What training minimises: InfoNCE over explicitly named negatives, cosine and squared distance, each by its weight."""
 
 # Axes: N predictions, C candidates, D width.
+
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cosine_similarity, cross_entropy
 
 FORBIDDEN = -1e9
 
@@ -16,6 +18,7 @@ def info_nce(
     truth_N: Int64[Tensor, " N"],
     forbidden_NC: Bool[Tensor, "N C"],
     temperature: Float[Tensor, ""],
+    log_q_C: Float[Tensor, " C"] | None = None,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of the truth among the candidates (van den Oord et al. 2018), mean over predictions.
 
@@ -25,11 +28,41 @@ def info_nce(
             has already read (as negatives they would push it away from its own
             context, which the exam excludes anyway) and copies of its truth.
         temperature: divides the cosines.
+        log_q_C: how often each candidate is drawn, as a logarithm up to a
+            constant. Subtracted from negatives, so that the sum over drawn ones
+            estimates that over all (Bengio and Senecal 2008); not from the
+            truth, which is there with certainty (arXiv 2507.09331).
     """
     logits_NC = (predicted_ND @ candidates_CD.T) / temperature
+    if log_q_C is not None:
+        own_N1 = torch.zeros_like(logits_NC).scatter_(1, truth_N[:, None], log_q_C[truth_N][:, None])
+        logits_NC = logits_NC - log_q_C + own_N1
     return cross_entropy(logits_NC.masked_fill(forbidden_NC, FORBIDDEN), truth_N)
+
+
+def cosine_distance(predicted_ND: Float[Tensor, "N D"], truth_ND: Float[Tensor, "N D"]) -> Float[Tensor, ""]:
+    """1 - cosine, mean over predictions."""
+    return 1 - cosine_similarity(predicted_ND, truth_ND, dim=-1).mean()
+
+
+def squared_distance(predicted_ND: Float[Tensor, "N D"], truth_ND: Float[Tensor, "N D"]) -> Float[Tensor, ""]:
+    """Squared distance, summed over the width, mean over predictions.
+
+    On unit vectors it is 2 (1 - cosine) at any width. Averaged over the width,
+    as usual, its weight would shrink with it: at 768 it is 1/384 of the cosine's.
+    """
+    return (predicted_ND - truth_ND).square().sum(-1).mean()
 
 
 def negative_counts(forbidden_NC: Bool[Tensor, "N C"]) -> Int64[Tensor, " N"]:
     """How many negatives each prediction really has; the truth itself is neither forbidden nor a negative."""
     return forbidden_NC.shape[1] - forbidden_NC.sum(1, dtype=torch.int64) - 1
+
+
+def gradient_norms(terms: Mapping[str, Float[Tensor, ""]], predicted_ND: Float[Tensor, "N D"]) -> dict[str, float]:
+    """How hard each weighted term pulls at the predictions: the norm of its gradient there.
+
+    Says what a weight is truly worth, which its value does not: a term can be large and flat.
+    """
+    pulls = {name: torch.autograd.grad(term, predicted_ND, retain_graph=True)[0] for name, term in terms.items()}
+    return {name: float(pull.norm()) for name, pull in pulls.items()}

@@ -15,6 +15,7 @@ from nextvec.errors import DataError, SettingsError
 
 Part = Literal["train", "valid", "test"]
 SALT = "nextvec-1"
+BLOCK = 65_536
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,19 @@ class Windows:
         if not ((self.starts < self.scored) & (self.scored < self.stops)).all():
             raise DataError("every window must read at least one row before the first it scores")
 
+    @staticmethod
+    def none() -> "Windows":
+        return Windows(*(np.empty(0, np.int64) for _ in range(3)))
+
     @property
     def targets(self) -> int:
         """How many rows are scored."""
         return int((self.stops - self.scored).sum())
+
+    def rows(self, chosen: Int64[np.ndarray, " B"]) -> Int64[np.ndarray, " R"]:
+        """All rows that some of the windows score."""
+        ranges = zip(self.scored[chosen].tolist(), self.stops[chosen].tolist(), strict=True)
+        return np.concatenate([np.arange(first, stop, dtype=np.int64) for first, stop in ranges])
 
 
 def scoring_windows(bank: Bank, rows: Int64[np.ndarray, " R"], context: int) -> Windows:
@@ -137,6 +147,54 @@ def training_windows(
     order = rng.permutation(sum(map(len, starts)))
     begin, end = np.concatenate(starts)[order], np.concatenate(stops)[order]
     return Windows(begin, begin + 1, end)
+
+
+def last_windows(
+    bank: Bank,
+    documents: Int64[np.ndarray, " M"],
+    context: int,
+    across: bool,
+    rng: np.random.Generator,
+) -> Windows:
+    """The predecessor's way: passages of exactly ``context`` inputs that overlap by half, of which only the last row is scored.
+
+    Args:
+        across: whether a passage may run on into the next document, where that one is trained on, too.
+
+    Raises:
+        DataError: no document is that long.
+    """
+    firsts, lasts = bank.offsets[documents], bank.offsets[documents + 1]
+    if across:
+        apart = firsts[1:] != lasts[:-1]
+        firsts, lasts = firsts[np.r_[True, apart]], lasts[np.r_[apart, True]]
+    stride = max(1, context // 2)
+    starts = np.concatenate([np.arange(a, b - context, stride, dtype=np.int64) for a, b in zip(firsts, lasts, strict=True)])
+    if not len(starts):
+        raise DataError(f"no training document has more than {context} rows; choose a shorter context")
+    starts = rng.permutation(starts)
+    return Windows(starts, starts + context, starts + context + 1)
+
+
+def coherent(bank: Bank, windows: Windows, least: float) -> Windows:
+    """The windows whose *inputs* are coherent: the mean cosine of neighbours among them is at least ``least``.
+
+    The rows that are scored are not looked at: a gate that reads the target
+    chooses easy questions.
+    """
+    if least <= -1:
+        return windows
+    neighbours = np.zeros(len(bank))
+    for start in range(0, len(bank) - 1, BLOCK):
+        stop = min(start + BLOCK, len(bank) - 1)
+        a, b = (bank.rows[start + k : stop + k].astype(np.float32) for k in (0, 1))
+        neighbours[start:stop] = (a * b).sum(1)
+    total = np.concatenate([[0.0], np.cumsum(neighbours)])
+    # Inputs are starts .. stops - 2; a passage of one input has no neighbours and is kept.
+    pairs = windows.stops - 2 - windows.starts
+    means = (total[windows.stops - 2] - total[windows.starts]) / np.maximum(pairs, 1)
+    kept = (pairs < 1) | (means >= least)
+    return Windows(windows.starts[kept], windows.scored[kept], windows.stops[kept])
 
 
 def rows_of(bank: Bank, documents: Iterable[int] | Int64[np.ndarray, " M"], skip: int = 0) -> Int64[np.ndarray, " R"]:

@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from nextvec.models import GRU, MemoryGRU, Model, PublishedMemoryGRU, Recurrent
+from nextvec.models import (
+    GRU,
+    LSTM,
+    AttentionMixture,
+    Hierarchical,
+    LinearRecurrence,
+    MemoryGRU,
+    Model,
+    PublishedMemoryGRU,
+    Recurrent,
+    Transformer,
+)
 from nextvec.models.baselines import Constant, CopyLast, ExponentialMean, MeanOfAll, Successor
 from nextvec.models.working_memory import BLOCK
 
@@ -31,6 +42,14 @@ def shaken(model: Recurrent[Any]) -> Recurrent[Any]:
 
 MODELS: dict[str, Callable[[], Recurrent[Any]]] = {
     "gru": lambda: GRU(centre(), 0.5, hidden=8, layers=2),
+    "lstm": lambda: LSTM(centre(), 0.5, hidden=8, layers=2),
+    "transformer, window of 5": lambda: Transformer(centre(), 0.5, hidden=8, layers=2, heads=2, window=5),
+    "transformer, window of 1024": lambda: Transformer(centre(), 0.5, hidden=8, layers=1, heads=2),
+    "mixture, window of 5": lambda: AttentionMixture(centre(), 0.5, hidden=8, window=5),
+    "mixture, window of 256": lambda: AttentionMixture(centre(), 0.5, hidden=8),
+    "hierarchical, chunks of 7": lambda: Hierarchical(centre(), 0.5, hidden=8, layers=2, chunk=7),
+    "hierarchical, chunks of 200": lambda: Hierarchical(centre(), 0.5, hidden=8),
+    "linear recurrence": lambda: LinearRecurrence(centre(), 0.5, hidden=8, layers=2),
     "memory gru": lambda: MemoryGRU(centre(), 0.5, hidden=8, slots=16, working=5),
     "memory gru, long working memory": lambda: MemoryGRU(centre(), 0.5, hidden=8, slots=16, working=400),
     "memory gru without slots": lambda: MemoryGRU(centre(), 0.5, hidden=8, slots=0, working=5),
@@ -135,6 +154,17 @@ def test_a_passage_never_sees_its_batch_neighbours(
 def test_outputs_have_unit_length(make: Callable[[], Recurrent[Any]], batch: int, length: int, seed: int) -> None:
     torch.manual_seed(seed)
     check_unit_length(shaken(make()), passage(batch, length))
+
+
+@every_model
+@given(**shapes)
+def test_the_short_way_to_the_last_position_gets_there(
+    make: Callable[[], Recurrent[Any]], batch: int, length: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    model, x = shaken(make()), passage(batch, length)
+    with torch.no_grad():
+        torch.testing.assert_close(model.last(x), model(x)[:, -1], rtol=0, atol=2e-5)
 
 
 BOUNDED = ("copy last", "exponential mean", "constant", "successor")

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from nextvec.training import Evaluated, Event, Finished, Stepped
+from nextvec.training import Alarmed, Evaluated, Event, Finished, Stepped
 
 QUIET_SECONDS = 10.0  # between lines where nobody watches a bar
 
@@ -58,6 +58,8 @@ class Bars:
                 hit = event.record["valid"]["hit@5"]
                 mark = " best so far" if event.best else ""
                 self.console.print(f"[dim]update {event.update:>5}  valid Hit@5 {hit:.1%}{mark}[/dim]", highlight=False)
+            case Alarmed():
+                self.console.print(f"[bold red]alarm[/bold red] {event.alarm} (update {event.update})", highlight=False)
             case Finished():
                 self.console.print(f"[dim]training ended at update {event.update}: {event.reason}[/dim]", highlight=False)
 

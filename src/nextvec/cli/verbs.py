@@ -35,7 +35,7 @@ def demo(arguments: Arguments) -> int:
     with show.Bars() as bars:
         found = run_demo(arguments.out, arguments.size, bars, bars.event).to_json()
     if arguments.json:
-        return _json(found)
+        return as_json(found)
     show.report_table(found)
     show.curve_table(found["curve"])
     print()
@@ -65,7 +65,7 @@ def audit(arguments: Arguments) -> int:
     passed = all(finding.passed for finding in findings.values())
     if arguments.json:
         detectors = {name: finding.to_json() for name, finding in findings.items()}
-        _json({"passed": passed, "detectors": detectors})
+        as_json({"passed": passed, "detectors": detectors})
     else:
         for name, finding in findings.items():
             figures = ", ".join(f"{k.replace('_', ' ')} {_figure(v)}" for k, v in finding.figures.items())
@@ -101,19 +101,19 @@ def status(arguments: Arguments) -> int:
 
 def evaluate(arguments: Arguments) -> int:
     run = Run.open(arguments.run)
-    bank = _bank_of(run, arguments.bank)
+    bank = bank_of(run, arguments.bank)
     context = arguments.context or OWN_CONTEXT
     with show.Bars() as bars:
         report = run_evaluate(run, bank, arguments.split, context, arguments.pool, arguments.rows, bars).to_json()
     if arguments.json:
-        return _json(report)
+        return as_json(report)
     show.report_table(report)
     return 0
 
 
 def predict(arguments: Arguments) -> int:
     run = Run.open(arguments.run)
-    bank = _bank_of(run, arguments.bank)
+    bank = bank_of(run, arguments.bank)
     check_encoder(run, bank)
     model, _ = load_model(run)
     if not bank.manifest.text:
@@ -125,7 +125,7 @@ def predict(arguments: Arguments) -> int:
     found = expect(model, bank, context, arguments.k)
     if arguments.json:
         expected = [{"row": e.row, "score": e.score, "document": e.document, "text": e.text} for e in found]
-        return _json({"context": len(context), "expected": expected})
+        return as_json({"context": len(context), "expected": expected})
     for number, chunk in enumerate(found, 1):
         print(f"{number}. [{chunk.score:.3f}] {chunk.document}\n{chunk.text}\n")
     return 0
@@ -144,7 +144,11 @@ def _chunking(bank: Bank) -> Chunking:
     return Chunking(int(size), "tokens" if unit == "tokens" else "characters", int(overlap))
 
 
-def _bank_of(run: Run, given: Path | None) -> Bank:
+def bank_of(run: Run, given: Path | None) -> Bank:
+    """
+    Raises:
+        RunError: none was given, and it no longer lies where the run was trained on it.
+    """
     path = given or Path(run.origin.bank_path)
     if given is None and not (run.origin.bank_path and (path / MANIFEST).exists()):
         raise RunError(f"the bank of {run.path} is no longer at {path}; name it with --bank")
@@ -180,6 +184,8 @@ def _run_facts(run: Run) -> dict[str, Any]:
     seconds = run.seconds()
     state = "training" if run.is_training else "finished" if run.finished else "stopped"
     left = (run.settings.updates - update) * seconds / update if update and not run.finished else None
+    if left is not None and run.settings.seconds:
+        left = max(0.0, min(left, run.settings.seconds - seconds))
     return {
         "kind": "run",
         "state": state,
@@ -190,6 +196,8 @@ def _run_facts(run: Run) -> dict[str, Any]:
         "finished": run.finished,
         "seconds": round(seconds, 1),
         "eta_seconds": None if left is None else round(left, 1),
+        "eta_error": run.eta_error(),
+        "alarms": run.alarms(),
         "bank": run.origin.bank,
     }
 
@@ -200,11 +208,12 @@ def _figure(value: float | int | str) -> str:
 
 def _show(values: Mapping[str, Any], arguments: Arguments) -> int:
     if arguments.json:
-        return _json(values)
+        return as_json(values)
     show.pairs(values)
     return 0
 
 
-def _json(value: Mapping[str, Any]) -> int:
+def as_json(value: Mapping[str, Any]) -> int:
+    """Print one object; 0, as an exit code."""
     print(json.dumps(value))
     return 0

@@ -2,7 +2,7 @@
 
 # Axes: R scored rows, D width.
 
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -37,15 +37,20 @@ def predict_rows(
     out = torch.empty(len(rows), bank.dim)
     training = model.training
     model.eval()
+    device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), out.device)
     done = 0
     while done < len(order):
         size = _batch_size(stops[order[done:]] - starts[order[done:]])
         batch = order[done : done + size]
         merged = Windows(starts[batch], starts[batch] + 1, stops[batch])
-        y_BTD = model(passages(bank, merged, np.arange(len(batch))).x)
-        for b, passage in enumerate(batch):
-            places = members[passage]
-            out[torch.from_numpy(places)] = y_BTD[b, rows[places] - starts[passage] - 1]
+        x_BTD = passages(bank, merged, np.arange(len(batch))).x.to(device)
+        if all(len(members[passage]) == 1 for passage in batch) and len(np.unique(stops[batch] - starts[batch])) == 1:
+            out[torch.from_numpy(np.concatenate([members[passage] for passage in batch]))] = model.last(x_BTD).float().cpu()
+        else:
+            y_BTD = model(x_BTD).float().cpu()
+            for b, passage in enumerate(batch):
+                places = members[passage]
+                out[torch.from_numpy(places)] = y_BTD[b, rows[places] - starts[passage] - 1]
         done += len(batch)
         progress("evaluating", done, len(order))
     model.train(training)

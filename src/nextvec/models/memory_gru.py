@@ -79,7 +79,8 @@ class MemoryGRU(Recurrent[MemoryGRUState]):
         self.write = nn.Linear(hidden, 1)
         self.recall_weights = nn.Parameter(torch.zeros(heads, self.dim))
         self.dropout = nn.Dropout(dropout)
-        self.content_dropout = nn.Dropout(0.5)
+        # Content is what is learned by heart, so more of it is dropped.
+        self.content_dropout = nn.Dropout(min(0.5, 2.5 * dropout))
         for layer in (self.gates, self.write):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)

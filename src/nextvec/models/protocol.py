@@ -65,6 +65,10 @@ class Recurrent(nn.Module, ABC, Generic[S]):
     def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         return self.run(self.start(len(x_BTD)), x_BTD)[1]
 
+    def last(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B D"]:
+        """``forward`` at the last position; a model may have a cheaper way there."""
+        return self.forward(x_BTD)[:, -1]
+
     def step(self, state: S, x_BD: Float[Tensor, "B D"]) -> tuple[S, Float[Tensor, "B D"]]:
         after, y_BTD = self.run(state, x_BD[:, None])
         return after, y_BTD[:, 0]

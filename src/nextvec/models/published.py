@@ -43,6 +43,14 @@ class PublishedMemoryGRU(Recurrent[Tensor]):
         after, h_BTH = self._recur(state, x_BTD)
         return after, normalize(x_BTD + self._delta(h_BTH), dim=-1)
 
+    def last(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B D"]:
+        return normalize(x_BTD[:, -1] + self.difference(x_BTD), dim=-1)
+
+    def difference(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B D"]:
+        """u after a whole passage: what the network itself puts out, of unit length."""
+        _, h_BTH = self._recur(self.start(len(x_BTD)), x_BTD)
+        return self._delta(h_BTH[:, -1:])[:, 0]
+
     @torch.no_grad()
     def remember(self, x_BTD: Float[Tensor, "B T D"]) -> None:
         """memory <- 0.9 memory + 0.1 outer(mean write gate, mean output), over the batch, as published: without gradient."""

@@ -2,20 +2,38 @@
 
 # Axes: M documents.
 
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64
+from safetensors.numpy import load, save
 
 from nextvec.bank import Bank
+from nextvec.bank.layout import write_atomically
 from nextvec.errors import RunError
-from nextvec.evaluation import Exam, Report, examine
+from nextvec.evaluation import Exam, Report, examine, predict_rows
 from nextvec.progress import Progress, silent
-from nextvec.training.run import Run
-from nextvec.training.trainer import load_model
+from nextvec.ranks import Ranks
+from nextvec.training.begin import load_model
+from nextvec.training.run import BEST, Run
 from nextvec.windows import Part
 
 OWN_CONTEXT = 0
+SITTINGS = "sittings"
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """A run's answer to one exam: what any comparison needs, and nothing that has to be computed again."""
+
+    exam: str
+    pool: int | None
+    context: int | None
+    ranks: Ranks
 
 
 def evaluate(
@@ -48,6 +66,47 @@ def evaluate(
     exam = Exam.over(bank, documents, part, pool, max_rows)
     read = run.settings.context if context == OWN_CONTEXT else context
     return examine(exam, model, run.name, centre, read, train, notes, progress)
+
+
+def sittings(
+    run: Run,
+    bank: Bank,
+    part: Part | Literal["all"] = "test",
+    context: int | None = OWN_CONTEXT,
+    pools: Sequence[int | None] = (1000,),
+    max_rows: int = 2000,
+    progress: Progress = silent,
+) -> list[Sitting]:
+    """The same scored rows, predicted once, ranked among each of several pools. Kept in the run for the next time.
+
+    Args: as :func:`evaluate`'s, but several pools.
+
+    Raises: as :func:`evaluate`.
+    """
+    check_encoder(run, bank)
+    documents, _ = _examined(run, bank, part)
+    exams = [Exam.over(bank, documents, part, pool, max_rows) for pool in pools]
+    read = run.settings.context if context == OWN_CONTEXT else context
+    files = [_sitting_file(run, exam, read) for exam in exams]
+    if not all(file.exists() for file in files):
+        model, _ = load_model(run)
+        predicted = predict_rows(model, bank, exams[0].rows, read, progress)
+        for exam, file in zip(exams, files, strict=True):
+            ranks = exam.rank(predicted)
+            file.parent.mkdir(exist_ok=True)
+            held = {"above": ranks.above, "tied": ranks.tied, "candidates": ranks.candidates, "clusters": ranks.clusters}
+            write_atomically(file, save(held))
+    found = [Ranks(**load(file.read_bytes())) for file in files]
+    return [Sitting(exam.id, exam.pool, read, ranks) for exam, ranks in zip(exams, found, strict=True)]
+
+
+def _sitting_file(run: Run, exam: Exam, context: int | None) -> Path:
+    """Named by all it depends on, so that it is never out of date: weights, exam, context."""
+    weights = run.path / BEST
+    if not weights.is_file():
+        raise RunError(f"{run.path} has no {BEST}; has it been trained?")
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
+    return run.path / SITTINGS / f"{exam.id}-{context or 'all'}-{digest}.safetensors"
 
 
 def check_encoder(run: Run, bank: Bank) -> None:

@@ -129,27 +129,49 @@ class Run:
 
     @property
     def best_hit5(self) -> float | None:
-        """Best Hit@5 on the valid exam so far."""
+        """Hit@5 on the valid exam at the look whose weights are kept."""
         return self._read_history()["best_hit5"]
+
+    def alarms(self) -> list[str]:
+        """What makes this run's figures doubtful, each line begun by a name of :mod:`nextvec.training.alarms`."""
+        return list(self._read_history()["alarms"])
 
     @property
     def finished(self) -> str | None:
         """Why training ended, or None if it has not."""
         return self._read_history()["finished"]
 
-    def record(self, evaluations: Sequence[dict[str, Any]], finished: str | None) -> None:
+    def record(self, evaluations: Sequence[dict[str, Any]], finished: str | None, alarms: Sequence[str] = ()) -> None:
         """Write the history anew."""
-        best = max((e["valid"]["hit@5"] for e in evaluations), default=None)
-        content = {"best_hit5": best, "finished": finished, "evaluations": list(evaluations)}
+        best = next((e["valid"]["hit@5"] for e in reversed(evaluations) if e["best"]), None)
+        content = {"best_hit5": best, "finished": finished, "alarms": list(alarms), "evaluations": list(evaluations)}
         write_atomically(self.path / HISTORY, json.dumps(content, indent=1) + "\n")
 
     def seconds(self) -> float:
         """Time spent training, over all sittings."""
-        file = self.path / TIMING
-        return float(read_json(file)["seconds"]) if file.exists() else 0.0
+        clock = self.clock()
+        return clock[-1][1] if clock else 0.0
 
-    def record_seconds(self, seconds: float) -> None:
-        write_atomically(self.path / TIMING, json.dumps({"seconds": seconds}))
+    def clock(self) -> list[tuple[int, float]]:
+        """(update, seconds of training until then) of every look; apart from the history, which holds no clock times."""
+        file = self.path / TIMING
+        return [(int(update), float(seconds)) for update, seconds in read_json(file)["looks"]] if file.exists() else []
+
+    def record_clock(self, looks: Sequence[tuple[int, float]]) -> None:
+        write_atomically(self.path / TIMING, json.dumps({"looks": list(looks)}))
+
+    def eta_error(self) -> float | None:
+        """By how much the remaining time foretold after a quarter of the looks was off, as a share of what it became.
+
+        Measured against the time the updates that were made truly took, so that
+        an early stop is no error.
+        """
+        clock = [look for look in self.clock() if look[0]]
+        if len(clock) < 4:
+            return None
+        (early, at_early), (last, at_last) = clock[len(clock) // 4], clock[-1]
+        foretold = at_early / early * (last - early)
+        return foretold / (at_last - at_early) - 1
 
     def save(self, name: str, tensors: dict[str, Tensor], update: int) -> None:
         """Write tensors to one file, whole or not at all."""
@@ -226,7 +248,7 @@ class Run:
     def _read_history(self) -> dict[str, Any]:
         file = self.path / HISTORY
         if not file.exists():
-            return {"best_hit5": None, "finished": None, "evaluations": []}
+            return {"best_hit5": None, "finished": None, "alarms": [], "evaluations": []}
         return read_json(file)
 
 

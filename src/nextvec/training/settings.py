@@ -1,23 +1,52 @@
 """What a training run is made of."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from nextvec.errors import SettingsError
 
-MOST = {
-    "context": 1_000_000,
-    "batch": 1_000_000,
-    "hidden": 65_536,
-    "layers": 64,
-    "slots": 1_000_000,
-    "working": 1_000_000,
-    "negatives": 1_000_000,
-    "threads": 1_024,
-    "seed": 2**62,
-    "lr": 1e3,
-    "temperature": 1e3,
-    "clip": 1e9,
+ModelName = Literal["memory_gru", "gru", "lstm", "transformer", "mixture", "hierarchical", "linear", "published"]
+MODEL_NAMES: tuple[str, ...] = get_args(ModelName)
+
+# The least and the most that each number may be; what is outside is refused with the nearest right value.
+BOUNDS: dict[str, tuple[float, float]] = {
+    "context": (1, 1_000_000),
+    "batch": (1, 1_000_000),
+    "accumulate": (1, 100_000),
+    "updates": (1, 100_000_000),
+    "seconds": (1, 1e9),
+    "hidden": (1, 65_536),
+    "layers": (1, 64),
+    "slots": (0, 1_000_000),
+    "working": (0, 1_000_000),
+    "window": (1, 1_000_000),
+    "chunk": (1, 1_000_000),
+    "dropout": (0, 0.95),
+    "coherence": (-1, 1),
+    "alpha": (0, 1e6),
+    "cosine": (0, 1e6),
+    "mse": (0, 1e6),
+    "temperature": (1e-3, 1e3),
+    "negatives": (0, 1_000_000),
+    "queue": (0, 1_000_000),
+    "hard": (0, 1_000),
+    "hard_low": (-1, 1),
+    "hard_high": (-1, 1),
+    "mine_every": (1, 100_000_000),
+    "lr": (1e-8, 10),
+    "faster": (0.01, 1_000),
+    "weight_decay": (0, 0.99),
+    "warmup": (0, 100_000_000),
+    "clip": (1e-6, 1e9),
+    "ema": (0, 0.99999),
+    "segment": (0, 1_000_000),
+    "evaluate_every": (1, 100_000_000),
+    "patience": (1, 1_000_000),
+    "pool": (2, 1_000_000_000),
+    "valid": (0.01, 0.9),
+    "test": (0.01, 0.9),
+    "seed": (0, 2**62),
+    "threads": (1, 1_024),
 }
 
 
@@ -25,67 +54,126 @@ MOST = {
 class TrainSettings:
     """Every choice of a run, resolved and written into it.
 
-    Attributes:
-        model: ``memory_gru`` (ours), ``gru``, or ``published`` (the predecessor's).
-        context: vectors a training passage reads; every one after the first is a target.
-        batch: passages per update.
-        updates: optimiser steps at most.
-        hidden, layers, slots, working, dropout: see the models; slots=0 or
-            working=0 takes that memory away.
-        lr: peak learning rate of matrices; vectors and the trunk learn 5 times faster.
-        weight_decay: AdamW's, on matrices only.
+    Model:
+        model: ``memory_gru`` (ours), one of its simpler kin, or ``published`` (the predecessor's).
+        hidden, layers, slots, working, window, chunk, dropout: see the models;
+            slots=0 or working=0 takes that memory away.
+
+    Passages:
+        context: vectors a training passage reads.
+        supervision: ``every`` row after the first is a target, or only the
+            ``last``, with passages that overlap by half (the predecessor's way).
+        across: whether a passage may run on into the next training document.
+        coherence: a passage is used only if the mean cosine of neighbours among
+            what it *reads* is at least this; the target is never looked at.
+
+    Objective:
+        alpha, cosine, mse: weights of InfoNCE, of 1 - cosine, and of the squared
+            distance. The squared distance is summed over the width: on unit
+            vectors it is 2 (1 - cosine), whatever the width.
+        loss_on: the next ``vector``, or the raw difference to the last one (``delta``).
+        temperature: of InfoNCE; where it starts when ``learn_temperature``.
+
+    Negatives of a target, beside the other targets of its batch:
+        cached: whether the batch is the whole update's (gradient caching) or
+            only the passages that fit at once.
+        negatives: rows drawn from the training documents for each update.
+        queue: targets of earlier updates that are kept as negatives.
+        hard: rows mined for each target, with a cosine to it between
+            ``hard_low`` and ``hard_high``; mined anew every ``mine_every`` updates.
+
+    Updates:
+        batch: passages computed at once; accumulate: how many such make an update.
+        updates: at most; seconds: training ends at the first look after so many.
+        lr: peak rate of matrices; vectors and the trunk learn ``faster`` times as fast.
         warmup: updates of linear ramp; a cosine to 2 % follows.
-        temperature: where the learned temperature starts.
-        negatives: rows drawn from the training documents for each batch,
-            beside the other targets of the batch.
-        clip: largest gradient norm.
-        evaluate_every: updates between looks at the valid exam.
-        patience: looks without a new best before training stops.
-        pool: candidates of the valid exam; None for the whole bank.
-        valid, test: shares of rows held out.
-        seed: of weights, order, dropout and sampled negatives.
-        threads: processor threads; part of the settings because bits depend on it.
+        weight_decay: AdamW's, on matrices only. clip: largest gradient norm.
+        ema: share of the averaged weights kept at each update; 0 for none.
+        precision: what products are computed in. device: ``auto`` is the best there is.
+        segment: positions between two gradient checkpoints; 0 for none.
+        compile: whether the model goes through ``torch.compile``.
+
+    Looks:
+        evaluate_every: updates between looks at the valid exam; pool: its candidates, None for the whole bank.
+        stop_on: what must become better within ``patience`` looks: Hit@5 by
+            more than its ``interval`` allows for, plain ``hit@5``, or the ``cosine`` to the truth.
+
+    Whole:
+        valid, test: shares of rows held out. seed: of weights, order, dropout and sampled negatives.
+        threads: of the processor; part of the settings because bits depend on it.
     """
 
-    model: Literal["memory_gru", "gru", "published"] = "memory_gru"
-    context: int = 256
-    batch: int = 4
-    updates: int = 200
+    model: ModelName = "memory_gru"
     hidden: int = 64
     layers: int = 1
     slots: int = 2048
     working: int = 256
+    window: int = 256
+    chunk: int = 200
     dropout: float = 0.2
-    lr: float = 1e-3
-    weight_decay: float = 0.01
-    warmup: int = 20
+
+    context: int = 256
+    supervision: Literal["every", "last"] = "every"
+    across: bool = False
+    coherence: float = -1.0
+
+    alpha: float = 1.0
+    cosine: float = 0.0
+    mse: float = 0.0
+    loss_on: Literal["vector", "delta"] = "vector"
     temperature: float = 0.07
+    learn_temperature: bool = True
+
+    cached: bool = True
     negatives: int = 0
+    queue: int = 0
+    hard: int = 0
+    hard_low: float = 0.75
+    hard_high: float = 0.90
+    mine_every: int = 50
+
+    batch: int = 4
+    accumulate: int = 1
+    updates: int = 200
+    seconds: float | None = None
+    lr: float = 1e-3
+    faster: float = 5.0
+    warmup: int = 20
+    weight_decay: float = 0.01
     clip: float = 1.0
+    ema: float = 0.0
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    segment: int = 0
+    compile: bool = False
+
     evaluate_every: int = 20
-    patience: int = 5
+    stop_on: Literal["interval", "hit@5", "cosine"] = "interval"
+    patience: int = 8
     pool: int | None = 1000
+
     valid: float = 0.15
     test: float = 0.2
     seed: int = 0
     threads: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("context", "batch", "updates", "hidden", "layers", "evaluate_every", "patience", "threads"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name}={getattr(self, name)}: must be at least 1")
-        for name in ("slots", "working", "warmup", "negatives", "seed"):
-            if getattr(self, name) < 0:
-                raise SettingsError(f"{name}={getattr(self, name)}: must not be negative")
-        for name in ("lr", "temperature", "clip"):
-            if not getattr(self, name) > 0:
-                raise SettingsError(f"{name}={getattr(self, name)}: must be above 0")
-        for name, most in MOST.items():
-            if getattr(self, name) > most:
-                raise SettingsError(f"{name}={getattr(self, name)}: must be at most {most:,}")
-        if not 0 <= self.weight_decay < 1:
-            raise SettingsError(f"weight_decay={self.weight_decay}: must be at least 0 and below 1")
-        if not 0 <= self.dropout < 1:
-            raise SettingsError(f"dropout={self.dropout}: must be at least 0 and below 1")
-        if self.pool is not None and self.pool < 2:
-            raise SettingsError(f"pool={self.pool}: must be at least 2, or none for the whole bank")
+        for name, (least, most) in BOUNDS.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                nearest = most if value > most else least
+                raise SettingsError(
+                    f"{name}={value}: must be between {least:,} and {most:,}; the nearest right one is {nearest:g}"
+                )
+        if self.valid + self.test >= 1:
+            raise SettingsError(f"valid={self.valid} and test={self.test} leave nothing to train on; together below 1")
+        if self.hard_low >= self.hard_high:
+            raise SettingsError(f"hard_low={self.hard_low}: must be below hard_high={self.hard_high}")
+        if not (self.alpha or self.cosine or self.mse):
+            raise SettingsError("alpha, cosine and mse are all 0; training would minimise nothing")
+        if self.loss_on == "delta" and self.model != "published":
+            raise SettingsError(f"loss_on=delta: {self.model} predicts no difference; only model=published does")
+        if self.precision == "float16" and self.device == "cpu":
+            raise SettingsError("precision=float16: too narrow to train in on a processor; the nearest right one is bfloat16")
+        if self.supervision == "last" and self.context < 2:
+            raise SettingsError(f"context={self.context}: passages that overlap by half need at least 2")

@@ -1,12 +1,11 @@
 """train(): a generator of events. It writes the run as it goes and can be killed at any moment."""
 
-# Axes: B passages, T positions, N scored rows, D width.
+# Axes: B passages, N scored rows, D width.
 
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,23 +13,25 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from nextvec.bank import Bank, row_classes
-from nextvec.batches import candidates, passages
-from nextvec.errors import RunError
+from nextvec.bank import Bank
+from nextvec.errors import DataError, RunError
 from nextvec.evaluation.exam import Exam
 from nextvec.evaluation.predictions import predict_rows
-from nextvec.evaluation.report import HITS, strongest_decay
-from nextvec.models import GRU, MemoryGRU, PublishedMemoryGRU, Recurrent
-from nextvec.objective import info_nce, negative_counts
-from nextvec.training.run import BEST, CHECKPOINT, RUN, Origin, Run, document_sketch, generator_seed
+from nextvec.evaluation.report import HITS
+from nextvec.models import PublishedMemoryGRU
+from nextvec.negatives import Mined, Queue, mine
+from nextvec.ranks import Ranks, paired_lift
+from nextvec.training.alarms import NOT_FINITE, REMEMBERED, collapse, explosion, few_updates, small_exam
+from nextvec.training.begin import VALID_ROWS, build, centre_of
+from nextvec.training.gradient import Computed, Gradient
+from nextvec.training.run import BEST, CHECKPOINT, Run, generator_seed
 from nextvec.training.settings import TrainSettings
-from nextvec.windows import Split, Windows, rows_of, split, training_windows
+from nextvec.windows import Split, Windows, coherent, last_windows, rows_of, training_windows
 
-FASTER = 5.0
 FLOOR = 0.02
-VALID_ROWS = 1000
-ORDER, DROPOUT, NEGATIVES = 1, 2, 3
-FINAL = ("updates used up", "no better for {} looks")
+ORDER, MINING = 1, 4
+MINED_TARGETS = 4096
+USED_UP, OUT_OF_TIME, PATIENCE = "updates used up", "seconds used up", "no better for {} looks"
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,24 @@ class Evaluated:
     """The valid exam was sat.
 
     Attributes:
-        record: what the history keeps: update, loss, gradient norm, learning
-            rate, temperature, negatives per target, Hit@1/5/10 on valid.
+        record: what the history keeps: update, loss, value and gradient norm of
+            each of its terms, gradient norm, learning rate, temperature,
+            negatives per target, Hit@1/5/10 and cosine on valid, variety of the
+            predictions, alarms.
         best: whether no look before was as good.
     """
 
     update: int
     record: dict[str, Any]
     best: bool
+
+
+@dataclass(frozen=True)
+class Alarmed:
+    """Something makes this run's figures doubtful."""
+
+    update: int
+    alarm: str
 
 
 @dataclass(frozen=True)
@@ -65,198 +76,19 @@ class Finished:
     reason: str
 
 
-Event = Stepped | Evaluated | Finished
-
-
-def begin(path: str | Path, recipe: str, settings: TrainSettings, bank: Bank) -> Run:
-    """Create a run on a bank, or open it again: splits the bank and finds where training starts.
-
-    Raises:
-        RunError: the path holds something else.
-        DataError: the bank cannot be split.
-        ExamError: it is too small to hold an exam.
-    """
-    if (Path(path) / RUN).exists():
-        return Run.open(path).begun_with(settings, bank)
-    parts = split(bank, settings.valid, settings.test)
-    exam = Exam.over(bank, parts.train, "train", settings.pool, VALID_ROWS)
-    for part in ("valid", "test"):
-        Exam.over(bank, parts.part(part), part, settings.pool, VALID_ROWS)
-    decay = strongest_decay(exam, centre_of(bank, parts.train))
-    ids = bank.ids
-    named = {name: [ids[m] for m in parts.part(name)] for name in ("train", "valid", "test")}
-    hashes = [document_sketch(bank, int(m)) for m in parts.train]
-    where = str(bank.path.resolve()) if bank.path else ""
-    origin = Origin(bank.fingerprint, where, bank.dim, bank.manifest.encoder_fingerprint, named, hashes, decay)
-    return Run.create(path, recipe, settings, origin)
-
-
-def centre_of(bank: Bank, documents: Int64[np.ndarray, " M"]) -> Tensor:
-    """Mean row of some documents, [D] float32."""
-    total = np.zeros(bank.dim, dtype=np.float64)
-    for m in documents:
-        total += bank.document(int(m)).astype(np.float64).sum(0)
-    return torch.from_numpy((total / max(1, int(bank.lengths[documents].sum()))).astype(np.float32))
-
-
-def build(settings: TrainSettings, centre: Tensor, decay: float) -> Recurrent[Any]:
-    """The untrained model of some settings; its weights are decided by ``settings.seed``."""
-    torch.manual_seed(settings.seed)
-    match settings.model:
-        case "memory_gru":
-            return MemoryGRU(centre, decay, settings.hidden, settings.slots, settings.working, settings.dropout)
-        case "gru":
-            return GRU(centre, decay, settings.hidden, settings.layers, settings.dropout)
-        case "published":
-            return PublishedMemoryGRU(len(centre), settings.hidden, settings.layers, settings.slots or 1, settings.dropout)
-
-
-def load_model(run: Run, name: str = BEST) -> tuple[Recurrent[Any], Tensor]:
-    """The trained model of a run, in evaluation mode, and the mean of its training rows.
-
-    Raises:
-        RunError: it was never trained, or its weights do not fit its settings.
-    """
-    tensors, _ = run.load(name)
-    centre = tensors.pop("centre")
-    tensors.pop("log_temperature", None)
-    model = build(run.settings, centre, run.origin.decay)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise RunError(f"{run.path / name} does not fit the run's settings: {str(error).splitlines()[0]}") from None
-    return model.eval(), centre
-
-
-class _Training:
-    """Everything that changes from update to update, and how it is written down."""
-
-    def __init__(self, run: Run, bank: Bank, split: Split) -> None:
-        self.run, self.bank, self.split, self.settings = run, bank, split, run.settings
-        self.centre = centre_of(bank, split.train)
-        self.model = build(self.settings, self.centre, run.origin.decay)
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(self.settings.temperature)))
-        self.classes = row_classes(bank.rows)
-        self.train_rows = rows_of(bank, split.train)
-        self.exam = Exam.over(bank, split.valid, "valid", self.settings.pool, VALID_ROWS)
-        self.optimizer = self._optimizer()
-        self.update = 0
-        self.evaluations: list[dict[str, Any]] = []
-        self.loss_sum, self.loss_count, self.grad_norm, self.negatives = 0.0, 0, 0.0, 0.0
-        self._epoch = -1
-        self._windows: Windows | None = None
-        self._edges: list[int] = []
-
-    def step(self) -> float:
-        """One update; a function of the settings, the data and the number of the update."""
-        s = self.settings
-        for group in self.optimizer.param_groups:
-            group["lr"] = s.lr * group["factor"] * _schedule(self.update, s)
-        batch = passages(self.bank, *self._batch(self.update))
-        rng = np.random.default_rng(generator_seed(s.seed, NEGATIVES, self.update))
-        torch.manual_seed(generator_seed(s.seed, DROPOUT, self.update))
-        scored = batch.targets >= 0
-        rows = batch.targets[scored].numpy()
-        named = candidates(self.bank, self.classes, rows, rng.choice(self.train_rows, s.negatives))
-        predicted = self.model(batch.x)[scored]
-        loss = info_nce(predicted, named.vectors, named.truth, named.forbidden, self.log_temperature.exp())
-        self.optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_([*self.model.parameters(), self.log_temperature], s.clip)
-        if not torch.isfinite(norm):
-            raise RunError(f"update {self.update}: the gradient is not finite; lower lr (now {s.lr}) or clip (now {s.clip})")
-        self.optimizer.step()
-        if isinstance(self.model, PublishedMemoryGRU):
-            self.model.remember(batch.x)
-        self.update += 1
-        self.loss_sum, self.loss_count = self.loss_sum + loss.item(), self.loss_count + 1
-        self.grad_norm = float(norm)
-        self.negatives = float(negative_counts(named.forbidden).double().mean())
-        return loss.item()
-
-    def evaluate(self) -> bool:
-        """Sit the valid exam, record it, save what a resumed run needs; whether this is a new best."""
-        ranks = self.exam.rank(predict_rows(self.model, self.bank, self.exam.rows, None))
-        record: dict[str, Any] = {
-            "update": self.update,
-            "loss": self.loss_sum / self.loss_count if self.loss_count else None,
-            "grad_norm": self.grad_norm,
-            "lr": self.settings.lr * _schedule(max(0, self.update - 1), self.settings),
-            "temperature": float(self.log_temperature.detach().exp()),
-            "negatives_per_target": self.negatives,
-            "valid": {f"hit@{k}": float(ranks.hits(k).mean()) for k in HITS},
-        }
-        self.loss_sum, self.loss_count = 0.0, 0
-        best = all(e["valid"]["hit@5"] < record["valid"]["hit@5"] for e in self.evaluations)
-        self.evaluations.append(record)
-        if best:
-            weights = {**self.model.state_dict(), "centre": self.centre, "log_temperature": self.log_temperature}
-            self.run.save(BEST, weights, self.update)
-        self.run.record(self.evaluations, None)
-        self.run.save(CHECKPOINT, self._state(), self.update)
-        return best
-
-    def looks_since_best(self) -> int:
-        hits = [e["valid"]["hit@5"] for e in self.evaluations]
-        return len(hits) - 1 - hits.index(max(hits))
-
-    def resume(self) -> bool:
-        """Go on from the last checkpoint; whether there was one."""
-        if not (self.run.path / CHECKPOINT).exists():
-            return False
-        tensors, self.update = self.run.load(CHECKPOINT)
-        self.evaluations = [e for e in self.run.history() if e["update"] <= self.update]
-        self.log_temperature.data = tensors.pop("log_temperature")
-        self.grad_norm, self.negatives = self.evaluations[-1]["grad_norm"], self.evaluations[-1]["negatives_per_target"]
-        moments = {key: tensors.pop(key) for key in list(tensors) if key.startswith("adam.")}
-        self.model.load_state_dict(tensors)
-        for n, parameter in enumerate(self._parameters()):
-            if f"adam.{n}.step" in moments:
-                self.optimizer.state[parameter] = {key: moments[f"adam.{n}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-        return True
-
-    def _state(self) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = {**self.model.state_dict(), "log_temperature": self.log_temperature}
-        for n, parameter in enumerate(self._parameters()):
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                state[f"adam.{n}.{key}"] = value
-        return state
-
-    def _parameters(self) -> list[Tensor]:
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
-
-    def _optimizer(self) -> torch.optim.AdamW:
-        """Matrices decay and learn at ``lr``; vectors, scalars and the trunk do neither: few, and shared by all content."""
-        named = dict(self.model.named_parameters())
-        quick = [p for name, p in named.items() if p.ndim < 2 or name.startswith(("trunk.", "recall_weights"))]
-        slow = [p for p in named.values() if not any(p is q for q in quick)]
-        groups = [
-            {"params": slow, "factor": 1.0, "weight_decay": self.settings.weight_decay},
-            {"params": [*quick, self.log_temperature], "factor": FASTER, "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, 0.98))
-
-    def _batch(self, update: int) -> tuple[Windows, Int64[np.ndarray, " B"]]:
-        """Which passages an update reads: epochs of shuffled windows, end to end."""
-        while self._windows is None or update >= self._edges[-1]:
-            self._epoch += 1
-            rng = np.random.default_rng(generator_seed(self.settings.seed, ORDER, self._epoch))
-            self._windows = training_windows(self.bank, self.split.train, self.settings.context, rng)
-            whole = max(1, len(self._windows) // self.settings.batch)
-            self._edges.append((self._edges[-1] if self._edges else 0) + whole)
-        begun = self._edges[-2] if len(self._edges) > 1 else 0
-        first = (update - begun) * self.settings.batch
-        return self._windows, np.arange(first, min(first + self.settings.batch, len(self._windows)))
+Event = Stepped | Evaluated | Alarmed | Finished
 
 
 def train(run: Run, bank: Bank) -> Iterator[Event]:
     """Train a run, from its last checkpoint if it has one, and yield what happens.
 
     The history and all weights are a function of settings and data: a run that
-    was killed and resumed equals one that was not, bit for bit.
+    was killed and resumed equals one that was not, bit for bit, on a processor.
+    (Not with ``seconds``, which asks the clock.)
 
     Raises:
         RunError: another process is training it, another bank, or a gradient that is not finite.
+        DataError: no passage fits the settings.
     """
     with run.training():
         threads = torch.get_num_threads()
@@ -273,26 +105,277 @@ def _events(run: Run, bank: Bank, parts: Split) -> Iterator[Event]:
         yield Finished(run.history()[-1]["update"], run.finished)
         return
     training = _Training(run, bank, parts)
-    before, began = run.seconds(), time.monotonic()
     if not training.resume():
-        best = training.evaluate()  # update 0 is the baseline: training has to beat it
-        yield Evaluated(0, training.evaluations[-1], best)
+        yield from training.look()  # update 0 is the baseline: training has to beat it
     training.model.train()
-    while training.update < settings.updates and training.looks_since_best() < settings.patience:
+    while (ended := training.ended()) is None:
         loss = training.step()
         yield Stepped(training.update, settings.updates, loss)
         if training.update % settings.evaluate_every == 0 or training.update == settings.updates:
-            best = training.evaluate()
-            run.record_seconds(before + time.monotonic() - began)
-            yield Evaluated(training.update, training.evaluations[-1], best)
-    reason = FINAL[0] if training.update >= settings.updates else FINAL[1].format(settings.patience)
-    run.record(training.evaluations, reason)
-    yield Finished(training.update, reason)
+            yield from training.look()
+    yield from training.finish(ended)
 
 
-def _schedule(update: int, settings: TrainSettings) -> float:
-    """Linear warm-up, then a cosine to ``FLOOR``, as a factor of the peak learning rate."""
-    if update < settings.warmup:
-        return (update + 1) / settings.warmup
-    done = (update - settings.warmup) / max(1, settings.updates - settings.warmup)
-    return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+class _Training:
+    """Everything that changes from update to update, and how it is written down."""
+
+    def __init__(self, run: Run, bank: Bank, split: Split) -> None:
+        self.run, self.bank, self.split, self.settings = run, bank, split, run.settings
+        s = self.settings
+        self.centre = centre_of(bank, split.train)
+        self.model = build(s, self.centre, run.origin.decay).to(s.device)
+        start = torch.tensor(math.log(s.temperature), device=s.device)
+        self.log_temperature = nn.Parameter(start, requires_grad=s.learn_temperature)
+        self.exam = Exam.over(bank, split.valid, "valid", s.pool, VALID_ROWS)
+        self.optimizer = _optimizer(self.model, self.log_temperature, s)
+        self.scaler = torch.amp.GradScaler(s.device, enabled=s.precision == "float16")
+        train_rows = rows_of(bank, split.train)
+        self.gradient = Gradient(self.model, self.log_temperature, bank, train_rows, s, self.scaler.scale)
+        self.averaged = [p.detach().clone() for p in self.model.parameters()] if s.ema else []
+        self.queue, self.mined = Queue.empty(s.queue), Mined.none(s.hard)
+        self.update = 0
+        self.records: list[dict[str, Any]] = []
+        self.clock: list[tuple[int, float]] = []
+        self.since, self.before = time.monotonic(), 0.0
+        self.reference: Ranks | None = None
+        self.norms: list[float] = []
+        self.losses: list[float] = []
+        self.raised: list[str] = []
+        self.computed: Computed | None = None
+        self._epoch, self._windows, self._edges = -1, Windows.none(), [0]
+
+    def ended(self) -> str | None:
+        """Why training is over, if it is."""
+        if self.update >= self.settings.updates:
+            return USED_UP
+        at_a_look = self.update == self.records[-1]["update"]
+        if at_a_look and self.settings.seconds and self.seconds() >= self.settings.seconds:
+            return OUT_OF_TIME
+        progress = max(n for n, record in enumerate(self.records) if record["progress"])
+        return PATIENCE.format(self.settings.patience) if len(self.records) - 1 - progress >= self.settings.patience else None
+
+    def seconds(self) -> float:
+        """Time spent training so far, over all sittings."""
+        return self.before + time.monotonic() - self.since
+
+    def step(self) -> float:
+        """One update; a function of the settings, the data and the number of the update."""
+        s = self.settings
+        for group in self.optimizer.param_groups:
+            group["lr"] = s.lr * group["factor"] * self._schedule(self.update)
+        windows, chosen = self._passages(self.update)
+        if s.hard and self.update % s.mine_every == 0:
+            self.mined = self._mine(windows)
+        others = np.concatenate([self.queue.rows, self.mined.of(windows.rows(chosen))])
+        self.optimizer.zero_grad()
+        measure = (self.update + 1) % s.evaluate_every == 0 or self.update + 1 == s.updates
+        self.computed = self.gradient.compute(self.update, windows, chosen, others, measure)
+        self.scaler.unscale_(self.optimizer)
+        norm = float(nn.utils.clip_grad_norm_(_parameters(self.optimizer), s.clip))
+        self._watch(norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        for average, parameter in zip(self.averaged, self.model.parameters(), strict=bool(self.averaged)):
+            average.lerp_(parameter.detach(), 1 - s.ema)
+        if isinstance(self.model, PublishedMemoryGRU):
+            rows = self.bank.rows[windows.starts[chosen[-1]] : windows.stops[chosen[-1]] - 1]
+            self.model.remember(torch.from_numpy(np.array(rows, np.float32))[None].to(s.device))
+        self.queue = self.queue.push(self.computed.targets)
+        self.update += 1
+        self.losses.append(self.computed.loss)
+        return self.computed.loss
+
+    def look(self) -> Iterator[Event]:
+        """Sit the valid exam, record it, save what a resumed run needs."""
+        before, alarms = len(self.records), self.raised
+        weights = self._averaged_state() if self.averaged else self.model.state_dict()
+        record, ranks = self._examined(weights)
+        if before == 0 and (alarm := small_exam(len(self.exam.rows), len(np.unique(self.exam.clusters)))):
+            alarms = [*alarms, alarm]
+        known = {alarm.split(":")[0] for r in self.records for alarm in r["alarms"]}
+        record["alarms"] = [alarm for alarm in dict.fromkeys(alarms + record["alarms"]) if alarm.split(":")[0] not in known]
+        record["progress"] = self._progress(record, ranks)
+        self.records.append(record)
+        self.losses, self.raised = [], []
+        if record["best"]:
+            held = {**weights, "centre": self.centre, "log_temperature": self.log_temperature}
+            self.run.save(BEST, held, self.update)
+        self._record(None)
+        self.run.save(CHECKPOINT, self._state(), self.update)
+        self.clock.append((self.update, round(self.seconds(), 3)))
+        self.run.record_clock(self.clock)
+        yield Evaluated(self.update, record, record["best"])
+        yield from (Alarmed(self.update, alarm) for alarm in record["alarms"])
+
+    def finish(self, reason: str) -> Iterator[Event]:
+        """Write down why training ended."""
+        if alarm := few_updates(self.update):
+            self.records[-1]["alarms"].append(alarm)
+            yield Alarmed(self.update, alarm)
+        self._record(reason)
+        yield Finished(self.update, reason)
+
+    def resume(self) -> bool:
+        """Go on from the last checkpoint; whether there was one."""
+        if not (self.run.path / CHECKPOINT).exists():
+            return False
+        tensors, self.update = self.run.load(CHECKPOINT)
+        self.records = [e for e in self.run.history() if e["update"] <= self.update]
+        self.clock = [look for look in self.run.clock() if look[0] <= self.update]
+        self.before = self.clock[-1][1] if self.clock else 0.0
+        self.log_temperature.data = tensors.pop("log_temperature").to(self.settings.device)
+        self.norms = tensors.pop("norms").tolist()
+        self.queue = Queue(tensors.pop("queue").numpy(), self.settings.queue)
+        self.mined = Mined(tensors.pop("mined.targets").numpy(), tensors.pop("mined.negatives").numpy())
+        clusters, candidates = self.exam.clusters, tensors.pop("reference.candidates").numpy()
+        above, tied = (tensors.pop(f"reference.{name}").numpy() for name in ("above", "tied"))
+        self.reference = Ranks(above, tied, candidates, clusters)
+        if "scaler.scale" in tensors:
+            scale, growth = float(tensors.pop("scaler.scale")), int(tensors.pop("scaler.growth"))
+            self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale, "_growth_tracker": growth})
+        for n, average in enumerate(self.averaged):
+            average.copy_(tensors.pop(f"ema.{n}"))
+        moments = {key: tensors.pop(key) for key in list(tensors) if key.startswith("adam.")}
+        self.model.load_state_dict(tensors)
+        for n, parameter in enumerate(_parameters(self.optimizer)):
+            if f"adam.{n}.step" in moments:
+                state = {key: moments[f"adam.{n}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+                self.optimizer.state[parameter] = {
+                    k: v if k == "step" else v.to(self.settings.device) for k, v in state.items()
+                }
+        return True
+
+    def _state(self) -> dict[str, Tensor]:
+        """Every tensor that :meth:`resume` needs."""
+        assert self.reference is not None
+        state: dict[str, Tensor] = {**self.model.state_dict(), "log_temperature": self.log_temperature}
+        state["norms"] = torch.tensor(self.norms, dtype=torch.float64)
+        state |= {"queue": torch.from_numpy(self.queue.rows)}
+        state |= {f"mined.{name}": torch.from_numpy(getattr(self.mined, name)) for name in ("targets", "negatives")}
+        kept = ("above", "tied", "candidates")
+        state |= {f"reference.{name}": torch.from_numpy(getattr(self.reference, name)) for name in kept}
+        if self.scaler.is_enabled():
+            scaler = self.scaler.state_dict()
+            state |= {"scaler.scale": torch.tensor(scaler["scale"]), "scaler.growth": torch.tensor(scaler["_growth_tracker"])}
+        state |= {f"ema.{n}": average for n, average in enumerate(self.averaged)}
+        for n, parameter in enumerate(_parameters(self.optimizer)):
+            state |= {f"adam.{n}.{key}": value for key, value in self.optimizer.state.get(parameter, {}).items()}
+        return state
+
+    def _record(self, finished: str | None, alarms: tuple[str, ...] = ()) -> None:
+        self.run.record(self.records, finished, [a for record in self.records for a in record["alarms"]] + list(alarms))
+
+    def _examined(self, weights: dict[str, Tensor]) -> tuple[dict[str, Any], Ranks]:
+        """The valid exam with these weights, and what led there."""
+        now = {name: tensor.clone() for name, tensor in self.model.state_dict().items()} if self.averaged else None
+        if now is not None:
+            self.model.load_state_dict(weights)
+        predicted = predict_rows(self.model, self.bank, self.exam.rows, None)
+        if now is not None:
+            self.model.load_state_dict(now)
+        ranks, truths = self.exam.rank(predicted), self.exam.truths()
+        varied, hit5, done = collapse(predicted, truths), ranks.hit(5), self.computed
+        valid = {f"hit@{k}": float(ranks.hits(k).mean()) for k in HITS}
+        valid |= {"low": hit5.low, "high": hit5.high, "cosine": float((predicted * truths).sum(1).mean())}
+        judged = "cosine" if self.settings.stop_on == "cosine" else "hit@5"
+        return {
+            "update": self.update,
+            "loss": float(np.mean(self.losses)) if self.losses else None,
+            "terms": {n: {"value": v, "gradient": done.pulls.get(n)} for n, v in done.terms.items()} if done else {},
+            "grad_norm": self.norms[-1] if self.norms else None,
+            "lr": self.settings.lr * self._schedule(max(0, self.update - 1)),
+            "temperature": float(self.log_temperature.detach().exp()),
+            "negatives_per_target": done.negatives if done else None,
+            "mined_per_target": self.mined.found,
+            "valid": valid,
+            "collapse": {"effective_rank": varied.effective_rank, "mean_cosine": varied.mean_cosine, "hubness": varied.hubness},
+            "alarms": [varied.alarm] if varied.alarm else [],
+            "best": all(record["valid"][judged] < valid[judged] for record in self.records),
+        }, ranks
+
+    def _progress(self, record: dict[str, Any], ranks: Ranks) -> bool:
+        """Whether this look gives training its patience back.
+
+        Under ``interval`` only a gain that the exam can tell from none does: one
+        over the last such look, paired by row, whose 95 % interval lies above 0.
+        """
+        if self.settings.stop_on != "interval":
+            self.reference = ranks
+            return record["best"]
+        gained = self.reference is None or paired_lift(ranks, self.reference, 5).low > 0
+        self.reference = ranks if gained else self.reference
+        return gained
+
+    def _watch(self, norm: float) -> None:
+        """
+        Raises:
+            RunError: the gradient is not finite, and no scaled-down precision explains it.
+        """
+        s = self.settings
+        if not math.isfinite(norm) and not self.scaler.is_enabled():
+            self._record(None, (f"{NOT_FINITE}: the gradient of update {self.update}",))
+            raise RunError(f"update {self.update}: the gradient is not finite; lower lr (now {s.lr}) or clip (now {s.clip})")
+        if alarm := explosion(norm, self.norms):
+            self.raised.append(alarm)
+        self.norms = [*self.norms, norm][-REMEMBERED:]
+
+    def _averaged_state(self) -> dict[str, Tensor]:
+        names = [name for name, _ in self.model.named_parameters()]
+        return {**self.model.state_dict(), **dict(zip(names, self.averaged, strict=True))}
+
+    def _mine(self, windows: Windows) -> Mined:
+        """Hard negatives for some targets of this epoch, by what the model expects now."""
+        s = self.settings
+        rng = np.random.default_rng(generator_seed(s.seed, MINING, self.update))
+        targets = windows.rows(np.arange(len(windows)))
+        chosen = np.sort(rng.choice(targets, min(MINED_TARGETS, len(targets)), replace=False))
+        predicted = predict_rows(self.model, self.bank, chosen, None)
+        return mine(self.bank, self.gradient.train_rows, chosen, predicted, s.hard, s.hard_low, s.hard_high)
+
+    def _passages(self, update: int) -> tuple[Windows, Int64[np.ndarray, " B"]]:
+        """Which passages an update reads: epochs of shuffled windows, each dealt evenly, so that no update is a remainder."""
+        s = self.settings
+        while update >= self._edges[-1]:
+            self._epoch += 1
+            self._windows = self._epoch_windows(np.random.default_rng(generator_seed(s.seed, ORDER, self._epoch)))
+            self._edges.append(self._edges[-1] + math.ceil(len(self._windows) / (s.batch * s.accumulate)))
+        first, last = self._edges[-2], self._edges[-1]
+        return self._windows, np.array_split(np.arange(len(self._windows)), last - first)[update - first]
+
+    def _epoch_windows(self, rng: np.random.Generator) -> Windows:
+        s = self.settings
+        if s.supervision == "last":
+            windows = last_windows(self.bank, self.split.train, s.context, s.across, rng)
+        else:
+            windows = training_windows(self.bank, self.split.train, s.context, rng)
+        kept = coherent(self.bank, windows, s.coherence)
+        if not len(kept):
+            raise DataError(f"coherence={s.coherence}: none of {len(windows):,} passages is that coherent; lower it")
+        return kept
+
+    def _schedule(self, update: int) -> float:
+        """Linear warm-up, then a cosine to ``FLOOR``, as a factor of the peak learning rate."""
+        s = self.settings
+        if update < s.warmup:
+            return (update + 1) / s.warmup
+        done = (update - s.warmup) / max(1, s.updates - s.warmup)
+        if s.seconds:
+            done = max(done, self.seconds() / s.seconds)
+        return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def _optimizer(model: nn.Module, log_temperature: nn.Parameter, settings: TrainSettings) -> torch.optim.AdamW:
+    """Matrices decay and learn at ``lr``; vectors, scalars and the trunk do neither: few, and shared by all content."""
+    named = dict(model.named_parameters())
+    quick = [p for name, p in named.items() if p.ndim < 2 or name.startswith(("trunk.", "recall_weights"))]
+    slow = [p for p in named.values() if not any(p is q for q in quick)]
+    temperature = [log_temperature] if settings.learn_temperature else []
+    groups = [
+        {"params": slow, "factor": 1.0, "weight_decay": settings.weight_decay},
+        {"params": [*quick, *temperature], "factor": settings.faster, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, 0.98))
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]

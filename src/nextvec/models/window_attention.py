@@ -1,0 +1,104 @@
+"""Causal attention over a bounded window whose keys and values are state: they go in and come out."""
+
+# Axes: B passages, T positions, Q positions of one block, W held, P = W + Q places, N heads, E keys, F values.
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+BLOCK = 256
+
+
+class Window(NamedTuple):
+    """The last keys and values (one less than the window's size at most), and which places are filled.
+
+    A place is unfilled only where passages of different lengths share a batch.
+    """
+
+    keys: Float[Tensor, "B W E"]
+    values: Float[Tensor, "B W F"]
+    filled: Bool[Tensor, "B W"]
+
+
+class WindowAttention(nn.Module):
+    """Every position attends to itself and to the ``size - 1`` before it; there are no parameters.
+
+    Positions are relative: a score loses ``slope`` for every place it lies back
+    (ALiBi, Press et al. 2022, arXiv 2108.12409). No position is ever numbered,
+    so a passage may be longer than any that was trained on, and what is held
+    never needs to be turned or renumbered, as rotary keys would. Without
+    ``fading`` the order inside the window is not seen.
+
+    A passage is computed in blocks of queries: T positions need at most
+    T x (size + 256) scores, not T x T.
+
+    Args:
+        size: positions a query can see, itself included.
+        heads: that keys and values are split into.
+        fading: whether scores fade with distance: slopes from 1/2 at most to 1/256, geometric over the heads.
+        dropout: on the attention weights.
+    """
+
+    def __init__(self, size: int, heads: int = 1, fading: bool = True, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.size = size
+        self.heads = heads
+        self.dropout = dropout
+        slopes_N = torch.exp2(-8 * torch.arange(1, heads + 1) / heads)
+        self.slopes: Tensor
+        self.register_buffer("slopes", slopes_N if fading else torch.zeros(heads), persistent=False)
+
+    def start(self, batch: int, keys: int, values: int) -> Window:
+        """Nothing held yet, of keys and values so wide."""
+        nothing = torch.zeros(batch, 0, dtype=torch.bool, device=self.slopes.device)
+        return Window(self.slopes.new_zeros(batch, 0, keys), self.slopes.new_zeros(batch, 0, values), nothing)
+
+    def forward(
+        self,
+        held: Window,
+        queries_BTE: Float[Tensor, "B T E"],
+        keys_BTE: Float[Tensor, "B T E"],
+        values_BTF: Float[Tensor, "B T F"],
+    ) -> tuple[Window, Float[Tensor, "B T F"]]:
+        """What is held after the passage, and what each of its positions attends to."""
+        already = held.keys.shape[1]
+        filled = torch.cat([held.filled, held.filled.new_ones(keys_BTE.shape[:2])], dim=1)
+        places = Window(torch.cat([held.keys, keys_BTE], dim=1), torch.cat([held.values, values_BTF], dim=1), filled)
+        attended: list[Tensor] = []
+        for start in range(0, queries_BTE.shape[1], BLOCK):
+            block_BQE = queries_BTE[:, start : start + BLOCK]
+            end = already + start + block_BQE.shape[1]
+            seen = _between(places, already + start + 1 - self.size, end)
+            attended.append(self._attend(block_BQE, seen, carried=start + 1 - self.size < 0 < already))
+        return _between(places, filled.shape[1] + 1 - self.size, filled.shape[1]), torch.cat(attended, dim=1)
+
+    def _attend(self, queries_BQE: Float[Tensor, "B Q E"], seen: Window, carried: bool) -> Float[Tensor, "B Q F"]:
+        """One block of queries; ``carried`` says that it can see places which came with the state."""
+        bias = self._bias(queries_BQE.shape[1], seen.filled.shape[1])[None]
+        if carried:  # in a fresh passage every place is filled, and one bias serves the whole batch
+            bias = bias.masked_fill(~seen.filled[:, None, None], -torch.inf)
+        attended = scaled_dot_product_attention(
+            self._split(queries_BQE),
+            self._split(seen.keys),
+            self._split(seen.values),
+            attn_mask=bias.to(queries_BQE.dtype),
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return attended.transpose(1, 2).flatten(2)
+
+    def _bias(self, queries: int, places: int) -> Float[Tensor, "N Q P"]:
+        place_P = torch.arange(places, device=self.slopes.device)
+        lag_QP = place_P[-queries:, None] - place_P
+        visible_QP = (lag_QP >= 0) & (lag_QP < self.size)
+        return (-self.slopes[:, None, None] * lag_QP).masked_fill(~visible_QP, -torch.inf)
+
+    def _split(self, wide_BPE: Float[Tensor, "B P E"]) -> Float[Tensor, "B N P e"]:
+        return wide_BPE.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def _between(places: Window, start: int, stop: int) -> Window:
+    span = slice(max(0, start), stop)
+    return Window(places.keys[:, span], places.values[:, span], places.filled[:, span])

@@ -1,0 +1,100 @@
+"""Rows that a target is told apart from beside the other targets of its batch: drawn, kept from earlier, or mined.
+
+The encoder is frozen, so a row is the same vector whenever it is used: a queue
+of row numbers never goes stale, as queues of encoded keys do.
+"""
+
+# Axes: N targets, C candidates, D width, K mined for each target.
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from nextvec.bank import Bank
+
+BLOCK = 512
+NOTHING = -1
+NEIGHBOURS = 8  # rows on either side of a target that are too like it to be told apart
+
+
+@dataclass(frozen=True)
+class Queue:
+    """The targets of the last updates, oldest first; ``size`` at most."""
+
+    rows: Int64[np.ndarray, " N"]
+    size: int
+
+    @staticmethod
+    def empty(size: int) -> "Queue":
+        return Queue(np.empty(0, np.int64), size)
+
+    def push(self, rows: Int64[np.ndarray, " N"]) -> "Queue":
+        return Queue(np.concatenate([self.rows, rows])[-self.size :] if self.size else self.rows, self.size)
+
+
+@dataclass(frozen=True)
+class Mined:
+    """Hard negatives of some targets.
+
+    Attributes:
+        targets: [N] rows, ascending.
+        negatives: [N, K] rows; -1 where fewer than K were found.
+    """
+
+    targets: Int64[np.ndarray, " N"]
+    negatives: Int64[np.ndarray, "N K"]
+
+    @staticmethod
+    def none(count: int) -> "Mined":
+        return Mined(np.empty(0, np.int64), np.empty((0, count), np.int64))
+
+    def of(self, targets: Int64[np.ndarray, " M"]) -> Int64[np.ndarray, " found"]:
+        """All that was mined for any of these targets, each row once."""
+        met = np.isin(self.targets, targets)
+        return np.setdiff1d(self.negatives[met], [NOTHING])
+
+    @property
+    def found(self) -> float:
+        """Negatives per target."""
+        return float((self.negatives != NOTHING).sum(1).mean()) if len(self.targets) else 0.0
+
+
+@torch.inference_mode()
+def mine(
+    bank: Bank,
+    candidates: Int64[np.ndarray, " C"],
+    targets: Int64[np.ndarray, " N"],
+    predicted_ND: Float[Tensor, "N D"],
+    count: int,
+    low: float,
+    high: float,
+) -> Mined:
+    """For each target the ``count`` candidates that the prediction likes best among those like the truth, but not it.
+
+    Args:
+        candidates: rows to choose from.
+        targets: rows, ascending; predicted_ND: what the model expects in their place.
+        low, high: cosine to the truth, from and below: under ``low`` a negative
+            is easy, from ``high`` on it is as good an answer as the truth.
+
+    Rows within ``NEIGHBOURS`` of the target in its own document are never chosen.
+    """
+    pool_CD = torch.from_numpy(bank.rows[candidates]).float()
+    place = torch.from_numpy(candidates)
+    document = torch.from_numpy(bank.document_of(candidates))
+    out = np.full((len(targets), count), NOTHING, dtype=np.int64)
+    for start in range(0, len(targets), BLOCK):
+        rows = targets[start : start + BLOCK]
+        truth_ND = torch.from_numpy(bank.rows[rows]).float()
+        alike_NC = truth_ND @ pool_CD.T
+        near_NC = (torch.from_numpy(rows)[:, None] - place).abs() <= NEIGHBOURS
+        near_NC &= torch.from_numpy(bank.document_of(rows))[:, None] == document
+        allowed_NC = (alike_NC >= low) & (alike_NC < high) & ~near_NC
+        liked_NC = (predicted_ND[start : start + BLOCK] @ pool_CD.T).masked_fill(~allowed_NC, -torch.inf)
+        best = liked_NC.topk(min(count, len(candidates)), dim=1)
+        found = torch.where(best.values.isneginf(), NOTHING, place[best.indices])
+        out[start : start + BLOCK, : found.shape[1]] = found.numpy()
+    return Mined(targets, out)

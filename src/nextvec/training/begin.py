@@ -1,0 +1,122 @@
+"""Where a run begins: the split, the strongest mean to start from, the untrained model."""
+
+# Axes: M documents, D width.
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from nextvec.bank import Bank
+from nextvec.errors import RunError, SettingsError
+from nextvec.evaluation.exam import Exam
+from nextvec.evaluation.report import strongest_decay
+from nextvec.models import (
+    GRU,
+    LSTM,
+    AttentionMixture,
+    Hierarchical,
+    LinearRecurrence,
+    MemoryGRU,
+    PublishedMemoryGRU,
+    Recurrent,
+    Transformer,
+)
+from nextvec.training.run import BEST, RUN, Origin, Run, document_sketch
+from nextvec.training.settings import TrainSettings
+from nextvec.windows import split
+
+VALID_ROWS = 1000
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+def begin(path: str | Path, recipe: str, settings: TrainSettings, bank: Bank) -> Run:
+    """Create a run on a bank, or open it again: splits the bank and finds where training starts.
+
+    Raises:
+        RunError: the path holds something else.
+        SettingsError: a device that this machine does not have.
+        DataError: the bank cannot be split.
+        ExamError: it is too small to hold an exam.
+    """
+    settings = replace(settings, device=present(settings.device))
+    if (Path(path) / RUN).exists():
+        return Run.open(path).begun_with(settings, bank)
+    parts = split(bank, settings.valid, settings.test)
+    exam = Exam.over(bank, parts.train, "train", settings.pool, VALID_ROWS)
+    for part in ("valid", "test"):
+        Exam.over(bank, parts.part(part), part, settings.pool, VALID_ROWS)
+    decay = strongest_decay(exam, centre_of(bank, parts.train))
+    ids = bank.ids
+    named = {name: [ids[m] for m in parts.part(name)] for name in ("train", "valid", "test")}
+    hashes = [document_sketch(bank, int(m)) for m in parts.train]
+    where = str(bank.path.resolve()) if bank.path else ""
+    origin = Origin(bank.fingerprint, where, bank.dim, bank.manifest.encoder_fingerprint, named, hashes, decay)
+    return Run.create(path, recipe, settings, origin)
+
+
+def present(device: Device) -> Device:
+    """The device itself, or the best there is for ``auto``.
+
+    Raises:
+        SettingsError: this machine does not have it.
+    """
+    there: dict[Device, bool] = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    best: Device = next(name for name, here in there.items() if here)
+    if device == "auto":
+        return best
+    if not there[device]:
+        raise SettingsError(f"device={device}: this machine has none that PyTorch can use; the nearest right one is {best}")
+    return device
+
+
+def centre_of(bank: Bank, documents: Int64[np.ndarray, " M"]) -> Float[Tensor, " D"]:
+    """Mean row of some documents, float32."""
+    total = np.zeros(bank.dim, dtype=np.float64)
+    for m in documents:
+        total += bank.document(int(m)).astype(np.float64).sum(0)
+    return torch.from_numpy((total / max(1, int(bank.lengths[documents].sum()))).astype(np.float32))
+
+
+def build(settings: TrainSettings, centre: Float[Tensor, " D"], decay: float) -> Recurrent[Any]:
+    """The untrained model of some settings; its weights are decided by ``settings.seed``."""
+    torch.manual_seed(settings.seed)
+    s = settings
+    match s.model:
+        case "memory_gru":
+            return MemoryGRU(centre, decay, s.hidden, s.slots, s.working, s.dropout)
+        case "gru":
+            return GRU(centre, decay, s.hidden, s.layers, s.dropout)
+        case "lstm":
+            return LSTM(centre, decay, s.hidden, s.layers, s.dropout)
+        case "transformer":
+            return Transformer(centre, decay, hidden=s.hidden, layers=s.layers, dropout=s.dropout, window=s.window)
+        case "mixture":
+            return AttentionMixture(centre, decay, hidden=s.hidden, layers=s.layers, dropout=s.dropout, window=s.window)
+        case "hierarchical":
+            return Hierarchical(centre, decay, hidden=s.hidden, layers=s.layers, dropout=s.dropout, chunk=s.chunk)
+        case "linear":
+            return LinearRecurrence(centre, decay, hidden=s.hidden, layers=s.layers, dropout=s.dropout)
+        case "published":
+            return PublishedMemoryGRU(len(centre), s.hidden, s.layers, s.slots or 1, s.dropout)
+
+
+def load_model(run: Run, name: str = BEST) -> tuple[Recurrent[Any], Float[Tensor, " D"]]:
+    """The trained model of a run, in evaluation mode on the processor, and the mean of its training rows.
+
+    Raises:
+        RunError: it was never trained, or its weights do not fit its settings.
+    """
+    tensors, _ = run.load(name)
+    centre = tensors.pop("centre")
+    tensors.pop("log_temperature", None)
+    model = build(run.settings, centre, run.origin.decay)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise RunError(f"{run.path / name} does not fit the run's settings: {str(error).splitlines()[0]}") from None
+    return model.eval(), centre

@@ -1,0 +1,175 @@
+"""The gradient of one update, however many passages it takes and however few fit into memory at once."""
+
+# Axes: B passages, T positions, N targets, D width.
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from nextvec.bank import Bank, row_classes
+from nextvec.batches import Passages, candidates, passages
+from nextvec.models import PublishedMemoryGRU, Recurrent
+from nextvec.objective import cosine_distance, gradient_norms, info_nce, negative_counts, squared_distance
+from nextvec.training.run import generator_seed
+from nextvec.training.settings import TrainSettings
+from nextvec.windows import Windows
+
+DROPOUT, NEGATIVES = 2, 3
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class Computed:
+    """What one update's gradient was made of.
+
+    Attributes:
+        loss: weighted sum of the terms, mean over all targets of the update.
+        terms: value of each weighted term.
+        pulls: norm of each term's gradient at the predictions; empty unless asked for.
+        targets: rows, in the order of the passages.
+        negatives: per target, mean.
+    """
+
+    loss: float
+    terms: dict[str, float]
+    pulls: dict[str, float]
+    targets: Int64[np.ndarray, " N"]
+    negatives: float
+
+
+class Gradient:
+    """Adds an update's gradient to ``.grad`` of the model and the temperature.
+
+    With ``cached``, all passages of an update share their negatives, although
+    only ``batch`` of them are held at once: all are predicted without graphs,
+    the loss is taken over all predictions together, and its gradient there is
+    carried through each passage in a second pass (gradient caching, Gao et al.
+    2021, arXiv 2101.06983). It is the gradient of one big batch exactly.
+    """
+
+    def __init__(
+        self,
+        model: Recurrent[Any],
+        log_temperature: nn.Parameter,
+        bank: Bank,
+        train_rows: Int64[np.ndarray, " rows"],
+        settings: TrainSettings,
+        scale: Callable[[Tensor], Tensor] = lambda loss: loss,
+    ) -> None:
+        self.model, self.log_temperature, self.bank, self.train_rows = model, log_temperature, bank, train_rows
+        self.settings, self.scale = settings, scale
+        self.device = log_temperature.device
+        self.classes = row_classes(bank.rows)
+        self.copies = np.bincount(self.classes[train_rows], minlength=len(bank))
+        self._whole: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=True) if settings.compile else model
+
+    def compute(
+        self, update: int, windows: Windows, chosen: Int64[np.ndarray, " B"], others: Int64[np.ndarray, " rows"], measure: bool
+    ) -> Computed:
+        """Gradient of the mean loss over all targets of some passages.
+
+        Args:
+            chosen: which of the windows; ``batch`` of them are computed at once.
+            others: rows that are negatives of every target.
+            measure: whether to tell how hard each term pulls, which costs a second backward through the loss.
+        """
+        s = self.settings
+        places = [chosen[i : i + s.batch] for i in range(0, len(chosen), s.batch)]
+        read = [passages(self.bank, windows, place) for place in places]
+        counts = [int((p.targets >= 0).sum()) for p in read]
+        groups = [range(len(read))] if s.cached else [range(i, i + 1) for i in range(len(read))]
+        found = [self._group(update, read, group, sum(counts), others, measure) for group in groups]
+        weights = [sum(counts[i] for i in group) / sum(counts) for group in groups]
+        return Computed(
+            sum(f.loss for f in found),
+            {name: sum(f.terms[name] for f in found) for name in found[0].terms},
+            {name: math.hypot(*(f.pulls[name] for f in found)) for name in found[0].pulls},
+            np.concatenate([f.targets for f in found]),
+            sum(w * f.negatives for w, f in zip(weights, found, strict=True)),
+        )
+
+    def _group(
+        self, update: int, read: Sequence[Passages], group: range, total: int, others: Int64[np.ndarray, " rows"], measure: bool
+    ) -> Computed:
+        """Passages that share one loss; several are predicted twice, one alone keeps its graph."""
+        s, alone = self.settings, len(group) == 1
+        with torch.set_grad_enabled(alone):
+            outputs = [self._predict(read[i], update, i) for i in group]
+        rows = np.concatenate([read[i].targets[read[i].targets >= 0].numpy() for i in group])
+        rng = np.random.default_rng(generator_seed(s.seed, NEGATIVES, update, group.start))
+        drawn = rng.choice(self.train_rows, s.negatives)
+        predicted_ND = torch.cat([y.detach() for y in outputs]).requires_grad_()
+        terms, negatives = self._terms(predicted_ND, rows, np.concatenate([drawn, others]))
+        share = len(rows) / total
+        terms = {name: share * term for name, term in terms.items()}
+        pulls = gradient_norms(terms, predicted_ND) if measure else {}
+        loss = torch.stack(list(terms.values())).sum()
+        self.scale(loss).backward()
+        assert predicted_ND.grad is not None
+        edges = np.cumsum([0, *(len(y) for y in outputs)])
+        for n, (i, (first, last)) in enumerate(zip(group, pairwise(edges.tolist()), strict=True)):
+            output = outputs[n] if alone else self._predict(read[i], update, i)
+            output.backward(predicted_ND.grad[first:last])
+        return Computed(loss.item(), {name: term.item() for name, term in terms.items()}, pulls, rows, negatives)
+
+    def _predict(self, read: Passages, update: int, number: int) -> Float[Tensor, "N D"]:
+        """Predictions of the scored rows; dropout depends on the update and the number alone, so it repeats."""
+        s = self.settings
+        torch.manual_seed(generator_seed(s.seed, DROPOUT, update, number))
+        x_BTD = read.x.to(self.device)
+        with torch.autocast(self.device.type, PRECISIONS[s.precision], enabled=s.precision != "float32"):
+            if s.loss_on == "delta":
+                assert isinstance(self.model, PublishedMemoryGRU)
+                return self.model.difference(x_BTD).float()
+            if s.supervision == "last":
+                return self.model.last(x_BTD).float()
+            y_BTD = in_segments(self.model, x_BTD, s.segment) if s.segment else self._whole(x_BTD)
+        return y_BTD[(read.targets >= 0).to(self.device)].float()
+
+    def _terms(
+        self, predicted_ND: Float[Tensor, "N D"], rows: Int64[np.ndarray, " N"], others: Int64[np.ndarray, " rows"]
+    ) -> tuple[dict[str, Tensor], float]:
+        """Every term of the loss that has a weight, weighted, and how many negatives a target had."""
+        s, temperature = self.settings, self.log_temperature.exp()
+        truth_ND = torch.from_numpy(self.bank.rows[rows]).float().to(self.device)
+        if s.loss_on == "delta":
+            truth_ND = truth_ND - torch.from_numpy(self.bank.rows[rows - 1]).float().to(self.device)
+            place_N = torch.arange(len(rows), device=self.device)
+            forbidden_NN = torch.zeros(len(rows), len(rows), dtype=torch.bool, device=self.device)
+            nce, negatives = info_nce(predicted_ND, truth_ND, place_N, forbidden_NN, temperature), float(len(rows) - 1)
+        else:
+            named = candidates(self.bank, self.classes, self.copies, rows, others)
+            vectors, truth, forbidden, log_q = (
+                t.to(self.device) for t in (named.vectors, named.truth, named.forbidden, named.log_q)
+            )
+            nce = info_nce(predicted_ND, vectors, truth, forbidden, temperature, log_q)
+            negatives = float(negative_counts(forbidden).double().mean())
+        terms = {"nce": s.alpha * nce}
+        if s.cosine:
+            terms["cosine"] = s.cosine * cosine_distance(predicted_ND, truth_ND)
+        if s.mse:
+            terms["mse"] = s.mse * squared_distance(predicted_ND, truth_ND)
+        return terms, negatives
+
+
+def in_segments(model: Recurrent[Any], x_BTD: Float[Tensor, "B T D"], segment: int) -> Float[Tensor, "B T D"]:
+    """``model(x)`` with only the state kept between segments; what lies inside is computed again on the way back.
+
+    Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174) where every
+    model can be cut: between two vectors, because splitting a passage changes
+    nothing.
+    """
+    state = model.start(len(x_BTD))
+    outputs: list[Tensor] = []
+    for piece_BSD in x_BTD.split(segment, dim=1):
+        state, y_BSD = checkpoint(model.run, state, piece_BSD, use_reentrant=False)
+        outputs.append(y_BSD)
+    return torch.cat(outputs, dim=1)

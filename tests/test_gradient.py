@@ -1,0 +1,218 @@
+"""The gradient of an update: the same however it is cut into batches, segments and precisions."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from nextvec.bank import Bank, row_classes
+from nextvec.errors import SettingsError
+from nextvec.objective import cosine_distance, gradient_norms, info_nce, squared_distance
+from nextvec.training import TrainSettings
+from nextvec.training.begin import build, centre_of
+from nextvec.training.gradient import Computed, Gradient, in_segments
+from nextvec.training.settings import MODEL_NAMES
+from nextvec.windows import Windows, last_windows, rows_of, training_windows
+from tests.conftest import walk_bank
+
+PLAIN = TrainSettings(
+    model="gru", context=16, batch=64, hidden=8, slots=8, working=6, window=9, chunk=5, dropout=0.0, cosine=0.5, mse=0.3
+)
+EVERYTHING = np.arange(12)
+
+
+def computed(
+    bank: Bank, settings: TrainSettings, windows: Windows, others: Any = ()
+) -> tuple[Computed, list[Tensor], Gradient]:
+    """One update's gradient on all documents, in float64 where nothing else is asked for."""
+    model = build(settings, centre_of(bank, EVERYTHING), 0.5)
+    with torch.no_grad():
+        torch.manual_seed(1)
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    temperature = nn.Parameter(torch.tensor(math.log(settings.temperature)))
+    gradient = Gradient(model.train(), temperature, bank, rows_of(bank, EVERYTHING), settings)
+    done = gradient.compute(0, windows, np.arange(len(windows)), np.array(others, np.int64), measure=True)
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in [*model.parameters(), temperature]]
+    return done, gradients, gradient
+
+
+def windows_of(bank: Bank, context: int = 16, count: int = 22) -> Windows:
+    """Passages of unequal length, so that no way of cutting them is even."""
+    all_of_them = training_windows(bank, EVERYTHING, context, np.random.default_rng(0))
+    return Windows(all_of_them.starts[:count], all_of_them.scored[:count], all_of_them.stops[:count])
+
+
+def assert_same(a: list[Tensor], b: list[Tensor], tolerance: float = 2e-6) -> None:
+    scale = max(float(g.abs().max()) for g in a)
+    for one, other in zip(a, b, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=tolerance * max(1.0, scale))
+
+
+@pytest.mark.parametrize("model", ["gru", "memory_gru", "transformer"])
+@pytest.mark.parametrize("batch", [1, 4, 7, 21])
+def test_gradient_caching_is_one_big_batch(model: Any, batch: int) -> None:
+    """22 passages in batches of 7 leave a remainder of one; the contrastive loss joins them all."""
+    bank = walk_bank()
+    whole, expected, _ = computed(bank, replace(PLAIN, model=model), windows_of(bank), others=[3, 99])
+    cut, found, _ = computed(bank, replace(PLAIN, model=model, batch=batch, cached=True), windows_of(bank), others=[3, 99])
+    assert cut.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert cut.negatives == whole.negatives
+    np.testing.assert_array_equal(cut.targets, whole.targets)
+    assert_same(expected, found)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 7])
+def test_accumulation_is_one_big_batch_remainder_included(batch: int) -> None:
+    """For losses of one target each; the contrastive one needs the cache, and differs without it."""
+    bank = walk_bank()
+    plain = replace(PLAIN, alpha=0.0)
+    whole, expected, _ = computed(bank, plain, windows_of(bank))
+    cut, found, _ = computed(bank, replace(plain, batch=batch, cached=False), windows_of(bank))
+    assert cut.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert_same(expected, found)
+    _, contrastive, _ = computed(bank, PLAIN, windows_of(bank))
+    _, uncached, _ = computed(bank, replace(PLAIN, batch=batch, cached=False), windows_of(bank))
+    with pytest.raises(AssertionError):
+        assert_same(contrastive, uncached)
+
+
+def test_a_batch_of_256_means_255_negatives_only_with_the_cache() -> None:
+    """256 documents with one target each, so that no target's own past is among the others."""
+    bank = Bank.from_numpy(np.random.default_rng(0).standard_normal((256 * 5, 8)).astype(np.float32), [5] * 256)
+    windows = last_windows(bank, np.arange(256), 4, across=False, rng=np.random.default_rng(0))
+    settings = replace(PLAIN, supervision="last", context=4, batch=8)
+    cached, _, _ = computed(bank, settings, windows)
+    apart, _, _ = computed(bank, replace(settings, cached=False), windows)
+    assert (cached.negatives, apart.negatives) == (255, 7)
+
+
+@contextmanager
+def kept_bytes() -> Iterator[list[int]]:
+    """Bytes that autograd keeps for the way back, each storage once."""
+    kept: dict[int, int] = {}
+    total = [0]
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        total[0] = sum(kept.values())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield total
+
+
+@pytest.mark.parametrize("model", MODEL_NAMES)
+@pytest.mark.parametrize("segment", [5, 16])
+def test_checkpoints_change_no_gradient(model: Any, segment: int) -> None:
+    bank = walk_bank()
+    _, expected, _ = computed(bank, replace(PLAIN, model=model), windows_of(bank))
+    _, found, _ = computed(bank, replace(PLAIN, model=model, segment=segment), windows_of(bank))
+    assert_same(expected, found, tolerance=1e-5)
+
+
+def test_checkpoints_keep_less() -> None:
+    torch.manual_seed(0)
+    model = build(replace(PLAIN, hidden=32), torch.zeros(16), 0.5)
+    x = torch.randn(2, 512, 16)
+    with kept_bytes() as whole:
+        model(x).sum().backward()
+    with kept_bytes() as cut:
+        in_segments(model, x, 32).sum().backward()
+    assert 4 * cut[0] < whole[0]
+
+
+@pytest.mark.parametrize("model", MODEL_NAMES)
+def test_bfloat16_points_the_same_way(model: Any) -> None:
+    bank = walk_bank()
+    exact, expected, _ = computed(bank, replace(PLAIN, model=model), windows_of(bank))
+    coarse, found, _ = computed(bank, replace(PLAIN, model=model, precision="bfloat16"), windows_of(bank))
+    assert coarse.loss == pytest.approx(exact.loss, rel=0.05)
+    a, b = (torch.cat([g.flatten() for g in gradients]) for gradients in (expected, found))
+    assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.95
+    assert b.dtype == torch.float32
+
+
+def test_dropout_falls_alike_in_both_passes_of_gradient_caching() -> None:
+    """Else the gradient belongs to no loss: with the same masks, one step against it lowers the very loss it came from."""
+    bank = walk_bank()
+    settings = replace(PLAIN, dropout=0.5, batch=4)
+    before, gradients, gradient = computed(bank, settings, windows_of(bank))
+    size = 1e-3
+    squared = sum(float(g.square().sum()) for g in gradients)
+    with torch.no_grad():
+        for parameter, g in zip([*gradient.model.parameters(), gradient.log_temperature], gradients, strict=True):
+            parameter.sub_(size * g)
+    after = gradient.compute(0, windows_of(bank), np.arange(22), np.empty(0, np.int64), measure=False)
+    assert before.loss - after.loss == pytest.approx(size * squared, rel=0.1)
+
+
+def test_each_term_is_told_with_its_pull() -> None:
+    bank = walk_bank()
+    done, _, _ = computed(bank, PLAIN, windows_of(bank))
+    assert set(done.terms) == set(done.pulls) == {"nce", "cosine", "mse"}
+    assert done.loss == pytest.approx(sum(done.terms.values()), rel=1e-5)
+
+
+def test_on_unit_vectors_the_squared_distance_is_twice_the_cosine_distance_at_any_width() -> None:
+    torch.manual_seed(0)
+    for width in (4, 768):
+        a, b = (torch.nn.functional.normalize(torch.randn(9, width), dim=-1) for _ in range(2))
+        assert float(squared_distance(a, b)) == pytest.approx(2 * float(cosine_distance(a, b)), rel=1e-4)
+
+
+def test_gradient_norms_are_those_of_autograd_by_hand() -> None:
+    predicted = torch.tensor([[3.0, 4.0]], requires_grad=True)
+    truth = torch.tensor([[0.0, 0.0]])
+    norms = gradient_norms({"mse": 0.5 * squared_distance(predicted, truth)}, predicted)
+    assert norms == {"mse": pytest.approx(5.0)}  # d/dp of 0.5 |p|² is p
+
+
+@given(st.integers(0, 1000))
+def test_corrected_for_how_often_they_are_drawn_samples_estimate_the_whole(seed: int) -> None:
+    """The sum over drawn classes, each divided by its copies, is on average n / N times the sum over all classes."""
+    rng = np.random.default_rng(seed)
+    copies = rng.integers(1, 9, 6)
+    scores = torch.from_numpy(rng.standard_normal(6)).float()
+    expected = scores.exp().sum()
+    drawn = np.repeat(np.arange(6), copies)  # every row once: the average over draws
+    found = (scores[drawn] - torch.from_numpy(np.log(copies[drawn])).float()).exp().sum()
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_correction_lowers_common_negatives_and_leaves_the_truth() -> None:
+    predicted, vectors = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    forbidden, one = torch.zeros(1, 2, dtype=torch.bool), torch.tensor(1.0)
+    log_q = torch.tensor([math.log(7.0), math.log(3.0)])
+    loss = info_nce(predicted, vectors, torch.tensor([0]), forbidden, one, log_q)
+    assert float(loss) == pytest.approx(-math.log(math.e / (math.e + 1 / 3)), rel=1e-5)
+
+
+def test_copies_are_counted_among_training_rows_only() -> None:
+    rows = np.eye(4, dtype=np.float32)[[0, 1, 0, 2, 0, 3]]
+    bank = Bank.from_numpy(rows, [2, 2, 2])
+    gradient = Gradient(build(PLAIN, torch.zeros(4), 0.5), nn.Parameter(torch.tensor(0.0)), bank, np.arange(4), PLAIN)
+    assert gradient.copies[row_classes(bank.rows)].tolist() == [2, 1, 2, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss_on": "delta"}, "only model=published does"),
+        ({"precision": "float16", "device": "cpu"}, "the nearest right one is bfloat16"),
+        ({"alpha": 0.0, "cosine": 0.0, "mse": 0.0}, "minimise nothing"),
+        ({"hard_low": 0.9, "hard_high": 0.8}, "must be below hard_high"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        replace(PLAIN, **change)
