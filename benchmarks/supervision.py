@@ -24,7 +24,8 @@ def step(model: Recurrent[object], bank: Bank, classes: np.ndarray, windows: Win
     """One whole update without the optimiser's own time, which is the same for both."""
     batch = passages(bank, windows, np.arange(len(windows)))
     scored = batch.targets >= 0
-    named = candidates(bank, classes, batch.targets[scored].numpy(), np.empty(0, np.int64))
+    copies = np.ones(len(bank), np.int64)
+    named = candidates(bank, classes, copies, batch.targets[scored].numpy(), np.empty(0, np.int64))
     loss = info_nce(model(batch.x)[scored], named.vectors, named.truth, named.forbidden, torch.tensor(0.07))
     model.zero_grad()
     loss.backward()

@@ -17,7 +17,7 @@ from nextvec.bank import Bank, row_classes
 from nextvec.errors import SettingsError
 from nextvec.objective import cosine_distance, gradient_norms, info_nce, squared_distance
 from nextvec.training import TrainSettings
-from nextvec.training.begin import build, centre_of
+from nextvec.training.begin import build, centre_of, present
 from nextvec.training.gradient import Computed, Gradient, in_segments
 from nextvec.training.settings import MODEL_NAMES
 from nextvec.windows import Windows, last_windows, rows_of, training_windows
@@ -38,7 +38,9 @@ def computed(
         torch.manual_seed(1)
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
-    temperature = nn.Parameter(torch.tensor(math.log(settings.temperature)))
+    device = present(settings.device)
+    model.to(device)
+    temperature = nn.Parameter(torch.tensor(math.log(settings.temperature), device=device))
     gradient = Gradient(model.train(), temperature, bank, rows_of(bank, EVERYTHING), settings)
     done = gradient.compute(0, windows, np.arange(len(windows)), np.array(others, np.int64), measure=True)
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in [*model.parameters(), temperature]]
@@ -140,6 +142,24 @@ def test_bfloat16_points_the_same_way(model: Any) -> None:
     a, b = (torch.cat([g.flatten() for g in gradients]) for gradients in (expected, found))
     assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.95
     assert b.dtype == torch.float32
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_an_accelerator_finds_the_same_gradient(device: Any) -> None:
+    there = torch.cuda.is_available() if device == "cuda" else torch.backends.mps.is_available()
+    if not there:
+        pytest.skip(f"this machine has no {device}")
+    bank = walk_bank()
+    _, expected, _ = computed(bank, replace(PLAIN, model="memory_gru"), windows_of(bank))
+    _, found, _ = computed(bank, replace(PLAIN, model="memory_gru", device=device), windows_of(bank))
+    assert_same(expected, [g.cpu() for g in found], tolerance=1e-4)
+
+
+def test_a_device_that_is_absent_is_named() -> None:
+    absent = "mps" if not torch.backends.mps.is_available() else "cuda"
+    with pytest.raises(SettingsError, match=f"device={absent}: this machine has none.*nearest right one is"):
+        present(absent)
+    assert present("auto") in ("cpu", "cuda", "mps")
 
 
 def test_dropout_falls_alike_in_both_passes_of_gradient_caching() -> None:

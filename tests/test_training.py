@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -21,7 +22,6 @@ from nextvec.batches import candidates, passages
 from nextvec.errors import DataError, ExamError, RunError, SettingsError
 from nextvec.models import MemoryGRU, PublishedMemoryGRU
 from nextvec.objective import info_nce, negative_counts
-from nextvec.recipes import recipe
 from nextvec.settings import from_json, override, to_json
 from nextvec.training import Evaluated, Finished, Run, Stepped, TrainSettings, begin, evaluate, load_model, train
 from nextvec.training.begin import build
@@ -320,6 +320,22 @@ def test_training_ends_when_its_seconds_are_used_up(tmp_path: Path) -> None:
     assert run.history()[-1]["lr"] < run.history()[len(run.history()) // 2]["lr"]  # the rate falls by the clock
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_model_trains_alike(tmp_path: Path, command: list[str], quiet_environment: dict[str, str]) -> None:
+    """In processes of its own: the compiler cannot look through the type checks of the tests."""
+    on_disk(walk_bank(documents=20), tmp_path / "bank")
+    sets = ["context=20", "batch=3", "updates=4", "evaluate_every=2", "hidden=16", "pool=30", "model=transformer", "dropout=0"]
+    flags = ["--bank", str(tmp_path / "bank"), *(part for s in sets for part in ("--set", s))]
+    environment = {**quiet_environment, "PYTHONWARNINGS": "ignore"}
+    losses = []
+    for compiled in ("false", "true"):
+        run = [*command, "train", "default", str(tmp_path / compiled), *flags, "--set", f"compile={compiled}"]
+        subprocess.run(run, env=environment, check=True, stdout=subprocess.DEVNULL)
+        losses.append([record["loss"] for record in Run.open(tmp_path / compiled).history()[1:]])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     bank = walk_bank(documents=20)
     run = begin(tmp_path / "run", "test", SMALL, bank)
@@ -413,22 +429,6 @@ def test_settings_are_read_back_as_they_were_written() -> None:
     settings = override(TrainSettings(), ["context=7", "lr=0.5", "pool=none", "model=gru"])
     assert (settings.context, settings.lr, settings.pool, settings.model) == (7, 0.5, None, "gru")
     assert from_json(TrainSettings, json.loads(json.dumps(to_json(settings)))) == settings
-
-
-@given(st.integers(1, 10_000_000), st.integers(1, 10_000_000))
-def test_recipes_grow_with_the_bank(a: int, b: int) -> None:
-    small, large = sorted((a, b))
-    for name in ("default", "phase1"):
-        few, many = recipe(name, small), recipe(name, large)
-        assert few.hidden <= many.hidden
-        assert few.updates <= many.updates
-        assert few.updates % few.evaluate_every == 0
-    assert recipe("phase1", small).context == 100
-
-
-def test_an_unknown_recipe_lists_the_known() -> None:
-    with pytest.raises(SettingsError, match="did you mean"):
-        recipe("phase9", 10)
 
 
 def test_all_rows_of_a_bank_are_listed_once() -> None:

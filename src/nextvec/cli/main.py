@@ -35,9 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # a terminal without our dashes still gets the figures
     try:
         arguments = _parser().parse_args(argv)
-        from nextvec.cli import verbs  # torch takes seconds to import: --help must not wait for it
+        from nextvec.cli import experiments, phases, verbs  # torch takes seconds to import: --help must not wait for it
 
-        return getattr(verbs, arguments.verb)(arguments)
+        module = next(module for module in (verbs, experiments, phases) if hasattr(module, arguments.verb))
+        return getattr(module, arguments.verb)(arguments)
     except NextvecError as error:
         print(f"nextvec: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -121,6 +122,92 @@ def _parser() -> _Parser:
     predict.add_argument("run", type=Path, help="a trained run")
     predict.add_argument("-k", type=_positive, default=5, help="how many (5)")
     predict.add_argument("--bank", type=Path, help="where candidates come from (default: the bank it was trained on)")
+
+    compare = verb(
+        "compare",
+        "two runs on one exam: which is better, and whether that is shown",
+        "The lift is paired by row and resampled by document. Example: nextvec compare runs/new runs/old",
+    )
+    compare.add_argument("a", type=Path, metavar="A", help="a trained run")
+    compare.add_argument("b", type=Path, metavar="B", help="the run it is compared with, of the same bank")
+    compare.add_argument("--bank", type=Path, help="where their bank lies now (default: where A was trained on it)")
+    compare.add_argument("--split", choices=("valid", "test"), default="test", help="which documents (test)")
+    compare.add_argument("--context", type=_positive, help="vectors read before each scored row (what each was trained with)")
+    compare.add_argument("--pool", type=_pool, default=1000, metavar="N|all", help="candidates per scored row (1000)")
+    compare.add_argument("--rows", type=_positive, default=2000, help="scored rows at most (2000)")
+
+    gate = verb(
+        "gate",
+        "judge a run by gates, and leave a decision record in it",
+        "Exit code 1 when a gate is not passed. Example: nextvec gate runs/first seed",
+    )
+    gate.add_argument("run", type=Path, help="a trained run")
+    gate.add_argument("gates", help="a .toml file of gates, or one that is shipped: seed, hard_negatives")
+    gate.add_argument("--over", type=Path, metavar="RUN", help="what a gain is taken over, where the file names no run")
+    gate.add_argument("--bank", type=Path, help="where its bank lies now (default: where it was trained on it)")
+
+    sweep = verb(
+        "sweep",
+        "train a recipe at many settings, judge all on one valid exam",
+        "Killed at any moment, the same command goes on. "
+        "Examples: nextvec sweep default --bank books.bank --out sweeps/alpha --over alpha=0.01,0.03,0.05 · "
+        "nextvec sweep default --bank books.bank --out sweeps/lr --over lr=1e-4..1e-2 --trials 20",
+    )
+    sweep.add_argument("recipe", help="what all points share, as for train")
+    sweep.add_argument("--bank", type=Path, required=True, help="what to train on")
+    sweep.add_argument("--out", type=Path, required=True, help="the folder of the runs and of sweep.json")
+    sweep.add_argument(
+        "--over",
+        action="append",
+        required=True,
+        metavar="NAME=V,V,…|LOW..HIGH",
+        help="a setting and its values, or with --trials its ends; may be repeated",
+    )
+    sweep.add_argument("--seeds", type=_positive, default=3, help="runs per point (3)")
+    sweep.add_argument("--trials", type=_positive, help="search instead of a grid: as many points, proposed by Optuna")
+    sweep.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change another setting; may be repeated"
+    )
+    sweep.add_argument("--jobs", type=_positive, default=1, help="runs at a time; in a search, seeds of one trial (1)")
+    sweep.add_argument("--rows", type=_positive, default=2000, help="scored rows of the exam at most (2000)")
+
+    phases = verb(
+        "phases",
+        "the predecessor's phases, ours and as published, on one exam",
+        "Trains what is missing in DIR, then writes DIR/phases.json and phases.html; without --bank, from what has finished. "
+        "Killed at any moment, the same command goes on. "
+        "Example: nextvec phases runs/phases --bank books.bank --recipes phase1,phase3 --seeds 3",
+    )
+    phases.add_argument("folder", type=Path, metavar="DIR", help="folder of the runs, DIR/RECIPE/seed-N, and of the table")
+    phases.add_argument("--bank", type=Path, help="what to train on (default: train nothing)")
+    phases.add_argument("--recipes", type=_names, metavar="A,B,…", help="which (all phases in both forms, and four ablations)")
+    phases.add_argument("--seeds", type=_positive, default=1, help="runs per recipe (1)")
+    phases.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of every recipe; may be repeated"
+    )
+    phases.add_argument("--pools", type=_pools, metavar="N,…,all", help="candidates per scored row (58,115,230,1000,1148,all)")
+    phases.add_argument("--rows", type=_positive, default=2000, help="scored rows at most (2000)")
+    phases.add_argument("--jobs", type=_positive, default=1, help="runs at a time (1)")
+
+    experiment = verbs.add_parser("experiment", help="controlled experiments: context", description="Controlled experiments.")
+    which = experiment.add_subparsers(dest="which", required=True, metavar="WHICH")
+    context = which.add_parser(
+        "context",
+        help="what longer context is worth, everything else equal",
+        description="Trains runs that differ in nothing but their context, lets them sit one exam, then takes context away "
+        "from the longest and disturbs it. Writes DIR/context.json and context.html. Killed at any moment, the same command "
+        "goes on. Example: nextvec experiment context --bank books.bank --out runs/context --contexts 100,1000",
+    )
+    context.add_argument("--json", action="store_true", help="print one JSON object on standard output, nothing else")
+    context.add_argument("--bank", type=Path, required=True, help="what to train on")
+    context.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the runs and of the page")
+    context.add_argument("--contexts", type=_counts, default=(100, 500, 1000), metavar="N,N,…", help="which (100,500,1000)")
+    context.add_argument("--seeds", type=_positive, default=3, help="runs per context (3)")
+    context.add_argument("--recipe", default="default", help="what all runs share, as for train (default)")
+    context.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting; may be repeated")
+    context.add_argument("--pool", type=_pool, default=1000, metavar="N|all", help="candidates per scored row (1000)")
+    context.add_argument("--rows", type=_positive, default=2000, help="scored rows at most (2000)")
+    context.add_argument("--jobs", type=_positive, default=1, help="runs at a time (1)")
     return parser
 
 
@@ -144,6 +231,22 @@ def _number(text: str, least: int) -> int:
 
 def _pool(text: str) -> int | None:
     return None if text == "all" else _number(text, 2)
+
+
+def _pools(text: str) -> tuple[int | None, ...]:
+    return tuple(map(_pool, _names(text)))
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(map(_positive, _names(text)))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """A list with commas between; no name may be empty."""
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list like a,b,c")
+    return names
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Charts as SVG text: intervals as bars, curves with bands. Colours come from the page's style, so they follow its theme."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import floor, log10
 
@@ -9,6 +9,7 @@ from markupsafe import Markup, escape
 Scale = Callable[[float], float]
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 40
+LINE = 16  # height of a further line of tick labels
 
 
 @dataclass(frozen=True)
@@ -23,19 +24,35 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """A named line; ``kind`` is its style class: model, baseline or quiet."""
+    """A named line; ``kind`` is its style class: model, baseline or quiet; ``labelled`` writes its values at its dots."""
 
     name: str
     kind: str
     points: Sequence[Point]
+    labelled: bool = False
 
 
-def line_chart(curves: Sequence[Curve], x_title: str, y_title: str, *, log_x: bool = False, percent: bool = True) -> Markup:
-    """Curves over a shared pair of axes; intervals as bands."""
+def line_chart(
+    curves: Sequence[Curve],
+    x_title: str,
+    y_title: str,
+    *,
+    log_x: bool = False,
+    percent: bool = True,
+    x_labels: Mapping[float, Sequence[str]] | None = None,
+) -> Markup:
+    """Curves over a shared pair of axes; intervals as bands.
+
+    Args:
+        x_labels: lines of text under some places, instead of their numbers.
+    """
+    labels = x_labels or {x: (f"{x:g}",) for x in _x_ticks(curves, log_x)}
+    height = HEIGHT + LINE * (max(map(len, labels.values())) - 1)
     xs = [log10(p.x) if log_x else p.x for c in curves for p in c.points]
     ys = [v for c in curves for p in c.points for v in (p.y, p.low, p.high) if v is not None]
     y_ticks = _ticks(min(ys), max(ys))
-    x_low, x_high, y_low, y_high = min(xs), max(xs), y_ticks[0], y_ticks[-1]
+    margin = (max(xs) - min(xs)) / 9 if x_labels else 0.0  # names are wider than numbers
+    x_low, x_high, y_low, y_high = min(xs) - margin, max(xs) + margin, y_ticks[0], y_ticks[-1]
 
     def px(x: float) -> float:
         place = log10(x) if log_x else x
@@ -44,15 +61,18 @@ def line_chart(curves: Sequence[Curve], x_title: str, y_title: str, *, log_x: bo
     def py(y: float) -> float:
         return HEIGHT - BOTTOM - (y - y_low) / ((y_high - y_low) or 1) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(y_title)} by {escape(x_title)}">']
+    parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(y_title)} by {escape(x_title)}">']
     for tick in y_ticks:
         label = f"{100 * tick:g} %" if percent else f"{tick:g}"
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{py(tick):.1f}" y2="{py(tick):.1f}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 8}" y="{py(tick) + 4:.1f}" text-anchor="end">{label}</text>')
-    for x in _x_ticks(curves, log_x):
-        parts.append(f'<text class="tick" x="{px(x):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{x:g}</text>')
+    for x, lines in labels.items():
+        for n, text in enumerate(lines):
+            y = HEIGHT - BOTTOM + 18 + LINE * n
+            kind = "tick" if n == 0 else "tick further"
+            parts.append(f'<text class="{kind}" x="{px(x):.1f}" y="{y}" text-anchor="middle">{escape(text)}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text class="axis" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_title)}</text>')
+    parts.append(f'<text class="axis" x="{middle}" y="{height - 6}" text-anchor="middle">{escape(x_title)}</text>')
     for curve in curves:
         parts.append(_band(curve, px, py))
         path = " ".join(f"{px(p.x):.1f},{py(p.y):.1f}" for p in curve.points)
@@ -64,6 +84,11 @@ def line_chart(curves: Sequence[Curve], x_title: str, y_title: str, *, log_x: bo
                 f'<circle class="dot {curve.kind}" cx="{px(p.x):.1f}" cy="{py(p.y):.1f}" r="3.5">'
                 f"<title>{title}</title></circle>"
             )
+            if curve.labelled:
+                y = py(p.y) + (20 if _is_lower(p, curves) else -10)
+                parts.append(
+                    f'<text class="label {curve.kind}" x="{px(p.x):.1f}" y="{y:.1f}" text-anchor="middle">{value}</text>'
+                )
     parts.append("</svg>")
     return Markup("".join(parts))
 
@@ -76,6 +101,27 @@ def interval(value: float, low: float, high: float, most: float, kind: str) -> M
         f'<rect class="fill {kind}" x="0" y="2" width="{value * scale:.2f}" height="6" rx="1"/>'
         f'<line class="whisker" x1="{low * scale:.2f}" x2="{high * scale:.2f}" y1="5" y2="5"/></svg>'
     )
+
+
+def change(value: float, low: float, high: float, least: float, most: float) -> Markup:
+    """One change with its interval on a scale from ``least`` to ``most``, a line at zero; coloured where it excludes that."""
+    span = (most - least) or 1.0
+
+    def px(points: float) -> float:
+        return 100 * (points - least) / span
+
+    kind = "model" if low > 0 else "baseline" if high < 0 else "quiet"
+    return Markup(
+        '<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
+        f'<line class="zero" x1="{px(0.0):.2f}" x2="{px(0.0):.2f}" y1="0" y2="10"/>'
+        f'<rect class="fill {kind}" x="{px(low):.2f}" y="3" width="{px(high) - px(low):.2f}" height="4" rx="1"/>'
+        f'<line class="whisker" x1="{px(value):.2f}" x2="{px(value):.2f}" y1="1" y2="9"/></svg>'
+    )
+
+
+def _is_lower(point: Point, curves: Sequence[Curve]) -> bool:
+    """Whether another labelled curve runs above a point: its label then goes below it, clear of the other's."""
+    return any(p.y > point.y for c in curves if c.labelled for p in c.points if p.x == point.x)
 
 
 def _band(curve: Curve, px: Scale, py: Scale) -> str:

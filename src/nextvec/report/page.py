@@ -14,17 +14,26 @@ Json = Mapping[str, Any]
 
 def write_page(path: Path, report: Json) -> None:
     """Write one self-contained page of a demo's ``report.json``."""
-    environment = Environment(loader=PackageLoader("nextvec.report"), autoescape=True, undefined=StrictUndefined)
-    environment.filters.update(percent=_percent, points=_points, range=_range)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    page = environment.get_template("page.html").render(
-        report=report,
-        rows=_rows(report),
-        context_chart=_context_chart(report["curve"]),
-        training_chart=_training_chart(report["training"]["history"]),
-        loss_chart=_loss_chart(report["training"]["history"]),
-        bar=interval,
+    page = (
+        templates()
+        .get_template("page.html")
+        .render(
+            report=report,
+            rows=_rows(report),
+            context_chart=_context_chart(report["curve"]),
+            training_chart=_training_chart(report["training"]["history"]),
+            loss_chart=_loss_chart(report["training"]["history"]),
+            bar=interval,
+        )
     )
     write_atomically(path, page)
+
+
+def templates() -> Environment:
+    """The templates of all pages; a name that a page lacks is an error, never a blank."""
+    environment = Environment(loader=PackageLoader("nextvec.report"), autoescape=True, undefined=StrictUndefined)
+    environment.filters.update(percent=_percent, points=_points, range=_range)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    return environment
 
 
 def _percent(share: float) -> str:

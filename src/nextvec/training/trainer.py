@@ -328,6 +328,7 @@ class _Training:
         s = self.settings
         rng = np.random.default_rng(generator_seed(s.seed, MINING, self.update))
         targets = windows.rows(np.arange(len(windows)))
+        targets = np.setdiff1d(targets, self.bank.offsets)  # what starts a document is predicted from nothing of it
         chosen = np.sort(rng.choice(targets, min(MINED_TARGETS, len(targets)), replace=False))
         predicted = predict_rows(self.model, self.bank, chosen, None)
         return mine(self.bank, self.gradient.train_rows, chosen, predicted, s.hard, s.hard_low, s.hard_high)

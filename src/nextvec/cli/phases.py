@@ -1,0 +1,46 @@
+"""The verbs that tell the story of context: the phases on one exam, and the controlled experiment."""
+
+from argparse import Namespace
+
+from nextvec.bank import Bank
+from nextvec.cli import show, show_phases
+from nextvec.cli.verbs import as_json
+from nextvec.experiments.context import context_experiment
+from nextvec.experiments.phase_table import POOLS, RECIPES
+from nextvec.experiments.phases import phases as run_phases
+
+
+def phases(arguments: Namespace) -> int:
+    bank = Bank.open(arguments.bank) if arguments.bank else None
+    recipes, pools = arguments.recipes or RECIPES, arguments.pools or POOLS
+    with show.Bars() as bars:
+        found = run_phases(
+            arguments.folder, bank, recipes, arguments.seeds, arguments.set, pools, arguments.jobs, arguments.rows, bars
+        ).to_json()
+    if arguments.json:
+        return as_json(found)
+    show_phases.phases_table(found)
+    print(f"\nThe whole table: {(arguments.folder / 'phases.html').resolve()}")
+    return 0
+
+
+def experiment(arguments: Namespace) -> int:
+    bank = Bank.open(arguments.bank)
+    with show.Bars() as bars:
+        found = context_experiment(
+            arguments.out,
+            bank,
+            arguments.contexts,
+            arguments.seeds,
+            arguments.recipe,
+            arguments.set,
+            arguments.jobs,
+            arguments.rows,
+            arguments.pool,
+            bars,
+        ).to_json()
+    if arguments.json:
+        return as_json(found)
+    show_phases.context_tables(found)
+    print(f"\nThe whole experiment: {(arguments.out / 'context.html').resolve()}")
+    return 0

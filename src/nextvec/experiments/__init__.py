@@ -1,0 +1,1 @@
+"""Experiments: many runs, one exam, and what may be concluded from them."""

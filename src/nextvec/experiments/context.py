@@ -1,0 +1,275 @@
+"""Is context the lever? Runs that differ in nothing but the context they were trained with, on one exam."""
+
+# Axes: R scored rows, D width.
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+from torch import Tensor
+
+from nextvec.bank import Bank
+from nextvec.bank.layout import write_atomically
+from nextvec.errors import ExamError, SettingsError
+from nextvec.evaluation import Exam, predict_rows
+from nextvec.evaluation.report import baselines
+from nextvec.experiments.answers import average, average_lift, digest, only, read_ranks, write_ranks
+from nextvec.experiments.context_effects import (
+    FOREIGN,
+    REMOVED,
+    SHUFFLED,
+    ContextExperiment,
+    Effect,
+    Trained,
+    verdicts,
+)
+from nextvec.experiments.disturbance import Source, foreign, intact, predict_disturbed, shuffled
+from nextvec.experiments.runs import Plan, train_all
+from nextvec.models import Recurrent
+from nextvec.progress import Progress, silent
+from nextvec.ranks import Ranks
+from nextvec.recipes import recipe as settings_of
+from nextvec.report.phases_page import write_context_page
+from nextvec.settings import override
+from nextvec.training import Run, TrainSettings, load_model
+from nextvec.training.run import BEST
+from nextvec.windows import Split, split, training_windows
+
+CONTEXTS = (100, 500, 1000)
+TRUNCATED = (1, 5, 20, 100, 500, 1000)
+NEAR = 100  # vectors that stay as they are when what lies before them is disturbed
+ENOUGH_ROWS = 300  # with a full context, for an exam of only such rows
+TOO_FEW = 30
+UNEQUAL = 0.03  # by how much the targets of an update may differ between contexts, where whole passages allow
+NEVER = 1_000_000  # looks without progress: every run makes all its updates
+
+Rows = Int64[np.ndarray, " R"]
+
+
+def context_experiment(
+    folder: str | Path,
+    bank: Bank,
+    contexts: Sequence[int] = CONTEXTS,
+    seeds: int = 3,
+    recipe: str = "default",
+    sets: Sequence[str] = (),
+    jobs: int = 1,
+    rows: int = 2000,
+    pool: int | None = 1000,
+    progress: Progress = silent,
+) -> ContextExperiment:
+    """Train one run per context and seed, all with equal updates of equal numbers of targets, and let them sit one exam.
+
+    The exam asks only rows that have the longest context before them where 300
+    such rows exist, else all rows. ``folder/context.json`` and ``context.html``
+    are written at the end. Killed at any moment, the same call goes on.
+
+    Args:
+        sets: ``name=value`` settings that every run is changed by.
+        jobs: runs trained at a time.
+        rows: scored rows at most; pool: candidates each, None for the whole bank.
+
+    Raises:
+        SettingsError: fewer than two contexts, an unknown recipe or setting, or one that the experiment decides.
+        ExamError: too little to score, or a pool larger than the bank.
+        RunError: the folder holds runs with other settings or of another bank.
+    """
+    folder, contexts = Path(folder), sorted(set(contexts))
+    settings = _settings(recipe, len(bank), contexts, seeds, sets)
+    parts = split(bank, settings.valid, settings.test)
+    exam, history = _exam(bank, parts, contexts[-1], pool, rows)  # before training: what cannot be sat costs nothing
+    equal = _equal_targets(bank, parts, settings, contexts)
+    plans = [
+        Plan(
+            folder / f"context-{context}" / f"seed-{seed}",
+            recipe,
+            replace(settings, context=context, batch=equal[context][0], seed=seed),
+        )
+        for context in contexts
+        for seed in range(seeds)
+    ]
+    runs = train_all(plans, bank, jobs, progress)
+    by_context = {c: [run for run in runs if run.settings.context == c] for c in contexts}
+    found = _Findings(folder, exam, parts, progress).over(by_context, equal, recipe, history)
+    content = found.to_json()
+    write_atomically(folder / "context.json", json.dumps(content, indent=1) + "\n")
+    write_context_page(folder / "context.html", content)
+    return found
+
+
+class _Findings:
+    """Lets runs answer one exam in many ways; every answer is kept on disk by all it depends on."""
+
+    def __init__(self, folder: Path, exam: Exam, parts: Split, progress: Progress) -> None:
+        self.folder, self.exam, self.bank, self.parts, self.progress = folder, exam, exam.bank, parts, progress
+        self.past = exam.rows - exam.bank.offsets[exam.clusters]
+
+    def over(
+        self, runs: Mapping[int, list[Run]], equal: Mapping[int, tuple[int, float]], recipe: str, history: int
+    ) -> ContextExperiment:
+        shortest, longest = min(runs), max(runs)
+        near = min(NEAR, longest // 5)
+        own = {context: [self._truncated(run, context) for run in of_it] for context, of_it in runs.items()}
+        full = np.flatnonzero(self.past >= longest)
+        trained = tuple(
+            self._trained(runs[context], self._effect(f"{context:,}", own[context], own[shortest], full), *equal[context])
+            for context in runs
+        )
+        lengths = [length for length in TRUNCATED if length < longest] + [longest]
+        truncated = tuple(
+            self._effect(f"{length:,}", [self._truncated(run, length) for run in runs[longest]], own[longest], full)
+            for length in lengths
+        )
+        notes = [_noted_rows(len(full), len(self.past), longest)]
+        disturbed = self._disturbances(runs[longest], longest, near, full, notes)
+        return ContextExperiment(
+            recipe,
+            len(runs[longest]),
+            self.exam,
+            history,
+            trained,
+            truncated,
+            disturbed,
+            near,
+            float((self.past > near).mean()),
+            len(full),
+            verdicts(trained, disturbed, near),
+            tuple(notes),
+        )
+
+    def _disturbances(self, runs: list[Run], longest: int, near: int, full: Rows, notes: list[str]) -> tuple[Effect, ...]:
+        def sat(kind: str, far: Source) -> list[Ranks]:
+            return [self._disturbed(run, longest, near, kind, far) for run in runs]
+
+        # Predicted the same way as what it is compared to, not read off shared passages: no rounding can pass for an effect.
+        whole = sat("intact", partial(intact, near))
+        effects = [
+            self._effect("intact", whole, whole, full),
+            self._effect(SHUFFLED, sat("shuffled", partial(shuffled, near)), whole, full),
+        ]
+        try:
+            other = sat("foreign", partial(foreign, self.bank, self.parts.test))
+            effects.append(self._effect(FOREIGN, other, whole, full))
+        except ExamError as error:
+            notes.append(f"no far part was taken from another document: {error}")
+        removed = [self._truncated(run, near) for run in runs]
+        return (*effects, self._effect(REMOVED, removed, whole, full))
+
+    def _effect(self, name: str, seeds: Sequence[Ranks], against: Sequence[Ranks], full: Rows) -> Effect:
+        restricted = None
+        if TOO_FEW <= len(full) < len(self.past):
+            a, b = ([only(ranks, full) for ranks in each] for each in (seeds, against))
+            restricted = average(a, 5), average_lift(a, b, 5)
+        each = tuple(float(ranks.hits(5).mean()) for ranks in seeds)
+        return Effect(name, average(seeds, 5), each, average_lift(seeds, against, 5), restricted)
+
+    def _trained(self, runs: list[Run], effect: Effect, batch: int, targets: float) -> Trained:
+        context = runs[0].settings.context
+        own = [self._truncated(run, context) for run in runs]
+        beside = self._baselines(runs[0], context)
+        best = max(beside, key=lambda name: beside[name].hits(5).mean())
+        return Trained(
+            context,
+            batch,
+            targets,
+            tuple(run.history()[-1]["update"] for run in runs),
+            tuple(run.seconds() for run in runs),
+            float((self.past >= context).mean()),
+            effect,
+            (best, beside[best].hit(5), average_lift(own, [beside[best]], 5)),
+        )
+
+    def _truncated(self, run: Run, context: int) -> Ranks:
+        return self._kept(run, f"context-{context}", lambda model: predict_rows(model, self.bank, self.exam.rows, context))
+
+    def _disturbed(self, run: Run, context: int, near: int, kind: str, far: Source) -> Ranks:
+        def predicted(model: Recurrent[Any]) -> Tensor:
+            return predict_disturbed(model, self.bank, self.exam.rows, context, near, far, self.progress)
+
+        return self._kept(run, f"{kind}-{context}-{near}", predicted)
+
+    def _kept(self, run: Run, how: str, predicted: Callable[[Recurrent[Any]], Tensor]) -> Ranks:
+        name = digest(self.exam.id, how, (run.path / BEST).read_bytes())
+        file = self.folder / "answers" / f"{how}-{name}.safetensors"
+        if not file.exists():
+            model, _ = load_model(run)
+            write_ranks(file, {"model": self.exam.rank(predicted(model))})
+        return read_ranks(file)["model"]
+
+    def _baselines(self, run: Run, context: int) -> dict[str, Ranks]:
+        _, centre = load_model(run)
+        rivals = list(baselines(centre, (self.bank, self.parts.train)))
+        name = digest(self.exam.id, *(name for name, _ in rivals), self.parts.train.tobytes())
+        file = self.folder / "answers" / f"baselines-{context}-{name}.safetensors"
+        if not file.exists():
+            found: dict[str, Ranks] = {}
+            for done, (rival, predictor) in enumerate(rivals):
+                self.progress("baselines", done, len(rivals))
+                found[rival] = self.exam.rank(predict_rows(predictor, self.bank, self.exam.rows, context))
+            self.progress("baselines", len(rivals), len(rivals))
+            write_ranks(file, found)
+        return read_ranks(file)
+
+
+def _settings(recipe: str, rows: int, contexts: Sequence[int], seeds: int, sets: Sequence[str]) -> TrainSettings:
+    if len(contexts) < 2:
+        raise SettingsError("name at least two different contexts, like --contexts 100,500,1000")
+    if seeds < 1:
+        raise SettingsError(f"seeds={seeds}: at least 1")
+    decided = {"seed": "--seeds", "context": "--contexts", "patience": "the experiment, which gives every run all its updates"}
+    for assignment in sets:
+        name = assignment.partition("=")[0]
+        if name in decided:
+            raise SettingsError(f"{name} is decided by {decided[name]}; it cannot be set")
+    return replace(override(settings_of(recipe, rows), sets), patience=NEVER, seconds=None)
+
+
+def _exam(bank: Bank, parts: Split, longest: int, pool: int | None, rows: int) -> tuple[Exam, int]:
+    """Only rows that have the longest context before them, where there are enough; else all."""
+    available = int(np.maximum(bank.lengths[parts.test] - longest, 0).sum())
+    history = longest if available >= ENOUGH_ROWS else 1
+    return Exam.over(bank, parts.test, "test", pool, rows, history), history
+
+
+def _equal_targets(bank: Bank, parts: Split, settings: TrainSettings, contexts: Sequence[int]) -> dict[int, tuple[int, float]]:
+    """By context, the passages of a batch and the targets of an update, as equal as whole passages allow.
+
+    The longest context has at least the recipe's own number of targets, and up to
+    twice as many where the others, of finer grain, then come nearer to it.
+    Passages are counted as they are: many documents end before a long one does.
+    """
+    if settings.supervision == "last":
+        return {context: (settings.batch, float(settings.batch * settings.accumulate)) for context in contexts}
+
+    def of_a_passage(context: int) -> float:
+        windows = training_windows(bank, parts.train, context, np.random.default_rng(0))
+        return windows.targets / len(windows)
+
+    targets = {context: of_a_passage(context) for context in contexts}
+    longest = targets[contexts[-1]]
+
+    def batches(passages: int) -> dict[int, int]:
+        return {context: max(1, round(passages * longest / mean)) for context, mean in targets.items()}
+
+    def off(passages: int) -> float:
+        """How far the worst is from equal."""
+        return max(abs(n * targets[c] / (passages * longest) - 1) for c, n in batches(passages).items())
+
+    least = max(1, round(settings.batch * of_a_passage(settings.context) / longest))
+    choices = range(least, 2 * least + 1)
+    chosen = batches(next((n for n in choices if off(n) <= UNEQUAL), min(choices, key=off)))
+    return {c: (batch, batch * targets[c] * settings.accumulate) for c, batch in chosen.items()}
+
+
+def _noted_rows(full: int, rows: int, longest: int) -> str:
+    if full == rows:
+        return f"every scored row has {longest:,} rows before it"
+    said = f"{full:,} of {rows:,} scored rows have {longest:,} rows before them; the others read all there is"
+    if full >= TOO_FEW:
+        return said
+    return f"{said}. Too few for figures of their own: what {longest:,} vectors are worth to rows that have them is unknown"

@@ -1,0 +1,155 @@
+"""What the context experiment found: effects of one treatment each, and what their intervals allow to say."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nextvec.evaluation import Exam
+from nextvec.ranks import Rate
+
+SHUFFLED, FOREIGN, REMOVED = "far part shuffled", "far part of another document", "far part left out"
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One treatment of the context on the exam, and what it changed.
+
+    Attributes:
+        name: what was read.
+        hit5: averaged over seeds, row by row.
+        seeds: Hit@5 of every seed.
+        change: to what it is measured against, paired by row.
+        full: the same two on only the rows that have the longest context before
+            them; None where all rows do, or too few.
+    """
+
+    name: str
+    hit5: Rate
+    seeds: tuple[float, ...]
+    change: Rate
+    full: tuple[Rate, Rate] | None
+
+    def to_json(self) -> dict[str, Any]:
+        full = {"hit@5": self.full[0].to_json(), "change": self.full[1].to_json()} if self.full else None
+        each = {"lowest": min(self.seeds), "highest": max(self.seeds)}
+        return {"name": self.name, "hit@5": {**self.hit5.to_json(), **each}, "change": self.change.to_json(), "full": full}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Runs of one context: how they were trained, how they did, and the best that learns nothing with that context.
+
+    Attributes:
+        context, batch: of the runs; targets: scored rows of an update, on average.
+        updates, seconds: of every seed.
+        full_context: share of scored rows that have this context before them.
+        effect: Hit@5, and the change to the shortest context.
+        baseline: name of the best baseline with this context, its Hit@5, and the lift over it.
+    """
+
+    context: int
+    batch: int
+    targets: float
+    updates: tuple[int, ...]
+    seconds: tuple[float, ...]
+    full_context: float
+    effect: Effect
+    baseline: tuple[str, Rate, Rate]
+
+    def to_json(self) -> dict[str, Any]:
+        name, hit5, lift = self.baseline
+        return {
+            **self.effect.to_json(),
+            "context": self.context,
+            "batch": self.batch,
+            "targets_per_update": round(self.targets, 1),
+            "updates": list(self.updates),
+            "seconds": [round(seconds, 1) for seconds in self.seconds],
+            "full_context": self.full_context,
+            "baseline": {"name": name, "hit@5": hit5.to_json()},
+            "lift": lift.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class ContextExperiment:
+    """What was found.
+
+    Attributes:
+        exam: the one exam; history: rows that each scored row has before it, at least.
+        trained: by trained context, shortest first.
+        truncated: the longest-context model with less to read, against all it was trained with.
+        disturbed: its far context shuffled, and taken from elsewhere, against the intact one.
+        near: vectors that stay as they are; far_share: scored rows that have any before those.
+        full_rows: scored rows that have the longest context before them.
+    """
+
+    recipe: str
+    seeds: int
+    exam: Exam
+    history: int
+    trained: tuple[Trained, ...]
+    truncated: tuple[Effect, ...]
+    disturbed: tuple[Effect, ...]
+    near: int
+    far_share: float
+    full_rows: int
+    verdicts: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        exam = self.exam
+        return {
+            "recipe": self.recipe,
+            "seeds": self.seeds,
+            "bank": {
+                "rows": len(exam.bank),
+                "documents": exam.bank.num_documents,
+                "encoder": exam.bank.manifest.encoder,
+                "fingerprint": exam.bank.fingerprint,
+            },
+            "exam": {
+                "id": exam.id,
+                "part": exam.part,
+                "rows": len(exam.rows),
+                "documents": len(np.unique(exam.clusters)),
+                "pool": "all" if exam.pool is None else exam.pool,
+                "history": self.history,
+            },
+            "longest": self.trained[-1].context,
+            "full": {"rows": self.full_rows, "share": self.full_rows / len(exam.rows)},
+            "trained": [trained.to_json() for trained in self.trained],
+            "truncated": [effect.to_json() for effect in self.truncated],
+            "disturbed": {"near": self.near, "far_share": self.far_share, "effects": [e.to_json() for e in self.disturbed]},
+            "verdicts": list(self.verdicts),
+            "notes": list(self.notes),
+        }
+
+
+def verdicts(trained: Sequence[Trained], disturbed: Sequence[Effect], near: int) -> tuple[str, ...]:
+    shortest = trained[0].effect.name
+    said = [f"context {t.effect.name} {_worth(t.effect.change, shortest)}" for t in trained[1:]]
+    effects = {effect.name: effect.change for effect in disturbed}
+    return (*said, _reading(effects, near))
+
+
+def _worth(change: Rate, shortest: str) -> str:
+    points = f"{100 * change.value:+.1f} [{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
+    if change.low > 0:
+        return f"is worth {points} points of Hit@5 over {shortest}"
+    if change.high < 0:
+        return f"costs: {points} points of Hit@5 against {shortest}"
+    return f"is not shown to be worth anything over {shortest}: {points} points of Hit@5"
+
+
+def _reading(changes: Mapping[str, Rate], near: int) -> str:
+    """What the far part of the context is read as: order matters, or only what is there, or neither is shown."""
+    what = f"what lies more than {near:,} vectors back"
+    order, other = changes[SHUFFLED], changes.get(FOREIGN, changes[REMOVED])
+    if order.high < 0:
+        return f"{what} is read in order"
+    if other.high < 0:
+        return f"{what} is read only as a bag"
+    return f"{what} is not shown to be read at all"

@@ -1,0 +1,175 @@
+"""A decision: every gate answered by measuring, and written down with all that is needed to measure again."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nextvec.bank import Bank
+from nextvec.bank.layout import write_atomically
+from nextvec.errors import SettingsError
+from nextvec.evaluation.latency import Latency
+from nextvec.evaluation.report import HITS
+from nextvec.experiments.gate import Gate, Gates
+from nextvec.experiments.metrics import METRICS, Figure, Measured, figure_text, threshold_text
+from nextvec.progress import Progress, silent
+from nextvec.ranks import Rate
+from nextvec.training import Run
+from nextvec.training.run import BEST
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A gate and what was measured for it."""
+
+    gate: Gate
+    figure: Figure
+
+    @property
+    def passed(self) -> bool:
+        return self.gate.passes(self.figure)
+
+    def to_json(self) -> dict[str, Any]:
+        measured = self.figure.to_json() if isinstance(self.figure, Rate) else {"value": self.figure}
+        gate = self.gate
+        asked = {"name": gate.name, "metric": gate.metric, gate.bound: gate.threshold}
+        return {**asked, **({"over": gate.over} if gate.over else {}), "measured": measured, "passed": self.passed}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Every gate with its figure, and all that is needed to measure again.
+
+    Attributes:
+        gates: name of the file; run: where it lay; finished: why its training ended, None if it has not.
+        exam, part, context, pool, rows: what was sat; chance: of Hit@1/5/10 on it.
+        bank, weights: fingerprints; date: of the measurement, UTC.
+        alarms: of the training; latency: in full, where a gate asked for some of it.
+    """
+
+    gates: str
+    run: str
+    finished: str | None
+    exam: str
+    part: str
+    context: int | None
+    pool: int
+    rows: int
+    chance: dict[str, float]
+    bank: str
+    weights: str
+    date: str
+    alarms: tuple[str, ...]
+    latency: Latency | None
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(outcome.passed for outcome in self.outcomes)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "gates": self.gates,
+            "passed": self.passed,
+            "outcomes": [outcome.to_json() for outcome in self.outcomes],
+            "run": self.run,
+            "finished": self.finished,
+            "exam": {
+                "id": self.exam,
+                "part": self.part,
+                "context": self.context,
+                "pool": self.pool,
+                "rows": self.rows,
+                "chance": self.chance,
+            },
+            "bank": self.bank,
+            "weights": self.weights,
+            "alarms": list(self.alarms),
+            "latency": self.latency.to_json() if self.latency else None,
+            "date": self.date,
+        }
+
+    def write(self, folder: Path) -> Path:
+        """Leave the record in ``folder``, for programs and for people; the path of the first."""
+        stem = f"decision-{self.gates}"
+        write_atomically(folder / f"{stem}.md", _page(self))
+        write_atomically(folder / f"{stem}.json", json.dumps(self.to_json(), indent=1) + "\n")
+        return folder / f"{stem}.json"
+
+
+def decide(run: Run, bank: Bank, gates: Gates, progress: Progress = silent) -> Decision:
+    """Measure what each gate asks for; nothing is measured that none asks for.
+
+    Raises:
+        SettingsError: a gain over nothing.
+        ExamError: the exam cannot be sat, or not by the run that a gain is over.
+        RunError: an untrained run.
+    """
+    for gate in gates.gates:
+        if gate.metric.startswith("gain:") and gate.over is None:
+            raise SettingsError(f'gate {gate.name!r}: {gate.metric} needs a run: over = "RUN" in the file, or --over RUN')
+    measured = Measured(run, bank, gates.terms, progress)
+    outcomes = tuple(Outcome(gate, METRICS[gate.metric].measure(measured, gate.over or "")) for gate in gates.gates)
+    ranks = measured.sitting.ranks
+    timed = any(gate.metric.endswith("_ms") for gate in gates.gates)
+    return Decision(
+        gates=gates.name,
+        run=str(run.path),
+        finished=run.finished,
+        exam=measured.sitting.exam,
+        part=gates.terms.part,
+        context=measured.sitting.context,
+        pool=int(np.median(ranks.candidates)),
+        rows=len(ranks),
+        chance={f"hit@{k}": ranks.chance(k) for k in HITS},
+        bank=bank.fingerprint,
+        weights=hashlib.sha256((run.path / BEST).read_bytes()).hexdigest(),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        alarms=tuple(run.alarms()),
+        latency=measured.latency if timed else None,
+        outcomes=outcomes,
+    )
+
+
+def _page(decision: Decision) -> str:
+    rows = [
+        f"| {'pass' if o.passed else '**FAIL**'} | {_cell(o.gate.name)} | {o.gate.metric} "
+        f"{o.gate.bound.replace('_', ' ')} {threshold_text(o.gate.threshold, o.gate.metric)}"
+        f"{f' over {_cell(o.gate.over)}' if o.gate.over else ''} | {figure_text(o.figure, o.gate.metric)} |"
+        for o in decision.outcomes
+    ]
+    chance = ", ".join(f"{name} {value:.2%}" for name, value in decision.chance.items())
+    facts = {
+        "run": decision.run,
+        "training ended": decision.finished or "not yet",
+        "exam": f"{decision.exam}: {decision.rows:,} rows of the {decision.part} documents",
+        "candidates each": f"{decision.pool:,}",
+        "chance": chance,
+        "alarms": "; ".join(decision.alarms) or "none",
+        "context": "all" if decision.context is None else f"{decision.context:,}",
+        "bank": decision.bank,
+        "weights": decision.weights,
+        "date": decision.date,
+    }
+    return "\n".join(
+        [
+            f"# {decision.gates}: {'passed' if decision.passed else 'not passed'}",
+            "",
+            "A figure with a 95 % interval passes only where the worse end of the interval does.",
+            "",
+            "| | gate | asked | measured |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            *(f"- {name}: {value}" for name, value in facts.items()),
+            "",
+        ]
+    )
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,115 @@
+"""The figures of one run that a gate can ask for."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from nextvec.bank import Bank
+from nextvec.evaluation import Report
+from nextvec.evaluation.latency import Latency, step_latency
+from nextvec.evaluation.report import HITS
+from nextvec.experiments.comparison import compare
+from nextvec.progress import Progress
+from nextvec.ranks import Rate
+from nextvec.training import Run, Sitting, evaluate, load_model, sittings
+from nextvec.training.evaluate import OWN_CONTEXT
+
+Figure = Rate | float
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The exam that gates are judged on: part, vectors read, candidates, scored rows at most."""
+
+    part: Literal["valid", "test"] = "test"
+    context: int | None = OWN_CONTEXT
+    pool: int | None = 1000
+    rows: int = 2000
+
+
+class Measured:
+    """The figures of one run, each measured when it is first asked for and not again."""
+
+    def __init__(self, run: Run, bank: Bank, terms: Terms, progress: Progress) -> None:
+        self.run, self.bank, self.terms, self.progress = run, bank, terms, progress
+
+    @cached_property
+    def sitting(self) -> Sitting:
+        t = self.terms
+        return sittings(self.run, self.bank, t.part, t.context, (t.pool,), t.rows, self.progress)[0]
+
+    @cached_property
+    def report(self) -> Report:
+        t = self.terms
+        return evaluate(self.run, self.bank, t.part, t.context, t.pool, t.rows, self.progress)
+
+    @cached_property
+    def latency(self) -> Latency:
+        model, _ = load_model(self.run)
+        return step_latency(model, self.bank, self.sitting.context or int(self.bank.lengths.max()))
+
+    def gain(self, over: str, k: int) -> Rate:
+        t = self.terms
+        return compare(self.run, Run.open(over), self.bank, t.part, t.context, t.pool, t.rows, self.progress).lift(k)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a figure is measured (over which run, if any), and between what it can lie."""
+
+    measure: Callable[[Measured, str], Figure]
+    least: float = 0.0
+    most: float = math.inf
+
+
+def _hit(k: int) -> Metric:
+    return Metric(lambda m, _: m.sitting.ranks.hit(k), most=1.0)
+
+
+def _lift(k: int) -> Metric:
+    return Metric(lambda m, _: m.report.lift(k), -1.0, 1.0)
+
+
+def _gain(k: int) -> Metric:
+    return Metric(lambda m, over: m.gain(over, k), -1.0, 1.0)
+
+
+def _updates(run: Run) -> float:
+    history = run.history()
+    return float(history[-1]["update"]) if history else 0.0
+
+
+METRICS: Mapping[str, Metric] = {
+    **{f"hit@{k}": _hit(k) for k in HITS},
+    "mrr": Metric(lambda m, _: m.sitting.ranks.mrr(), most=1.0),
+    **{f"lift:hit@{k}": _lift(k) for k in HITS},
+    **{f"gain:hit@{k}": _gain(k) for k in HITS},
+    "alarms": Metric(lambda m, _: float(len(m.run.alarms()))),
+    "best_hit5": Metric(lambda m, _: m.run.best_hit5 or 0.0, most=1.0),
+    "updates": Metric(lambda m, _: _updates(m.run)),
+    "step_p95_ms": Metric(lambda m, _: m.latency.step.p95),
+    "search_p95_ms": Metric(lambda m, _: m.latency.search.p95),
+}
+"""Figures a gate can ask for: on the exam, paired over the best baseline (``lift``) or another run (``gain``), of the
+training, and milliseconds of one step on one thread, alone or with exact search of the bank."""
+
+
+def figure_text(figure: Figure, metric: str) -> str:
+    """As a reader wants it: shares in per cent, lifts in points, the rest as it is."""
+    if not isinstance(figure, Rate):
+        return threshold_text(figure, metric)
+    form = "+.2f" if _in_points(metric) else ".2f"
+    return f"{threshold_text(figure.value, metric)} ({100 * figure.low:{form}} to {100 * figure.high:{form}}), n {figure.n:,}"
+
+
+def threshold_text(value: float, metric: str) -> str:
+    """What is asked for, in the same words."""
+    if _in_points(metric):
+        return f"{100 * value:+.2f} points"
+    return f"{value:.2%}" if METRICS[metric].most == 1 else f"{value:,.4g}"
+
+
+def _in_points(metric: str) -> bool:
+    return METRICS[metric].least < 0

@@ -1,0 +1,260 @@
+"""The predecessor's phases again, ours and as published, on one exam; and what its shrinking pool alone would have shown."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nextvec.bank import Bank
+from nextvec.bank.layout import MANIFEST, write_atomically
+from nextvec.errors import ExamError, RunError, SettingsError
+from nextvec.evaluation import Exam, predict_rows
+from nextvec.evaluation.report import baselines
+from nextvec.experiments.answers import average, digest, read_ranks, write_ranks
+from nextvec.experiments.phase_table import (
+    FIXED_POOL,
+    FORMS,
+    ORDER,
+    POOLS,
+    RECIPES,
+    SHRINKING,
+    Phase,
+    Phases,
+    Pool,
+    Step,
+    parts_of,
+)
+from nextvec.experiments.runs import Plan, train_all
+from nextvec.progress import Progress, silent
+from nextvec.ranks import Ranks
+from nextvec.recipes import recipe as settings_of
+from nextvec.report.phases_page import write_phases_page
+from nextvec.settings import override
+from nextvec.training import Run, load_model, sittings
+from nextvec.training.run import RUN
+from nextvec.windows import Split
+
+
+def phases(
+    folder: str | Path,
+    bank: Bank | None = None,
+    recipes: Sequence[str] = RECIPES,
+    seeds: int = 1,
+    sets: Sequence[str] = (),
+    pools: Sequence[Pool] = POOLS,
+    jobs: int = 1,
+    rows: int = 2000,
+    progress: Progress = silent,
+) -> Phases:
+    """Train what is missing in ``folder/<recipe>/seed-<s>`` and let every finished run there sit one exam.
+
+    ``folder/phases.json`` and ``phases.html`` are written anew whenever a run
+    ends. Killed at any moment, the same call goes on.
+
+    Args:
+        bank: what to train on; without one nothing is trained, and the table is
+            built from the finished runs that the folder holds.
+        sets: ``name=value`` settings that every recipe is changed by.
+        pools: candidates per scored row; those larger than the bank are left out, with a note.
+        jobs: runs trained at a time.
+        rows: scored rows at most.
+
+    Raises:
+        SettingsError: an unknown recipe or setting.
+        RunError: no finished run and no bank; or runs of another bank or with other settings.
+        ExamError: runs that hold out other documents, or too little to score.
+    """
+    folder = Path(folder)
+    if bank is None:
+        table = _Table(folder, _bank_of(folder), pools, rows, progress)
+        return table.write(())
+    table = _Table(folder, bank, pools, rows, progress)
+    plans = _plans(folder, bank, recipes, seeds, sets)
+
+    def follow(what: str, done: int, total: int) -> None:
+        progress(what, done, total)
+        if table.grew():
+            table.write([plan.path for plan in plans])
+
+    train_all(plans, bank, jobs, follow)
+    return table.write([plan.path for plan in plans])
+
+
+class _Table:
+    """What was already read of a folder, so that a run that ends costs its own exam and no other's."""
+
+    def __init__(self, folder: Path, bank: Bank, pools: Sequence[Pool], rows: int, progress: Progress) -> None:
+        if not pools:
+            raise SettingsError("no pool was asked for; name one, like --pools 1000")
+        self.folder, self.bank, self.rows, self.progress = folder, bank, rows, progress
+        self.pools = tuple(dict.fromkeys(pools))
+        self.notes: list[str] = []
+        self.exams: dict[Pool, Exam] = {}
+        self.parts: Split | None = None
+        self._rivals: list[tuple[str, Any]] = []
+        self._answers: dict[Path, dict[Pool, Ranks]] = {}
+        self._baselines: dict[int, dict[Pool, dict[str, Ranks]]] = {}
+
+    def grew(self) -> bool:
+        """Whether a run has finished since it was last written."""
+        return any(run.path not in self._answers for runs in _finished(self.folder).values() for run in runs)
+
+    def write(self, planned: Iterable[Path]) -> Phases:
+        """Let every finished run sit the exam, and write the table and its page."""
+        found = _finished(self.folder)
+        if not found:
+            raise RunError(f"{self.folder} holds no finished run; train some: nextvec phases {self.folder} --bank BANK")
+        for runs in found.values():
+            for run in runs:
+                self._sit(run)
+        waiting = [str(path.relative_to(self.folder)) for path in planned if path not in self._answers]
+        table = self._phases(found)
+        untrained, illusion = self._illusion(table)
+        held = Phases(
+            self.bank, self.exams, self._pool, tuple(table.values()), untrained, illusion, tuple(waiting), tuple(self.notes)
+        )
+        content = held.to_json()
+        write_atomically(self.folder / "phases.json", json.dumps(content, indent=1) + "\n")
+        write_phases_page(self.folder / "phases.html", content)
+        return held
+
+    @property
+    def _pool(self) -> Pool:
+        """1,000; else the largest there is."""
+        numbers = [pool for pool in self.exams if pool is not None]
+        return FIXED_POOL if FIXED_POOL in numbers else max(numbers, default=None)
+
+    def _sit(self, run: Run) -> None:
+        if run.path in self._answers:
+            return
+        parts = run.split(self.bank)
+        if self.parts is None:
+            self._set_exams(run, parts)
+        elif not all(np.array_equal(getattr(parts, name), getattr(self.parts, name)) for name in ("train", "test")):
+            raise ExamError(f"{run.path} holds out other documents than its neighbours; train all with the same valid and test")
+        sat = sittings(run, self.bank, "test", pools=list(self.exams), max_rows=self.rows, progress=self.progress)
+        self._answers[run.path] = {sitting.pool: sitting.ranks for sitting in sat}
+
+    def _set_exams(self, run: Run, parts: Split) -> None:
+        whole = Exam.over(self.bank, parts.test, "test", None, self.rows)
+        distinct = len(whole.order)
+        large = [pool for pool in self.pools if pool is not None and pool > distinct]
+        if large:
+            named = ", ".join(f"{pool:,}" for pool in large)
+            self.notes.append(f"the bank has {distinct:,} distinct rows; pools left out because they are larger: {named}")
+        fitting = [pool for pool in self.pools if pool not in large]
+        if not fitting:
+            raise ExamError(f"every pool is larger than the bank's {distinct:,} distinct rows; name a smaller one, or all")
+        self.exams = {pool: Exam.over(self.bank, parts.test, "test", pool, self.rows) for pool in fitting}
+        _, centre = load_model(run)
+        self._rivals = list(baselines(centre, (self.bank, parts.train)))
+        self.parts = parts
+
+    def _phases(self, found: Mapping[str, Sequence[Run]]) -> dict[str, Phase]:
+        table: dict[str, Phase] = {}
+        for name in sorted(found, key=_place):
+            runs = found[name]
+            answers = {pool: tuple(self._answers[run.path][pool] for run in runs) for pool in self.exams}
+            context = runs[0].settings.context
+            before = table.get(_before(name, table))
+            beside = self._beside(context)
+            table[name] = Phase(name, tuple(runs), answers, beside, self._full(context), self._pool, before)
+        return table
+
+    def _full(self, context: int) -> float:
+        exam = self.exams[self._pool]
+        past = exam.rows - self.bank.offsets[exam.clusters]
+        return float((past >= context).mean())
+
+    def _beside(self, context: int) -> dict[Pool, dict[str, Ranks]]:
+        """Every baseline with one context in every pool; predicted once, kept on disk."""
+        if context not in self._baselines:
+            assert self.parts is not None
+            kind = digest(*(name for name, _ in self._rivals), self.parts.train.tobytes())
+            place = self.folder / "baselines"
+            files = {pool: place / f"{exam.id}-{context}-{kind}.safetensors" for pool, exam in self.exams.items()}
+            if not all(file.exists() for file in files.values()):
+                self._predict(context, files)
+            self._baselines[context] = {pool: read_ranks(file) for pool, file in files.items()}
+        return self._baselines[context]
+
+    def _predict(self, context: int, files: Mapping[Pool, Path]) -> None:
+        found: dict[Pool, dict[str, Ranks]] = {pool: {} for pool in self.exams}
+        for done, (name, rival) in enumerate(self._rivals):
+            self.progress("baselines", done, len(self._rivals))
+            predicted = predict_rows(rival, self.bank, self.exams[self._pool].rows, context)
+            for pool, exam in self.exams.items():
+                found[pool][name] = exam.rank(predicted)
+        self.progress("baselines", len(self._rivals), len(self._rivals))
+        for pool, file in files.items():
+            write_ranks(file, found[pool])
+
+    def _illusion(self, table: Mapping[str, Phase]) -> tuple[str, tuple[Step, ...]]:
+        steps = [step for step in SHRINKING if step[2] in self.exams]
+        if len(steps) < 2:
+            return "", ()
+        first = self._beside(steps[0][1])
+        means = {name: ranks for name, ranks in first[self._pool].items() if name.startswith("exponential mean")}
+        name = max(means, key=lambda mean: means[mean].hits(5).mean())
+        climb = [
+            Step(
+                phase,
+                context,
+                pool,
+                (first[pool][name].hit(5), self._beside(context)[self._pool][name].hit(5)),
+                {
+                    form: (average(held.answers[pool], 5), average(held.answers[self._pool], 5))
+                    for form in FORMS
+                    if (held := table.get(phase if form == "ours" else f"{phase}-{form}"))
+                },
+            )
+            for phase, context, pool in steps
+        ]
+        return name, tuple(climb)
+
+
+def _plans(folder: Path, bank: Bank, recipes: Sequence[str], seeds: int, sets: Sequence[str]) -> list[Plan]:
+    if any(assignment.startswith("seed=") for assignment in sets):
+        raise SettingsError("seed is counted from 0 by --seeds; it cannot be set")
+    plans: list[Plan] = []
+    for name in recipes:
+        settings = override(settings_of(name, len(bank)), sets)
+        plans += [Plan(folder / name / f"seed-{seed}", name, replace(settings, seed=seed)) for seed in range(seeds)]
+    return plans
+
+
+def _finished(folder: Path) -> dict[str, list[Run]]:
+    """The finished runs of every recipe, seeds in order."""
+    found: dict[str, list[Run]] = {}
+    for file in folder.glob(f"*/seed-*/{RUN}"):
+        run = Run.open(file.parent)
+        if run.finished:
+            found.setdefault(run.path.parent.name, []).append(run)
+    return {name: sorted(runs, key=lambda run: run.settings.seed) for name, runs in found.items()}
+
+
+def _bank_of(folder: Path) -> Bank:
+    run = next((run for runs in _finished(folder).values() for run in runs), None)
+    if run is None:
+        raise RunError(f"{folder} holds no finished run; train some: nextvec phases {folder} --bank BANK")
+    path = Path(run.origin.bank_path)
+    if not (run.origin.bank_path and (path / MANIFEST).exists()):
+        raise RunError(f"the bank of {run.path} is no longer at {path}; name it with --bank")
+    return Bank.open(path)
+
+
+def _place(recipe: str) -> tuple[int, str]:
+    return RECIPES.index(recipe) if recipe in RECIPES else len(RECIPES), recipe
+
+
+def _before(recipe: str, table: Mapping[str, Phase]) -> str:
+    """The nearest phase before of the same form that the table holds; for an ablation, what it was taken from."""
+    phase, form, without = parts_of(recipe)
+    suffix = "" if form == "ours" else f"-{form}"
+    if without:
+        return f"{phase}{suffix}"
+    earlier = ORDER[: ORDER.index(phase)] if phase in ORDER else ()
+    return next((name for name in (f"{p}{suffix}" for p in reversed(earlier)) if name in table), "")
