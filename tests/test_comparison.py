@@ -105,7 +105,7 @@ def looked(path: Path, bank: Bank, hits: list[float], seconds: list[float], **se
     """A run whose looks are given."""
     run = begin(path, "test", replace(SMALL, **settings), bank)  # type: ignore[arg-type]
     run.record([{"update": 4 * n, "valid": {"hit@5": h}, "best": h == max(hits)} for n, h in enumerate(hits)], None)
-    run.record_clock([(4 * n, s) for n, s in enumerate(seconds)])
+    run.record_clock([(4 * n, s, s) for n, s in enumerate(seconds)])
     return run
 
 

@@ -308,6 +308,18 @@ def test_patience_knows_the_interval(tmp_path: Path) -> None:
     assert sum(gains) < sum(bests)
 
 
+def test_the_time_foretold_is_measured_against_what_it_became(tmp_path: Path) -> None:
+    bank = walk_bank(documents=20)
+    run = begin(tmp_path / "run", "test", replace(SMALL, updates=100), bank)
+    assert (run.eta(), run.eta_error()) == (None, None)
+    run.record_clock([(0, 1.0, 2.0), (20, 10.0, 20.0), (40, 20.0, 40.0)])
+    assert run.eta() == pytest.approx(60.0)  # one second of the wall an update
+    assert run.seconds() == 20.0
+    run.record_clock([(0, 1.0, 2.0), *((u, u / 2, float(u)) for u in (20, 40, 60)), (80, 60.0, 120.0)])
+    # After two looks, 40 more updates were to take 40 seconds; they took 80.
+    assert run.eta_error() == pytest.approx(40 / 80 - 1)
+
+
 def test_training_ends_when_its_seconds_are_used_up(tmp_path: Path) -> None:
     bank = walk_bank(documents=20)
     settings = replace(SMALL, updates=100_000, evaluate_every=2, patience=10_000, warmup=0, seconds=1.0)

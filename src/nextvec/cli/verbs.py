@@ -183,9 +183,7 @@ def _run_facts(run: Run) -> dict[str, Any]:
     update = history[-1]["update"] if history else 0
     seconds = run.seconds()
     state = "training" if run.is_training else "finished" if run.finished else "stopped"
-    left = (run.settings.updates - update) * seconds / update if update and not run.finished else None
-    if left is not None and run.settings.seconds:
-        left = max(0.0, min(left, run.settings.seconds - seconds))
+    eta, error = run.eta(), run.eta_error()
     return {
         "kind": "run",
         "state": state,
@@ -195,8 +193,8 @@ def _run_facts(run: Run) -> dict[str, Any]:
         "best_hit5": run.best_hit5,
         "finished": run.finished,
         "seconds": round(seconds, 1),
-        "eta_seconds": None if left is None else round(left, 1),
-        "eta_error": run.eta_error(),
+        "eta_seconds": None if eta is None else round(eta, 1),
+        "eta_error": None if error is None else round(error, 3),
         "alarms": run.alarms(),
         "bank": run.origin.bank,
     }

@@ -147,18 +147,36 @@ class Run:
         content = {"best_hit5": best, "finished": finished, "alarms": list(alarms), "evaluations": list(evaluations)}
         write_atomically(self.path / HISTORY, json.dumps(content, indent=1) + "\n")
 
-    def seconds(self) -> float:
-        """Time spent training, over all sittings."""
-        clock = self.clock()
-        return clock[-1][1] if clock else 0.0
+    def looks(self) -> list[tuple[int, float, float]]:
+        """(update, seconds of training, seconds of the wall) until every look; apart from the history, which holds no times.
+
+        Seconds of training are the processor's where a processor computes, so
+        that what else a machine does is not counted, else the wall's.
+        """
+        file = self.path / TIMING
+        return [(int(u), float(s), float(w)) for u, s, w in read_json(file)["looks"]] if file.exists() else []
 
     def clock(self) -> list[tuple[int, float]]:
-        """(update, seconds of training until then) of every look; apart from the history, which holds no clock times."""
-        file = self.path / TIMING
-        return [(int(update), float(seconds)) for update, seconds in read_json(file)["looks"]] if file.exists() else []
+        """(update, seconds of training) until every look."""
+        return [(update, seconds) for update, seconds, _ in self.looks()]
 
-    def record_clock(self, looks: Sequence[tuple[int, float]]) -> None:
+    def seconds(self) -> float:
+        """Seconds of training, over all sittings."""
+        return self.clock()[-1][1] if self.clock() else 0.0
+
+    def record_clock(self, looks: Sequence[tuple[int, float, float]]) -> None:
         write_atomically(self.path / TIMING, json.dumps({"looks": list(looks)}))
+
+    def eta(self) -> float | None:
+        """Seconds of the wall until all updates are made, at the pace so far; None before any, and when training ended."""
+        looks = self.looks()
+        if self.finished or not looks or not looks[-1][0]:
+            return None
+        update, seconds, wall = looks[-1]
+        left = (self.settings.updates - update) / update
+        if self.settings.seconds:
+            left = min(left, max(0.0, self.settings.seconds / seconds - 1))
+        return left * wall
 
     def eta_error(self) -> float | None:
         """By how much the remaining time foretold after a quarter of the looks was off, as a share of what it became.
@@ -166,10 +184,10 @@ class Run:
         Measured against the time the updates that were made truly took, so that
         an early stop is no error.
         """
-        clock = [look for look in self.clock() if look[0]]
-        if len(clock) < 4:
+        looks = [(update, wall) for update, _, wall in self.looks() if update]
+        if len(looks) < 4:
             return None
-        (early, at_early), (last, at_last) = clock[len(clock) // 4], clock[-1]
+        (early, at_early), (last, at_last) = looks[len(looks) // 4], looks[-1]
         foretold = at_early / early * (last - early)
         return foretold / (at_last - at_early) - 1
 

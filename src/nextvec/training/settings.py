@@ -84,7 +84,8 @@ class TrainSettings:
 
     Updates:
         batch: passages computed at once; accumulate: how many such make an update.
-        updates: at most; seconds: training ends at the first look after so many.
+        updates: at most; seconds: training ends at the first look after so many, of the
+            processor where a processor computes, else of the wall.
         lr: peak rate of matrices; vectors and the trunk learn ``faster`` times as fast.
         warmup: updates of linear ramp; a cosine to 2 % follows.
         weight_decay: AdamW's, on matrices only. clip: largest gradient norm.

@@ -135,8 +135,8 @@ class _Training:
         self.queue, self.mined = Queue.empty(s.queue), Mined.none(s.hard)
         self.update = 0
         self.records: list[dict[str, Any]] = []
-        self.clock: list[tuple[int, float]] = []
-        self.since, self.before = time.monotonic(), 0.0
+        self.clock: list[tuple[int, float, float]] = []
+        self.began, self.before = _clocks(s.device), (0.0, 0.0)
         self.reference: Ranks | None = None
         self.norms: list[float] = []
         self.losses: list[float] = []
@@ -156,7 +156,11 @@ class _Training:
 
     def seconds(self) -> float:
         """Time spent training so far, over all sittings."""
-        return self.before + time.monotonic() - self.since
+        return self._spent()[0]
+
+    def _spent(self) -> tuple[float, float]:
+        (seconds, wall), began, before = _clocks(self.settings.device), self.began, self.before
+        return before[0] + seconds - began[0], before[1] + wall - began[1]
 
     def step(self) -> float:
         """One update; a function of the settings, the data and the number of the update."""
@@ -202,7 +206,8 @@ class _Training:
             self.run.save(BEST, held, self.update)
         self._record(None)
         self.run.save(CHECKPOINT, self._state(), self.update)
-        self.clock.append((self.update, round(self.seconds(), 3)))
+        seconds, wall = self._spent()
+        self.clock.append((self.update, round(seconds, 3), round(wall, 3)))
         self.run.record_clock(self.clock)
         yield Evaluated(self.update, record, record["best"])
         yield from (Alarmed(self.update, alarm) for alarm in record["alarms"])
@@ -221,8 +226,8 @@ class _Training:
             return False
         tensors, self.update = self.run.load(CHECKPOINT)
         self.records = [e for e in self.run.history() if e["update"] <= self.update]
-        self.clock = [look for look in self.run.clock() if look[0] <= self.update]
-        self.before = self.clock[-1][1] if self.clock else 0.0
+        self.clock = [look for look in self.run.looks() if look[0] <= self.update]
+        self.before = self.clock[-1][1:] if self.clock else (0.0, 0.0)
         self.log_temperature.data = tensors.pop("log_temperature").to(self.settings.device)
         self.norms = tensors.pop("norms").tolist()
         self.queue = Queue(tensors.pop("queue").numpy(), self.settings.queue)
@@ -363,6 +368,12 @@ class _Training:
         if s.seconds:
             done = max(done, self.seconds() / s.seconds)
         return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def _clocks(device: str) -> tuple[float, float]:
+    """Seconds of this process's processor, or of the wall where an accelerator computes; and of the wall."""
+    wall = time.monotonic()
+    return (time.process_time() if device == "cpu" else wall), wall
 
 
 def _optimizer(model: nn.Module, log_temperature: nn.Parameter, settings: TrainSettings) -> torch.optim.AdamW:
