@@ -32,6 +32,8 @@ bench: $(VENV)/ready-dev
 	$(BIN)/python benchmarks/windows.py
 	$(BIN)/python benchmarks/disk.py
 	$(BIN)/python benchmarks/supervision.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/models.py
 	$(BIN)/python benchmarks/encoding.py
 
 $(VENV)/ready: pyproject.toml

@@ -142,6 +142,7 @@ def test_runs_differ_in_nothing_but_their_context(found: ContextExperiment, cont
     settings = []
     for trained in content["trained"]:
         assert trained["updates"] == [4, 4]
+        assert all(update in (0, 2, 4) for update in trained["kept_at"])
         run = Run.open(run_folder(found, trained["context"]))
         settings.append({**vars(run.settings), "context": 0, "batch": 0})
         assert (run.settings.context, run.settings.batch) == (trained["context"], trained["batch"])
@@ -161,7 +162,11 @@ def test_all_sit_one_exam_of_rows_with_a_full_context(found: ContextExperiment, 
     past = found.exam.rows - found.exam.bank.offsets[found.exam.clusters]
     assert past.min() >= 20
     assert (content["exam"]["history"], content["full"]["share"]) == (20, 1.0)
-    assert content["notes"] == ["every scored row has 20 rows before it"]
+    assert content["notes"][0] == "every scored row has 20 rows before it"
+    assert content["notes"][1] == f"the intervals resample {content['exam']['documents']} documents; " + (
+        "of so few they are narrower than they ought to be"
+    )
+    assert content["notes"][2].startswith("context-5, seed-0: ")
     assert all(effect["full"] is None for effect in content["trained"])
 
 

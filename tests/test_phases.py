@@ -88,6 +88,7 @@ def test_the_table_holds_every_figure_with_its_terms(table: dict[str, Any]) -> N
         assert row["hit@5"]["lowest"] <= row["hit@5"]["value"] <= row["hit@5"]["highest"]
         assert row["hit@1"]["value"] <= row["hit@5"]["value"] <= row["hit@10"]["value"]
         assert (row["updates"], len(row["seconds"])) == ([4, 4], 2)
+        assert all(update in (0, 2, 4) for update in row["kept_at"])
         low, high = row["lift"]["low"], row["lift"]["high"]
         assert row["verdict"] == ("above the best baseline" if low > 0 else "below it" if high < 0 else "not shown")
     assert table["waiting"] == []

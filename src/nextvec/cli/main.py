@@ -98,9 +98,7 @@ def _parser() -> _Parser:
     export.add_argument("--context", type=_positive, default=100, help="vectors per window, for .npz (100)")
 
     train = verb("train", "train a run by a recipe", "Killed at any moment, the same command goes on, bit for bit.")
-    train.add_argument(
-        "recipe", help="default, or a phase, like phase1 or phase3-published; all fit their size to the bank"
-    )
+    train.add_argument("recipe", help="default, or a phase, like phase1 or phase3-published; all fit their size to the bank")
     train.add_argument("run", type=Path, help="the run to make")
     train.add_argument("--bank", type=Path, required=True, help="what to train on")
     train.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting; may be repeated")

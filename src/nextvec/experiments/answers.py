@@ -15,7 +15,9 @@ from safetensors.numpy import load, save
 from nextvec.bank.layout import write_atomically
 from nextvec.errors import RunError
 from nextvec.ranks import Ranks, Rate, clustered_rate, paired_lift
+from nextvec.training import Run
 
+ENOUGH_DOCUMENTS = 10
 FIELDS = ("above", "tied", "candidates", "clusters")
 
 
@@ -37,6 +39,19 @@ def average_lift(a: Sequence[Ranks], b: Sequence[Ranks], k: int) -> Rate:
     paired = [(x, y) for x in a for y in b]
     lift = paired_lift(_end_to_end([x for x, _ in paired]), _end_to_end([y for _, y in paired]), k)
     return replace(lift, n=len(a[0]))
+
+
+def kept_at(run: Run) -> int:
+    """The update whose weights a run kept; 0 is the untrained model."""
+    return next(look["update"] for look in reversed(run.history()) if look["best"])
+
+
+def few_documents(clusters: Int64[np.ndarray, " Q"]) -> list[str]:
+    """What a reader must know of intervals over few documents."""
+    documents = len(np.unique(clusters))
+    if documents >= ENOUGH_DOCUMENTS:
+        return []
+    return [f"the intervals resample {documents} documents; of so few they are narrower than they ought to be"]
 
 
 def only(ranks: Ranks, rows: Int64[np.ndarray, " kept"]) -> Ranks:

@@ -18,7 +18,7 @@ from nextvec.bank.layout import write_atomically
 from nextvec.errors import ExamError, SettingsError
 from nextvec.evaluation import Exam, predict_rows
 from nextvec.evaluation.report import baselines
-from nextvec.experiments.answers import average, average_lift, digest, only, read_ranks, write_ranks
+from nextvec.experiments.answers import average, average_lift, digest, few_documents, kept_at, only, read_ranks, write_ranks
 from nextvec.experiments.context_effects import (
     FOREIGN,
     REMOVED,
@@ -125,7 +125,9 @@ class _Findings:
             self._effect(f"{length:,}", [self._truncated(run, length) for run in runs[longest]], own[longest], full)
             for length in lengths
         )
-        notes = [_noted_rows(len(full), len(self.past), longest)]
+        notes = [_noted_rows(len(full), len(self.past), longest), *few_documents(self.exam.clusters)]
+        every = [run for of_it in runs.values() for run in of_it]
+        notes += [f"{run.path.parent.name}, {run.name}: {alarm}" for run in every for alarm in run.alarms()]
         disturbed = self._disturbances(runs[longest], longest, near, full, notes)
         return ContextExperiment(
             recipe,
@@ -178,6 +180,7 @@ class _Findings:
             batch,
             targets,
             tuple(run.history()[-1]["update"] for run in runs),
+            tuple(kept_at(run) for run in runs),
             tuple(run.seconds() for run in runs),
             float((self.past >= context).mean()),
             effect,

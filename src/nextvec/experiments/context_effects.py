@@ -43,7 +43,7 @@ class Trained:
 
     Attributes:
         context, batch: of the runs; targets: scored rows of an update, on average.
-        updates, seconds: of every seed.
+        updates, kept_at, seconds: of every seed; the update whose weights were kept is 0 for the untrained model.
         full_context: share of scored rows that have this context before them.
         effect: Hit@5, and the change to the shortest context.
         baseline: name of the best baseline with this context, its Hit@5, and the lift over it.
@@ -53,6 +53,7 @@ class Trained:
     batch: int
     targets: float
     updates: tuple[int, ...]
+    kept_at: tuple[int, ...]
     seconds: tuple[float, ...]
     full_context: float
     effect: Effect
@@ -66,6 +67,7 @@ class Trained:
             "batch": self.batch,
             "targets_per_update": round(self.targets, 1),
             "updates": list(self.updates),
+            "kept_at": list(self.kept_at),
             "seconds": [round(seconds, 1) for seconds in self.seconds],
             "full_context": self.full_context,
             "baseline": {"name": name, "hit@5": hit5.to_json()},

@@ -10,7 +10,7 @@ import numpy as np
 from nextvec.bank import Bank
 from nextvec.evaluation import Exam
 from nextvec.evaluation.report import HITS
-from nextvec.experiments.answers import average, average_lift
+from nextvec.experiments.answers import average, average_lift, kept_at
 from nextvec.ranks import Ranks, Rate
 from nextvec.training import Run
 
@@ -103,6 +103,7 @@ class Phase:
             "lift": self.lift().to_json(),
             "chance": own[0].chance(5),
             "by_pool": {pool_name(pool): average(ranks, 5).to_json() for pool, ranks in self.answers.items()},
+            "kept_at": [kept_at(run) for run in self.runs],
             "updates": [run.history()[-1]["update"] for run in self.runs],
             "seconds": [round(run.seconds(), 1) for run in self.runs],
             "alarms": self.alarms(),

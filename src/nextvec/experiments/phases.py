@@ -13,7 +13,7 @@ from nextvec.bank.layout import MANIFEST, write_atomically
 from nextvec.errors import ExamError, RunError, SettingsError
 from nextvec.evaluation import Exam, predict_rows
 from nextvec.evaluation.report import baselines
-from nextvec.experiments.answers import average, digest, read_ranks, write_ranks
+from nextvec.experiments.answers import average, digest, few_documents, read_ranks, write_ranks
 from nextvec.experiments.phase_table import (
     FIXED_POOL,
     FORMS,
@@ -133,6 +133,7 @@ class _Table:
         parts = run.split(self.bank)
         if self.parts is None:
             self._set_exams(run, parts)
+            self.notes += few_documents(self.exams[self._pool].clusters)
         elif not all(np.array_equal(getattr(parts, name), getattr(self.parts, name)) for name in ("train", "test")):
             raise ExamError(f"{run.path} holds out other documents than its neighbours; train all with the same valid and test")
         sat = sittings(run, self.bank, "test", pools=list(self.exams), max_rows=self.rows, progress=self.progress)
