@@ -72,6 +72,19 @@ def test_gradient_caching_is_one_big_batch(model: Any, batch: int) -> None:
     assert_same(expected, found)
 
 
+def test_scoring_few_predictions_at_a_time_changes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = walk_bank()
+    whole, expected, _ = computed(bank, PLAIN, windows_of(bank), others=[3, 99])
+    monkeypatch.setattr("nextvec.training.gradient.BLOCK", 29)
+    cut, found, _ = computed(bank, PLAIN, windows_of(bank), others=[3, 99])
+    assert_same(expected, found)
+    for name, pull in whole.pulls.items():
+        assert cut.pulls[name] == pytest.approx(pull, rel=1e-4)
+        assert cut.terms[name] == pytest.approx(whole.terms[name], rel=1e-4)
+    np.testing.assert_array_equal(cut.targets, whole.targets)
+    assert cut.negatives == pytest.approx(whole.negatives)
+
+
 @pytest.mark.parametrize("batch", [1, 4, 7])
 def test_accumulation_is_one_big_batch_remainder_included(batch: int) -> None:
     """For losses of one target each; the contrastive one needs the cache, and differs without it."""

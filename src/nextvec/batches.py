@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from nextvec.bank import Bank
+from nextvec.objective import negative_counts
 from nextvec.windows import Windows
 
 
@@ -54,6 +55,11 @@ class Candidates:
     truth: Int64[Tensor, " N"]
     forbidden: Bool[Tensor, "N C"]
     log_q: Float32[Tensor, " C"]
+
+    @property
+    def negatives(self) -> float:
+        """Per scored row, mean."""
+        return float(negative_counts(self.forbidden).double().mean())
 
 
 def candidates(

@@ -4,6 +4,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -33,11 +34,12 @@ def info_nce(
             estimates that over all (Bengio and Senecal 2008); not from the
             truth, which is there with certainty (arXiv 2507.09331).
     """
-    logits_NC = (predicted_ND @ candidates_CD.T) / temperature
-    if log_q_C is not None:
-        own_N1 = torch.zeros_like(logits_NC).scatter_(1, truth_N[:, None], log_q_C[truth_N][:, None])
-        logits_NC = logits_NC - log_q_C + own_N1
-    return cross_entropy(logits_NC.masked_fill(forbidden_NC, FORBIDDEN), truth_N)
+    if log_q_C is None:
+        log_q_C = predicted_ND.new_zeros(len(candidates_CD))
+    # In place where it can be: N x C is the largest thing there is in training.
+    logits_NC = torch.addmm(-log_q_C, predicted_ND / temperature, candidates_CD.T)
+    logits_NC[torch.arange(len(truth_N), device=truth_N.device), truth_N] += log_q_C[truth_N]
+    return cross_entropy(logits_NC.masked_fill_(forbidden_NC, FORBIDDEN), truth_N)
 
 
 def cosine_distance(predicted_ND: Float[Tensor, "N D"], truth_ND: Float[Tensor, "N D"]) -> Float[Tensor, ""]:
@@ -56,7 +58,9 @@ def squared_distance(predicted_ND: Float[Tensor, "N D"], truth_ND: Float[Tensor,
 
 def negative_counts(forbidden_NC: Bool[Tensor, "N C"]) -> Int64[Tensor, " N"]:
     """How many negatives each prediction really has; the truth itself is neither forbidden nor a negative."""
-    return forbidden_NC.shape[1] - forbidden_NC.sum(1, dtype=torch.int64) - 1
+    # By NumPy: torch would widen every element to eight bytes first.
+    forbidden_N = np.count_nonzero(forbidden_NC.cpu().numpy(), axis=1)
+    return torch.from_numpy(forbidden_NC.shape[1] - 1 - forbidden_N)
 
 
 def gradient_norms(terms: Mapping[str, Float[Tensor, ""]], predicted_ND: Float[Tensor, "N D"]) -> dict[str, float]:

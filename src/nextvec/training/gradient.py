@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nextvec.bank import Bank, row_classes
-from nextvec.batches import Passages, candidates, passages
+from nextvec.batches import Candidates, Passages, candidates, passages
 from nextvec.models import PublishedMemoryGRU, Recurrent
-from nextvec.objective import cosine_distance, gradient_norms, info_nce, negative_counts, squared_distance
+from nextvec.objective import cosine_distance, gradient_norms, info_nce, squared_distance
 from nextvec.training.run import generator_seed
 from nextvec.training.settings import TrainSettings
 from nextvec.windows import Windows
 
 DROPOUT, NEGATIVES = 2, 3
+BLOCK = 512  # predictions that are scored at once
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -86,15 +87,7 @@ class Gradient:
         read = [passages(self.bank, windows, place) for place in places]
         counts = [int((p.targets >= 0).sum()) for p in read]
         groups = [range(len(read))] if s.cached else [range(i, i + 1) for i in range(len(read))]
-        found = [self._group(update, read, group, sum(counts), others, measure) for group in groups]
-        weights = [sum(counts[i] for i in group) / sum(counts) for group in groups]
-        return Computed(
-            sum(f.loss for f in found),
-            {name: sum(f.terms[name] for f in found) for name in found[0].terms},
-            {name: math.hypot(*(f.pulls[name] for f in found)) for name in found[0].pulls},
-            np.concatenate([f.targets for f in found]),
-            sum(w * f.negatives for w, f in zip(weights, found, strict=True)),
-        )
+        return _together([self._group(update, read, group, sum(counts), others, measure) for group in groups])
 
     def _group(
         self, update: int, read: Sequence[Passages], group: range, total: int, others: Int64[np.ndarray, " rows"], measure: bool
@@ -107,18 +100,23 @@ class Gradient:
         rng = np.random.default_rng(generator_seed(s.seed, NEGATIVES, update, group.start))
         drawn = rng.choice(self.train_rows, s.negatives)
         predicted_ND = torch.cat([y.detach() for y in outputs]).requires_grad_()
-        terms, negatives = self._terms(predicted_ND, rows, np.concatenate([drawn, others]))
-        share = len(rows) / total
-        terms = {name: share * term for name, term in terms.items()}
-        pulls = gradient_norms(terms, predicted_ND) if measure else {}
-        loss = torch.stack(list(terms.values())).sum()
-        self.scale(loss).backward()
+        named = self._named(rows, np.concatenate([drawn, others]))
+        found: list[Computed] = []
+        for start in range(0, len(rows), BLOCK):  # of all predictions at once, scores would need more memory than the model
+            block = slice(start, start + BLOCK)
+            share = len(rows[block]) / total
+            terms = {name: share * term for name, term in self._terms(predicted_ND[block], rows[block], named, block).items()}
+            pulls = gradient_norms(terms, predicted_ND) if measure else {}
+            loss = torch.stack(list(terms.values())).sum()
+            self.scale(loss).backward()
+            values = {name: term.item() for name, term in terms.items()}
+            found.append(Computed(loss.item(), values, pulls, rows[block], named.negatives))
         assert predicted_ND.grad is not None
         edges = np.cumsum([0, *(len(y) for y in outputs)])
         for n, (i, (first, last)) in enumerate(zip(group, pairwise(edges.tolist()), strict=True)):
             output = outputs[n] if alone else self._predict(read[i], update, i)
             output.backward(predicted_ND.grad[first:last])
-        return Computed(loss.item(), {name: term.item() for name, term in terms.items()}, pulls, rows, negatives)
+        return _together(found)
 
     def _predict(self, read: Passages, update: int, number: int) -> Float[Tensor, "N D"]:
         """Predictions of the scored rows; dropout depends on the update and the number alone, so it repeats."""
@@ -134,30 +132,48 @@ class Gradient:
             y_BTD = in_segments(self.model, x_BTD, s.segment) if s.segment else self._whole(x_BTD)
         return y_BTD[(read.targets >= 0).to(self.device)].float()
 
+    def _named(self, rows: Int64[np.ndarray, " N"], others: Int64[np.ndarray, " rows"]) -> Candidates:
+        """What the targets are told apart from; a raw difference only from the other targets' differences."""
+        if self.settings.loss_on == "vector":
+            return candidates(self.bank, self.classes, self.copies, rows, others)
+        place_N, count = torch.arange(len(rows)), len(rows)
+        return Candidates(self._truths(rows).cpu(), place_N, torch.zeros(count, count, dtype=torch.bool), torch.zeros(count))
+
     def _terms(
-        self, predicted_ND: Float[Tensor, "N D"], rows: Int64[np.ndarray, " N"], others: Int64[np.ndarray, " rows"]
-    ) -> tuple[dict[str, Tensor], float]:
-        """Every term of the loss that has a weight, weighted, and how many negatives a target had."""
-        s, temperature = self.settings, self.log_temperature.exp()
-        truth_ND = torch.from_numpy(self.bank.rows[rows]).float().to(self.device)
-        if s.loss_on == "delta":
-            truth_ND = truth_ND - torch.from_numpy(self.bank.rows[rows - 1]).float().to(self.device)
-            place_N = torch.arange(len(rows), device=self.device)
-            forbidden_NN = torch.zeros(len(rows), len(rows), dtype=torch.bool, device=self.device)
-            nce, negatives = info_nce(predicted_ND, truth_ND, place_N, forbidden_NN, temperature), float(len(rows) - 1)
-        else:
-            named = candidates(self.bank, self.classes, self.copies, rows, others)
-            vectors, truth, forbidden, log_q = (
-                t.to(self.device) for t in (named.vectors, named.truth, named.forbidden, named.log_q)
-            )
-            nce = info_nce(predicted_ND, vectors, truth, forbidden, temperature, log_q)
-            negatives = float(negative_counts(forbidden).double().mean())
-        terms = {"nce": s.alpha * nce}
+        self, predicted_BD: Float[Tensor, "B D"], rows: Int64[np.ndarray, " B"], named: Candidates, block: slice
+    ) -> dict[str, Tensor]:
+        """Every term of the loss that has a weight, weighted, mean over some of the targets."""
+        s, device = self.settings, self.device
+        terms: dict[str, Tensor] = {}
+        if s.alpha:
+            vectors_CD, log_q_C = named.vectors.to(device), named.log_q.to(device)
+            truth_B, forbidden_BC = named.truth[block].to(device), named.forbidden[block].to(device)
+            temperature = self.log_temperature.exp()
+            terms["nce"] = s.alpha * info_nce(predicted_BD, vectors_CD, truth_B, forbidden_BC, temperature, log_q_C)
         if s.cosine:
-            terms["cosine"] = s.cosine * cosine_distance(predicted_ND, truth_ND)
+            terms["cosine"] = s.cosine * cosine_distance(predicted_BD, self._truths(rows))
         if s.mse:
-            terms["mse"] = s.mse * squared_distance(predicted_ND, truth_ND)
-        return terms, negatives
+            terms["mse"] = s.mse * squared_distance(predicted_BD, self._truths(rows))
+        return terms
+
+    def _truths(self, rows: Int64[np.ndarray, " N"]) -> Float[Tensor, "N D"]:
+        """What should be predicted: the next vectors, or their differences to the last ones."""
+        truth_ND = torch.from_numpy(self.bank.rows[rows]).float()
+        if self.settings.loss_on == "delta":
+            truth_ND = truth_ND - torch.from_numpy(self.bank.rows[rows - 1]).float()
+        return truth_ND.to(self.device)
+
+
+def _together(parts: Sequence[Computed]) -> Computed:
+    """Parts of one update: values add up, pulls on different predictions by Pythagoras."""
+    targets = sum(len(part.targets) for part in parts)
+    return Computed(
+        sum(part.loss for part in parts),
+        {name: sum(part.terms[name] for part in parts) for name in parts[0].terms},
+        {name: math.hypot(*(part.pulls[name] for part in parts)) for name in parts[0].pulls},
+        np.concatenate([part.targets for part in parts]),
+        sum(part.negatives * len(part.targets) for part in parts) / targets,
+    )
 
 
 def in_segments(model: Recurrent[Any], x_BTD: Float[Tensor, "B T D"], segment: int) -> Float[Tensor, "B T D"]:
