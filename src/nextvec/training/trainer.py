@@ -198,7 +198,7 @@ class _Training:
             alarms = [*alarms, alarm]
         known = {alarm.split(":")[0] for r in self.records for alarm in r["alarms"]}
         record["alarms"] = [alarm for alarm in dict.fromkeys(alarms + record["alarms"]) if alarm.split(":")[0] not in known]
-        record["progress"] = self._progress(record, ranks)
+        self._judge(record, ranks)
         self.records.append(record)
         self.losses, self.raised = [], []
         if record["best"]:
@@ -282,7 +282,6 @@ class _Training:
         varied, hit5, done = collapse(predicted, truths), ranks.hit(5), self.computed
         valid = {f"hit@{k}": float(ranks.hits(k).mean()) for k in HITS}
         valid |= {"low": hit5.low, "high": hit5.high, "cosine": float((predicted * truths).sum(1).mean())}
-        judged = "cosine" if self.settings.stop_on == "cosine" else "hit@5"
         return {
             "update": self.update,
             "loss": float(np.mean(self.losses)) if self.losses else None,
@@ -295,21 +294,26 @@ class _Training:
             "valid": valid,
             "collapse": {"effective_rank": varied.effective_rank, "mean_cosine": varied.mean_cosine, "hubness": varied.hubness},
             "alarms": [varied.alarm] if varied.alarm else [],
-            "best": all(record["valid"][judged] < valid[judged] for record in self.records),
         }, ranks
 
-    def _progress(self, record: dict[str, Any], ranks: Ranks) -> bool:
-        """Whether this look gives training its patience back.
+    def _judge(self, record: dict[str, Any], ranks: Ranks) -> None:
+        """Whether this look's weights are kept (``best``), and whether it gives training its patience back (``progress``).
 
-        Under ``interval`` only a gain that the exam can tell from none does: one
-        over the last such look, paired by row, whose 95 % interval lies above 0.
+        Under ``interval`` only a gain that the exam can tell from none is
+        progress: one over the last such look, paired by row, whose 95 % interval
+        lies above 0. Until there is one, the weights before training are kept:
+        they are the strongest mean, which noise must not replace.
         """
-        if self.settings.stop_on != "interval":
-            self.reference = ranks
-            return record["best"]
-        gained = self.reference is None or paired_lift(ranks, self.reference, 5).low > 0
-        self.reference = ranks if gained else self.reference
-        return gained
+        judged = "cosine" if self.settings.stop_on == "cosine" else "hit@5"
+        kept = [look["valid"][judged] for look in self.records if look["best"]]
+        better = not kept or record["valid"][judged] > kept[-1]
+        if self.settings.stop_on == "interval":
+            gained = self.reference is None or paired_lift(ranks, self.reference, 5).low > 0
+            shown = gained or any(look["progress"] for look in self.records[1:])
+            record["best"], record["progress"] = better and shown, gained
+        else:
+            gained = record["best"] = record["progress"] = better
+        self.reference = ranks if gained or self.reference is None else self.reference
 
     def _watch(self, norm: float) -> None:
         """
