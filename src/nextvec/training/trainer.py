@@ -301,19 +301,14 @@ class _Training:
 
         Under ``interval`` only a gain that the exam can tell from none is
         progress: one over the last such look, paired by row, whose 95 % interval
-        lies above 0. Until there is one, the weights before training are kept:
-        they are the strongest mean, which noise must not replace.
+        lies above 0. Weights are kept for any gain: the better guess is the better guess.
         """
         judged = "cosine" if self.settings.stop_on == "cosine" else "hit@5"
-        kept = [look["valid"][judged] for look in self.records if look["best"]]
-        better = not kept or record["valid"][judged] > kept[-1]
-        if self.settings.stop_on == "interval":
-            gained = self.reference is None or paired_lift(ranks, self.reference, 5).low > 0
-            shown = gained or any(look["progress"] for look in self.records[1:])
-            record["best"], record["progress"] = better and shown, gained
-        else:
-            gained = record["best"] = record["progress"] = better
-        self.reference = ranks if gained or self.reference is None else self.reference
+        record["best"] = record["progress"] = all(look["valid"][judged] < record["valid"][judged] for look in self.records)
+        if self.settings.stop_on == "interval" and self.reference is not None:
+            record["progress"] = paired_lift(ranks, self.reference, 5).low > 0
+        if record["progress"] or self.reference is None:
+            self.reference = ranks
 
     def _watch(self, norm: float) -> None:
         """
