@@ -413,6 +413,22 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         load_model(run)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "transformer", "hidden": 12}, "must be a multiple of heads"),
+        ({"supervision": "last", "coherence": 1.0}, "none of .* passages is that coherent"),
+        ({"supervision": "last", "context": 500}, "choose a shorter context"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises((SettingsError, DataError), match=message):
+        begin(tmp_path / "run", "test", replace(SMALL, **change), walk_bank(documents=20))
+    assert not (tmp_path / "run").exists()
+
+
 def test_too_small_a_bank_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises((ExamError, DataError)):
         begin(tmp_path / "run", "test", SMALL, walk_bank(documents=3, length=6))

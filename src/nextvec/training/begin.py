@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from nextvec.bank import Bank
-from nextvec.errors import RunError, SettingsError
+from nextvec.errors import DataError, RunError, SettingsError
 from nextvec.evaluation.exam import Exam
 from nextvec.evaluation.report import strongest_decay
 from nextvec.models import (
@@ -28,7 +28,7 @@ from nextvec.models import (
 )
 from nextvec.training.run import BEST, RUN, Origin, Run, document_sketch
 from nextvec.training.settings import TrainSettings
-from nextvec.windows import split
+from nextvec.windows import Windows, coherent, last_windows, split, training_windows
 
 VALID_ROWS = 1000
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -40,7 +40,7 @@ def begin(path: str | Path, recipe: str, settings: TrainSettings, bank: Bank) ->
     Raises:
         RunError: the path holds something else.
         SettingsError: a device that this machine does not have.
-        DataError: the bank cannot be split.
+        DataError: the bank cannot be split, or no passage fits the settings.
         ExamError: it is too small to hold an exam.
     """
     settings = replace(settings, device=present(settings.device))
@@ -50,7 +50,11 @@ def begin(path: str | Path, recipe: str, settings: TrainSettings, bank: Bank) ->
     exam = Exam.over(bank, parts.train, "train", settings.pool, VALID_ROWS)
     for part in ("valid", "test"):
         Exam.over(bank, parts.part(part), part, settings.pool, VALID_ROWS)
-    decay = strongest_decay(exam, centre_of(bank, parts.train))
+    centre = centre_of(bank, parts.train)
+    decay = strongest_decay(exam, centre)
+    # What cannot be built or read is refused before anything is written.
+    build(settings, centre, decay)
+    epoch(settings, bank, parts.train, np.random.default_rng(0))
     ids = bank.ids
     named = {name: [ids[m] for m in parts.part(name)] for name in ("train", "valid", "test")}
     hashes = [document_sketch(bank, int(m)) for m in parts.train]
@@ -80,6 +84,23 @@ def centre_of(bank: Bank, documents: Int64[np.ndarray, " M"]) -> Float[Tensor, "
     for m in documents:
         total += bank.document(int(m)).astype(np.float64).sum(0)
     return torch.from_numpy((total / max(1, int(bank.lengths[documents].sum()))).astype(np.float32))
+
+
+def epoch(settings: TrainSettings, bank: Bank, documents: Int64[np.ndarray, " M"], rng: np.random.Generator) -> Windows:
+    """The passages of one epoch, shuffled.
+
+    Raises:
+        DataError: no document is long enough, or none coherent enough.
+    """
+    s = settings
+    if s.supervision == "last":
+        windows = last_windows(bank, documents, s.context, s.across, rng)
+    else:
+        windows = training_windows(bank, documents, s.context, rng)
+    kept = coherent(bank, windows, s.coherence)
+    if not len(kept):
+        raise DataError(f"coherence={s.coherence}: none of {len(windows):,} passages is that coherent; lower it")
+    return kept
 
 
 def build(settings: TrainSettings, centre: Float[Tensor, " D"], decay: float) -> Recurrent[Any]:

@@ -14,7 +14,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from nextvec.bank import Bank
-from nextvec.errors import DataError, RunError
+from nextvec.errors import RunError
 from nextvec.evaluation.exam import Exam
 from nextvec.evaluation.predictions import predict_rows
 from nextvec.evaluation.report import HITS
@@ -22,11 +22,11 @@ from nextvec.models import PublishedMemoryGRU
 from nextvec.negatives import Mined, Queue, mine
 from nextvec.ranks import Ranks, paired_lift
 from nextvec.training.alarms import NOT_FINITE, REMEMBERED, collapse, explosion, few_updates, small_exam
-from nextvec.training.begin import VALID_ROWS, build, centre_of
+from nextvec.training.begin import VALID_ROWS, build, centre_of, epoch
 from nextvec.training.gradient import Computed, Gradient
 from nextvec.training.run import BEST, CHECKPOINT, Run, generator_seed
 from nextvec.training.settings import TrainSettings
-from nextvec.windows import Split, Windows, coherent, last_windows, rows_of, training_windows
+from nextvec.windows import Split, Windows, rows_of
 
 FLOOR = 0.02
 ORDER, MINING = 1, 4
@@ -88,7 +88,6 @@ def train(run: Run, bank: Bank) -> Iterator[Event]:
 
     Raises:
         RunError: another process is training it, another bank, or a gradient that is not finite.
-        DataError: no passage fits the settings.
     """
     with run.training():
         threads = torch.get_num_threads()
@@ -342,21 +341,11 @@ class _Training:
         s = self.settings
         while update >= self._edges[-1]:
             self._epoch += 1
-            self._windows = self._epoch_windows(np.random.default_rng(generator_seed(s.seed, ORDER, self._epoch)))
+            rng = np.random.default_rng(generator_seed(s.seed, ORDER, self._epoch))
+            self._windows = epoch(s, self.bank, self.split.train, rng)
             self._edges.append(self._edges[-1] + math.ceil(len(self._windows) / (s.batch * s.accumulate)))
         first, last = self._edges[-2], self._edges[-1]
         return self._windows, np.array_split(np.arange(len(self._windows)), last - first)[update - first]
-
-    def _epoch_windows(self, rng: np.random.Generator) -> Windows:
-        s = self.settings
-        if s.supervision == "last":
-            windows = last_windows(self.bank, self.split.train, s.context, s.across, rng)
-        else:
-            windows = training_windows(self.bank, self.split.train, s.context, rng)
-        kept = coherent(self.bank, windows, s.coherence)
-        if not len(kept):
-            raise DataError(f"coherence={s.coherence}: none of {len(windows):,} passages is that coherent; lower it")
-        return kept
 
     def _schedule(self, update: int) -> float:
         """Linear warm-up, then a cosine to ``FLOOR``, as a factor of the peak learning rate."""
