@@ -196,7 +196,8 @@ class _Training:
         if before == 0 and (alarm := small_exam(len(self.exam.rows), len(np.unique(self.exam.clusters)))):
             alarms = [*alarms, alarm]
         known = {alarm.split(":")[0] for r in self.records for alarm in r["alarms"]}
-        record["alarms"] = [alarm for alarm in dict.fromkeys(alarms + record["alarms"]) if alarm.split(":")[0] not in known]
+        named = {alarm.split(":")[0]: alarm for alarm in reversed([*alarms, *record["alarms"]])}  # the first of each name
+        record["alarms"] = [alarm for name, alarm in reversed(named.items()) if name not in known]
         self._judge(record, ranks)
         self.records.append(record)
         self.losses, self.raised = [], []
@@ -318,6 +319,8 @@ class _Training:
         if not math.isfinite(norm) and not self.scaler.is_enabled():
             self._record(None, (f"{NOT_FINITE}: the gradient of update {self.update}",))
             raise RunError(f"update {self.update}: the gradient is not finite; lower lr (now {s.lr}) or clip (now {s.clip})")
+        if not math.isfinite(norm):
+            return  # the scaler skips this update and scales the next one less
         if alarm := explosion(norm, self.norms):
             self.raised.append(alarm)
         self.norms = [*self.norms, norm][-REMEMBERED:]
