@@ -35,8 +35,14 @@ bench: $(VENV)/ready-dev
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/models.py
 	$(BIN)/python benchmarks/encoding.py
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/sessions.py
+	$(BIN)/python benchmarks/export.py
 
-$(VENV)/ready: pyproject.toml
+# Compiled kernels are made by the installation, so it is done again when their sources change.
+$(VENV)/ready: pyproject.toml hatch_build.py $(wildcard src/nextvec/kernels/*.[ch]) src/nextvec/kernels/build.py
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .

@@ -15,7 +15,7 @@ import torch
 
 from nextvec.encoders import MiniLM
 from nextvec.encoders.minilm import model_folder
-from nextvec.ingest import Chunking, documentation
+from nextvec.ingestion import Chunking, documentation
 from table import interleaved, show
 
 

@@ -14,11 +14,12 @@ from torch import Tensor
 from nextvec.bank import Bank
 from nextvec.cli.main import main
 from nextvec.errors import SettingsError
-from nextvec.evaluation.latency import step_latency
 from nextvec.experiments.comparison import compare
 from nextvec.experiments.decision import decide
 from nextvec.experiments.gate import Gate, Gates, read_gates, shipped
 from nextvec.experiments.metrics import METRICS, Terms
+from nextvec.inference import Engine
+from nextvec.inference.latency import PER_ROUND, answers, gates, read_seconds
 from nextvec.models import Recurrent
 from nextvec.training import Run, begin, evaluate, train
 from tests.conftest import walk_bank
@@ -235,10 +236,28 @@ def test_latency_is_that_of_one_step_after_the_context() -> None:
     bank = walk_bank(documents=4)
     model = Sleeper(bank.dim, 0.003)
     threads = torch.get_num_threads()
-    found = step_latency(model, bank, context=300, steps=20, searches=15)
-    assert (found.context, found.rows, found.step.n, found.search.n) == (300, len(bank), 20, 15)
-    assert 3 <= found.step.p50 <= found.step.p95 <= found.step.p99
-    assert 3 <= found.search.p50 <= found.search.p99
-    assert model.met[0] == (0, 300), "longer than the bank: read again from its start"
-    assert set(model.met[1:]) == {(300, 1)}
+    short, long = answers(Engine(model, bank), (2, 300), bank.rows, plain=model, rounds=2)
+    assert (short.context, long.context) == (2, 300)
+    assert long.step.n == long.search.n == long.both.n == 2 * PER_ROUND
+    assert 3 <= long.step.p50 <= long.step.p95 <= long.step.p99
+    assert long.both.p50 >= long.step.p50
+    assert long.reread is not None
+    assert model.met[:2] == [(0, 2), (0, 300)], "longer than the bank: read again from its start"
+    read = [met for met in model.met[2:] if met[1] == 1]
+    assert set(read) == {(2, 1), (300, 1)}, "every answer comes after the same context"
     assert torch.get_num_threads() == threads
+
+
+def test_gates_on_latency_judge_every_context() -> None:
+    bank = walk_bank(documents=4)
+    slow = answers(Engine(Sleeper(bank.dim, 0.004), bank), (5, 9), bank.rows, rounds=1)
+    fast = answers(Engine(Sleeper(bank.dim, 0.0), bank), (5, 9), bank.rows, rounds=1)
+    assert [gate.passed for gate in gates(slow, budget_ms=1e4)] == [True, True]
+    assert [gate.passed for gate in gates(slow, budget_ms=3.9)] == [False, False]
+    assert [gate.passed for gate in gates(slow, None, against=fast, ratio=1e-3)] == [False, False]
+    assert [gate.passed for gate in gates(slow, None, against=slow, ratio=1.0)] == [True, True]
+    assert gates(slow, None) == []
+
+
+def test_more_bytes_take_longer_to_read() -> None:
+    assert read_seconds(64_000_000, rounds=5) > read_seconds(64_000, rounds=5)

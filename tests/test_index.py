@@ -1,36 +1,346 @@
-"""Exact search is exact."""
+"""Exact search is exact: whatever form is read, however many queries and threads, with or without compiled code."""
+
+import ctypes
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nextvec.errors import SettingsError
-from nextvec.index import ExactIndex
+import nextvec.kernels
+from nextvec.bank import Bank
+from nextvec.errors import DataError, SettingsError
+from nextvec.evaluation.exam import Exam
+from nextvec.index import ExactIndex, allowed_rows
+from nextvec.kernels import build, scan
+from tests.conftest import walk_bank
+
+FORMS = scan.FORMATS
+HERE = nextvec.kernels.name()
+LEVELS = [*build.levels(), "torch"]
 
 
-@given(st.integers(1, 40), st.integers(1, 8), st.integers(0, 1000))
-def test_search_agrees_with_sorting_all_scores(rows: int, k: int, seed: int) -> None:
+@pytest.fixture(params=LEVELS)
+def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Every library that this processor runs, and torch."""
+    wanted = request.param
+    if wanted != "torch":
+        if HERE == "torch" or LEVELS.index(wanted) > LEVELS.index(HERE):
+            pytest.skip(f"kernels for {wanted} were not compiled, or do not run here")
+        loaded = ctypes.CDLL(str(build.library(wanted)))
+        monkeypatch.setattr(scan, "library", lambda: loaded)
+    else:
+        monkeypatch.setattr(scan, "library", lambda: None)
+    scan._loaded.cache_clear()
+    yield wanted
+    monkeypatch.undo()
+    scan._loaded.cache_clear()
+
+
+def grid(rng: np.random.Generator, *shape: int, dtype: Any = np.float32) -> np.ndarray:
+    """Numbers whose products add up without rounding, so that another order of adding changes nothing."""
+    return (rng.integers(-64, 65, shape) / 64).astype(dtype)
+
+
+def by_sorting(rows: np.ndarray, query: np.ndarray, k: int, may: np.ndarray) -> tuple[list[int], list[float]]:
+    scores = (rows.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
+    order = [r for r in np.argsort(-scores, kind="stable").tolist() if may[r]][:k]
+    missing = k - len(order)
+    return order + [-1] * missing, [*scores[order].tolist(), *[-np.inf] * missing]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.integers(1, 130), st.integers(1, 70), st.integers(1, 40), st.integers(1, 12),
+    st.sampled_from(FORMS), st.sampled_from(["float16", "float32"]), st.integers(0, 2**20),
+)  # fmt: skip
+def test_search_is_sorting_all_scores(
+    level: str, rows: int, dim: int, queries: int, k: int, form: scan.Format, dtype: str, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
-    bank = rng.integers(-2, 3, (rows, 4)).astype(np.float32)  # ties are common
-    queries = rng.integers(-2, 3, (3, 4)).astype(np.float32)
-    excluded = rng.random(rows) < 0.3
-    found = ExactIndex(bank).search(torch.from_numpy(queries), k, excluded)
+    bank = grid(rng, rows, dim, dtype=dtype)
+    bank[rng.random(rows) < 0.3] = bank[0]  # ties
+    asked = grid(rng, queries, dim)
+    excluded = [rng.permutation(rows)[: rng.integers(0, rows + 1)] for _ in range(queries)]
+    allowed = rng.random(rows) < 0.7
+    index = ExactIndex(bank, form)
+    bare, filtered = index.search(torch.from_numpy(asked), k), index.search(torch.from_numpy(asked), k, excluded, allowed)
+    for q in range(queries):
+        everything = np.ones(rows, bool)
+        assert (bare.rows[q].tolist(), bare.scores[q].tolist()) == by_sorting(bank, asked[q], k, everything)
+        may = allowed & ~np.isin(np.arange(rows), excluded[q])
+        assert (filtered.rows[q].tolist(), filtered.scores[q].tolist()) == by_sorting(bank, asked[q], k, may)
+
+
+def adversarial(kind: str, rng: np.random.Generator, rows: int, dim: int) -> np.ndarray:
+    """Rows that int8 codes tell apart badly, or not at all."""
+    noise = rng.standard_normal((rows, dim)).astype(np.float32)
+    if kind == "one huge coordinate":
+        noise *= 1e-3
+        noise[:, rng.integers(dim)] = 1
+    elif kind == "near duplicates":
+        noise = noise[:1] + 1e-5 * noise
+    elif kind == "constant":
+        noise[:] = rng.standard_normal()
+    elif kind == "lengths from tiny to large":
+        noise *= 10.0 ** rng.integers(-12, 4, (rows, 1))
+    elif kind == "zeros among them":
+        noise[rng.random(rows) < 0.5] = 0
+    return noise
+
+
+KINDS = ("noise", "one huge coordinate", "near duplicates", "constant", "lengths from tiny to large", "zeros among them")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(KINDS), st.sampled_from(FORMS), st.integers(1, 60), st.integers(1, 80), st.integers(0, 2**20))
+def test_nothing_is_missed_where_codes_tell_little(
+    level: str, kind: str, form: scan.Format, rows: int, dim: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    bank = adversarial(kind, rng, rows, dim)
+    if form == "float16":
+        bank = np.clip(bank, -60_000, 60_000)
+    asked = adversarial(str(rng.choice(KINDS[:3])), rng, 3, dim)
+    found = ExactIndex(bank, form).search(torch.from_numpy(asked), 5)
     for q in range(3):
-        scores = bank @ queries[q]
-        order = [r for r in np.argsort(-scores, kind="stable").tolist() if not excluded[r]][:k]
-        assert found.rows[q].tolist() == order + [-1] * (k - len(order))
+        scores = scan.products(bank, np.arange(rows), asked[q])
+        order = np.lexsort((np.arange(rows), -scores))[:5]
+        assert found.rows[q][: len(order)].tolist() == order.tolist()
+        assert (found.scores[q][: len(order)] == scores[order]).all()
 
 
-def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = np.random.default_rng(0).standard_normal((1000, 8)).astype(np.float16)
-    queries = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
-    whole = ExactIndex(rows).search(queries, 10)
-    monkeypatch.setattr("nextvec.index.exact.BLOCK", 37)
-    assert (ExactIndex(rows).search(queries, 10).rows == whole.rows).all()
+@given(st.sampled_from(KINDS), st.sampled_from(FORMS), st.integers(1, 60), st.integers(1, 400), st.integers(0, 2**20))
+def test_the_bound_holds(kind: str, form: scan.Format, rows: int, dim: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    bank, asked = adversarial(kind, rng, rows, dim), adversarial(str(rng.choice(KINDS)), rng, 4, dim)
+    part = scan.stored(bank, form)
+    beside = scan._read_beside([part], asked)
+    if form == "int8":
+        sums = part.codes.astype(np.int64) @ beside.codes.astype(np.int64).T
+        assert (np.abs(part.codes.astype(np.int64)) @ np.abs(beside.codes.astype(np.int64)).T < 2**31).all()
+        read = sums * part.scales[:, None].astype(np.float64) * beside.scales + part.errors[:, None] * beside.lengths
+    else:
+        read = (part.codes.astype(np.float32) @ asked.T).astype(np.float64)
+    true = np.stack([scan.products(bank, np.arange(rows), query) for query in asked], 1).astype(np.float64)
+    assert (true <= read + beside.slack).all()
+    assert (true >= read - beside.spread).all()
 
 
-def test_no_neighbours_are_refused() -> None:
+def test_errors_stored_too_small_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault that the tests above are there for, planted."""
+    if HERE == "torch":
+        pytest.skip("codes are read by compiled code alone")
+    rng = np.random.default_rng(0)
+    bank, asked = adversarial("one huge coordinate", rng, 200, 64), rng.standard_normal((1, 64)).astype(np.float32)
+    whole = ExactIndex(bank).search(torch.from_numpy(asked), 5)
+    index = ExactIndex(bank, "int8")
+    assert (index.search(torch.from_numpy(asked), 5).rows == whole.rows).all()
+    part = index._parts[0]
+    index._parts = (replace(part, errors=part.errors / 10),)
+    assert (index.search(torch.from_numpy(asked), 5).rows != whole.rows).any()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 9), st.integers(1, 70), st.sampled_from(["float16", "float32"]), st.integers(0, 2**20))
+def test_the_deciding_product_has_the_same_bits_everywhere(level: str, rows: int, dim: int, dtype: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    bank, query = rng.standard_normal((rows, dim)).astype(dtype), rng.standard_normal(dim).astype(np.float32)
+    wanted: list[float] = []
+    for row in bank.astype(np.float64):
+        lanes = [0.0] * 16
+        for place in range(dim):
+            lanes[place % 16] += float(row[place]) * float(query[place])
+        while len(lanes) > 1:
+            half = len(lanes) // 2
+            lanes = [lanes[j] + lanes[j + half] for j in range(half)]
+        wanted.append(lanes[0])
+    assert scan.products(bank, np.arange(rows), query).tolist() == np.float32(wanted).tolist()
+
+
+def test_every_way_gives_the_same_bits(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "LEAST", 1)  # however few rows
+    monkeypatch.setattr(scan, "BLOCK", 37)
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal((700, 100)) / 10).astype(np.float16)
+    rows[300:350] = rows[:50]
+    queries = torch.from_numpy(rng.standard_normal((41, 100)).astype(np.float32))
+    wanted = ExactIndex(rows, threads=1).search(queries, 9)
+    for form in FORMS:
+        for threads in (1, 2, 3):
+            index = ExactIndex(rows, form, threads)
+            found = index.search(queries, 9)
+            assert (found.rows == wanted.rows).all() and (found.scores == wanted.scores).all()
+            alone = [index.search(queries[q : q + 1], 9) for q in range(41)]
+            assert all((one.rows[0] == wanted.rows[q]).all() for q, one in enumerate(alone))
+            assert all((one.scores[0] == wanted.scores[q]).all() for q, one in enumerate(alone))
+
+
+def test_many_queries_are_asked_in_blocks(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "QUERIES", 7)
+    rng = np.random.default_rng(0)
+    rows, queries = grid(rng, 50, 12), torch.from_numpy(grid(rng, 30, 12))
+    barred = [rng.permutation(50)[:20] for _ in range(30)]
+    found = ExactIndex(rows).search(queries, 4, barred)
+    for q in range(30):
+        may = ~np.isin(np.arange(50), barred[q])
+        assert found.rows[q].tolist() == by_sorting(rows, queries[q].numpy(), 4, may)[0]
+
+
+def test_few_rows_are_decided() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((20_000, 64)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    for form in FORMS:
+        found = ExactIndex(rows, form, threads=1).search(torch.from_numpy(rows[:4]), 10)
+        assert 4 * 10 <= found.decided < 4 * 400
+
+
+def test_all_excluded_leaves_none(level: str) -> None:
+    rows = np.eye(5, dtype=np.float32)
+    found = ExactIndex(rows).search(torch.eye(5)[:2], 3, [np.arange(5), np.arange(4)])
+    assert found.rows.tolist() == [[-1, -1, -1], [4, -1, -1]]
+    assert found.scores[0].tolist() == [-np.inf] * 3
+    assert (ExactIndex(rows).search(torch.eye(5), 3, allowed=np.zeros(5, bool)).rows == -1).all()
+
+
+def test_no_queries_find_nothing() -> None:
+    assert ExactIndex(np.eye(5, dtype=np.float32)).search(torch.empty(0, 5), 3).rows.shape == (0, 3)
+
+
+def test_documents_as_a_filter(bank: Bank) -> None:
+    mask = allowed_rows(bank, [1, 4])
+    found = ExactIndex.build(bank).search(torch.from_numpy(bank.rows[:3].astype(np.float32)), 500, allowed=mask)
+    assert set(bank.document_of(found.rows[found.rows >= 0]).tolist()) == {1, 4}
+    assert (found.rows >= 0).sum() == 3 * mask.sum()
+    with pytest.raises(DataError, match="no document 12"):
+        allowed_rows(bank, [12])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(2, 130), st.integers(1, 40), st.integers(1, 20), st.sampled_from(FORMS), st.integers(0, 2**20))
+def test_rank_is_counting(level: str, rows: int, dim: int, queries: int, form: scan.Format, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    bank = grid(rng, rows, dim)
+    bank[rng.random(rows) < 0.3] = bank[0]
+    asked, truth = grid(rng, queries, dim), rng.integers(0, rows, queries)
+    excluded = [np.setdiff1d(rng.integers(0, rows, 9), truth[q]) for q in range(queries)]
+    index = ExactIndex(bank, form)
+    clusters = np.arange(queries)
+    bare = index.rank(torch.from_numpy(asked), truth, clusters)
+    filtered = index.rank(torch.from_numpy(asked), truth, clusters, excluded)
+    for q in range(queries):
+        scores = bank.astype(np.float64) @ asked[q].astype(np.float64)
+        own = scores[truth[q]]
+        assert (bare.above[q], bare.tied[q], bare.candidates[q]) == ((scores > own).sum(), (scores == own).sum() - 1, rows)
+        rest = np.delete(scores, excluded[q])
+        assert (filtered.above[q], filtered.tied[q]) == ((rest > own).sum(), (rest == own).sum() - 1)
+        assert filtered.candidates[q] == rows - len(excluded[q])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_rank_is_the_exam_over_the_whole_bank(bank: Bank, form: scan.Format) -> None:
+    exam = Exam.over(bank, np.arange(bank.num_documents), "all", pool=None)
+    predicted = torch.from_numpy(bank.rows[exam.rows - 1].astype(np.float32))
+    said = [np.arange(bank.offsets[m], row) for m, row in zip(exam.clusters, exam.rows, strict=True)]
+    ranks, wanted = ExactIndex.build(bank, form).rank(predicted, exam.rows, exam.clusters, said), exam.rank(predicted)
+    assert (ranks.above == wanted.above).all() and (ranks.candidates == wanted.candidates).all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_added_rows_are_found_at_once(level: str, form: scan.Format, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "LEAST", 1)
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((300, 24)).astype(np.float32)
+    index, rows = ExactIndex(vectors[:40].astype(np.float16), form, threads=3), vectors[:40].astype(np.float16)
+    for start, stop in ((40, 41), (41, 60), (60, 200), (200, 300)):
+        names = index.add(3 * vectors[start:stop])
+        assert names.tolist() == list(range(start, stop)) and len(index) == stop
+        unit = vectors[start:stop] / np.linalg.norm(vectors[start:stop], axis=1, keepdims=True)
+        rows = np.concatenate([rows, unit.astype(np.float16)])
+        queries = torch.from_numpy(vectors[[0, start, stop - 1]])
+        found, whole = index.search(queries, 12), ExactIndex(rows).search(queries, 12)
+        assert (found.rows == whole.rows).all()
+        assert (found.scores == whole.scores).all()
+        assert index.search(queries, 300, allowed=np.ones(40, bool)).rows.max() < 40
+        ranks = index.rank(queries, np.array([0, start, stop - 1]), np.arange(3))
+        assert ranks.candidates.tolist() == [stop] * 3
+
+
+def test_searches_see_whole_additions_only() -> None:
+    """Each search answers as some state between its begin and its end would, while another thread adds."""
+    rng = np.random.default_rng(0)
+    base, more = grid(rng, 100, 8), rng.standard_normal((200, 5, 8)).astype(np.float32)
+    index, query = ExactIndex(base, "int8"), torch.from_numpy(grid(rng, 1, 8))
+    states = [100]
+
+    def add() -> None:
+        for block in more:
+            index.add(block)
+
+    seen: list[tuple[int, int, list[float]]] = []
+    adder = threading.Thread(target=add)
+    adder.start()
+    while adder.is_alive() or len(seen) < 2:
+        before = len(index)
+        scores = index.search(query, 4).scores[0].tolist()
+        seen.append((before, len(index), scores))
+    adder.join()
+    states += [100 + 5 * n for n in range(1, 201)]
+    everything = index.scores(np.arange(len(index)), query[0])
+    best = {n: sorted(everything[:n].tolist(), reverse=True)[:4] for n in states}
+    for before, after, scores in seen:
+        assert any(best[n] == scores for n in states if before <= n <= after)
+    assert seen[-1][1] == 1100
+
+
+def test_what_cannot_be_searched_is_refused() -> None:
+    index = ExactIndex(np.eye(3, dtype=np.float32))
     with pytest.raises(SettingsError, match="k=0"):
-        ExactIndex(np.eye(3, dtype=np.float32)).search(torch.eye(3), 0)
+        index.search(torch.eye(3), 0)
+    with pytest.raises(DataError, match=r"\[3, 4\]; want \[queries, 3\]"):
+        index.search(torch.zeros(3, 4), 1)
+    for bad in (torch.nan, torch.inf, 1e35):
+        with pytest.raises(DataError, match="not finite"):
+            index.search(torch.eye(3) * bad, 1)
+    with pytest.raises(DataError, match="no row 3"):
+        index.search(torch.eye(3), 1, [np.array([0]), np.array([3]), np.array([], int)])
+    with pytest.raises(DataError, match="3 queries need as many lists"):
+        index.search(torch.eye(3), 1, [np.array([0])])
+    with pytest.raises(DataError, match="mask of allowed rows"):
+        index.search(torch.eye(3), 1, allowed=np.ones(4, bool))
+    with pytest.raises(DataError, match="it is excluded"):
+        index.rank(torch.eye(3)[:1], np.array([1]), np.zeros(1, int), [np.array([1])])
+    with pytest.raises(DataError, match="no row -1"):
+        index.rank(torch.eye(3)[:1], np.array([-1]), np.zeros(1, int))
+    with pytest.raises(SettingsError, match="threads=0"):
+        ExactIndex(np.eye(3, dtype=np.float32), threads=0)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "says"),
+    [
+        (np.full((1, 3), np.nan), "row 0: not a finite vector"),
+        (np.array([[1.0, 0, 0], [0, 0, 0]]), "row 1: a zero vector"),
+        (np.ones((1, 4)), "4 wide where the bank is 3 wide"),
+        (np.empty((0, 3)), "empty"),
+    ],
+)
+def test_what_cannot_be_added_is_refused(vectors: np.ndarray, says: str) -> None:
+    index = ExactIndex(np.eye(3, dtype=np.float32))
+    with pytest.raises(DataError, match=says):
+        index.add(vectors)
+    assert len(index) == 3
+
+
+def test_walks_of_a_bank(level: str) -> None:
+    bank = walk_bank(dim=40)
+    queries = torch.from_numpy(bank.rows[::7].astype(np.float32))
+    wanted = ExactIndex.build(bank).search(queries, 5)
+    for form in FORMS:
+        assert (ExactIndex.build(bank, form).search(queries, 5).rows == wanted.rows).all()

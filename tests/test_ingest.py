@@ -16,8 +16,9 @@ from nextvec.bank import Bank
 from nextvec.encoders import Encoder, MiniLM, load_encoder
 from nextvec.encoders.minilm import MAX_TOKENS
 from nextvec.errors import DataError, SettingsError
-from nextvec.inference import encode_context, expect
-from nextvec.ingest import Chunking, Document, documentation, ingest
+from nextvec.inference import Engine
+from nextvec.inference.expected import encode_context
+from nextvec.ingestion import Chunking, Document, documentation, ingest
 from nextvec.models.baselines import CopyLast
 
 SENTENCE = "The {} went to the market and bought {} apples before the rain began. "
@@ -211,7 +212,9 @@ def test_what_is_expected_next_leaves_out_what_was_read(tmp_path: Path, encoder:
     bank = ingest(folder_of(tmp_path / "texts", 3), tmp_path / "bank", encoder, Chunking(size=150))
     read = bank.text(0) or ""
     context = encode_context(read, encoder, Chunking(size=150))
-    found = expect(CopyLast(bank.dim), bank, context, 3)
+    session = Engine(CopyLast(bank.dim), bank).session()
+    session.push_text(read)
+    found = session.predict(3)
     assert 0 not in [e.row for e in found]
     others = bank.rows.astype(np.float32) @ context[-1]
     others[others > 0.9999] = -1

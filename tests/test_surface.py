@@ -49,7 +49,7 @@ def test_commands_in_the_documents_parse() -> None:
 
 def test_the_readme_example_in_python_runs_up_to_its_data(tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    answer, example = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     books = tmp_path / "books"
     books.mkdir()
     for m in range(16):
@@ -59,6 +59,7 @@ def test_the_readme_example_in_python_runs_up_to_its_data(tmp_path: Path) -> Non
         (books / f"{m}.txt").write_text(story)
     smaller = example.replace('nv.recipe("default", len(bank))', "small").replace("context=500)", "context=20, pool=50)")
     prelude = "import nextvec as nv\nsmall = nv.TrainSettings(context=20, batch=4, updates=20, hidden=8, slots=16, pool=50)\n"
+    smaller += "vector = bank.rows[0]\n" + answer + "assert nv.Engine.open('runs/first').restore(data).length == 1\n"
     done = subprocess.run([sys.executable, "-c", prelude + smaller], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "hit@5" in done.stdout

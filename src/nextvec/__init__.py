@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nextvec.bank import Bank
     from nextvec.evaluation import Exam, Report
-    from nextvec.ingest import Chunking, Document, ingest
+    from nextvec.inference import Engine, Session
+    from nextvec.ingestion import Chunking, Document, ingest
     from nextvec.ranks import Ranks, Rate
     from nextvec.recipes import recipe
     from nextvec.training import Run, TrainSettings, begin, evaluate, load_model, train
@@ -29,11 +30,13 @@ __all__ = [
     "Bank",
     "Chunking",
     "Document",
+    "Engine",
     "Exam",
     "Ranks",
     "Rate",
     "Report",
     "Run",
+    "Session",
     "TrainSettings",
     "begin",
     "evaluate",
@@ -47,7 +50,8 @@ __all__ = [
 _HOMES = {
     "bank": ("Bank",),
     "evaluation": ("Exam", "Report"),
-    "ingest": ("Chunking", "Document", "ingest"),
+    "inference": ("Engine", "Session"),
+    "ingestion": ("Chunking", "Document", "ingest"),
     "ranks": ("Ranks", "Rate"),
     "recipes": ("recipe",),
     "training": ("Run", "TrainSettings", "begin", "evaluate", "load_model", "train"),

@@ -16,8 +16,8 @@ from nextvec.bank.layout import read_json, write_atomically
 from nextvec.errors import DataError
 from nextvec.evaluation import Exam, Report, examine, predict_rows
 from nextvec.evaluation.report import baselines
-from nextvec.inference import expect
-from nextvec.ingest import Document, documentation, ingest
+from nextvec.inference import Engine
+from nextvec.ingestion import Document, documentation, ingest
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks, Rate, paired_lift
 from nextvec.recipes import recipe
@@ -192,7 +192,9 @@ def _example(exam: Exam, model: Any, ranks: Ranks, place: int) -> Example:
     m = int(exam.clusters[place])
     first = max(int(bank.offsets[m]), row - CONTEXTS[-1])
     context = bank.rows[first:row].astype(np.float32)
-    expected = expect(model, bank, context, SHOWN_GUESSES)
+    session = Engine(model, bank).session()
+    session.push_many(context)
+    expected = session.predict(SHOWN_GUESSES)
     guesses = tuple(Guess(e.text or "", e.document, e.score, e.text == bank.text(row)) for e in expected)
     read = tuple(bank.text(r) or "" for r in range(max(first, row - SHOWN_CONTEXT), row))
     rank = int(ranks.above[place]) + 1

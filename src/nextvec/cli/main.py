@@ -35,9 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # a terminal without our dashes still gets the figures
     try:
         arguments = _parser().parse_args(argv)
-        from nextvec.cli import experiments, phases, verbs  # torch takes seconds to import: --help must not wait for it
+        from nextvec.cli import (  # torch takes seconds to import: --help must not wait for it
+            experiments,
+            index,
+            latency,
+            phases,
+            verbs,
+        )
 
-        module = next(module for module in (verbs, experiments, phases) if hasattr(module, arguments.verb))
+        module = next(module for module in (verbs, index, latency, experiments, phases) if hasattr(module, arguments.verb))
         return getattr(module, arguments.verb)(arguments)
     except NextvecError as error:
         print(f"nextvec: {' '.join(str(error).split())}", file=sys.stderr)
@@ -86,15 +92,31 @@ def _parser() -> _Parser:
     ingest.add_argument("--overlap", type=_whole, default=0, help="how much of the chunk before is repeated (0)")
     ingest.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="how rows are stored (float16)")
 
+    index = verb(
+        "index",
+        "make an index of a bank, to look predictions up in",
+        "An exact one finds what is nearest, whatever form it reads; an approximate one walks a graph of the rows. "
+        "Example: nextvec index books.bank books.index --format int8",
+    )
+    index.add_argument("bank", type=Path, help="a bank")
+    index.add_argument("index", type=Path, help="the index to make; rows stay in the bank")
+    index.add_argument("--kind", choices=("exact", "approximate"), default="exact", help="approximate needs faiss (exact)")
+    index.add_argument("--format", choices=("float32", "float16", "int8"), help="how rows are read (as the bank stores them)")
+
     inspect = verb("inspect", "what a bank or a run holds")
     inspect.add_argument("path", type=Path, help="a bank or a run")
 
     audit = verb("audit", "look for what makes numbers unbelievable", "Exit code 1 when a detector fails.")
     audit.add_argument("bank", type=Path, help="a bank")
 
-    export = verb("export", "write a bank as Parquet, or as windows in the predecessor's .npz")
-    export.add_argument("bank", type=Path, help="a bank")
-    export.add_argument("file", type=Path, help="a .parquet or .npz file to write")
+    export = verb(
+        "export",
+        "write a bank as Parquet or as windows, or a trained run as ONNX",
+        "A bank becomes a .parquet file, or windows in the predecessor's .npz. A run becomes a folder that predicts with "
+        "ONNX Runtime and NumPy alone; it is checked against the model before it is written.",
+    )
+    export.add_argument("source", type=Path, help="a bank, or a finished run")
+    export.add_argument("out", type=Path, help="of a bank: a .parquet or .npz file to write; of a run: the folder to write")
     export.add_argument("--context", type=_positive, default=100, help="vectors per window, for .npz (100)")
 
     train = verb("train", "train a run by a recipe", "Killed at any moment, the same command goes on, bit for bit.")
@@ -118,10 +140,50 @@ def _parser() -> _Parser:
     evaluate.add_argument("--pool", type=_pool, default=1000, metavar="N|all", help="candidates per scored row (1000)")
     evaluate.add_argument("--rows", type=_positive, default=2000, help="scored rows at most (2000)")
 
-    predict = verb("predict", "read text from standard input, print the chunks expected next")
+    predict = verb(
+        "predict",
+        "read text from standard input, print the chunks expected next; or predict for a whole file",
+        "With --input every document of a bank, or of a Parquet file with document, index and vector, is a session. "
+        "Killed at any moment, the same command goes on. "
+        "Example: nextvec predict runs/first --input books.bank --output expected.parquet",
+    )
     predict.add_argument("run", type=Path, help="a trained run")
     predict.add_argument("-k", type=_positive, default=5, help="how many (5)")
     predict.add_argument("--bank", type=Path, help="where candidates come from (default: the bank it was trained on)")
+    predict.add_argument("--input", type=Path, help="a bank, or a .parquet with document, index, vector: many contexts")
+    predict.add_argument("--output", type=Path, help="the .parquet to write, with --input")
+    predict.add_argument(
+        "--at",
+        choices=("every", "last"),
+        default="every",
+        help="after every vector, or after the last of each document (every)",
+    )
+    predict.add_argument("--vectors", action="store_true", help="write the predicted vectors, too")
+
+    latency = verb(
+        "latency",
+        "what an answer costs, by context, beside the machine's limits",
+        "One vector is read and looked up, on one thread. Exit code 1 when P95 is over the budget, or over the ratio to "
+        "another run's. Example: nextvec latency runs/first --contexts 10,100,1000,10000 --candidates 100000",
+    )
+    latency.add_argument("run", type=Path, help="a trained run")
+    latency.add_argument("--bank", type=Path, help="where its bank lies now (default: where it was trained on it)")
+    latency.add_argument(
+        "--contexts", type=_counts, default=(10, 100, 1_000, 10_000), metavar="N,N,…", help="which (10,100,1000,10000)"
+    )
+    latency.add_argument(
+        "--candidates", type=_positive, help="rows to search; more than the bank has are made of them (the bank's)"
+    )
+    latency.add_argument(
+        "--weights", choices=("auto", "float32", "bfloat16", "int8"), default="auto", help="format (what suits the processor)"
+    )
+    latency.add_argument(
+        "--format", choices=("float32", "float16", "int8"), default="int8", help="how the index reads; all are exact (int8)"
+    )
+    latency.add_argument("--budget", type=_milliseconds, default=5.0, metavar="MS", help="P95 of an answer at most (5)")
+    latency.add_argument("--against", type=Path, metavar="RUN", help="another run, measured beside it")
+    latency.add_argument("--ratio", type=_milliseconds, default=1.2, help="P95 at most so many times the other's (1.2)")
+    latency.add_argument("--page", type=Path, metavar="HTML", help="write a page with the plot")
 
     compare = verb(
         "compare",
@@ -226,6 +288,16 @@ def _number(text: str, least: int) -> int:
         value = least - 1
     if not least <= value <= 2**40:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+    return value
+
+
+def _milliseconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return value
 
 

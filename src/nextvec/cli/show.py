@@ -148,6 +148,43 @@ def examples(found: list[Mapping[str, Any]]) -> None:
         console.print(_short(example["truth"]), markup=False, highlight=False)
 
 
+def latency_table(found: Mapping[str, Any]) -> None:
+    """Milliseconds by context, the machine's limits beside them, and what the gates say."""
+    console = Console()
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    columns = ("context", "step", "search", "both P50", "P95", "P99", "reading again", "times", "state")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for at in found["contexts"]:
+        both, again = at["both"], at["reread"]
+        table.add_row(
+            f"{at['context']:,}",
+            f"{at['step']['p50_ms']:.2f}",
+            f"{at['search']['p50_ms']:.2f}",
+            f"{both['p50_ms']:.2f}",
+            f"[bold cyan]{both['p95_ms']:.2f}[/bold cyan]",
+            f"{both['p99_ms']:.2f}",
+            f"{again['p50_ms']:,.0f}" if again else "",
+            f"{again['p50_ms'] / both['p50_ms']:,.0f}" if again else "",
+            f"{at['state_bytes'] / 1e3:,.0f} kB",
+        )
+    console.print(table)
+    limits, cold = found["limits"], found["cold"]
+    weights, index = found["weights"], found["index"]
+    for line in (
+        f"milliseconds, one thread, nearest {found['k']} of {index['rows']:,} · kernels {found['kernels']}",
+        f"limits: weights ({weights['format']}, {weights['bytes'] / 1e6:.1f} MB) read once {limits['weights_ms']:.2f} ms · "
+        f"index ({index['format']}, {index['bytes'] / 1e6:.1f} MB) {limits['index_ms']:.2f} ms · "
+        f"memory {limits['memory_gb_s']:.1f} GB/s · an empty call {1e3 * limits['call_ms']:.2f} µs",
+        f"cold start {cold['seconds']:.2f} s (imports {cold['import_seconds']:.2f}, opening {cold['open_seconds']:.2f}) · "
+        f"{cold['peak_bytes'] / 1e6:,.0f} MB at most, {cold['import_bytes'] / 1e6:,.0f} of it imports",
+        *found["notes"],
+    ):
+        console.print(f"[dim]{line}[/dim]", highlight=False)
+    for gate in found["gates"]:
+        console.print(f"{'pass' if gate['passed'] else 'FAIL'}  {gate['says']}", highlight=False)
+
+
 def pairs(values: Mapping[str, Any]) -> None:
     """A short list of names and values."""
     width = max(map(len, values))

@@ -4,7 +4,6 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,17 +14,17 @@ from nextvec.bank.exchange import write_parquet, write_windows
 from nextvec.bank.layout import MANIFEST
 from nextvec.cli import show
 from nextvec.demo import demo as run_demo
-from nextvec.encoders import load_encoder
-from nextvec.errors import DataError, RunError
+from nextvec.errors import DataError, SettingsError
 from nextvec.evaluation.audit import audit as run_audit
-from nextvec.inference import encode_context, expect
-from nextvec.ingest import Chunking
-from nextvec.ingest import ingest as run_ingest
+from nextvec.inference import Engine, bank_of
+from nextvec.inference.export import export as export_model
+from nextvec.ingestion import Chunking
+from nextvec.ingestion import ingest as run_ingest
 from nextvec.recipes import recipe
 from nextvec.settings import override
-from nextvec.training import Run, begin, load_model
+from nextvec.training import Run, begin
 from nextvec.training import train as run_train
-from nextvec.training.evaluate import OWN_CONTEXT, check_encoder
+from nextvec.training.evaluate import OWN_CONTEXT
 from nextvec.training.evaluate import evaluate as run_evaluate
 
 Arguments = Namespace
@@ -74,15 +73,31 @@ def audit(arguments: Arguments) -> int:
 
 
 def export(arguments: Arguments) -> int:
-    bank = Bank.open(arguments.bank)
-    if arguments.file.suffix == ".parquet":
-        write_parquet(bank, arguments.file)
+    if (arguments.source / "run.json").exists():
+        return _export_model(arguments)
+    if not (arguments.source / MANIFEST).exists():
+        raise DataError(f"{arguments.source} is neither a bank nor a run")
+    bank = Bank.open(arguments.source)
+    if arguments.out.suffix == ".parquet":
+        write_parquet(bank, arguments.out)
         written = {"rows": len(bank)}
-    elif arguments.file.suffix == ".npz":
-        written = {"windows": write_windows(bank, arguments.file, arguments.context)}
+    elif arguments.out.suffix == ".npz":
+        written = {"windows": write_windows(bank, arguments.out, arguments.context)}
     else:
-        raise DataError(f"{arguments.file}: write .parquet or .npz")
-    return _show({"file": str(arguments.file), **written, "bytes": arguments.file.stat().st_size}, arguments)
+        raise DataError(f"{arguments.out}: write .parquet or .npz")
+    return _show({"file": str(arguments.out), **written, "bytes": arguments.out.stat().st_size}, arguments)
+
+
+def _export_model(arguments: Arguments) -> int:
+    manifest = export_model(Run.open(arguments.source), arguments.out)
+    facts = {
+        "folder": str(arguments.out),
+        "model": manifest["model"],
+        "bytes": sum(file.stat().st_size for file in arguments.out.iterdir()),
+        "state_tensors": len(manifest["state"]),
+        **{f"{part}_difference": float(f"{value:.1e}") for part, value in manifest["checked"]["largest_difference"].items()},
+    }
+    return _show(facts, arguments)
 
 
 def train(arguments: Arguments) -> int:
@@ -113,22 +128,31 @@ def evaluate(arguments: Arguments) -> int:
 
 def predict(arguments: Arguments) -> int:
     run = Run.open(arguments.run)
-    bank = bank_of(run, arguments.bank)
-    check_encoder(run, bank)
-    model, _ = load_model(run)
-    if not bank.manifest.text:
+    if arguments.input is not None:
+        return _predict_many(run, arguments)
+    engine = Engine.open(run, bank_of(run, arguments.bank))
+    if not engine.bank.manifest.text:
         raise DataError("this bank holds vectors only; there are no chunks to print")
-    encoder = load_encoder(bank.manifest.encoder)
-    if encoder.fingerprint != bank.manifest.encoder_fingerprint:
-        raise DataError(f"the bank was made with {bank.manifest.encoder_fingerprint}; installed is {encoder.fingerprint}")
-    context = encode_context(_standard_input(), encoder, _chunking(bank))
-    found = expect(model, bank, context, arguments.k)
+    session = engine.session()
+    session.push_text(_standard_input())
+    found = session.predict(arguments.k)
     if arguments.json:
         expected = [{"row": e.row, "score": e.score, "document": e.document, "text": e.text} for e in found]
-        return as_json({"context": len(context), "expected": expected})
+        return as_json({"context": session.length, "expected": expected})
     for number, chunk in enumerate(found, 1):
         print(f"{number}. [{chunk.score:.3f}] {chunk.document}\n{chunk.text}\n")
     return 0
+
+
+def _predict_many(run: Run, arguments: Arguments) -> int:
+    from nextvec.inference.batch import predict_file
+
+    if arguments.output is None:
+        raise SettingsError("--input needs --output: the Parquet file to write")
+    engine = Engine.open(run, bank_of(run, arguments.bank))
+    with show.Bars() as bars:
+        written = predict_file(engine, arguments.input, arguments.output, arguments.k, arguments.at, arguments.vectors, bars)
+    return _show({"file": str(arguments.output), **written, "bytes": arguments.output.stat().st_size}, arguments)
 
 
 def _standard_input() -> str:
@@ -136,23 +160,6 @@ def _standard_input() -> str:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"standard input is not UTF-8 at byte {error.start}") from None
-
-
-def _chunking(bank: Bank) -> Chunking:
-    """Cut new text as the bank's was cut: '300 characters, overlap 0'."""
-    size, unit, _, overlap = bank.manifest.chunking.replace(",", "").split()
-    return Chunking(int(size), "tokens" if unit == "tokens" else "characters", int(overlap))
-
-
-def bank_of(run: Run, given: Path | None) -> Bank:
-    """
-    Raises:
-        RunError: none was given, and it no longer lies where the run was trained on it.
-    """
-    path = given or Path(run.origin.bank_path)
-    if given is None and not (run.origin.bank_path and (path / MANIFEST).exists()):
-        raise RunError(f"the bank of {run.path} is no longer at {path}; name it with --bank")
-    return Bank.open(path)
 
 
 def _bank_facts(bank: Bank) -> dict[str, Any]:

@@ -12,10 +12,10 @@ import numpy as np
 from nextvec.bank import Bank
 from nextvec.bank.layout import write_atomically
 from nextvec.errors import SettingsError
-from nextvec.evaluation.latency import Latency
 from nextvec.evaluation.report import HITS
 from nextvec.experiments.gate import Gate, Gates
 from nextvec.experiments.metrics import METRICS, Figure, Measured, figure_text, threshold_text
+from nextvec.inference.latency import Answer
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Rate
 from nextvec.training import Run
@@ -64,7 +64,7 @@ class Decision:
     weights: str
     date: str
     alarms: tuple[str, ...]
-    latency: Latency | None
+    latency: Answer | None
     outcomes: tuple[Outcome, ...]
 
     @property

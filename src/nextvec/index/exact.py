@@ -1,58 +1,357 @@
-"""Exact search: every row is scored, in blocks, so memory stays small and nothing is missed."""
+"""Exact search: every row is read, in whatever form is fastest, and what that cannot rule out is decided exactly."""
 
-# Axes: Q queries, N rows, D width, K neighbours.
+# Axes: Q queries, N rows, D width, K neighbours, A rows that a mask knows, B rows that are added.
 
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
-from nextvec.errors import SettingsError
+from nextvec.bank import Bank
+from nextvec.bank.writer import unit_rows
+from nextvec.errors import DataError, SettingsError
+from nextvec.index import layout
+from nextvec.index.layout import Manifest
+from nextvec.kernels import scan
+from nextvec.kernels.scan import Format, Stored
+from nextvec.progress import Progress, silent
+from nextvec.ranks import Ranks
 
-BLOCK = 16_384
+LARGEST = 1e30  # product of a query's and a row's length: beyond, sums leave float32
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The nearest rows of each query, best first; -1 with score -inf where fewer than K were allowed."""
+    """The nearest rows of each query, best first and the lower row first in a tie; -1 with -inf where there are fewer than K.
+
+    Attributes:
+        decided: rows that reading could not rule out, over all queries.
+    """
 
     rows: Int64[np.ndarray, "Q K"]
     scores: Float32[np.ndarray, "Q K"]
+    decided: int = 0
 
 
 class ExactIndex:
-    """All rows of a bank, by inner product; rows stay where they are, memory-mapped."""
+    """All rows of a bank, by inner product; rows stay where they are, memory-mapped.
 
-    def __init__(self, rows: Float[np.ndarray, "N D"]) -> None:
-        self.rows = rows
+    Rows are read as float32, float16 or int8 (``form``; by default as the bank
+    stores them) and decided from what the bank stores, by one product
+    (:func:`nextvec.kernels.scan.products`). So ids and scores are the same to
+    the bit for every form, number of queries and number of threads; why int8
+    misses nothing is said in :mod:`nextvec.kernels.scan`.
 
-    def search(self, queries_QD: Float[Tensor, "Q D"], k: int, excluded: Bool[np.ndarray, " N"] | None = None) -> Neighbours:
-        """The ``k`` rows with the largest products, rows marked ``excluded`` left out; the lower row first in a tie.
+    Searches may run in any number of threads, beside one another and beside
+    :meth:`add`: each sees all rows that were added when it began, and no part
+    of others.
+    """
+
+    KIND = "exact"
+
+    def __init__(
+        self,
+        rows: Float[np.ndarray, "N D"],
+        form: Format | None = None,
+        threads: int | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        """
+        Args:
+            rows: float16 or float32, finite.
+            form: how rows are read; another form than their own is a copy in memory.
+            threads: that read at the same time; torch's number where None.
+
+        Raises:
+            SettingsError: rows that are neither, or a form that does not exist.
+        """
+        own = _form(rows.dtype.name, ("float16", "float32"), "rows")
+        form = own if form is None else _form(form, scan.FORMATS, "form")
+        # Rows that are in order stay mapped; others are copied.
+        ordered = rows if rows.flags.c_contiguous else np.ascontiguousarray(rows)
+        self._begin(scan.stored(ordered, form, 0, progress), None, threads)
+
+    @classmethod
+    def build(
+        cls, bank: Bank, form: Format | None = None, threads: int | None = None, progress: Progress = silent
+    ) -> "ExactIndex":
+        """An index of a bank, which can be saved."""
+        index = cls(bank.rows, form, threads, progress)
+        index._bank = bank
+        return index
+
+    @classmethod
+    def open(cls, folder: str | Path, bank: Bank, threads: int | None = None) -> "ExactIndex":
+        """The saved index of a bank, memory-mapped; of an approximate one, what it decides with.
+
+        Raises:
+            DataError: no index there, another format, made of another bank, or files that are not whole.
+        """
+        folder = Path(folder)
+        m = Manifest.read(folder)
+        m.check(folder, bank)
+        codes, scales, errors = bank.rows, *(np.empty(0, np.float32) for _ in range(2))
+        if m.form != bank.rows.dtype:
+            codes = layout.mapped(folder / layout.CODES, m.form, bank.rows.shape)
+        if m.form == "int8":
+            scales, errors = (layout.mapped(folder / name, np.float32, (m.rows,)) for name in (layout.SCALES, layout.ERRORS))
+        index = cls.__new__(cls)
+        index._begin(Stored(bank.rows, codes, scales, errors, m.longest, m.error), bank, threads)
+        if m.added:
+            index._append(np.array(layout.mapped(folder / layout.ADDED, bank.rows.dtype, (m.added, m.dim))))
+        return index
+
+    def _begin(self, base: Stored, bank: Bank | None, threads: int | None) -> None:
+        if threads is not None and threads < 1:
+            raise SettingsError(f"threads={threads}: searching takes at least one")
+        self.threads = threads
+        self._bank = bank
+        self._parts: tuple[Stored, ...] = (base,)
+        self._room: Stored | None = None  # as the last part, with places that are still free
+        self._adding = threading.Lock()
+
+    def __len__(self) -> int:
+        last = self._parts[-1]
+        return last.first + len(last)
+
+    @property
+    def dim(self) -> int:
+        return self._parts[0].rows.shape[1]
+
+    @property
+    def form(self) -> Format:
+        """How rows are read."""
+        return _form(self._parts[0].codes.dtype.name, scan.FORMATS, "codes")
+
+    def search(
+        self,
+        queries_QD: Float[Tensor, "Q D"],
+        k: int,
+        excluded: Sequence[Int64[np.ndarray, "..."]] | None = None,
+        allowed: Bool[np.ndarray, " A"] | None = None,
+        first: int = 0,
+    ) -> Neighbours:
+        """The ``k`` rows with the largest products, the lower row first in a tie.
+
+        Args:
+            excluded: for each query, rows that are no answer, in any order: what a session has read.
+            allowed: rows that may be answers, for all queries (:func:`allowed_rows`); rows beyond its end may not.
+            first: 0 for all rows, the bank's size for added rows alone.
 
         Raises:
             SettingsError: k below 1.
+            DataError: queries of another width or not finite, filters that do not fit.
         """
+        parts = self._parts  # all that this search will see
+        queries = self._queries(queries_QD, parts)
         if k < 1:
             raise SettingsError(f"k={k}: ask for at least one neighbour")
-        queries = queries_QD.detach().float()
-        best = torch.full((len(queries), 0), -torch.inf)
-        names = torch.empty((len(queries), 0), dtype=torch.long)
-        for start in range(0, len(self.rows), BLOCK):
-            block = torch.from_numpy(np.array(self.rows[start : start + BLOCK])).float()
-            scores = queries @ block.T
-            if excluded is not None:
-                scores[:, torch.from_numpy(excluded[start : start + BLOCK])] = -torch.inf
-            here = torch.arange(start, start + len(block)).expand_as(scores)
-            best, names = _largest(torch.cat([best, scores], 1), torch.cat([names, here], 1), k)
-        missing = k - best.shape[1]
-        rows = torch.where(best.isneginf(), -1, names)
-        rows = torch.nn.functional.pad(rows, (0, max(0, missing)), value=-1)
-        best = torch.nn.functional.pad(best, (0, max(0, missing)), value=-torch.inf)
-        return Neighbours(rows.numpy(), best.numpy())
+        size = parts[-1].first + len(parts[-1])
+        if excluded is not None:
+            excluded = checked_rows(excluded, len(queries), size)
+        if allowed is not None and (allowed.dtype != bool or allowed.ndim != 1 or len(allowed) > size):
+            raise DataError(f"the mask of allowed rows is {allowed.dtype} {list(allowed.shape)}; want bool, at most [{size}]")
+        parts = tuple(part for part in parts if part.first >= first)
+        if not parts or not len(queries):
+            none = (len(queries), k)
+            return Neighbours(np.full(none, -1, np.int64), np.full(none, -np.inf, np.float32))
+        found = scan.nearest(parts, queries, k, excluded, allowed, self._threads)
+        return Neighbours(found.rows, found.scores, found.decided)
+
+    def rank(
+        self,
+        queries_QD: Float[Tensor, "Q D"],
+        truth_Q: Int64[np.ndarray, " Q"],
+        clusters_Q: Int64[np.ndarray, " Q"],
+        excluded: Sequence[Int64[np.ndarray, "..."]] | None = None,
+    ) -> Ranks:
+        """Where the row that truly came is among all rows, its score read from the same product as all others'.
+
+        Args:
+            truth_Q: for each query the row that came.
+            clusters_Q: what queries depend on each other through (:class:`~nextvec.ranks.Ranks`).
+            excluded: for each query, rows that are no candidates.
+
+        Raises:
+            DataError: queries of another width or not finite, rows that do not exist, or a truth that is excluded.
+        """
+        parts = self._parts
+        queries = self._queries(queries_QD, parts)
+        size = parts[-1].first + len(parts[-1])
+        if truth_Q.shape != (len(queries),) or clusters_Q.shape != (len(queries),):
+            raise DataError(
+                f"{len(queries)} queries need as many true rows and clusters, not {len(truth_Q)} and {len(clusters_Q)}"
+            )
+        checked_rows([truth_Q], 1, size)
+        own = [_scores(parts, truth_Q[q : q + 1], queries[q]) for q in range(len(queries))]
+        scores = np.concatenate([np.empty(0, np.float32), *own])
+        above, tied = scan.above(parts, queries, scores, self._threads)
+        tied -= 1  # the truth itself
+        candidates = np.full(len(queries), size, np.int64)
+        lists = [] if excluded is None else checked_rows(excluded, len(queries), size)
+        for q, names in enumerate(map(np.unique, lists)):
+            if truth_Q[q] in names:
+                raise DataError(f"query {q}: row {truth_Q[q]} is what came, and it is excluded; a rank needs it")
+            out = _scores(parts, names, queries[q])
+            above[q] -= (out > scores[q]).sum()
+            tied[q] -= (out == scores[q]).sum()
+            candidates[q] -= len(names)
+        return Ranks(above, tied, candidates, clusters_Q)
+
+    def scores(self, rows: Int64[np.ndarray, " R"], query_D: Float[Tensor, " D"]) -> Float32[np.ndarray, " R"]:
+        """The deciding products of some rows with one query."""
+        parts = self._parts
+        query = self._queries(query_D[None], parts)[0]
+        return _scores(parts, checked_rows([rows], 1, parts[-1].first + len(parts[-1]))[0], query)
+
+    def add(self, vectors: Float[np.ndarray, "B D"]) -> Int64[np.ndarray, " B"]:
+        """Rows that every later search sees; their numbers, which follow the last.
+
+        They are brought to unit length as a bank's are, and stored in its type.
+
+        Raises:
+            DataError: not [rows, D], not finite, or a zero row; nothing is added then.
+        """
+        rows = unit_rows(vectors, "added rows", self.dim).astype(self._parts[0].rows.dtype)
+        return self._append(rows)
+
+    def save(self, folder: str | Path) -> None:
+        """Write everything but the bank's own rows; rows that were added, too.
+
+        Raises:
+            DataError: an index that was not built of a bank, or a folder that exists.
+        """
+        layout.publish(Path(folder), *self.contents())
+
+    def contents(self) -> tuple[Manifest, Callable[[Path], None]]:
+        """What :meth:`save` writes, as it is now: the manifest, and a function that writes the files into a folder.
+
+        Raises:
+            DataError: an index that was not built of a bank.
+        """
+        if self._bank is None:
+            raise DataError("only an index that was built of a bank can be saved; use ExactIndex.build")
+        parts, bank = self._parts, self._bank
+        base = parts[0]
+        added = parts[1].rows if len(parts) > 1 else base.rows[:0]
+
+        def write(folder: Path) -> None:
+            if base.codes is not base.rows:
+                layout.write_array(folder / layout.CODES, base.codes)
+            if len(base.scales):
+                layout.write_array(folder / layout.SCALES, base.scales)
+                layout.write_array(folder / layout.ERRORS, base.errors)
+            layout.write_array(folder / layout.ADDED, added)
+
+        return (
+            Manifest(
+                self.KIND, bank.fingerprint, bank.manifest.encoder_fingerprint, self.form,
+                len(base), self.dim, len(added), base.longest, base.error,
+            ),
+            write,
+        )  # fmt: skip
+
+    @property
+    def _threads(self) -> int:
+        return self.threads or torch.get_num_threads()
+
+    def _queries(self, queries_QD: Tensor, parts: tuple[Stored, ...]) -> Float32[np.ndarray, "Q D"]:
+        queries = queries_QD.detach().float().cpu().numpy()
+        if queries.ndim != 2 or queries.shape[1] != self.dim:
+            raise DataError(f"queries have shape {list(queries.shape)}; want [queries, {self.dim}]")
+        longest = float(np.abs(queries).max(initial=0)) * self.dim * max(part.longest for part in parts)
+        if not longest < LARGEST:
+            raise DataError("a query is not finite (NaN or infinity), or too long for its products to be")
+        return queries
+
+    def _append(self, rows: Float[np.ndarray, "B D"]) -> Int64[np.ndarray, " B"]:
+        new = scan.stored(rows, self.form)
+        with self._adding:
+            base, held = self._parts[0], self._parts[1] if len(self._parts) > 1 else None
+            begin = 0 if held is None else len(held)
+            room = self._room
+            if room is None or len(room) < begin + len(new):
+                room = self._room = _grown(held, new, begin + len(new), len(base))
+            for field in ("rows", "codes", "scales", "errors"):
+                # Behind the end of what searches see; that what they see grows is one assignment.
+                own = getattr(new, field)
+                getattr(room, field)[begin : begin + len(own)] = own
+            longest, error = new.longest, new.error
+            if held is not None:
+                longest, error = max(longest, held.longest), max(error, held.error)
+            self._parts = (base, _cut(room, begin + len(new), longest, error))
+        return np.arange(len(base) + begin, len(base) + begin + len(new), dtype=np.int64)
 
 
-def _largest(scores: Tensor, names: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    order = scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
-    return scores.gather(1, order), names.gather(1, order)
+def allowed_rows(bank: Bank, documents: Iterable[int]) -> Bool[np.ndarray, " N"]:
+    """The rows of some documents, by number, as a mask for ``search(allowed=...)``.
+
+    Raises:
+        DataError: a document that does not exist.
+    """
+    mask = np.zeros(len(bank), bool)
+    for m in documents:
+        if not 0 <= m < bank.num_documents:
+            raise DataError(f"there is no document {m}; the bank has {bank.num_documents}, counted from 0")
+        mask[bank.offsets[m] : bank.offsets[m + 1]] = True
+    return mask
+
+
+def checked_rows(rows: Sequence[Int64[np.ndarray, "..."]], queries: int, size: int) -> list[Int64[np.ndarray, " _"]]:
+    """One list of rows for each query, all of them there.
+
+    Raises:
+        DataError: lists for another number of queries, or rows that do not exist.
+    """
+    if len(rows) != queries:
+        raise DataError(f"{queries} queries need as many lists of excluded rows, not {len(rows)}")
+    lists = [np.asarray(names, dtype=np.int64).reshape(-1) for names in rows]
+    for names in lists:
+        if len(names) and (names.min() < 0 or names.max() >= size):
+            wrong = names[(names < 0) | (names >= size)][0]
+            raise DataError(f"there is no row {wrong}; the index has {size:,}, counted from 0")
+    return lists
+
+
+def _scores(
+    parts: Sequence[Stored], rows: Int64[np.ndarray, " R"], query: Float32[np.ndarray, " D"]
+) -> Float32[np.ndarray, " R"]:
+    out = np.empty(len(rows), np.float32)
+    for part in parts:
+        own = (rows >= part.first) & (rows < part.first + len(part))
+        out[own] = scan.products(part.rows, rows[own] - part.first, np.ascontiguousarray(query))
+    return out
+
+
+def _grown(held: Stored | None, like: Stored, least: int, first: int) -> Stored:
+    """Room for twice as many as are needed, so that each row is moved about once however many come."""
+    room = 2 * least
+
+    def larger(old: np.ndarray | None, new: np.ndarray) -> np.ndarray:
+        grown = scan.aligned((room if len(new) else 0, *new.shape[1:]), new.dtype)
+        if old is not None:
+            grown[: len(old)] = old
+        return grown
+
+    names = ("rows", "codes", "scales", "errors")
+    rows, codes, scales, errors = (larger(None if held is None else getattr(held, name), getattr(like, name)) for name in names)
+    return Stored(rows, rows if like.codes is like.rows else codes, scales, errors, 0.0, 0.0, first)
+
+
+def _cut(room: Stored, count: int, longest: float, error: float) -> Stored:
+    rows = room.rows[:count]
+    codes = rows if room.codes is room.rows else room.codes[:count]
+    return replace(room, rows=rows, codes=codes, scales=room.scales[:count], errors=room.errors[:count],
+                   longest=longest, error=error)  # fmt: skip
+
+
+def _form(name: str, forms: Sequence[str], what: str) -> Format:
+    for form in ("float32", "float16", "int8"):
+        if name == form and name in forms:
+            return form
+    raise SettingsError(f"{what} {name!r}: choose {', '.join(forms)}")

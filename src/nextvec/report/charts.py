@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import floor, log10
+from math import ceil, floor, log10
 
 from markupsafe import Markup, escape
 
@@ -38,19 +38,21 @@ def line_chart(
     y_title: str,
     *,
     log_x: bool = False,
+    log_y: bool = False,
     percent: bool = True,
     x_labels: Mapping[float, Sequence[str]] | None = None,
 ) -> Markup:
     """Curves over a shared pair of axes; intervals as bands.
 
     Args:
+        log_x, log_y: a logarithmic axis; all its values must be positive.
         x_labels: lines of text under some places, instead of their numbers.
     """
     labels = x_labels or {x: (f"{x:g}",) for x in _x_ticks(curves, log_x)}
     height = HEIGHT + LINE * (max(map(len, labels.values())) - 1)
     xs = [log10(p.x) if log_x else p.x for c in curves for p in c.points]
     ys = [v for c in curves for p in c.points for v in (p.y, p.low, p.high) if v is not None]
-    y_ticks = _ticks(min(ys), max(ys))
+    y_ticks = _decades(min(ys), max(ys)) if log_y else _ticks(min(ys), max(ys))
     margin = (max(xs) - min(xs)) / 9 if x_labels else 0.0  # names are wider than numbers
     x_low, x_high, y_low, y_high = min(xs) - margin, max(xs) + margin, y_ticks[0], y_ticks[-1]
 
@@ -59,11 +61,12 @@ def line_chart(
         return LEFT + (place - x_low) / ((x_high - x_low) or 1) * (WIDTH - LEFT - RIGHT)
 
     def py(y: float) -> float:
-        return HEIGHT - BOTTOM - (y - y_low) / ((y_high - y_low) or 1) * (HEIGHT - TOP - BOTTOM)
+        share = log10(y / y_low) / (log10(y_high / y_low) or 1) if log_y else (y - y_low) / ((y_high - y_low) or 1)
+        return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
     parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(y_title)} by {escape(x_title)}">']
     for tick in y_ticks:
-        label = f"{100 * tick:g} %" if percent else f"{tick:g}"
+        label = f"{100 * tick:g} %" if percent else f"{tick:,g}"
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{py(tick):.1f}" y2="{py(tick):.1f}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 8}" y="{py(tick) + 4:.1f}" text-anchor="end">{label}</text>')
     for x, lines in labels.items():
@@ -78,7 +81,7 @@ def line_chart(
         path = " ".join(f"{px(p.x):.1f},{py(p.y):.1f}" for p in curve.points)
         parts.append(f'<polyline class="line {curve.kind}" points="{path}"/>')
         for p in curve.points:
-            value = f"{100 * p.y:.1f} %" if percent else f"{p.y:.3g}"
+            value = f"{100 * p.y:.1f} %" if percent else f"{p.y:,.0f}" if abs(p.y) >= 1000 else f"{p.y:.3g}"
             title = f"{escape(curve.name)}: {value} at {p.x:g}"
             parts.append(
                 f'<circle class="dot {curve.kind}" cx="{px(p.x):.1f}" cy="{py(p.y):.1f}" r="3.5">'
@@ -144,6 +147,11 @@ def _ticks(low: float, high: float) -> list[float]:
     while ticks[-1] < high - 1e-12:
         ticks.append((first + len(ticks)) * step)
     return [round(tick, 10) for tick in ticks]
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """The powers of ten that enclose positive values."""
+    return [10.0**n for n in range(floor(log10(low)), ceil(log10(high)) + 1)]
 
 
 def _x_ticks(curves: Sequence[Curve], log_x: bool) -> list[float]:

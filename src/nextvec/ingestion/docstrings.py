@@ -12,7 +12,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from nextvec.ingest.document import Document
+from nextvec.ingestion.document import Document
 from nextvec.progress import Progress, silent
 
 STANDARD_LIBRARY = "python"

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from nextvec.bank.exchange import Table, npz_documents, table_documents
 from nextvec.bank.writer import VectorDocument
 from nextvec.errors import DataError
-from nextvec.ingest.document import Document
+from nextvec.ingestion.document import Document
 
 TEXT_SUFFIXES = (".txt", ".md")
 LARGEST_TEXT = 256 * 2**20  # bytes in one document

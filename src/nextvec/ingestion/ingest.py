@@ -11,9 +11,9 @@ from nextvec.bank.exchange import Table
 from nextvec.bank.writer import Dtype
 from nextvec.encoders import Encoder, load_encoder
 from nextvec.errors import DataError
-from nextvec.ingest.chunking import Chunking, Span
-from nextvec.ingest.document import Document
-from nextvec.ingest.sources import Source, open_source, open_table
+from nextvec.ingestion.chunking import Chunking, Span
+from nextvec.ingestion.document import Document
+from nextvec.ingestion.sources import Source, open_source, open_table
 from nextvec.progress import Progress, silent
 
 GROUP = 512  # chunks encoded and committed together: what a kill can cost

@@ -1,0 +1,53 @@
+"""The verb that makes an index: arguments to the library, results to the terminal."""
+
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nextvec.bank import Bank
+from nextvec.cli import show
+from nextvec.cli.verbs import as_json
+from nextvec.errors import DataError, SettingsError
+from nextvec.index import ApproximateIndex, ExactIndex, Index
+from nextvec.index.approximate import NEIGHBOURS, SAMPLE, predicted_like
+
+
+def index(arguments: Namespace) -> int:
+    if arguments.index.exists():  # before an hour's work, not after
+        raise DataError(f"{arguments.index} already exists; choose another name or delete it first")
+    bank = Bank.open(arguments.bank)
+    began = time.perf_counter()
+    with show.Bars() as bars:
+        made = _build(bank, arguments.kind, arguments.format, bars)
+    made.save(arguments.index)
+    facts = {**_facts(made, bank, arguments.index), "seconds": round(time.perf_counter() - began, 2)}
+    if arguments.json:
+        return as_json(facts)
+    show.pairs(facts)
+    return 0
+
+
+def _build(bank: Bank, kind: str, form: Any, bars: show.Bars) -> Index:
+    if kind == ExactIndex.KIND:
+        return ExactIndex.build(bank, form, progress=bars)
+    if form not in (None, "float16"):
+        raise SettingsError(f"--format {form}: the graph of an approximate index reads float16")
+    return ApproximateIndex.build(bank, progress=bars)
+
+
+def _facts(made: Index, bank: Bank, folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "index": str(folder),
+        "kind": made.KIND,
+        "format": made.form if isinstance(made, ExactIndex) else "float16",
+        "rows": len(made),
+        "dim": made.dim,
+        "bytes": sum(path.stat().st_size for path in folder.iterdir()),
+    }
+    if isinstance(made, ApproximateIndex):
+        return {**facts, **made.measured}
+    found = made.search(torch.from_numpy(predicted_like(bank, SAMPLE)), NEIGHBOURS)
+    return {**facts, "rows_decided_per_query": round(found.decided / SAMPLE, 1)}

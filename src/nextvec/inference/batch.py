@@ -1,0 +1,319 @@
+"""Predictions for whole files of contexts: streamed, many documents side by side, and resumed where they were killed."""
+
+# Axes: B documents, T positions, D width, P predictions, K neighbours.
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from nextvec.bank import Bank
+from nextvec.bank.layout import MANIFEST, read_json, write_atomically
+from nextvec.errors import DataError, RunError
+from nextvec.inference.engine import Engine
+from nextvec.inference.session import unit_rows
+from nextvec.models import Recurrent
+from nextvec.progress import Progress, silent
+
+At = Literal["every", "last"]
+POSITIONS = 8_192  # read side by side
+PART = 20_000  # predictions of one part, about: what is lost at most when the work is killed
+QUERIES = 256  # looked up at once
+SETTINGS, KEY = "settings.json", b"nextvec"
+
+
+@dataclass(frozen=True)
+class Context:
+    """One document of the input; its predictions are about what follows each of its vectors."""
+
+    name: str
+    index: np.ndarray
+    rows: Float32[np.ndarray, "T D"]
+
+
+@torch.inference_mode()
+def predict_file(
+    engine: Engine,
+    source: Path,
+    out: Path,
+    k: int = 5,
+    at: At = "every",
+    vectors: bool = False,
+    progress: Progress = silent,
+) -> dict[str, int]:
+    """Write what is expected after the vectors of every document, as Parquet.
+
+    Columns: ``document``, ``index`` (of the last vector read), ``expected``
+    (rows of the bank, best first; what the document has said is left out),
+    ``score``, ``text`` where the bank has it, ``vector`` on request. Parts are
+    kept beside ``out`` until all are there; the same call goes on from them.
+
+    Args:
+        source: a bank, or Parquet with ``document``, ``index`` and ``vector``, documents one after another.
+        at: after every vector, or after the last of each document.
+
+    Returns:
+        Documents and predictions written.
+
+    Raises:
+        DataError: a source that cannot be read, or ``out`` or its parts of another input or other settings.
+        RunError: the model's predictions are not finite.
+    """
+    settings = json.dumps(
+        {
+            "model": engine.digest,
+            "bank": engine.bank.fingerprint,
+            "source": _identity(source),
+            "k": k,
+            "at": at,
+            "vectors": vectors,
+        },
+        sort_keys=True,
+    )
+    if out.exists():
+        return _written(out, settings)
+    parts = out.with_name(f".{out.name}.parts")
+    _begin(parts, settings)
+    total = _count(source)
+    files, done = _finished(parts)
+    documents = done
+    for number, group in enumerate(_groups(_contexts(source, engine.dim), done, at), len(files)):
+        table = _table(engine, group, k, at, vectors)
+        documents += len(group)
+        file = parts / f"{number:06d}.parquet"
+        temporary = file.with_suffix(".tmp")
+        pq.write_table(table.replace_schema_metadata({KEY: str(documents).encode()}), temporary)
+        os.replace(temporary, file)
+        files.append(file)
+        progress("documents", documents, total)
+    _join(files, out, _schema(engine, vectors), settings, documents)
+    shutil.rmtree(parts)
+    return _written(out, settings)
+
+
+def _groups(contexts: Iterator[Context], done: int, at: At) -> Iterator[list[Context]]:
+    """Documents in parts of about ``PART`` predictions, the first ``done`` left out."""
+    group: list[Context] = []
+    count = 0
+    for n, context in enumerate(contexts):
+        if n < done:
+            continue
+        group.append(context)
+        count += len(context.rows) if at == "every" else 1
+        # Reading is bounded too: a part of last predictions alone could hold any number of vectors.
+        if count >= PART or sum(len(held.rows) for held in group) >= 4 * PART:
+            yield group
+            group, count = [], 0
+    if group:
+        yield group
+
+
+def _table(engine: Engine, group: list[Context], k: int, at: At, vectors: bool) -> pa.Table:
+    predicted = _predicted(engine.model, group, at)
+    if not all(np.isfinite(rows).all() for rows in predicted):
+        raise RunError("the model's prediction is not finite (NaN or infinity); the model is broken")
+    queries = np.concatenate(predicted)
+    excluded = [rows for context in group for rows in _said(engine, context, at)]
+    rows, scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
+    for first in range(0, len(queries), QUERIES):
+        block = slice(first, first + QUERIES)
+        found = engine.index.search(torch.from_numpy(queries[block]), k, excluded=excluded[block])
+        rows[block], scores[block] = found.rows, found.scores
+    held = [[row for row in line if row >= 0] for line in rows.tolist()]
+    columns: list[Any] = [
+        pa.array([context.name for context, part in zip(group, predicted, strict=True) for _ in part]),
+        pa.array(np.concatenate([context.index[-len(part) :] for context, part in zip(group, predicted, strict=True)])),
+        pa.array(held, pa.list_(pa.int64())),
+        pa.array([line[: len(kept)] for line, kept in zip(scores.tolist(), held, strict=True)], pa.list_(pa.float32())),
+    ]
+    if engine.bank.manifest.text:
+        texts = [[engine.bank.text(row) if row < len(engine.bank) else None for row in line] for line in held]
+        columns.append(pa.array(texts, pa.list_(pa.string())))
+    if vectors:
+        columns.append(pa.FixedSizeListArray.from_arrays(pa.array(queries.reshape(-1)), engine.dim))
+    return pa.Table.from_arrays(columns, schema=_schema(engine, vectors))
+
+
+def _predicted(model: Recurrent[Any], group: list[Context], at: At) -> list[Float32[np.ndarray, "P D"]]:
+    """What the model expects, document by document; documents of like length share a batch, padded at their ends.
+
+    A causal model says the same at a position whatever follows, so padding changes nothing.
+    """
+    out: list[np.ndarray | None] = [None] * len(group)
+    order = sorted(range(len(group)), key=lambda n: len(group[n].rows))
+    while order:
+        longest = len(group[order[-1]].rows)
+        batch = order[-max(1, POSITIONS // longest) :]
+        del order[-len(batch) :]
+        x_BTD = np.zeros((len(batch), longest, model.dim), np.float32)
+        for b, n in enumerate(batch):
+            x_BTD[b, : len(group[n].rows)] = group[n].rows
+        y_BTD = _read(model, torch.from_numpy(x_BTD)).numpy()
+        for b, n in enumerate(batch):
+            length = len(group[n].rows)
+            out[n] = y_BTD[b, :length] if at == "every" else y_BTD[b, length - 1 : length]
+    return [rows for rows in out if rows is not None]
+
+
+def _read(model: Recurrent[Any], x_BTD: Tensor) -> Tensor:
+    """``model(x)`` in segments, so that memory stays bounded however long a document is."""
+    state, parts = model.start(len(x_BTD)), []
+    for segment_BTD in x_BTD.split(max(1, POSITIONS // len(x_BTD)), dim=1):
+        state, y_BTD = model.run(state, segment_BTD)
+        parts.append(y_BTD)
+    return torch.cat(parts, dim=1)
+
+
+def _said(engine: Engine, context: Context, at: At) -> list[np.ndarray]:
+    """For each prediction, the rows of the bank that its document has said by then."""
+    which, rows = engine.copies.pairs(context.rows)
+    if at == "last":
+        return [rows]
+    return [rows[:count] for count in np.searchsorted(which, np.arange(len(context.rows)), side="right").tolist()]
+
+
+def _contexts(source: Path, dim: int) -> Iterator[Context]:
+    if (source / MANIFEST).exists():
+        bank = Bank.open(source)
+        for m, name in enumerate(bank.ids):
+            yield Context(name, np.arange(len(bank.document(m))), unit_rows(bank.document(m), dim))
+        return
+    yield from _parquet_contexts(source, dim)
+
+
+def _parquet_contexts(source: Path, dim: int) -> Iterator[Context]:
+    """Documents of a Parquet file, one at a time; its rows must come document by document, in order."""
+    held: list[tuple[int, np.ndarray]] = []
+    name, finished = "", set[str]()
+    for document, index, vector in _parquet_rows(source):
+        if held and document != name:
+            yield _context(source, name, held, dim)
+            finished.add(name)
+            held = []
+        if not held and document in finished:
+            raise DataError(f"{source}: document {document!r} goes on after another began; sort by document and index")
+        if held and index <= held[-1][0]:
+            raise DataError(
+                f"{source}: document {document!r} has index {index} after {held[-1][0]}; sort by document and index"
+            )
+        name = document
+        held.append((index, vector))
+    if held:
+        yield _context(source, name, held, dim)
+
+
+def _parquet_rows(source: Path) -> Iterator[tuple[str, int, np.ndarray]]:
+    with _opened(source) as file:
+        for batch in file.iter_batches(columns=["document", "index", "vector"]):
+            if any(batch.column(name).null_count for name in ("document", "index", "vector")):
+                raise DataError(f"{source}: a document, index or vector is missing; want all three in every row")
+            documents, index = batch.column("document").to_pylist(), batch.column("index").to_pylist()
+            for document, place, vector in zip(documents, index, batch.column("vector"), strict=True):
+                yield str(document), int(place), vector.values.to_numpy(zero_copy_only=False)
+
+
+def _context(source: Path, name: str, held: list[tuple[int, np.ndarray]], dim: int) -> Context:
+    widths = {len(vector) for _, vector in held}
+    if widths != {dim}:
+        raise DataError(f"{source}, document {name!r}: vectors are {min(widths - {dim})} wide; the model reads {dim}")
+    try:
+        rows = unit_rows(np.stack([vector for _, vector in held]), dim)
+    except DataError as error:
+        raise DataError(f"{source}, document {name!r}: {error}") from None
+    return Context(name, np.array([place for place, _ in held]), rows)
+
+
+def _opened(source: Path) -> pq.ParquetFile:
+    if not source.is_file():
+        raise DataError(f"{source} is neither a bank nor a Parquet file")
+    try:
+        file = pq.ParquetFile(source)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{source} cannot be read as parquet: {str(error).splitlines()[0]}") from None
+    missing = [name for name in ("document", "index", "vector") if name not in file.schema_arrow.names]
+    if missing:
+        raise DataError(f"{source}: no column {missing[0]!r}; columns are {', '.join(file.schema_arrow.names)}")
+    if not pa.types.is_integer(file.schema_arrow.field("index").type):
+        raise DataError(f"{source}: index is {file.schema_arrow.field('index').type}; want whole numbers")
+    return file
+
+
+def _identity(source: Path) -> str:
+    """What tells this input from another: a bank's fingerprint, or a file's size and time."""
+    if (source / MANIFEST).exists():
+        return Bank.open(source).fingerprint
+    with _opened(source):
+        facts = source.stat()
+    return hashlib.sha256(f"{source.name} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()
+
+
+def _count(source: Path) -> int:
+    """How many documents there are, for the progress shown."""
+    if (source / MANIFEST).exists():
+        return Bank.open(source).num_documents
+    count, last = 0, None
+    with _opened(source) as file:
+        for batch in file.iter_batches(columns=["document"]):
+            for document in batch.column("document").to_pylist():
+                count, last = count + (document != last), document
+    return count
+
+
+def _begin(parts: Path, settings: str) -> None:
+    kept = parts / SETTINGS
+    if kept.exists() and json.dumps(read_json(kept), sort_keys=True) != settings:
+        raise DataError(f"{parts} holds parts of another input or of other settings; remove it to begin anew")
+    parts.mkdir(parents=True, exist_ok=True)
+    write_atomically(kept, settings)
+
+
+def _finished(parts: Path) -> tuple[list[Path], int]:
+    """Parts that are whole, in order, and how many documents they hold together."""
+    files = sorted(parts.glob("*.parquet"))
+    if not files:
+        return [], 0
+    return files, int(pq.read_schema(files[-1]).metadata[KEY])
+
+
+def _join(files: list[Path], out: Path, schema: pa.Schema, settings: str, documents: int) -> None:
+    schema = schema.with_metadata({KEY: json.dumps({"settings": settings, "documents": documents}).encode()})
+    temporary = out.with_name(f".{out.name}.tmp")
+    with pq.ParquetWriter(temporary, schema) as writer:
+        for file in files:
+            writer.write_table(pq.read_table(file).cast(schema))
+    os.replace(temporary, out)
+
+
+def _written(out: Path, settings: str) -> dict[str, int]:
+    """What a whole output holds, if it is of these settings."""
+    try:
+        file = pq.ParquetFile(out)
+        facts = json.loads((file.schema_arrow.metadata or {})[KEY])
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        raise DataError(f"{out} exists and was not written by this command; name another file") from None
+    if facts["settings"] != settings:
+        raise DataError(f"{out} holds predictions of another input or other settings; name another file")
+    return {"documents": int(facts["documents"]), "predictions": file.metadata.num_rows}
+
+
+def _schema(engine: Engine, vectors: bool) -> pa.Schema:
+    fields = [
+        ("document", pa.string()),
+        ("index", pa.int64()),
+        ("expected", pa.list_(pa.int64())),
+        ("score", pa.list_(pa.float32())),
+    ]
+    fields += [("text", pa.list_(pa.string()))] if engine.bank.manifest.text else []
+    fields += [("vector", pa.list_(pa.float32(), engine.dim))] if vectors else []
+    return pa.schema(fields)

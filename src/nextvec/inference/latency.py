@@ -1,0 +1,286 @@
+"""What an answer costs: a step after some context, the search, both, and the machine's limits measured beside them."""
+
+# Axes: T vectors of context, N candidates, D width.
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64
+
+from nextvec import kernels
+from nextvec.bank import Bank
+from nextvec.errors import RunError
+from nextvec.inference.engine import Engine
+from nextvec.inference.session import Session
+from nextvec.models import Recurrent
+from nextvec.progress import Progress, silent
+
+CONTEXTS = (10, 100, 1_000, 10_000)
+BUDGET_MS = 5.0  # the predecessor's gate on P95
+RATIO = 1.2  # and its gate on P95 against what served before
+NEIGHBOURS = 10
+ROUNDS, PER_ROUND, WARM_UP = 20, 10, 10
+PATIENCE = 10.0  # seconds; a window that takes longer to read again is not read more than once
+SIMILAR = 0.9  # cosine of a made-up candidate with the row it was made of
+
+
+@dataclass(frozen=True)
+class Milliseconds:
+    """Percentiles over ``n`` measurements, each of them one that was measured."""
+
+    p50: float
+    p95: float
+    p99: float
+    n: int
+
+    @staticmethod
+    def over(measured: Float64[np.ndarray, " n"]) -> "Milliseconds":
+        p50, p95, p99 = np.percentile(measured, [50, 95, 99], method="inverted_cdf").tolist()
+        return Milliseconds(p50, p95, p99, len(measured))
+
+    def to_json(self) -> dict[str, float | int]:
+        return {"p50_ms": self.p50, "p95_ms": self.p95, "p99_ms": self.p99, "n": self.n}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One thread, one session.
+
+    Attributes:
+        context: vectors that were read before.
+        step: one vector read, one predicted.
+        search: the prediction looked up among all candidates.
+        both: the two, one after the other.
+        reread: the plain model over the whole window, as without a state; None where it was not asked for.
+        state_bytes: of the session's snapshot.
+    """
+
+    context: int
+    step: Milliseconds
+    search: Milliseconds
+    both: Milliseconds
+    reread: Milliseconds | None
+    state_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        timed = {"step": self.step, "search": self.search, "both": self.both, "reread": self.reread}
+        measured = {name: value and value.to_json() for name, value in timed.items()}
+        return {"context": self.context, **measured, "state_bytes": self.state_bytes}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the machine needs at least, measured in the same run, one thread.
+
+    Attributes:
+        memory_gb_s: reading a buffer of 256 MB.
+        weights_ms: reading a buffer as large as what a step reads of the weights.
+        index_ms: reading a buffer as large as what a search reads of the index.
+        call_ms: an empty call.
+    """
+
+    memory_gb_s: float
+    weights_ms: float
+    index_ms: float
+    call_ms: float
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A figure and what it may be at most."""
+
+    says: str
+    passed: bool
+
+
+@torch.inference_mode()
+def answers(
+    engine: Engine,
+    contexts: Sequence[int],
+    vectors: Float[np.ndarray, "rows D"],
+    plain: Recurrent[Any] | None = None,
+    rounds: int = ROUNDS,
+    progress: Progress = silent,
+) -> list[Answer]:
+    """Time the same answers after every context, in turns, on one thread; warm-up is not counted.
+
+    Args:
+        vectors: what the sessions read; read again from the start where a context is longer.
+        plain: the model that reads the window again; None to leave that out.
+    """
+    with _one_thread():
+        coming = cycle(np.asarray(vectors, dtype=np.float32))
+        sessions = [_after(engine, vectors, context) for context in contexts]
+        taken: list[list[tuple[float, float]]] = [[] for _ in contexts]
+        for n in range(-1, rounds):
+            for session, times in zip(sessions, taken, strict=True):
+                measured = [_answer(session, next(coming)) for _ in range(PER_ROUND if n >= 0 else WARM_UP)]
+                times += measured if n >= 0 else []
+            progress("answers", n + 1, rounds)
+        return [
+            Answer(
+                context,
+                *(Milliseconds.over(column) for column in (t[:, 0], t[:, 1], t.sum(1))),
+                reread=_reread(plain, vectors, context) if plain is not None else None,
+                state_bytes=len(session.snapshot()),
+            )
+            for context, session, t in zip(contexts, sessions, map(np.array, taken), strict=True)
+        ]
+
+
+def limits(weight_bytes: int, index_bytes: int) -> Limits:
+    """Measure what the machine can do, on one thread."""
+    with _one_thread():
+        whole = 256_000_000
+        return Limits(
+            memory_gb_s=whole / read_seconds(whole) / 1e9,
+            weights_ms=1e3 * read_seconds(weight_bytes),
+            index_ms=1e3 * read_seconds(index_bytes),
+            call_ms=float(np.median([_timed(lambda: None) for _ in range(1_000)])),
+        )
+
+
+def read_seconds(size: int, rounds: int = 20) -> float:
+    """The median time one thread takes to read ``size`` bytes once, after they were read before.
+
+    A buffer that fits a cache is read from there, as weights of that size would be.
+    """
+    buffer = torch.ones(max(1, size // 4))
+    buffer.sum()
+    return float(np.median([_timed(lambda: buffer.sum()) for _ in range(rounds)])) / 1e3
+
+
+def candidates_of(bank: Bank, count: int | None) -> Bank:
+    """A bank of ``count`` rows to search among: the bank's, then more of their kind, each at cosine 0.9 from one of them."""
+    if count is None or count == len(bank):
+        return bank
+    rows = bank.rows[:count].astype(np.float32)
+    rng = np.random.default_rng(0)
+    parts = [rows]
+    while (missing := count - sum(map(len, parts))) > 0:
+        noise = rng.standard_normal((min(missing, len(rows)), bank.dim), dtype=np.float32)
+        noise /= np.linalg.norm(noise, axis=1, keepdims=True)
+        parts.append(SIMILAR * rows[: len(noise)] + (1 - SIMILAR**2) ** 0.5 * noise)
+    held = Bank.from_numpy(np.concatenate(parts), [count], encoder=bank.manifest.encoder)
+    manifest = replace(held.manifest, encoder_fingerprint=bank.manifest.encoder_fingerprint)
+    return replace(held, rows=held.rows.astype(bank.rows.dtype), manifest=manifest)
+
+
+def cold_start(run: Path, bank: Path, weights: str) -> dict[str, float]:
+    """A process of its own, from nothing to its first answer: seconds, and the most memory it held.
+
+    Raises:
+        RunError: that process failed.
+    """
+    code = "import sys; from nextvec.inference.latency import first_answer; first_answer(*sys.argv[1:])"
+    began = time.perf_counter()
+    command = [sys.executable, "-c", code, str(run), str(bank), weights, str(time.time())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise RunError(
+            f"a fresh process could not answer for {run}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
+        )
+    return {"seconds": time.perf_counter() - began, **json.loads(done.stdout)}
+
+
+def first_answer(run: str, bank: str, weights: str, began: str) -> None:
+    """What :func:`cold_start` runs; one JSON object on standard output."""
+    imported, peak = time.time(), _peak_bytes()
+    engine = Engine.open(run, Bank.open(bank), weights=weights)  # type: ignore[arg-type]
+    opened = time.time()
+    session = engine.session()
+    session.push(engine.bank.rows[0])
+    session.predict(NEIGHBOURS)
+    found = {
+        "import_seconds": imported - float(began),
+        "open_seconds": opened - imported,
+        "answer_seconds": time.time() - opened,
+        "import_bytes": peak,
+        "peak_bytes": _peak_bytes(),
+    }
+    sys.stdout.write(json.dumps(found))
+
+
+def gates(
+    found: Sequence[Answer], budget_ms: float | None, against: Sequence[Answer] | None = None, ratio: float = RATIO
+) -> list[Gate]:
+    """P95 of an answer within a budget at every context, and within a ratio of another run's."""
+    judged: list[Gate] = []
+    for answer in found:
+        p95 = answer.both.p95
+        if budget_ms is not None:
+            says = f"context {answer.context:,}: P95 {p95:.2f} ms, at most {budget_ms:g} ms"
+            judged.append(Gate(says, p95 <= budget_ms))
+    for answer, other in zip(found, against or (), strict=bool(against)):
+        most = ratio * other.both.p95
+        limit = f"{ratio:g} x {other.both.p95:.2f} ms of the other run"
+        says = f"context {answer.context:,}: P95 {answer.both.p95:.2f} ms, at most {limit}"
+        judged.append(Gate(says, answer.both.p95 <= most))
+    return judged
+
+
+def to_json(found: Sequence[Answer], limit: Limits, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """One object for ``--json`` and the page."""
+    return {**facts, "kernels": kernels.name(), "contexts": [a.to_json() for a in found], "limits": asdict(limit)}
+
+
+@contextmanager
+def _one_thread() -> Generator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _after(engine: Engine, vectors: Float[np.ndarray, "rows D"], context: int) -> Session:
+    session = engine.session()
+    session.push_many(_window(vectors, context))
+    session.predict(NEIGHBOURS)  # what was read is looked up once; from here on only what is new
+    return session
+
+
+def _answer(session: Session, vector: Float32[np.ndarray, " D"]) -> tuple[float, float]:
+    session = session.copy()  # every answer comes after the same context
+    began = time.perf_counter_ns()
+    session.push(vector)
+    stepped = time.perf_counter_ns()
+    session.predict(NEIGHBOURS)
+    return (stepped - began) / 1e6, (time.perf_counter_ns() - stepped) / 1e6
+
+
+def _reread(plain: Recurrent[Any], vectors: Float[np.ndarray, "rows D"], context: int) -> Milliseconds:
+    x_BTD = torch.from_numpy(_window(vectors, context))[None]
+    times = [_timed(lambda: plain.last(x_BTD))]
+    while sum(times) < 1e3 * PATIENCE and len(times) < 5:
+        times.append(_timed(lambda: plain.last(x_BTD)))
+    return Milliseconds.over(np.array(times))
+
+
+def _window(vectors: Float[np.ndarray, "rows D"], context: int) -> Float32[np.ndarray, "T D"]:
+    return vectors[np.arange(context) % len(vectors)].astype(np.float32)
+
+
+def _timed(call: Callable[[], object]) -> float:
+    """Milliseconds of one call."""
+    began = time.perf_counter_ns()
+    call()
+    return (time.perf_counter_ns() - began) / 1e6
+
+
+def _peak_bytes() -> int:
+    import resource  # not on Windows
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most

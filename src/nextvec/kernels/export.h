@@ -1,0 +1,2 @@
+#pragma once
+#define EXPORT __attribute__((visibility("default")))

@@ -1,0 +1,441 @@
+/* Every row against every query, as fast as rows can be read: products that are nearly right, and the product that
+ * decides for the few rows that they do not rule out. A row is ruled out when its product and the largest error it can
+ * have do not exceed the worst that is kept. Nothing is sorted, and no array of all products exists. */
+#include "export.h"
+#include "scan.h"
+#include <math.h>
+
+#define ROWS 16    /* of a block: widened to floats they fill most of a first-level cache */
+#define FEW 16     /* queries up to which rows are widened on the way, not first */
+#define AHEAD 6144 /* bytes: what is asked of memory before it is read, measured */
+
+/* The structures of scan.py, field by field. */
+typedef struct {
+  const void *codes, *rows;     /* [N, D] what is read, and what decides */
+  const float *scales, *errors; /* [N] of int8 codes */
+  int64_t first, dim;           /* the name of row 0 */
+  int32_t code, row;            /* how codes and rows are stored */
+} Stored;
+
+typedef struct {
+  const float *vectors;          /* [Q, D] */
+  const int16_t *codes;          /* [Q, D], read beside int8 rows */
+  const float *scales, *lengths; /* [Q] of the codes; of the vectors, rounded up */
+  const float *slack;            /* [Q] how far the product that decides may lie above the other */
+  int64_t count;
+} Queries;
+
+typedef struct {
+  const uint8_t *allowed; /* [allowed_rows] by name; null: all are */
+  int64_t allowed_rows;
+  const uint64_t *excluded; /* [Q, words] a bit for every name; null: none is */
+  int64_t words;
+} Filter;
+
+typedef struct {
+  float *scores; /* [Q, K] of each query a heap, the worst on top */
+  int64_t *rows, *filled;
+  int64_t k;
+} Best;
+
+/* Room to work in: ROWS * D floats, and ROWS * Q of each of the others. */
+typedef struct {
+  void *wide;
+  int32_t *sums;
+  float *products;
+} Scratch;
+
+/* W sums of W lanes become one register of W sums, in order: each step adds the halves of two, side by side. */
+#define FOLD(pairs, low, high)                                                                                        \
+  UNROLL for (int i = 0; i < pairs; i++) s[i] =                                                                       \
+      __builtin_shufflevector(s[2 * i], s[2 * i + 1], low) + __builtin_shufflevector(s[2 * i], s[2 * i + 1], high);
+#if W == 16
+#define LOW8 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23
+#define HIGH8 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31
+#define LOW4 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27
+#define HIGH4 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31
+#define LOW2 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29
+#define HIGH2 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31
+#define LOW1 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#define HIGH1 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
+#define FOLDS FOLD(8, LOW8, HIGH8) FOLD(4, LOW4, HIGH4) FOLD(2, LOW2, HIGH2) FOLD(1, LOW1, HIGH1)
+#elif W == 8
+#define LOW4 0, 1, 2, 3, 8, 9, 10, 11
+#define HIGH4 4, 5, 6, 7, 12, 13, 14, 15
+#define LOW2 0, 1, 4, 5, 8, 9, 12, 13
+#define HIGH2 2, 3, 6, 7, 10, 11, 14, 15
+#define LOW1 0, 2, 4, 6, 8, 10, 12, 14
+#define HIGH1 1, 3, 5, 7, 9, 11, 13, 15
+#define FOLDS FOLD(4, LOW4, HIGH4) FOLD(2, LOW2, HIGH2) FOLD(1, LOW1, HIGH1)
+#else
+#define LOW2 0, 1, 4, 5
+#define HIGH2 2, 3, 6, 7
+#define LOW1 0, 2, 4, 6
+#define HIGH1 1, 3, 5, 7
+#define FOLDS FOLD(2, LOW2, HIGH2) FOLD(1, LOW1, HIGH1)
+#endif
+
+/* Two ways to W products of W / columns rows with as many queries as columns; product c * (W / columns) + r is that of row
+ * r with query c. Memory gives its whole bandwidth only to who reads it in order: a strip reads one row after another, as
+ * they are stored, with several sums of a pair side by side. A tile reads its rows abreast, from a block that was widened
+ * in order before, and every number that it reads takes part in several products. */
+INLINE floats float_strip(const char *rows, int stored, const float *queries, int64_t dim, const int columns) {
+  const int high = W / columns, deep = 4 / columns;
+  const int64_t size = stored == FLOAT32 ? 4 : 2, whole = dim - dim % (W * deep);
+  floats s[W];
+  for (int r = 0; r < high; r++, rows += dim * size) {
+    floats sums[4] = {0};
+    int64_t i = 0;
+    for (; i < whole; i += W * deep) {
+      UNROLL for (int d = 0; d < deep; d++) {
+        floats x = load(rows, stored, i + d * W);
+        __builtin_prefetch(rows + (i + d * W) * size + AHEAD, 0, 2);
+        UNROLL for (int c = 0; c < columns; c++) sums[d * columns + c] += x * load(queries + c * dim, FLOAT32, i + d * W);
+      }
+    }
+    for (; i < dim; i += W) {
+      floats x = load_part(rows, stored, i, dim);
+      UNROLL for (int c = 0; c < columns; c++) sums[c] += x * load_part(queries + c * dim, FLOAT32, i, dim);
+    }
+    UNROLL for (int c = 0; c < columns; c++) {
+      s[c * high + r] = sums[c];
+      UNROLL for (int d = 1; d < deep; d++) s[c * high + r] += sums[d * columns + c];
+    }
+  }
+  FOLDS
+  return s[0];
+}
+
+INLINE floats float_tile(const float *rows, const float *queries, int64_t dim, const int columns) {
+  const int high = W / columns;
+  const int64_t whole = dim - dim % W;
+  floats s[W] = {0}, x[W];
+  for (int64_t i = 0; i < whole; i += W) {
+    UNROLL for (int r = 0; r < high; r++) x[r] = load(rows + r * dim, FLOAT32, i);
+    UNROLL for (int c = 0; c < columns; c++) {
+      floats y = load(queries + c * dim, FLOAT32, i);
+      UNROLL for (int r = 0; r < high; r++) s[c * high + r] += x[r] * y;
+    }
+  }
+  if (whole < dim)
+    UNROLL for (int c = 0; c < columns; c++) {
+      floats y = load_part(queries + c * dim, FLOAT32, whole, dim);
+      UNROLL for (int r = 0; r < high; r++) s[c * high + r] += load_part(rows + r * dim, FLOAT32, whole, dim) * y;
+    }
+  FOLDS
+  return s[0];
+}
+
+#if W > 4
+INLINE ints load_codes(const void *row, int stored, int64_t i) {
+#if W == 16
+  if (stored == INT8) return (ints)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const void *)((const int8_t *)row + i)));
+  return (ints)_mm512_loadu_si512((const int16_t *)row + i);
+#else
+  if (stored == INT8) return (ints)_mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)((const int8_t *)row + i)));
+  return (ints)_mm256_loadu_si256((const void *)((const int16_t *)row + i));
+#endif
+}
+
+INLINE ints load_part_of_codes(const void *row, int stored, int64_t i, int64_t dim) {
+  if (dim - i >= 2 * W) return load_codes(row, stored, i);
+  int16_t part[2 * W] = {0};
+  for (int j = 0; j < dim - i; j++) part[j] = stored == INT8 ? ((const int8_t *)row)[i + j] : ((const int16_t *)row)[i + j];
+  return load_codes(part, INT16, 0);
+}
+
+INLINE ints add_products(ints sums, ints x, ints y) {
+#if W == 16
+  return (ints)_mm512_dpwssd_epi32((__m512i)sums, (__m512i)x, (__m512i)y);
+#else
+  return sums + (ints)_mm256_madd_epi16((__m256i)x, (__m256i)y);
+#endif
+}
+
+INLINE ints int_strip(const int8_t *rows, const int16_t *queries, int64_t dim, const int columns) {
+  const int high = W / columns, deep = 4 / columns;
+  const int64_t whole = dim - dim % (2 * W * deep);
+  ints s[W];
+  for (int r = 0; r < high; r++, rows += dim) {
+    ints sums[4] = {0};
+    int64_t i = 0;
+    for (; i < whole; i += 2 * W * deep) {
+      UNROLL for (int d = 0; d < deep; d++) {
+        ints x = load_codes(rows, INT8, i + 2 * W * d);
+        __builtin_prefetch(rows + i + 2 * W * d + AHEAD, 0, 2);
+        UNROLL for (int c = 0; c < columns; c++)
+          sums[d * columns + c] = add_products(sums[d * columns + c], x, load_codes(queries + c * dim, INT16, i + 2 * W * d));
+      }
+    }
+    for (; i < dim; i += 2 * W) {
+      ints x = load_part_of_codes(rows, INT8, i, dim);
+      UNROLL for (int c = 0; c < columns; c++)
+        sums[c] = add_products(sums[c], x, load_part_of_codes(queries + c * dim, INT16, i, dim));
+    }
+    UNROLL for (int c = 0; c < columns; c++) {
+      s[c * high + r] = sums[c];
+      UNROLL for (int d = 1; d < deep; d++) s[c * high + r] += sums[d * columns + c];
+    }
+  }
+  FOLDS
+  return s[0];
+}
+
+INLINE ints int_tile(const int16_t *rows, const int16_t *queries, int64_t dim, const int columns) {
+  const int high = W / columns;
+  const int64_t whole = dim - dim % (2 * W);
+  ints s[W] = {0}, x[W];
+  for (int64_t i = 0; i < whole; i += 2 * W) {
+    UNROLL for (int r = 0; r < high; r++) x[r] = load_codes(rows + r * dim, INT16, i);
+    UNROLL for (int c = 0; c < columns; c++) {
+      ints y = load_codes(queries + c * dim, INT16, i);
+      UNROLL for (int r = 0; r < high; r++) s[c * high + r] = add_products(s[c * high + r], x[r], y);
+    }
+  }
+  if (whole < dim)
+    UNROLL for (int c = 0; c < columns; c++) {
+      ints y = load_part_of_codes(queries + c * dim, INT16, whole, dim);
+      UNROLL for (int r = 0; r < high; r++)
+        s[c * high + r] = add_products(s[c * high + r], load_part_of_codes(rows + r * dim, INT16, whole, dim), y);
+    }
+  FOLDS
+  return s[0];
+}
+#else
+/* Without registers that multiply whole numbers in pairs, the compiler's own loop. */
+#define PLAIN(name, type)                                                                                             \
+  static ints name(const type *rows, const int16_t *queries, int64_t dim, int columns) {                              \
+    ints s = {0};                                                                                                     \
+    for (int c = 0; c < columns; c++)                                                                                 \
+      for (int r = 0; r < W / columns; r++) {                                                                         \
+        int32_t sum = 0;                                                                                              \
+        for (int64_t i = 0; i < dim; i++) sum += (int32_t)rows[r * dim + i] * queries[c * dim + i];                   \
+        s[c * (W / columns) + r] = sum;                                                                               \
+      }                                                                                                               \
+    return s;                                                                                                         \
+  }
+PLAIN(int_strip, int8_t)
+PLAIN(int_tile, int16_t)
+#endif
+
+/* out[q * ROWS + r], of ROWS rows that lie one after another, by strips (of what is stored) or tiles (of what was widened). */
+#define PRODUCTS(columns, one)                                                                                        \
+  for (; c + columns <= q->count; c += columns)                                                                       \
+    for (int r = 0; r < ROWS; r += W / columns) {                                                                     \
+      __typeof__(one) sums = one;                                                                                     \
+      for (int i = 0; i < columns; i++)                                                                               \
+        memcpy(out + (c + i) * ROWS + r, (char *)&sums + i * (4 * W / columns), 4 * W / columns);                       \
+    }
+
+#define WIDEST (W == 16 ? 4 : 2)
+
+static void float_strips(const char *rows, int stored, const Queries *q, int64_t dim, float *out) {
+  int64_t c = 0, bytes = dim * (stored == FLOAT32 ? 4 : 2);
+  if (stored == FLOAT32) {
+    PRODUCTS(WIDEST, float_strip(rows + r * bytes, FLOAT32, q->vectors + c * dim, dim, WIDEST))
+    PRODUCTS(2, float_strip(rows + r * bytes, FLOAT32, q->vectors + c * dim, dim, 2))
+    PRODUCTS(1, float_strip(rows + r * bytes, FLOAT32, q->vectors + c * dim, dim, 1))
+  } else {
+    PRODUCTS(WIDEST, float_strip(rows + r * bytes, FLOAT16, q->vectors + c * dim, dim, WIDEST))
+    PRODUCTS(2, float_strip(rows + r * bytes, FLOAT16, q->vectors + c * dim, dim, 2))
+    PRODUCTS(1, float_strip(rows + r * bytes, FLOAT16, q->vectors + c * dim, dim, 1))
+  }
+}
+
+static void float_tiles(const float *rows, const Queries *q, int64_t dim, float *out) {
+  int64_t c = 0;
+  PRODUCTS(WIDEST, float_tile(rows + r * dim, q->vectors + c * dim, dim, WIDEST))
+  PRODUCTS(1, float_tile(rows + r * dim, q->vectors + c * dim, dim, 1))
+}
+
+static void int_strips(const int8_t *rows, const Queries *q, int64_t dim, int32_t *out) {
+  int64_t c = 0;
+  PRODUCTS(WIDEST, int_strip(rows + r * dim, q->codes + c * dim, dim, WIDEST))
+  PRODUCTS(2, int_strip(rows + r * dim, q->codes + c * dim, dim, 2))
+  PRODUCTS(1, int_strip(rows + r * dim, q->codes + c * dim, dim, 1))
+}
+
+static void int_tiles(const int16_t *rows, const Queries *q, int64_t dim, int32_t *out) {
+  int64_t c = 0;
+  PRODUCTS(WIDEST, int_tile(rows + r * dim, q->codes + c * dim, dim, WIDEST))
+  PRODUCTS(1, int_tile(rows + r * dim, q->codes + c * dim, dim, 1))
+}
+
+/* Rows of a block in order, as floats, or as int16 where they are int8; what is missing of the block becomes zeros. */
+static void widen(const Stored *s, const char *rows, int64_t count, void *wide) {
+  int64_t n = count * s->dim, all = ROWS * s->dim, i = 0;
+  if (s->code == INT8) {
+    for (; i < n; i++) ((int16_t *)wide)[i] = ((const int8_t *)rows)[i];
+    memset((int16_t *)wide + n, 0, 2 * (all - n));
+  } else {
+    for (; i + W <= n; i += W) *(loose_floats *)((float *)wide + i) = load(rows, s->code, i);
+    if (i < n) {
+      floats x = load_part(rows, s->code, i, n);
+      memcpy((float *)wide + i, &x, 4 * (n - i));
+    }
+    memset((float *)wide + n, 0, 4 * (all - n));
+  }
+}
+
+/* What the products of codes are worth, and the most that the rows' own errors can add to them. */
+static void scale(const Stored *s, const Queries *q, int64_t row, int64_t count, const int32_t *sums, float *out) {
+  float scales[ROWS] = {0}, errors[ROWS] = {0};
+  memcpy(scales, s->scales + row, 4 * count);
+  memcpy(errors, s->errors + row, 4 * count);
+  for (int64_t c = 0; c < q->count; c++)
+    for (int r = 0; r < ROWS; r++)
+      out[c * ROWS + r] = (float)sums[c * ROWS + r] * (scales[r] * q->scales[c]) + errors[r] * q->lengths[c];
+}
+
+/* out[q * ROWS + r]: no product that decides lies further than the query's slack above it. */
+static void block_products(const Stored *s, const Queries *q, int64_t row, int64_t count, Scratch *scratch) {
+  int64_t bytes = s->dim * (s->code == FLOAT32 ? 4 : s->code == FLOAT16 ? 2 : 1);
+  const char *rows = (const char *)s->codes + row * bytes;
+  int strips = count == ROWS && q->count <= FEW;
+  if (!strips) widen(s, rows, count, scratch->wide);
+  if (s->code == INT8) {
+    if (strips) int_strips((const int8_t *)rows, q, s->dim, scratch->sums);
+    else int_tiles(scratch->wide, q, s->dim, scratch->sums);
+    scale(s, q, row, count, scratch->sums, scratch->products);
+  } else if (strips)
+    float_strips(rows, s->code, q, s->dim, scratch->products);
+  else
+    float_tiles(scratch->wide, q, s->dim, scratch->products);
+}
+
+/* Whether x is worse than y: a lower product, or the same of a later row. */
+INLINE int worse(float x, int64_t x_row, float y, int64_t y_row) { return x < y || (x == y && x_row > y_row); }
+
+/* A pair into the place of the worst of a heap, and down to where it belongs. */
+static void sink(float *scores, int64_t *rows, int64_t count, float score, int64_t row) {
+  int64_t i = 0;
+  for (int64_t down = 1; down < count; down = 2 * i + 1) {
+    if (down + 1 < count && worse(scores[down + 1], rows[down + 1], scores[down], rows[down])) down++;
+    if (!worse(scores[down], rows[down], score, row)) break;
+    scores[i] = scores[down], rows[i] = rows[down];
+    i = down;
+  }
+  scores[i] = score, rows[i] = row;
+}
+
+/* A pair into a new place of a heap, and up to where it belongs. */
+static void rise(float *scores, int64_t *rows, int64_t i, float score, int64_t row) {
+  for (int64_t up = (i - 1) / 2; i && worse(score, row, scores[up], rows[up]); i = up, up = (i - 1) / 2)
+    scores[i] = scores[up], rows[i] = rows[up];
+  scores[i] = score, rows[i] = row;
+}
+
+INLINE int exceeds(const float *products, float threshold) {
+  int any = 0;
+  for (int r = 0; r < ROWS; r++) any |= products[r] > threshold;
+  return any;
+}
+
+INLINE int admitted(const Filter *f, int64_t c, int64_t name) {
+  if (f->allowed && (name >= f->allowed_rows || !f->allowed[name])) return 0;
+  return !f->excluded || !(f->excluded[c * f->words + name / 64] >> name % 64 & 1);
+}
+
+static int64_t keep_best(const Stored *s, const Queries *q, int64_t c, int64_t row, int64_t count, const float *products,
+                         const Filter *f, const Best *best) {
+  float *scores = best->scores + c * best->k;
+  int64_t *rows = best->rows + c * best->k, *filled = best->filled + c, decided = 0;
+  int64_t bytes = s->dim * (s->row == FLOAT32 ? 4 : 2);
+  for (int r = 0; r < count; r++) {
+    int64_t name = s->first + row + r;
+    if (*filled == best->k && !(products[r] > scores[0] - q->slack[c])) continue;
+    if (!admitted(f, c, name)) continue;
+    float score = scan_product((const char *)s->rows + (row + r) * bytes, s->row, q->vectors + c * s->dim, s->dim);
+    decided++;
+    /* Rows come in ascending order: in a tie the one that is there is the lower. */
+    if (*filled < best->k) rise(scores, rows, (*filled)++, score, name);
+    else if (score > scores[0]) sink(scores, rows, best->k, score, name);
+  }
+  return decided;
+}
+
+INLINE int none_allowed(const Filter *f, int64_t name, int64_t count) {
+  if (!f->allowed) return 0;
+  int any = 0;
+  for (int64_t r = name; r < name + count && r < f->allowed_rows; r++) any |= f->allowed[r];
+  return !any;
+}
+
+/* Set the bits of some names. */
+EXPORT void nextvec_scan_mark(uint64_t *bits, const int64_t *names, int64_t count) {
+  for (int64_t i = 0; i < count; i++) bits[names[i] / 64] |= (uint64_t)1 << names[i] % 64;
+}
+
+/* What is kept becomes a list, the best first. */
+EXPORT void nextvec_scan_sort(const Best *best, int64_t queries) {
+  for (int64_t c = 0; c < queries; c++) {
+    float *scores = best->scores + c * best->k;
+    int64_t *rows = best->rows + c * best->k;
+    for (int64_t left = best->filled[c]; left > 1; left--) {
+      float worst = scores[0];
+      int64_t worst_row = rows[0];
+      sink(scores, rows, left - 1, scores[left - 1], rows[left - 1]);
+      scores[left - 1] = worst, rows[left - 1] = worst_row;
+    }
+  }
+}
+
+/* Rows start:stop into the best of each query; how many products decided. */
+EXPORT int64_t nextvec_scan_nearest(const Stored *s, const Queries *q, int64_t start, int64_t stop, const Filter *f,
+                                    const Best *best, Scratch *scratch) {
+  const float *products = scratch->products;
+  int64_t decided = 0;
+  for (int64_t row = start; row < stop; row += ROWS) {
+    int64_t count = stop - row < ROWS ? stop - row : ROWS;
+    if (none_allowed(f, s->first + row, count)) continue;
+    block_products(s, q, row, count, scratch);
+    for (int64_t c = 0; c < q->count; c++) {
+      float worst = best->filled[c] == best->k ? best->scores[c * best->k] - q->slack[c] : -INFINITY;
+      if (exceeds(products + c * ROWS, worst)) decided += keep_best(s, q, c, row, count, products + c * ROWS, f, best);
+    }
+  }
+  return decided;
+}
+
+/* For each query how many of rows start:stop lie above a score and how many at it, added to what is there; how many
+ * products decided. A product lies no further than the query's spread above the one that decides. */
+EXPORT int64_t nextvec_scan_above(const Stored *s, const Queries *q, int64_t start, int64_t stop, const float *scores,
+                                  const float *spread, int64_t *above, int64_t *tied, Scratch *scratch) {
+  int64_t decided = 0, bytes = s->dim * (s->row == FLOAT32 ? 4 : 2);
+  for (int64_t row = start; row < stop; row += ROWS) {
+    int64_t count = stop - row < ROWS ? stop - row : ROWS;
+    block_products(s, q, row, count, scratch);
+    for (int64_t c = 0; c < q->count; c++) {
+      const float *mine = scratch->products + c * ROWS, low = scores[c] - q->slack[c], high = scores[c] + spread[c];
+      if (!exceeds(mine, low)) continue;
+      for (int r = 0; r < count; r++) {
+        if (mine[r] > high) above[c]++;
+        else if (mine[r] >= low) {
+          float score = scan_product((const char *)s->rows + (row + r) * bytes, s->row, q->vectors + c * s->dim, s->dim);
+          decided++;
+          above[c] += score > scores[c];
+          tied[c] += score == scores[c];
+        }
+      }
+    }
+  }
+  return decided;
+}
+
+/* The square of the longest row's length, as floats add up. */
+EXPORT float nextvec_scan_longest(const void *rows, int32_t stored, int64_t count, int64_t dim) {
+  float longest = 0;
+  const char *row = rows;
+  for (int64_t r = 0; r < count; r++, row += dim * (stored == FLOAT32 ? 4 : 2)) {
+    floats squares[2] = {0};
+    for (int64_t i = 0; i < dim; i += 2 * W) {
+      floats x = load_part(row, stored, i, dim);
+      squares[0] += x * x;
+      if (i + W < dim) x = load_part(row, stored, i + W, dim), squares[1] += x * x;
+    }
+    float sum = 0;
+    for (int j = 0; j < W; j++) sum += squares[0][j] + squares[1][j];
+    if (sum > longest) longest = sum;
+  }
+  return longest;
+}

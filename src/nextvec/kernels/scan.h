@@ -1,0 +1,63 @@
+#pragma once
+#include <stdint.h>
+#include <string.h>
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/* How numbers are stored; the order of index/exact.py. */
+enum { FLOAT32, FLOAT16, INT8, INT16 };
+
+/* As many lanes as a register holds; gcc and clang make other processors' instructions of the same lines. */
+#if defined(__AVX512F__)
+#define W 16
+#elif defined(__AVX2__)
+#define W 8
+#else
+#define W 4
+#endif
+
+typedef float floats __attribute__((vector_size(4 * W)));
+typedef int32_t ints __attribute__((vector_size(4 * W)));
+typedef float loose_floats __attribute__((vector_size(4 * W), aligned(4), may_alias));
+
+INLINE floats load_float32(const float *p) { return *(const loose_floats *)p; }
+
+INLINE floats load_float16(const uint16_t *p) {
+#if defined(__AVX512F__)
+  return (floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+#elif defined(__AVX2__)
+  return (floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+#else
+  /* Moved to a float's place, a half is 2^112 times too small; the product is exact, also of the smallest. */
+  typedef uint16_t halves __attribute__((vector_size(2 * W)));
+  typedef uint32_t words __attribute__((vector_size(4 * W)));
+  halves h;
+  memcpy(&h, p, sizeof h);
+  words w = __builtin_convertvector(h, words);
+  floats size = (floats)((w & 0x7fff) << 13) * 0x1p112f;
+  return (floats)((words)size | (w & 0x8000) << 16);
+#endif
+}
+
+INLINE floats load(const void *row, int stored, int64_t i) {
+  return stored == FLOAT32 ? load_float32((const float *)row + i) : load_float16((const uint16_t *)row + i);
+}
+
+/* The same near a row's end, behind which there are zeros. */
+INLINE floats load_part(const void *row, int stored, int64_t i, int64_t dim) {
+  if (dim - i >= W) return load(row, stored, i);
+  char part[4 * W] = {0};
+  int64_t size = stored == FLOAT32 ? 4 : 2;
+  memcpy(part, (const char *)row + i * size, size * (dim - i));
+  return load(part, stored, 0);
+}
+
+float scan_product(const void *row, int stored, const float *query, int64_t dim);

@@ -1,0 +1,517 @@
+"""All rows against some queries: which score highest, and how many score above a given product.
+
+Rows are *read* in one form and *decided* in another. What is read may be
+rounded (float16, int8) and summed in any order; it only has to rule rows out.
+For whatever it cannot rule out, :func:`products` decides: double sums in one
+order, rounded to float32 once, the same bits on every processor and in numpy.
+So a result does not depend on the form that is read, on the number of queries
+or threads, or on whether there is compiled code.
+
+Why nothing is missed. A row is ``x = s c + e``: its codes ``c``, its scale
+``s``, and an error whose length is stored, rounded up. A query that is read
+beside int8 codes is ``q = t d + f`` in the same way, with 16-bit codes. By
+Cauchy and Schwarz
+
+    ``|x q - s t (c d)|  <=  |e| |q| + |s c| |f|``
+
+and ``c d`` is a sum of whole numbers, without rounding. Sums of floats are
+rounded, by at most ``D 2^-24 |x| |q|`` in whatever order (Higham 2002, 3.1).
+``slack`` and ``spread`` below are these terms; floats have codes without error,
+or float16's. A row is decided whenever its bound exceeds the worst that is kept.
+"""
+
+# Axes: Q queries, N rows, D width, K neighbours, A rows that a mask knows, C rows that are chosen.
+
+import ctypes
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache, cached_property
+from math import prod
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Float64, Int16, Int64, Num, UInt64
+
+from nextvec.kernels import library
+
+Format = Literal["float32", "float16", "int8"]
+FORMATS = ("float32", "float16", "int8")  # in the order of scan.h
+BLOCK = 4_096  # rows of one step without compiled code, and of rounding
+QUERIES = 256  # that share one pass: as many as stay in a second-level cache
+ROWS = 16  # of scan.c
+LEAST = 4 << 20  # bytes that are worth a thread of their own
+UP = 1 + 1e-6  # rounds a length up, whatever its sum lost
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """Some rows, as they decide and as they are read.
+
+    Attributes:
+        rows: [N, D] float16 or float32, what decides.
+        codes: [N, D] float32, float16 or int8, what is read; often the rows themselves.
+        scales, errors: [N] of int8 codes: a row is its scale times its codes, and an error no longer than this; else [0].
+        longest: no row is longer.
+        error: no row is further from what its codes stand for.
+        first: the name of row 0; the others follow.
+    """
+
+    rows: Float[np.ndarray, "N D"]
+    codes: Num[np.ndarray, "N D"]
+    scales: Float32[np.ndarray, " S"]
+    errors: Float32[np.ndarray, " S"]
+    longest: float
+    error: float
+    first: int = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def c(self) -> "_StoredC":
+        """The same for compiled code."""
+        forms = (FORMATS.index(self.codes.dtype.name), FORMATS.index(self.rows.dtype.name))
+        arrays = (self.codes, self.rows, self.scales, self.errors)
+        return _StoredC(*map(_at, arrays), self.first, self.rows.shape[1], *forms)
+
+
+Piece = tuple[Stored, int, int]  # rows start:stop
+
+
+@dataclass(frozen=True, eq=False)
+class Best:
+    """The ``K`` best rows of each query, best first and the lower row first in a tie; -1 with -inf where there are no more.
+
+    Attributes:
+        decided: rows whose deciding product was taken, over all queries.
+    """
+
+    scores: Float32[np.ndarray, "Q K"]
+    rows: Int64[np.ndarray, "Q K"]
+    decided: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Queries:
+    """Queries as rows are read beside them: ``slack`` and ``spread`` bound how far what is read is below and above."""
+
+    vectors: Float32[np.ndarray, "Q D"]
+    codes: Int16[np.ndarray, "QC DC"]
+    scales: Float32[np.ndarray, " QC"]
+    lengths: Float32[np.ndarray, " Q"]
+    slack: Float32[np.ndarray, " Q"]
+    spread: Float32[np.ndarray, " Q"]
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
+def stored(
+    rows: Float[np.ndarray, "N D"], form: Format, first: int = 0, progress: Callable[[str, int, int], None] | None = None
+) -> Stored:
+    """Rows to be read as ``form``: themselves where they are stored so, rounded copies of them where not."""
+    none = np.empty(0, np.float32)
+    if rows.dtype == form:
+        return Stored(rows, rows, none, none, longest(rows), 0.0, first)
+    codes = aligned(rows.shape, np.dtype(form))
+    scales, errors = (np.empty(len(rows), np.float32) for _ in range(2))
+    for start in range(0, len(rows), BLOCK):
+        part = slice(start, start + BLOCK)
+        codes[part], scales[part], errors[part] = _rounded(rows[part].astype(np.float32), form)
+        if progress is not None:
+            progress("rounding", min(start + BLOCK, len(rows)), len(rows))
+    error = float(errors.max(initial=0))
+    if form != "int8":
+        scales, errors = none, none
+    return Stored(rows, codes, scales, errors, longest(rows), error, first)
+
+
+def longest(rows: Float[np.ndarray, "N D"]) -> float:
+    """At least the length of the longest row."""
+    loaded = _loaded()
+    if loaded is not None:
+        square = loaded.nextvec_scan_longest(_at(rows), FORMATS.index(rows.dtype.name), len(rows), rows.shape[1])
+    else:
+        blocks = (rows[start : start + BLOCK].astype(np.float32) for start in range(0, len(rows), BLOCK))
+        square = max((float(np.einsum("nd,nd->n", block, block).max()) for block in blocks), default=0.0)
+    return float(np.sqrt(square)) * UP * (1 + rows.shape[1] * 2**-23) + 1e-30
+
+
+def products(
+    rows: Float[np.ndarray, "N D"], chosen: Int64[np.ndarray, " C"], query: Float32[np.ndarray, " D"]
+) -> Float32[np.ndarray, " C"]:
+    """The products that decide, of chosen rows with one query.
+
+    Two floats' product is exact in double. Lane ``j`` of 16 adds places ``j``,
+    ``j + 16``, ... in turn; the lanes' halves are added onto each other until
+    one is left, which is rounded to float32.
+    """
+    loaded = _loaded()
+    if loaded is not None:
+        out = np.empty(len(chosen), np.float32)
+        loaded.nextvec_scan_products(
+            _at(rows), FORMATS.index(rows.dtype.name), rows.shape[1], _at(chosen), len(chosen), _at(query), _at(out)
+        )
+        return out
+    width = -(-rows.shape[1] // 16) * 16
+    exact = np.zeros((len(chosen), width))
+    exact[:, : rows.shape[1]] = rows[chosen].astype(np.float64) * query.astype(np.float64)
+    lanes = np.zeros((len(chosen), 16))
+    for place in range(0, width, 16):
+        lanes += exact[:, place : place + 16]
+    for half in (8, 4, 2, 1):
+        lanes = lanes[:, :half] + lanes[:, half:]
+    return lanes[:, 0].astype(np.float32)
+
+
+def nearest(
+    parts: Sequence[Stored],
+    queries: Float32[np.ndarray, "Q D"],
+    k: int,
+    excluded: Sequence[Int64[np.ndarray, "..."]] | None = None,
+    allowed: Bool[np.ndarray, " A"] | None = None,
+    threads: int = 1,
+) -> Best:
+    """The ``k`` rows with the largest deciding products.
+
+    Args:
+        parts: all read as the same form, their names ascending.
+        queries: finite, and no longer than leaves products finite.
+        excluded: for each query, the names of rows that are no answer.
+        allowed: by name, the rows that may be; rows beyond its end may not.
+        threads: that read at the same time; few rows are read by fewer.
+    """
+    found: list[Best] = []
+    for block in _blocks(len(queries)):
+        beside, names = _read_beside(parts, queries[block]), None if excluded is None else excluded[block]
+        if _loaded() is None:
+            found.append(_nearest_torch(parts, beside, k, names, allowed))
+        else:
+            found.append(_nearest_compiled(parts, beside, k, names, allowed, threads))
+    if len(found) == 1:
+        return found[0]
+    return Best(
+        np.concatenate([best.scores for best in found]),
+        np.concatenate([best.rows for best in found]),
+        sum(best.decided for best in found),
+    )
+
+
+def above(
+    parts: Sequence[Stored],
+    queries: Float32[np.ndarray, "Q D"],
+    scores: Float32[np.ndarray, " Q"],
+    threads: int = 1,
+) -> tuple[Int64[np.ndarray, " Q"], Int64[np.ndarray, " Q"]]:
+    """For each query, how many rows have a larger deciding product than its score, and how many the very same."""
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    for block in _blocks(len(queries)):
+        beside = _read_beside(parts, queries[block])
+        if _loaded() is None:
+            found.append(_above_torch(parts, beside, scores[block]))
+        else:
+            found.append(_above_compiled(parts, beside, scores[block], threads))
+    return np.concatenate([higher for higher, _ in found]), np.concatenate([tied for _, tied in found])
+
+
+def best_of(
+    scores: Float32[np.ndarray, "Q C"], rows: Int64[np.ndarray, "Q C"], k: int
+) -> tuple[Float32[np.ndarray, "Q K"], Int64[np.ndarray, "Q K"]]:
+    """The ``k`` best of at least as many, the lower row first in a tie."""
+    order = np.lexsort((rows, -scores), axis=1)[:, :k]
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """An array that begins where a cache line does: reading one that does not touches two lines at every step."""
+    size = prod(shape) * dtype.itemsize
+    raw = np.empty(size + 64, np.uint8)
+    start = -_at(raw) % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _rounded(
+    rows: Float32[np.ndarray, "B D"], form: Format
+) -> tuple[Num[np.ndarray, "B D"], Float32[np.ndarray, " B"], Float32[np.ndarray, " B"]]:
+    """Codes, scales, and lengths of what they leave out, rounded up."""
+    scales = np.ones(len(rows), np.float32)
+    if form == "int8":
+        scales = np.abs(rows).max(axis=1, initial=0) / np.float32(127)
+        scales[scales < 1e-30] = 1  # a row of zeros, or nearly, is all error
+        codes = np.rint(rows / scales[:, None]).astype(np.int8)
+    else:
+        codes = rows.astype(form)
+    left_out = rows - codes.astype(np.float64) * scales[:, None]
+    return codes, scales, (_lengths(left_out) * UP).astype(np.float32)
+
+
+def _read_beside(parts: Sequence[Stored], queries: Float32[np.ndarray, "Q D"]) -> _Queries:
+    count, dim = queries.shape
+    vectors = aligned((count, dim), np.dtype(np.float32))
+    vectors[:] = queries
+    lengths = _lengths(vectors)
+    error = max(part.error for part in parts)
+    longest = max(part.longest for part in parts) + error  # of what the codes stand for, at most
+    codes, scales, lost = np.empty((0, 0), np.int16), np.empty(0, np.float32), 0.0
+    by_row = parts[0].codes.dtype == np.int8  # its errors are added row by row to what is read
+    if by_row:
+        most = min(32_767, (2**31 - 1) // (127 * dim))  # no sum leaves 32 bits
+        scales = (np.abs(vectors).max(axis=1) * np.float32(UP / most) + np.float32(1e-36)).astype(np.float32)
+        codes = aligned((count, dim), np.dtype(np.int16))
+        codes[:] = np.rint(vectors / scales[:, None])
+        lost = _lengths(vectors - codes * scales[:, None].astype(np.float64))
+    # 16 more roundings than the sum has: of the lengths, the scales, the deciding product and the comparison itself.
+    rounding = (dim + 16) * 2.0**-24 * UP * longest * (lengths + lost) + 1e-36
+    slack = longest * lost + rounding + (0 if by_row else error * lengths)
+    spread = slack + (2 * error * UP * lengths if by_row else 0)
+    return _Queries(vectors, codes, scales, *((bound * UP).astype(np.float32) for bound in (lengths, slack, spread)))
+
+
+def _lengths(vectors: Float[np.ndarray, "B D"]) -> Float64[np.ndarray, " B"]:
+    """Rounded up."""
+    return np.sqrt(np.einsum("bd,bd->b", vectors, vectors, dtype=np.float64)) * UP
+
+
+def _blocks(queries: int) -> Iterator[slice]:
+    return (slice(start, min(start + QUERIES, queries)) for start in range(0, max(queries, 1), QUERIES))
+
+
+# Compiled.
+
+_Pointer = ctypes.c_void_p
+
+
+class _StoredC(ctypes.Structure):
+    _fields_ = (
+        *((name, _Pointer) for name in ("codes", "rows", "scales", "errors")),
+        *((name, ctypes.c_int64) for name in ("first", "dim")),
+        *((name, ctypes.c_int32) for name in ("code", "row")),
+    )
+
+
+class _QueriesC(ctypes.Structure):
+    _fields_ = (
+        *((name, _Pointer) for name in ("vectors", "codes", "scales", "lengths", "slack")),
+        ("count", ctypes.c_int64),
+    )
+
+
+class _FilterC(ctypes.Structure):
+    _fields_ = (
+        ("allowed", _Pointer),
+        ("allowed_rows", ctypes.c_int64),
+        ("excluded", _Pointer),
+        ("words", ctypes.c_int64),
+    )
+
+
+class _BestC(ctypes.Structure):
+    _fields_ = (*((name, _Pointer) for name in ("scores", "rows", "filled")), ("k", ctypes.c_int64))
+
+
+class _ScratchC(ctypes.Structure):
+    _fields_ = tuple((name, _Pointer) for name in ("wide", "sums", "products"))
+
+
+@cache
+def _loaded() -> ctypes.CDLL | None:
+    """The compiled functions with their types; None where torch computes."""
+    loaded = library()
+    if loaded is None:
+        return None
+    pointer, whole = ctypes.POINTER, ctypes.c_int64
+    loaded.nextvec_scan_longest.argtypes = [_Pointer, ctypes.c_int32, whole, whole]
+    loaded.nextvec_scan_longest.restype = ctypes.c_float
+    loaded.nextvec_scan_products.argtypes = [_Pointer, ctypes.c_int32, whole, _Pointer, whole, _Pointer, _Pointer]
+    loaded.nextvec_scan_products.restype = None
+    rows = [pointer(_StoredC), pointer(_QueriesC), whole, whole]
+    loaded.nextvec_scan_mark.argtypes = [_Pointer, _Pointer, whole]
+    loaded.nextvec_scan_mark.restype = None
+    loaded.nextvec_scan_sort.argtypes = [pointer(_BestC), whole]
+    loaded.nextvec_scan_sort.restype = None
+    loaded.nextvec_scan_nearest.argtypes = [*rows, pointer(_FilterC), pointer(_BestC), pointer(_ScratchC)]
+    loaded.nextvec_scan_nearest.restype = whole
+    loaded.nextvec_scan_above.argtypes = [*rows, _Pointer, _Pointer, _Pointer, _Pointer, pointer(_ScratchC)]
+    loaded.nextvec_scan_above.restype = whole
+    return loaded
+
+
+def _at(array: np.ndarray) -> int:
+    if not array.flags.c_contiguous:
+        raise ValueError(f"an array of shape {array.shape} is not contiguous")
+    return array.__array_interface__["data"][0]
+
+
+def _queries_c(queries: _Queries) -> _QueriesC:
+    arrays = (queries.vectors, queries.codes, queries.scales, queries.lengths, queries.slack)
+    return _QueriesC(*map(_at, arrays), len(queries))
+
+
+class _Scratch:
+    """Room for one thread; it must live as long as the structure that points at it."""
+
+    def __init__(self, queries: _Queries) -> None:
+        dim, count = queries.vectors.shape[1], len(queries)
+        self._room = aligned((ROWS, dim + 2 * count), np.dtype(np.float32))
+        start = _at(self._room)
+        self.c = _ScratchC(start, start + 4 * ROWS * dim, start + 4 * ROWS * (dim + count))
+
+
+def _nearest_compiled(
+    parts: Sequence[Stored],
+    queries: _Queries,
+    k: int,
+    excluded: Sequence[Int64[np.ndarray, "..."]] | None,
+    allowed: Bool[np.ndarray, " A"] | None,
+    threads: int,
+) -> Best:
+    loaded = _loaded()
+    assert loaded is not None
+    mask = np.empty(0, bool) if allowed is None else np.ascontiguousarray(allowed)
+    bits = _marked(excluded, parts[-1].first + len(parts[-1]))
+    filters = _FilterC(None if allowed is None else _at(mask), len(mask), None if bits is None else _at(bits), 0)
+    filters.words = 0 if bits is None else bits.shape[1]
+    beside = _queries_c(queries)
+
+    def read(pieces: list[Piece]) -> Best:
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        rows = np.full((len(queries), k), -1, np.int64)
+        filled = np.zeros(len(queries), np.int64)
+        scratch, best = _Scratch(queries), _BestC(_at(scores), _at(rows), _at(filled), k)
+        decided = 0
+        for part, start, stop in pieces:
+            decided += loaded.nextvec_scan_nearest(part.c, beside, start, stop, filters, best, scratch.c)
+        loaded.nextvec_scan_sort(best, len(queries))
+        return Best(scores, rows, decided)
+
+    found = _side_by_side(read, _pieces(parts, queries, threads))
+    if len(found) == 1:
+        return found[0]
+    together = (np.concatenate([best.scores for best in found], 1), np.concatenate([best.rows for best in found], 1))
+    return Best(*best_of(*together, k), sum(best.decided for best in found))
+
+
+def _marked(excluded: Sequence[Int64[np.ndarray, "..."]] | None, names: int) -> UInt64[np.ndarray, "Q words"] | None:
+    """A bit for every name: to set ten thousand costs microseconds, to sort them a quarter of a millisecond."""
+    loaded = _loaded()
+    if excluded is None or loaded is None:
+        return None
+    bits = np.zeros((len(excluded), -(-names // 64)), np.uint64)
+    for own, barred in zip(bits, excluded, strict=True):
+        loaded.nextvec_scan_mark(_at(own), _at(np.ascontiguousarray(barred)), len(barred))
+    return bits
+
+
+def _above_compiled(
+    parts: Sequence[Stored], queries: _Queries, scores: Float32[np.ndarray, " Q"], threads: int
+) -> tuple[Int64[np.ndarray, " Q"], Int64[np.ndarray, " Q"]]:
+    loaded = _loaded()
+    assert loaded is not None
+    own = np.ascontiguousarray(scores)
+
+    def read(pieces: list[Piece]) -> Int64[np.ndarray, "2 Q"]:
+        counts = np.zeros((2, len(queries)), np.int64)
+        scratch, beside = _Scratch(queries), _queries_c(queries)
+        for part, start, stop in pieces:
+            loaded.nextvec_scan_above(
+                part.c, beside, start, stop, _at(own), _at(queries.spread), _at(counts[0]), _at(counts[1]), scratch.c
+            )
+        return counts
+
+    higher, tied = sum(_side_by_side(read, _pieces(parts, queries, threads)), np.zeros((2, len(queries)), np.int64))
+    return higher, tied
+
+
+def _pieces(parts: Sequence[Stored], queries: _Queries, threads: int) -> list[list[Piece]]:
+    """Equal shares of all rows, one for each thread that is worth its while, names ascending in each."""
+    rows = sum(map(len, parts))
+    work = rows * parts[0].codes.shape[1] * parts[0].codes.itemsize * max(1, len(queries) // 4)
+    shares = max(1, min(threads, work // LEAST))
+    edges = [rows * share // shares for share in range(shares + 1)]
+    pieces: list[list[Piece]] = [[] for _ in range(shares)]
+    begin = 0
+    for part in parts:
+        for share in range(shares):
+            start, stop = max(edges[share], begin), min(edges[share + 1], begin + len(part))
+            if start < stop:
+                pieces[share].append((part, start - begin, stop - begin))
+        begin += len(part)
+    return pieces
+
+
+def _side_by_side(read: Callable[[list[Piece]], T], pieces: list[list[Piece]]) -> list[T]:
+    """One thread a share; compiled code lets go of the interpreter. The first share is this thread's own."""
+    others = [_pool(len(pieces) - 1).submit(read, share) for share in pieces[1:]]
+    return [read(pieces[0]), *(other.result() for other in others)]
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="scan")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not live on in a copy of the process
+
+
+# Without compiled code.
+
+
+def _products_of_blocks(parts: Sequence[Stored], queries: _Queries) -> Iterator[tuple[Stored, int, Float32[np.ndarray, "Q B"]]]:
+    """The rows themselves are read, not their codes: numbers that a processor must widen first save it nothing."""
+    vectors = torch.from_numpy(queries.vectors)
+    for part in parts:
+        for start in range(0, len(part), BLOCK):
+            block = torch.from_numpy(np.array(part.rows[start : start + BLOCK])).float()
+            yield part, start, (vectors @ block.T).numpy()
+
+
+def _nearest_torch(
+    parts: Sequence[Stored],
+    queries: _Queries,
+    k: int,
+    excluded: Sequence[Int64[np.ndarray, "..."]] | None,
+    allowed: Bool[np.ndarray, " A"] | None,
+) -> Best:
+    scores = np.full((len(queries), k), -np.inf, np.float32)
+    rows = np.full((len(queries), k), -1, np.int64)
+    decided = 0
+    for part, start, read in _products_of_blocks(parts, queries):
+        names = np.arange(part.first + start, part.first + start + read.shape[1])
+        if allowed is not None:
+            may = np.zeros(len(names), bool)
+            known = allowed[names[0] : names[-1] + 1]
+            may[: len(known)] = known
+            read[:, ~may] = -np.inf
+        for q, barred in enumerate(excluded or ()):
+            read[q, barred[(barred >= names[0]) & (barred <= names[-1])] - names[0]] = -np.inf
+        for q in range(len(queries)):
+            # At least k rows of the block decide above its k-th best, less what reading may be wrong by.
+            own = np.partition(read[q], -k)[-k] - queries.slack[q] if read.shape[1] >= k else -np.inf
+            floor = max(scores[q, -1], own) - queries.slack[q]
+            chosen = np.flatnonzero((read[q] >= floor) & (read[q] > -np.inf))
+            decided += len(chosen)
+            exact = products(part.rows, start + chosen, queries.vectors[q])
+            found = (np.concatenate([scores[q], exact])[None], np.concatenate([rows[q], names[chosen]])[None])
+            scores[q : q + 1], rows[q : q + 1] = best_of(*found, k)
+    return Best(scores, rows, decided)
+
+
+def _above_torch(
+    parts: Sequence[Stored],
+    queries: _Queries,
+    scores: Float32[np.ndarray, " Q"],
+) -> tuple[Int64[np.ndarray, " Q"], Int64[np.ndarray, " Q"]]:
+    higher, tied = (np.zeros(len(queries), np.int64) for _ in range(2))
+    for part, start, read in _products_of_blocks(parts, queries):
+        for q in range(len(queries)):
+            surely = read[q] > scores[q] + queries.slack[q]
+            chosen = np.flatnonzero(~surely & (read[q] >= scores[q] - queries.slack[q]))
+            exact = products(part.rows, start + chosen, queries.vectors[q])
+            higher[q] += surely.sum() + (exact > scores[q]).sum()
+            tied[q] += (exact == scores[q]).sum()
+    return higher, tied

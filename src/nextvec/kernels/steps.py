@@ -1,0 +1,141 @@
+"""What a step computes beside its products with weights: exponential means, their mixture, and attention of one query.
+
+Torch takes some forty operations for it, each of which has more to do to begin
+than to do. These take six calls. They stand in for the same lines of
+:mod:`nextvec.models` where there is compiled code; each says which.
+"""
+
+# Axes: B passages, T positions, D width, K means, F features, N heads, P places, E keys, V values.
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from jaxtyping import Bool, Float32
+from torch import Tensor
+
+from nextvec.kernels import library
+
+_Pointer, _Whole = ctypes.c_void_p, ctypes.c_int64
+ARGUMENTS = {
+    "means": [*4 * [_Pointer], *4 * [_Whole], *2 * [_Pointer]],
+    "features": [*2 * [_Pointer], *3 * [_Whole], _Pointer],
+    "mix": [*4 * [_Pointer], *3 * [_Whole], _Pointer],
+    "finish": [*3 * [_Pointer], *2 * [_Whole], _Pointer],
+    "attend": [*5 * [_Pointer], *5 * [_Whole], _Pointer],
+    "recall": [*7 * [_Pointer], *4 * [_Whole], _Pointer],
+}
+
+
+def compiled() -> bool:
+    """Whether these can be called."""
+    return library() is not None
+
+
+def means(
+    x_BTD: Float32[Tensor, "B T D"],
+    centre_D: Float32[Tensor, " D"],
+    decays_K: Float32[Tensor, " K"],
+    carried_BKD: Float32[Tensor, "B K D"],
+) -> tuple[Float32[Tensor, "B T D"], Float32[Tensor, "B T K D"]]:
+    """The centred passage and its exponential means at every position, as ``ExponentialMeans`` takes them."""
+    (batch, length, dim), count = x_BTD.shape, len(decays_K)
+    centred_BTD, means_BTKD = torch.empty(batch, length, dim), torch.empty(batch, length, count, dim)
+    x_BTD, carried_BKD = x_BTD.contiguous(), carried_BKD.contiguous()
+    _loaded()["means"](*_at(x_BTD, centre_D, decays_K, carried_BKD), batch, length, count, dim, *_at(centred_BTD, means_BTKD))
+    return centred_BTD, means_BTKD
+
+
+def features(centred_BTD: Float32[Tensor, "B T D"], means_BTKD: Float32[Tensor, "B T K D"]) -> Float32[Tensor, "B T F"]:
+    """``Trunk.features``: F is 3 K - 1."""
+    batch, length, count, dim = means_BTKD.shape
+    out_BTF = torch.empty(batch, length, 3 * count - 1)
+    centred_BTD, means_BTKD = centred_BTD.contiguous(), means_BTKD.contiguous()
+    _loaded()["features"](*_at(centred_BTD, means_BTKD), batch * length, count, dim, *_at(out_BTF))
+    return out_BTF
+
+
+def mix(
+    means_BTKD: Float32[Tensor, "B T K D"],
+    weights_KD: Float32[Tensor, "K D"],
+    gates_BTK: Float32[Tensor, "B T K"] | None,
+    bias_D: Float32[Tensor, " D"],
+) -> Float32[Tensor, "B T D"]:
+    """``Trunk.mix``."""
+    batch, length, count, dim = means_BTKD.shape
+    out_BTD = torch.empty(batch, length, dim)
+    means_BTKD, gates_BTK = means_BTKD.contiguous(), None if gates_BTK is None else gates_BTK.contiguous()
+    _loaded()["mix"](*_at(means_BTKD, weights_KD, gates_BTK, bias_D), batch * length, count, dim, *_at(out_BTD))
+    return out_BTD
+
+
+def finish(
+    mixed_BTD: Float32[Tensor, "B T D"], residual_BTD: Float32[Tensor, "B T D"], scale_D: Float32[Tensor, " D"]
+) -> Float32[Tensor, "B T D"]:
+    """``Trunk.finish``."""
+    batch, length, dim = mixed_BTD.shape
+    out_BTD = torch.empty(batch, length, dim)
+    mixed_BTD, residual_BTD = mixed_BTD.contiguous(), residual_BTD.contiguous()
+    _loaded()["finish"](*_at(mixed_BTD, residual_BTD, scale_D), batch * length, dim, *_at(out_BTD))
+    return out_BTD
+
+
+def attend(
+    query_BE: Float32[Tensor, "B E"],
+    keys_BPE: Float32[Tensor, "B P E"],
+    values_BPV: Float32[Tensor, "B P V"],
+    filled_BP: Bool[Tensor, "B P"],
+    slopes_N: Float32[Tensor, " N"],
+) -> Float32[Tensor, "B V"]:
+    """``WindowAttention`` of the newest position of each passage, which may see all of these places, its own the last.
+
+    Raises:
+        MemoryError: no room for the scores.
+    """
+    batch, places, wide = values_BPV.shape
+    heads = len(slopes_N)
+    out_BV = torch.empty(batch, wide)
+    inputs = [part.contiguous() for part in (query_BE, keys_BPE, values_BPV, filled_BP)]
+    sizes = (batch, places, heads, query_BE.shape[1] // heads, wide // heads)
+    _done(_loaded()["attend"](*_at(*inputs, slopes_N), *sizes, *_at(out_BV)))
+    return out_BV
+
+
+def recall(
+    query_BD: Float32[Tensor, "B D"],
+    rows_BPD: Float32[Tensor, "B P D"],
+    written_BP: Float32[Tensor, "B P"],
+    filled_BP: Bool[Tensor, "B P"],
+    heads: tuple[Float32[Tensor, " 2"], Float32[Tensor, " 2"], Float32[Tensor, " 2"]],
+    size: int,
+) -> Float32[Tensor, "B 2 D"]:
+    """``WorkingMemory`` at the newest of these places; ``heads`` are sharpness, fading and sink.
+
+    Raises:
+        MemoryError: no room for the scores.
+    """
+    batch, places, dim = rows_BPD.shape
+    out_BRD = torch.empty(batch, 2, dim)
+    inputs = [part.contiguous() for part in (query_BD, rows_BPD, written_BP, filled_BP)]
+    _done(_loaded()["recall"](*_at(*inputs, *heads), batch, places, size, dim, *_at(out_BRD)))
+    return out_BRD
+
+
+def _at(*tensors: Tensor | None) -> list[int | None]:
+    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+
+def _done(done: int) -> None:
+    if not done:
+        raise MemoryError("no memory for the scores of a step")
+
+
+@cache
+def _loaded() -> dict[str, Callable[..., int]]:
+    loaded = library()
+    assert loaded is not None, "callers ask compiled() first"
+    functions = {name: getattr(loaded, f"nextvec_steps_{name}") for name in ARGUMENTS}
+    for name, function in functions.items():
+        function.argtypes = ARGUMENTS[name]
+    return functions

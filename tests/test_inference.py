@@ -1,0 +1,407 @@
+"""Sessions answer what the model answers, whatever the road: one vector at a time, many, many sessions, restored."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import nextvec as nv
+from nextvec.bank import Bank
+from nextvec.errors import DataError, RunError
+from nextvec.inference import Engine, Session
+from nextvec.inference.copies import SAME, Copies
+from nextvec.kernels.weights import FORMATS
+from nextvec.models import GRU, LSTM, Hierarchical, LinearRecurrence, MemoryGRU, Recurrent, Transformer
+from nextvec.models.baselines import CopyLast
+from nextvec.models.packed import Weights, pack
+from tests.conftest import walk_bank
+
+DIM = 16
+CENTRE = torch.zeros(DIM)
+MODELS: dict[str, Any] = {
+    "gru": lambda: GRU(CENTRE, 0.5, hidden=160, layers=2),
+    "lstm": lambda: LSTM(CENTRE, 0.5, hidden=160),
+    "transformer": lambda: Transformer(CENTRE, 0.5, hidden=128, layers=2, heads=4, window=12),
+    "memory": lambda: MemoryGRU(CENTRE, 0.5, hidden=160, slots=1024, working=10),
+    "hierarchical": lambda: Hierarchical(CENTRE, 0.5, hidden=160, chunk=7),
+    "linear": lambda: LinearRecurrence(CENTRE, 0.5, hidden=160),
+}
+
+
+def alive(make: Any) -> Recurrent[Any]:
+    """A model whose every part speaks: zero weights are filled."""
+    torch.manual_seed(3)
+    model = make()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.abs().sum():
+                parameter.normal_(0, 0.1)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def bank() -> Bank:
+    return walk_bank(documents=6, dim=DIM)
+
+
+def vectors(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, DIM)).astype(np.float32)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def same(a: Session, b: Session) -> bool:
+    return a.snapshot() == b.snapshot()
+
+
+@pytest.mark.parametrize("weights", FORMATS)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_session_says_what_the_model_says(name: str, weights: Weights, bank: Bank) -> None:
+    packed = pack(alive(MODELS[name]), weights)
+    engine = Engine(packed, bank)
+    read = vectors(33)
+    with torch.inference_mode():
+        expected = packed(torch.from_numpy(unit(read))[None])[0].numpy()
+    one, many = engine.session(), engine.session()
+    for t, vector in enumerate(read):
+        np.testing.assert_allclose(one.push(vector.astype(np.float64)), expected[t], atol=2e-5)
+    np.testing.assert_allclose(many.push_many(read), expected[-1], atol=2e-5)
+    assert one.length == many.length == 33
+
+
+@pytest.mark.parametrize("name", MODELS)
+@settings(max_examples=8)
+@given(lengths=st.lists(st.integers(0, 20), min_size=1, max_size=6), seed=st.integers(0, 1000))
+def test_many_sessions_step_as_each_alone(name: str, lengths: list[int], seed: int) -> None:
+    engine = Engine(pack(alive(MODELS[name]), "float32"), walk_bank(documents=2, dim=DIM))
+    together, alone = [engine.session() for _ in lengths], [engine.session() for _ in lengths]
+    for a, b, length in zip(together, alone, lengths, strict=True):
+        for session in (a, b):
+            if length:
+                session.push_many(vectors(length, seed + length))
+    coming = vectors(len(lengths), seed)
+    for _ in range(2):
+        predicted = engine.step(together, coming)
+        for session, vector, row in zip(alone, coming, predicted, strict=True):
+            np.testing.assert_allclose(session.push(vector), row, atol=2e-5)
+    assert [s.length for s in together] == [n + 2 for n in lengths]
+
+
+def test_a_session_owns_its_state(bank: Bank) -> None:
+    engine = Engine(pack(alive(MODELS["gru"]), "float32"), bank)
+    sessions = [engine.session() for _ in range(8)]
+    engine.step(sessions, vectors(8))
+    for leaf in sessions[0].state:
+        assert leaf.untyped_storage().nbytes() == leaf.numel() * leaf.element_size()
+
+
+BAD = {
+    "NaN": (np.array([np.nan] * DIM, np.float32), "not finite"),
+    "infinity": (np.array([np.inf] + [0.0] * (DIM - 1)), "not finite"),
+    "too large for float32": (np.full(DIM, 1e300), "not finite"),
+    "zero": (np.zeros(DIM, np.float16), "zero"),
+    "too wide": (np.ones(DIM + 1, np.float32), rf"want \[vectors, {DIM}\]"),
+    "two at once": (np.ones((2, DIM), np.float32), r"want \[vectors"),
+    "whole numbers": (np.ones(DIM, np.int64), "want float16, float32 or float64"),
+    "words": (np.array(["a"] * DIM), "want float16"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("bad", BAD)
+def test_what_cannot_be_read_leaves_the_session_as_it_was(name: str, bad: str, bank: Bank) -> None:
+    engine = Engine(pack(alive(MODELS[name]), "float32"), bank)
+    session, other = engine.session(), engine.session()
+    session.push_many(vectors(5))
+    before, told = session.snapshot(), session.predict(3)
+    vector, message = BAD[bad]
+    with pytest.raises(DataError, match=message):
+        session.push(vector)
+    with pytest.raises(DataError, match=message):
+        session.push_many(vector[None])
+    if vector.shape == (DIM,) and vector.dtype.kind == "f":
+        with pytest.raises(DataError, match=message):
+            engine.step([other, session], np.stack([vectors(1)[0], vector]))
+    assert other.length == 0
+    assert session.snapshot() == before
+    assert session.predict(3) == told
+
+
+def test_misuse_of_a_session_is_one_line(bank: Bank) -> None:
+    engine = Engine(pack(alive(MODELS["gru"]), "float32"), bank)
+    session = engine.session()
+    with pytest.raises(DataError, match="push a vector first"):
+        session.predict()
+    with pytest.raises(DataError, match="at least one"):
+        session.push_many(np.empty((0, DIM), np.float32))
+    with pytest.raises(DataError, match="each session once"):
+        engine.step([session, session], vectors(2))
+    with pytest.raises(DataError, match="vectors of encoder other@1"):
+        engine.session(encoder="other@1")
+    with pytest.raises(DataError, match="holds vectors only"):
+        session.push_text("words")
+    session.push(vectors(1)[0])
+    with pytest.raises(DataError, match="no document 99"):
+        session.predict(documents=[99])
+    with pytest.raises(DataError, match="width 16, the bank holds width 4"):
+        Engine(alive(MODELS["gru"]), walk_bank(dim=4))
+
+
+def test_a_broken_model_moves_nobody(bank: Bank) -> None:
+    model = alive(MODELS["gru"])
+    engine = Engine(pack(model, "float32"), bank)
+    session = engine.session()
+    session.push_many(vectors(4))
+    before = session.snapshot()
+    engine.model.trunk.scale.fill_(float("nan"))
+    for move in (lambda: session.push(vectors(1)[0]), lambda: session.push_many(vectors(3))):
+        with pytest.raises(RunError, match="not finite"):
+            move()
+    assert session.length == 4
+    assert session.snapshot() == before
+
+
+def brute_force(
+    bank: Bank, context: np.ndarray, prediction: np.ndarray, k: int, allowed: np.ndarray | None = None
+) -> list[int]:
+    rows = bank.rows.astype(np.float32)
+    scores = rows @ prediction
+    scores[(unit(rows) @ unit(context).T).max(1) >= SAME] = -np.inf
+    if allowed is not None:
+        scores[~allowed] = -np.inf
+    return [int(row) for row in np.argsort(-scores, kind="stable")[:k] if np.isfinite(scores[row])]
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(1, 4)), min_size=1, max_size=6), st.integers(0, 10))
+def test_what_was_read_is_left_out(reads: list[tuple[int, int]], seed: int) -> None:
+    """The context is rows of a bank in which each row stands three times, read in turns of predicting and pushing."""
+    rng = np.random.default_rng(seed)
+    rows = np.tile(unit(rng.standard_normal((12, DIM))), (3, 1)).astype(np.float32)
+    bank = Bank.from_numpy(rows, [18, 18])
+    session = Engine(CopyLast(DIM), bank).session()
+    context = np.empty((0, DIM), np.float32)
+    for first, count in reads:
+        new = rows[first : first + count]
+        session.push_many(new)
+        context = np.concatenate([context, new])
+        assert session.prediction is not None
+        assert [e.row for e in session.predict(7)] == brute_force(bank, context, session.prediction, 7)
+        allowed = np.arange(36) < 18
+        assert [e.row for e in session.predict(7, documents=[0])] == brute_force(bank, context, session.prediction, 7, allowed)
+
+
+@given(st.integers(0, 1000), st.sampled_from([1e-6, 1e-4, 5e-3, 1.3e-2, 1.6e-2, 0.1]))
+def test_no_copy_is_missed_and_none_is_made_up(seed: int, noise: float) -> None:
+    rng = np.random.default_rng(seed)
+    rows = unit(rng.standard_normal((300, 48))).astype(np.float32)
+    near = rows[rng.integers(0, 300, 20)] + noise * unit(rng.standard_normal((20, 48)))
+    near = unit(near).astype(np.float32)
+    products = near.astype(np.float64) @ rows.T.astype(np.float64)
+    found = np.zeros_like(products, dtype=bool)
+    found[Copies(rows).pairs(near)] = True
+    clear = np.abs(products - SAME) > 1e-6
+    assert (found == (products >= SAME))[clear].all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_snapshot_goes_on_in_another_process_to_the_bit(name: str, bank: Bank, tmp_path: Path) -> None:
+    engine = Engine(pack(alive(MODELS[name]), "int8"), bank)
+    session = engine.session()
+    session.push_many(vectors(20))
+    (tmp_path / "session").write_bytes(session.snapshot())
+    code = """
+import sys, numpy as np, torch
+torch.set_num_threads(1)
+sys.path.insert(0, ".")
+from tests.test_inference import MODELS, Engine, alive, pack, vectors, walk_bank, DIM
+engine = Engine(pack(alive(MODELS[sys.argv[1]]), "int8"), walk_bank(documents=6, dim=DIM))
+session = engine.restore(open(sys.argv[2], "rb").read())
+predicted = [session.push(v) for v in vectors(5, seed=9)]
+found = session.predict(4)
+np.savez(sys.argv[3], predicted=predicted, rows=[e.row for e in found], scores=[e.score for e in found])
+"""
+    out = tmp_path / "answers.npz"
+    command = [sys.executable, "-c", code, name, str(tmp_path / "session"), str(out)]
+    subprocess.run(command, check=True, cwd=Path(__file__).parent.parent)
+    answers = np.load(out)
+    assert (answers["predicted"] == np.array([session.push(v) for v in vectors(5, seed=9)])).all()
+    assert answers["rows"].tolist() == [e.row for e in session.predict(4)]
+    assert answers["scores"].tolist() == [e.score for e in session.predict(4)]
+
+
+@given(st.data())
+def test_a_damaged_snapshot_is_refused(data: st.DataObject) -> None:
+    engine = Engine(CopyLast(DIM), walk_bank(documents=2, dim=DIM))
+    session = engine.session()
+    session.push_many(vectors(3))
+    whole = session.snapshot()
+    if data.draw(st.booleans()):
+        damaged = whole[: data.draw(st.integers(0, len(whole) - 1))]
+    else:
+        flipped = bytearray(whole)
+        flipped[data.draw(st.integers(0, len(whole) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+        damaged = bytes(flipped)
+    with pytest.raises(DataError, match="snapshot"):
+        engine.restore(damaged)
+
+
+def test_a_snapshot_of_another_model_or_bank_is_refused(bank: Bank) -> None:
+    model = alive(MODELS["gru"])
+    engine = Engine(pack(model, "float32"), bank)
+    session = engine.session()
+    session.push(vectors(1)[0])
+    data = session.snapshot()
+    assert same(engine.restore(data), session)
+    with pytest.raises(DataError, match="is of model"):
+        Engine(pack(model, "bfloat16"), bank).restore(data)
+    with pytest.raises(DataError, match="goes with bank"):
+        Engine(pack(model, "float32"), walk_bank(documents=3, dim=DIM)).restore(data)
+    with pytest.raises(DataError, match="at most"):
+        engine.restore(data + b"\\0" * 2**30)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    bank = walk_bank(documents=16, length=80, dim=DIM)
+    table = {
+        "vector": list(np.asarray(bank.rows, np.float32)),
+        "document": [f"d{m:02}" for m in bank.document_of(np.arange(len(bank)))],
+        "index": np.arange(len(bank)),
+    }
+    pq.write_table(pa.table(table), folder / "rows.parquet")
+    nv.ingest(folder / "rows.parquet", folder / "bank")
+    small = nv.TrainSettings(context=20, batch=4, updates=20, hidden=16, slots=16, pool=50)
+    run = nv.begin(folder / "run", "default", small, nv.Bank.open(folder / "bank"))
+    for _ in nv.train(run, nv.Bank.open(folder / "bank")):
+        pass
+    return folder
+
+
+def predict(folder: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "nextvec.cli.main", "predict", str(folder / "run"), *arguments]
+
+
+def test_a_file_of_contexts_gets_what_sessions_get(trained: Path, tmp_path: Path) -> None:
+    for source, at in (("bank", "every"), ("rows.parquet", "last"), ("rows.parquet", "every")):
+        out = tmp_path / f"{source}-{at}.parquet"
+        command = predict(trained, "--input", str(trained / source), "--output", str(out), "--at", at, "-k", "4", "--vectors")
+        subprocess.run(command, check=True, capture_output=True)
+        table = pq.read_table(out).to_pylist()
+        engine = Engine.open(trained / "run")
+        bank = engine.bank
+        expected = []
+        for m in range(bank.num_documents):
+            session = engine.session()
+            for t, vector in enumerate(bank.document(m)):
+                session.push(vector)
+                if at == "every" or t == len(bank.document(m)) - 1:
+                    expected.append((bank.ids[m], t, session.prediction, session.predict(4)))
+        assert len(table) == len(expected)
+        starts = {name: int(bank.offsets[m]) for m, name in enumerate(bank.ids)}
+        for line, (name, t, prediction, found) in zip(table, expected, strict=True):
+            assert line["document"] == name
+            assert line["index"] == t + (starts[name] if source == "rows.parquet" else 0)
+            np.testing.assert_allclose(line["vector"], prediction, atol=2e-5)
+            np.testing.assert_allclose(line["score"], [e.score for e in found], atol=2e-5)
+            assert line["expected"] == [e.row for e in found]
+            assert not set(line["expected"]) & set(range(starts[name], starts[name] + t + 1))
+
+
+def test_a_killed_batch_goes_on_and_ends_the_same(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = """
+import sys, time
+from nextvec.inference import batch
+batch.PART = 60
+table = batch._table
+def slow(*arguments):
+    time.sleep(float(sys.argv.pop()))
+    sys.argv.append("0.15")
+    return table(*arguments)
+batch._table = slow
+from nextvec.cli.main import main
+sys.exit(main(sys.argv[1:-1]))
+"""
+    outs = [tmp_path / "whole.parquet", tmp_path / "killed.parquet"]
+    commands = [
+        [
+            sys.executable,
+            "-c",
+            small,
+            "predict",
+            str(trained / "run"),
+            "--input",
+            str(trained / "bank"),
+            "--output",
+            str(out),
+            "0",
+        ]
+        for out in outs
+    ]
+    subprocess.run(commands[0], check=True, capture_output=True)
+    process = subprocess.Popen(commands[1], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    parts = tmp_path / ".killed.parquet.parts"
+    while len(list(parts.glob("*.parquet"))) < 3:
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not outs[1].exists()
+    kept = {file: file.stat().st_mtime_ns for file in parts.glob("*.parquet")}
+    other = subprocess.run([*commands[1][:-1], "-k", "3", "0"], capture_output=True, text=True, check=False)
+    assert other.returncode == 2
+    assert "other settings" in other.stderr
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+    subprocess.run(commands[1], check=True, capture_output=True)
+    assert outs[1].read_bytes() == outs[0].read_bytes()
+    assert not parts.exists()
+    again = subprocess.run(commands[1], check=True, capture_output=True, text=True)
+    assert "predictions" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"document": ["a", "b", "a"], "index": [0, 0, 1]}, "goes on after another began"),
+        ({"document": ["a", "a", "a"], "index": [0, 2, 1]}, "index 1 after 2"),
+        ({"document": ["a", "a", "a"], "index": [0.5, 1.5, 2.5]}, "want whole numbers"),
+        ({"document": ["a", None, "b"], "index": [0, 1, 2]}, "is missing"),
+        ({"document": ["a", "a", "b"]}, "no column 'index'"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line(trained: Path, tmp_path: Path, columns: dict[str, Any], message: str) -> None:
+    rows = [unit(v).tolist() for v in vectors(3)]
+    pq.write_table(pa.table({**columns, "vector": rows}), tmp_path / "in.parquet")
+    refused(trained, tmp_path, message)
+
+
+@pytest.mark.parametrize(
+    ("vector", "message"), [([1.0, 2.0], "are 2 wide"), ([float("nan")] * DIM, "not finite"), ([0.0] * DIM, "is zero")]
+)
+def test_a_file_with_a_bad_vector_names_its_document(trained: Path, tmp_path: Path, vector: list[float], message: str) -> None:
+    rows = [vectors(1)[0].tolist(), vector]
+    pq.write_table(pa.table({"document": ["a", "b"], "index": [0, 0], "vector": rows}), tmp_path / "in.parquet")
+    refused(trained, tmp_path, f"document 'b': .*{message}|document 'b'.*{message}")
+
+
+def refused(trained: Path, folder: Path, message: str) -> None:
+    command = predict(trained, "--input", str(folder / "in.parquet"), "--output", str(folder / "out.parquet"))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert re.search(message, done.stderr)
+    assert not (folder / "out.parquet").exists()

@@ -1,0 +1,250 @@
+"""A packed model answers as the model does whose weights were rounded as its own were, and keeps every law of models."""
+
+import pickle
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from nextvec.errors import DataError, SettingsError
+from nextvec.kernels.weights import Stage
+from nextvec.models import GRU, Hierarchical, MemoryGRU, PublishedMemoryGRU, Recurrent, SummaryCache, packed
+from nextvec.models.packed import PackedChain, PackedGRU, PackedLinear, PackedLSTM, Unit, Weights, best, pack, weight_bytes
+from tests.laws.test_models import (
+    DIM,
+    MODELS,
+    centre,
+    check_future_never_reaches_past,
+    check_passages_do_not_meet,
+    check_step_is_forward,
+    check_unit_length,
+    passage,
+    shaken,
+    stepped,
+)
+
+FORMATS: tuple[Weights, ...] = ("float32", "bfloat16", "int8")
+UNTRAINED = ("copy last", "exponential mean", "mean of all", "constant", "successor")
+
+every_model = pytest.mark.parametrize("make", MODELS.values(), ids=list(MODELS))
+every_format = pytest.mark.parametrize("weights", FORMATS)
+shapes = {"batch": st.integers(1, 4), "length": st.integers(1, 40), "seed": st.integers(0, 2**31)}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_layers_are_packed_too() -> Any:
+    """The laws' models are small; all that could be packed in a large one shall be."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed, "FEWEST", 1)
+        yield
+
+
+def plain_stage(stage: Stage) -> nn.Module:
+    if stage.w is None and stage.scale is None:
+        return {"gelu": nn.GELU(), "unit": Unit(), "softmax": nn.Softmax(-1)}[stage.kind]
+    if stage.w is None:
+        layer: nn.Module = nn.LayerNorm(len(stage.scale), stage.epsilon)
+        layer.load_state_dict({"weight": stage.scale, "bias": stage.bias})
+    else:
+        layer = nn.Linear(stage.w.width, stage.w.rows, bias=stage.bias is not None)
+        layer.load_state_dict({"weight": stage.w.widened()} | ({} if stage.bias is None else {"bias": stage.bias}))
+    return layer
+
+
+def unpacked(module: nn.Module) -> nn.Module:
+    """A copy with torch's own layers, of the weights that the packed ones stand for."""
+    module = deepcopy(module)
+    if isinstance(module, PackedLinear):
+        return plain_stage(Stage("product", module.matrix, bias=module.bias))
+    if isinstance(module, PackedChain):
+        return nn.Sequential(*map(plain_stage, module.chain.stages))
+    if isinstance(module, PackedGRU | PackedLSTM):
+        kind = nn.GRU if isinstance(module, PackedGRU) else nn.LSTM
+        recurrence = kind(module.cells[0].input.width, module.hidden_size, module.num_layers, batch_first=True)
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        state = {
+            f"{name}_l{n}": part
+            for n, cell in enumerate(module.cells)
+            for name, part in zip(names, cell.widened(), strict=True)
+        }
+        recurrence.load_state_dict(state)
+        return recurrence
+    for name, child in module.named_children():
+        setattr(module, name, unpacked(child))
+    return module
+
+
+@every_model
+@given(**shapes)
+@torch.no_grad()
+def test_float32_weights_answer_as_the_model_does(
+    make: Callable[[], Recurrent[Any]], batch: int, length: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    model, x = shaken(make()), passage(batch, length)
+    ours = pack(model, "float32")
+    torch.testing.assert_close(ours(x), model(x), rtol=0, atol=1e-5)
+    torch.testing.assert_close(stepped(ours, x), stepped(model, x), rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours.last(x), model.last(x), rtol=0, atol=1e-5)
+
+
+@every_model
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+@given(**shapes)
+@torch.no_grad()
+def test_rounded_weights_change_an_answer_by_their_rounding_alone(
+    make: Callable[[], Recurrent[Any]], weights: Weights, batch: int, length: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    ours, x = pack(shaken(make()), weights), passage(batch, length)
+    torch.testing.assert_close(ours(x), unpacked(ours)(x), rtol=0, atol=1e-5)
+
+
+@every_model
+@every_format
+@given(**shapes)
+def test_packed_models_keep_the_laws(
+    make: Callable[[], Recurrent[Any]], weights: Weights, batch: int, length: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    model, x = pack(shaken(make()), weights), passage(batch, length)
+    check_step_is_forward(model, x)
+    check_future_never_reaches_past(model, x, cut=max(1, length // 2))
+    check_passages_do_not_meet(model, x)
+    check_unit_length(model, x)
+
+
+@every_model
+def test_a_state_that_was_read_from_can_be_read_from_again(make: Callable[[], Recurrent[Any]]) -> None:
+    torch.manual_seed(0)
+    model, x = pack(shaken(make()), "float32"), passage(2, 12)
+    with torch.no_grad():
+        state, _ = model.run(model.start(2), x[:, :9])
+        first, second = (model.step(state, x[:, 9])[1] for _ in range(2))
+        assert torch.equal(first, second)
+
+
+@every_model
+@every_format
+def test_copies_and_pickles_answer_alike(make: Callable[[], Recurrent[Any]], weights: Weights) -> None:
+    torch.manual_seed(0)
+    model, x = pack(shaken(make()), weights), passage(2, 5)
+    with torch.no_grad():
+        before = model(x).clone()
+        copies = [deepcopy(model), pickle.loads(pickle.dumps(model))]
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.zero_()
+        for copy in copies:
+            assert torch.equal(copy(x), before)
+
+
+@every_model
+def test_the_model_itself_stays_as_it_was(make: Callable[[], Recurrent[Any]]) -> None:
+    torch.manual_seed(0)
+    model = shaken(make()).train()
+    before, x = deepcopy(model.state_dict()), passage(2, 5)
+    ours = pack(model, "int8")
+    with torch.no_grad():
+        ours(x)
+    assert model.training
+    assert not ours.training
+    assert not any(parameter.requires_grad for parameter in ours.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", UNTRAINED)
+def test_what_learns_nothing_is_not_rounded(name: str) -> None:
+    torch.manual_seed(0)
+    model, x = MODELS[name]().eval(), passage(2, 9)
+    assert torch.equal(pack(model, "int8")(x), model(x))
+
+
+def test_small_matrices_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "FEWEST", 32)
+    model = pack(MemoryGRU(centre(), 0.5, hidden=40, slots=0), "int8")
+    assert isinstance(model, MemoryGRU)
+    assert isinstance(model.write, nn.Linear)
+    assert isinstance(model.content, PackedLinear)
+
+
+def test_a_step_reads_a_quarter_of_the_bytes_with_int8() -> None:
+    model = GRU(torch.zeros(64), 0.5, hidden=128, layers=2)
+    plain, exact, half, quarter = (weight_bytes(m) for m in (model, *(pack(model, weights) for weights in FORMATS)))
+    assert plain == 4 * (sum(p.numel() for p in model.parameters()) + 64)
+    assert exact == pytest.approx(plain, rel=0.001)
+    assert half == pytest.approx(plain / 2, rel=0.05)
+    assert quarter == pytest.approx(plain / 4, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "level, expected", [("avx512", "int8"), ("avx2", "bfloat16"), ("any", "bfloat16"), ("torch", "float32")]
+)
+def test_the_format_suits_the_processor(level: str, expected: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "name", lambda: level)
+    assert best() == expected
+
+
+@torch.no_grad()
+def test_the_published_memory_is_the_one_of_the_moment_of_packing() -> None:
+    torch.manual_seed(0)
+    model, x = shaken(PublishedMemoryGRU(DIM, hidden=8, layers=2, slots=16)), passage(3, 9)
+    assert isinstance(model, PublishedMemoryGRU)
+    before = pack(model, "float32")
+    expected = model(x)
+    model.remember(x)
+    torch.testing.assert_close(before(x), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(pack(model, "float32")(x), model(x), rtol=0, atol=1e-5)
+
+
+@every_format
+@torch.no_grad()
+def test_summaries_of_a_packed_hierarchy_are_kept_and_forgotten_with_its_weights(weights: Weights) -> None:
+    torch.manual_seed(0)
+    model = pack(shaken(Hierarchical(centre(), 0.5, hidden=8, chunk=7)), weights)
+    assert isinstance(model, Hierarchical)
+    cache, x = SummaryCache(model), passage(1, 23)[0]
+    for _ in range(2):
+        torch.testing.assert_close(cache.predict(x), model(x[None])[0, -1], rtol=0, atol=1e-5)
+    assert (cache.hits, cache.misses) == (3, 3)
+    next(buffer for name, buffer in model.local.named_buffers() if "weight_ih" in name).zero_()
+    torch.testing.assert_close(cache.predict(x), model(x[None])[0, -1], rtol=0, atol=1e-5)
+    assert cache.misses == 6
+
+
+class Backwards(GRU):
+    def __init__(self) -> None:
+        super().__init__(centre(), 0.5, hidden=4)
+        self.recurrence = nn.GRU(DIM, 4, batch_first=True, bidirectional=True)
+
+
+class Odd(GRU):
+    """The step of a batch of one forgets its state: what the laws are there to catch."""
+
+    def run(self, state: Any, x_BTD: Tensor) -> Any:
+        return super().run(self.start(len(x_BTD)) if x_BTD.shape[1] == 1 else state, x_BTD)
+
+
+def test_what_cannot_be_packed_is_refused_in_one_line() -> None:
+    broken = GRU(centre(), 0.5, hidden=4)
+    with torch.no_grad():
+        broken.residual.weight[0, 0] = torch.nan
+    cases: list[tuple[Recurrent[Any], type[Exception], str]] = [
+        (GRU(centre(), 0.5, hidden=4).double(), SettingsError, "float64"),
+        (Backwards(), SettingsError, "direction"),
+        (broken, DataError, "finite"),
+    ]
+    for model, kind, word in cases:
+        with pytest.raises(kind, match=word) as raised:
+            pack(model, "int8")
+        assert "\n" not in str(raised.value)
+
+
+def test_a_packed_model_that_breaks_a_law_is_caught() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(AssertionError):
+        check_step_is_forward(pack(shaken(Odd(centre(), 0.5, hidden=8)), "int8"), passage(1, 5))
