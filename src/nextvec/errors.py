@@ -19,3 +19,7 @@ class RunError(NextvecError):
 
 class ExamError(NextvecError):
     """An exam that cannot be sat, or two reports that cannot be compared."""
+
+
+class ServingError(NextvecError):
+    """A server, its sessions or a rollout that cannot do what was asked."""

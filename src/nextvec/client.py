@@ -1,0 +1,346 @@
+"""A client of ``nextvec serve``::
+
+    with Client("http://127.0.0.1:8080") as client:
+        session = client.session("me")
+        session.append(vectors)
+        for expected in session.predict(k=5).expected:
+            print(expected.score, expected.document)
+
+An append carries a number, so that it can be sent again after a lost
+connection without being applied twice. :class:`AsyncClient` is the same, awaited.
+"""
+
+# Axes: T vectors, D width.
+
+import asyncio
+import json
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+import httpx
+import numpy as np
+
+from nextvec.errors import NextvecError
+
+TRIES, FIRST_WAIT = 4, 0.1  # seconds; doubled each time
+TIMEOUT = 30.0
+T = TypeVar("T")
+
+
+class ServerError(NextvecError):
+    """What the server refused.
+
+    Attributes:
+        status: of HTTP; 0 where no answer came.
+        problem: the whole problem (RFC 9457).
+    """
+
+    def __init__(self, status: int, problem: dict[str, Any]) -> None:
+        super().__init__(str(problem.get("detail", "no answer")))
+        self.status, self.problem = status, problem
+
+
+class NotFoundError(ServerError):
+    """No such session or model."""
+
+
+class SeqConflictError(ServerError):
+    """Somebody else has appended to this session; ``problem`` has the current ``seq`` and ``length``."""
+
+
+class DeniedError(ServerError):
+    """No key, or one without the right."""
+
+
+class OverloadedError(ServerError):
+    """The server had no time, again and again."""
+
+
+class UnreachableError(ServerError):
+    """No answer came, again and again."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One chunk that is expected next; ``text`` only where it was asked for and there is one."""
+
+    row: int
+    score: float
+    document: str
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is expected next, and who says so.
+
+    Attributes:
+        arm, model, reason, digest: who answered, and why.
+        seq: appends so far; None without a session.
+        length: vectors so far.
+        request: the id to look for in the server's log.
+    """
+
+    expected: tuple[Expected, ...]
+    arm: str
+    model: str
+    reason: str
+    digest: str
+    seq: int | None
+    length: int
+    request: str
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A request that may be made again."""
+
+    method: str
+    path: str
+    content: bytes | None = None
+    kind: str = ""
+    query: tuple[tuple[str, str], ...] = ()
+
+
+# A conversation is a generator of calls that is sent their responses: what the two clients share, whichever way they wait.
+_Talk = Generator[_Call, httpx.Response, T]
+
+
+class Client:
+    """See the module.
+
+    Args:
+        url: of the server.
+        key: an API key, where the server wants one.
+        timeout: seconds of one try.
+    """
+
+    def __init__(self, url: str, key: str | None = None, timeout: float = TIMEOUT) -> None:
+        self._http = httpx.Client(base_url=url, headers=_headers(key), timeout=timeout)
+
+    def session(self, name: str) -> "Session":
+        """Begin a session, or go on with it."""
+        return Session(self, name, self.run(_opened(name)))
+
+    def predict(self, vectors: Any, k: int = 10, text: bool = False) -> Answer:
+        """What comes next in a whole context ``[T, D]``."""
+        return self.run(_asked("/v1/predict", vectors, k, text))
+
+    def models(self) -> list[dict[str, Any]]:
+        return self.run(_got("/v1/models"))["models"]
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def run(self, talk: _Talk[T]) -> T:
+        """Hold a conversation: make its calls, again where none was heard."""
+        try:
+            call = next(talk)
+            while True:
+                call = talk.send(self._sent(call))
+        except StopIteration as done:
+            return done.value
+
+    def _sent(self, call: _Call) -> httpx.Response:
+        for wait in _waits():
+            try:
+                response = self._http.request(**_arguments(call))
+            except httpx.TransportError as error:
+                _raise_if_last(wait, error)
+            else:
+                if response.status_code != 503 or wait is None:
+                    return response
+            time.sleep(wait or 0.0)
+        raise AssertionError("the last wait is None")
+
+
+class AsyncClient:
+    """:class:`Client`, awaited."""
+
+    def __init__(self, url: str, key: str | None = None, timeout: float = TIMEOUT) -> None:
+        self._http = httpx.AsyncClient(base_url=url, headers=_headers(key), timeout=timeout)
+
+    async def session(self, name: str) -> "AsyncSession":
+        """Begin a session, or go on with it."""
+        return AsyncSession(self, name, await self.run(_opened(name)))
+
+    async def predict(self, vectors: Any, k: int = 10, text: bool = False) -> Answer:
+        """What comes next in a whole context ``[T, D]``."""
+        return await self.run(_asked("/v1/predict", vectors, k, text))
+
+    async def models(self) -> list[dict[str, Any]]:
+        return (await self.run(_got("/v1/models")))["models"]
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def run(self, talk: _Talk[T]) -> T:
+        """Hold a conversation: make its calls, again where none was heard."""
+        try:
+            call = next(talk)
+            while True:
+                call = talk.send(await self._sent(call))
+        except StopIteration as done:
+            return done.value
+
+    async def _sent(self, call: _Call) -> httpx.Response:
+        for wait in _waits():
+            try:
+                response = await self._http.request(**_arguments(call))
+            except httpx.TransportError as error:
+                _raise_if_last(wait, error)
+            else:
+                if response.status_code != 503 or wait is None:
+                    return response
+            await asyncio.sleep(wait or 0.0)
+        raise AssertionError("the last wait is None")
+
+
+class _Numbered:
+    """A session as this client knows it; one client appends to it at a time."""
+
+    def __init__(self, name: str, found: dict[str, Any]) -> None:
+        self.name, self.seq, self.length = name, int(found["seq"]), int(found["length"])
+
+    def _appending(self, content: bytes, kind: str, k: int, text: bool) -> _Talk[Answer]:
+        query = (("seq", str(self.seq + 1)), ("k", str(k)), ("text", str(int(text))))
+        answer = _answer((yield _Call("POST", f"/v1/sessions/{self.name}/append", content, kind, query)))
+        self.seq, self.length = answer.seq or 0, answer.length
+        return answer
+
+    def _of(self, vectors: Any, k: int, text: bool) -> _Talk[Answer]:
+        return self._appending(*_binary(vectors), k, text)
+
+    def _of_json(self, value: dict[str, Any], k: int, text: bool) -> _Talk[Answer]:
+        return self._appending(json.dumps(value).encode(), "application/json", k, text)
+
+
+class Session(_Numbered):
+    """One context on the server. ``k=0`` appends without a prediction."""
+
+    def __init__(self, client: Client, name: str, found: dict[str, Any]) -> None:
+        super().__init__(name, found)
+        self._client = client
+
+    def append(self, vectors: Any, k: int = 0, text: bool = False) -> Answer:
+        """Append ``[D]`` or ``[T, D]``; float16 travels as float16, everything else as float32."""
+        return self._client.run(self._of(vectors, k, text))
+
+    def append_rows(self, rows: Sequence[int], k: int = 0, text: bool = False) -> Answer:
+        """Append rows of the server's bank, by number."""
+        return self._client.run(self._of_json({"rows": list(rows)}, k, text))
+
+    def append_text(self, passage: str, k: int = 0, text: bool = False) -> Answer:
+        """Append a text, cut and encoded by the server."""
+        return self._client.run(self._of_json({"text": passage}, k, text))
+
+    def predict(self, k: int = 10, text: bool = False) -> Answer:
+        return self._client.run(_asked(f"/v1/sessions/{self.name}/predict", None, k, text))
+
+    def delete(self) -> None:
+        self._client.run(_deleted(self.name))
+
+
+class AsyncSession(_Numbered):
+    """:class:`Session`, awaited."""
+
+    def __init__(self, client: AsyncClient, name: str, found: dict[str, Any]) -> None:
+        super().__init__(name, found)
+        self._client = client
+
+    async def append(self, vectors: Any, k: int = 0, text: bool = False) -> Answer:
+        """Append ``[D]`` or ``[T, D]``; float16 travels as float16, everything else as float32."""
+        return await self._client.run(self._of(vectors, k, text))
+
+    async def append_rows(self, rows: Sequence[int], k: int = 0, text: bool = False) -> Answer:
+        """Append rows of the server's bank, by number."""
+        return await self._client.run(self._of_json({"rows": list(rows)}, k, text))
+
+    async def append_text(self, passage: str, k: int = 0, text: bool = False) -> Answer:
+        """Append a text, cut and encoded by the server."""
+        return await self._client.run(self._of_json({"text": passage}, k, text))
+
+    async def predict(self, k: int = 10, text: bool = False) -> Answer:
+        return await self._client.run(_asked(f"/v1/sessions/{self.name}/predict", None, k, text))
+
+    async def delete(self) -> None:
+        await self._client.run(_deleted(self.name))
+
+
+def _opened(name: str) -> _Talk[dict[str, Any]]:
+    return _checked((yield _Call("PUT", f"/v1/sessions/{name}"))).json()
+
+
+def _deleted(name: str) -> _Talk[None]:
+    _checked((yield _Call("DELETE", f"/v1/sessions/{name}")))
+
+
+def _got(path: str) -> _Talk[dict[str, Any]]:
+    return _checked((yield _Call("GET", path))).json()
+
+
+def _asked(path: str, vectors: Any, k: int, text: bool) -> _Talk[Answer]:
+    content, kind = (None, "") if vectors is None else _binary(vectors)
+    return _answer((yield _Call("POST", path, content, kind, (("k", str(k)), ("text", str(int(text)))))))
+
+
+def _answer(response: httpx.Response) -> Answer:
+    found: dict[str, Any] = _checked(response).json()
+    found["expected"] = tuple(Expected(**e) for e in found["expected"])
+    return Answer(**found)
+
+
+def _checked(response: httpx.Response) -> httpx.Response:
+    if response.is_success:
+        return response
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = {"detail": response.text[:200]}
+    kinds = {404: NotFoundError, 401: DeniedError, 403: DeniedError, 503: OverloadedError, 504: OverloadedError}
+    kind = (
+        SeqConflictError if response.status_code == 409 and "seq" in problem else kinds.get(response.status_code, ServerError)
+    )
+    raise kind(response.status_code, problem)
+
+
+def _binary(vectors: Any) -> tuple[bytes, str]:
+    rows = np.atleast_2d(np.asarray(vectors))
+    half = rows.dtype == np.float16
+    return rows.astype("<f2" if half else "<f4").tobytes(), f"application/vnd.nextvec.{'f16' if half else 'f32'}"
+
+
+def _arguments(call: _Call) -> dict[str, Any]:
+    headers = {"content-type": call.kind} if call.kind else {}
+    return {"method": call.method, "url": call.path, "content": call.content, "headers": headers, "params": list(call.query)}
+
+
+def _headers(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"authorization": f"Bearer {key}"}
+
+
+def _waits() -> list[float | None]:
+    """Seconds after each try; None after the last."""
+    return [*(FIRST_WAIT * 2**n for n in range(TRIES - 1)), None]
+
+
+def _raise_if_last(wait: float | None, error: httpx.TransportError) -> None:
+    if wait is None:
+        raise UnreachableError(0, {"detail": f"no answer from the server after {TRIES} tries: {error}"}) from None

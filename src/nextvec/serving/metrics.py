@@ -1,0 +1,65 @@
+"""What a server counts. Verdicts never read these: a dead scraper promotes nothing."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+# Seconds, dense where the budget lies.
+BUCKETS = tuple(ms / 1e3 for ms in (0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 20, 50, 100, 250, 1000))
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """One registry per server, so that two in one process do not add up."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        new: dict[str, Any] = {"registry": self.registry, "namespace": "nextvec"}
+        self._requests = Counter("requests", "Answers by route and status.", ["route", "status"], **new)
+        self._seconds = Histogram("request_seconds", "From the last byte in to the answer.", ["route"], buckets=BUCKETS, **new)
+        self._answers = Counter("answers", "Predictions by who answered and why.", ["arm", "model", "reason"], **new)
+        self._engine = Histogram("engine_seconds", "One batched step and search.", ["model"], buckets=BUCKETS, **new)
+        self._labels = Counter("labels", "Appends that told whether a prediction was right.", ["arm", "hit"], **new)
+        self.batch = Histogram("batch_sessions", "Sessions answered at once.", buckets=SIZES, **new)
+        self.shed = Counter("shed", "Requests refused because the queue was longer than the budget.", **new)
+        self.rebuilt = Counter("rebuilt", "Model states made anew from their contexts.", **new)
+        self.unlogged = Counter("unlogged_lines", "Log lines dropped because nobody read them.", **new)
+        self.queue = Gauge("queue", "Requests waiting for an engine.", **new)
+        self.sessions = Gauge("sessions", "Contexts held.", **new)
+        self.states = Gauge("state_bytes", "Memory of model states.", **new)
+        self.log = Gauge("context_log_bytes", "Disk of contexts.", **new)
+        # A label's child costs a lock and a lookup; there are few of them.
+        self.requests = lru_cache(1024)(self._requests.labels)
+        self.seconds = lru_cache(256)(self._seconds.labels)
+        self.answers = lru_cache(1024)(self._answers.labels)
+        self.engine = lru_cache(64)(self._engine.labels)
+        self.labels = lru_cache(64)(self._labels.labels)
+
+    def text(self) -> bytes:
+        """The exposition format of Prometheus."""
+        return generate_latest(self.registry)
+
+
+@lru_cache(1)
+def _tracer() -> Any:
+    if find_spec("opentelemetry") is None:
+        return None
+    from opentelemetry import trace
+
+    return trace.get_tracer("nextvec")
+
+
+@contextmanager
+def span(name: str, **attributes: str | int | float) -> Generator[None]:
+    """An OpenTelemetry span where the package is installed; where and whether it goes anywhere is the SDK's affair."""
+    tracer = _tracer()
+    if tracer is None:
+        yield
+        return
+    with tracer.start_as_current_span(name, attributes=attributes):
+        yield

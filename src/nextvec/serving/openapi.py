@@ -1,0 +1,197 @@
+"""The OpenAPI document, written out: what is promised is read here, and tests hold the server to it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nextvec.serving.wire import F16, F32, JSON, MOST_K, MOST_VECTORS, PROBLEM
+
+Json = dict[str, Any]
+
+WHOLE: Json = {"type": "integer", "minimum": 0}
+NAME: Json = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}
+
+
+def document(dim: int) -> Json:
+    """OpenAPI 3.1 of a server of models that read vectors ``dim`` wide."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "nextvec",
+            "version": "1",
+            "description": "Sessions of embedding vectors, and what comes next. Errors are problems as in RFC 9457.",
+        },
+        "security": [{"key": []}, {}],
+        "paths": _paths(dim),
+        "components": {
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "schemas": SCHEMAS,
+            "responses": {
+                "problem": {"description": "A problem, in one line.", "content": {PROBLEM: {"schema": _ref("Problem")}}}
+            },
+        },
+    }
+
+
+def _object(properties: Mapping[str, Json], optional: tuple[str, ...] = ()) -> Json:
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "properties": dict(properties), "required": required, "additionalProperties": False}
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+_ANSWER: Json = {
+    "expected": {"type": "array", "items": _ref("Expected")},
+    "arm": {"enum": ["stable", "canary"]},
+    "model": NAME,
+    "reason": {"type": "string", "description": "Why this arm and model: `no canary, short`, `bucket, long`, `canary late`, …"},
+    "digest": {"type": "string", "description": "Names the weights and their format."},
+    "seq": {"type": ["integer", "null"], "minimum": 0, "description": "Appends so far; null without a session."},
+    "length": {**WHOLE, "description": "Vectors so far."},
+}
+
+SCHEMAS: Mapping[str, Json] = {
+    "Expected": _object(
+        {
+            "row": WHOLE,
+            "score": {"type": "number"},
+            "document": {"type": "string"},
+            "text": {"type": ["string", "null"], "description": "With ?text=1; null where the bank holds vectors only."},
+        },
+        optional=("text",),
+    ),
+    "Answer": _object({**_ANSWER, "request": {"type": "string"}}),
+    "Answers": _object({"answers": {"type": "array", "items": _object(_ANSWER)}, "request": {"type": "string"}}),
+    "Session": _object({"session": NAME, "seq": WHOLE, "length": WHOLE, "bytes": WHOLE}),
+    "Model": _object(
+        {"name": NAME, "digest": {"type": "string"}, "dim": WHOLE, "encoder": {"type": "string"}, "stable": {"type": "boolean"}}
+    ),
+    "Models": _object({"models": {"type": "array", "items": _ref("Model")}}),
+    "Status": _object({"status": {"enum": ["alive", "ready"]}}),
+    "Problem": {
+        "type": "object",
+        "properties": {
+            "type": {"const": "about:blank"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "request": {"type": "string"},
+            "seq": {**WHOLE, "description": "Of a conflict: appends so far."},
+            "length": {**WHOLE, "description": "Of a conflict: vectors so far."},
+        },
+        "required": ["type", "title", "status", "detail", "request"],
+    },
+}
+
+
+def _paths(dim: int) -> Json:
+    session, model = _in_path("session"), _in_path("model")
+    k = _query("k", {"type": "integer", "minimum": 1, "maximum": MOST_K, "default": 10})
+    k_or_none = _query("k", {"type": "integer", "minimum": 0, "maximum": MOST_K, "default": 10}, "0 appends only.")
+    seq = _query("seq", {"type": "integer", "minimum": 1}, "Appends so far + 1. The last one again is not applied twice.")
+    text = _query("text", {"enum": ["0", "1", "true", "false"]}, "1 adds the texts of chunks.")
+    lengths = _query("lengths", {"type": "string"}, "Vectors of each context: 10,20,30.", required=True)
+    answer = {200: _content("What is expected next.", _ref("Answer"))}
+    of_session = {200: _content("Where it stands.", _ref("Session"))}
+    body = _body(dim)
+    head = [
+        _header("x-deadline-ms", {"type": "number", "minimum": 1, "maximum": 60_000}),
+        _header("x-lane", {"type": "string"}),
+    ]
+    return {
+        "/v1/sessions/{session}": {
+            "parameters": [session],
+            "put": _operation("Begin a session", {**of_session, 201: _content("Begun.", _ref("Session"))}, (507,)),
+            "get": _operation("Where a session stands", of_session, (404,)),
+            "delete": _operation("Forget a session", {204: {"description": "Forgotten."}}, (404, 507)),
+        },
+        "/v1/sessions/{session}/append": {
+            "parameters": [session],
+            "post": _operation(
+                "Append vectors, predict", answer, (404, 409, 413, 422, 507), [seq, k_or_none, text, *head], body
+            ),
+        },
+        "/v1/sessions/{session}/predict": {
+            "parameters": [session],
+            "post": _operation("What comes next", answer, (404, 409), [k, text, *head]),
+        },
+        "/v1/sessions/{session}/snapshot": {
+            "parameters": [session],
+            "get": _operation("The state, for another process", {200: _binary("A snapshot.")}, (404, 409)),
+        },
+        "/v1/predict": {"post": _operation("What comes next in one whole context", answer, (413, 422), [k, text, *head], body)},
+        "/v1/predict/batch": {
+            "post": _operation(
+                "What comes next in many whole contexts",
+                {200: _content("One answer per context.", _ref("Answers"))},
+                (413, 422),
+                [k, text, lengths, *head],
+                body,
+            )
+        },
+        "/v1/models": {"get": _operation("What is served", {200: _content("Models.", _ref("Models"))})},
+        "/v1/models/{model}/reload": {
+            "parameters": [model],
+            "post": _operation("Open a model's run again", {200: _content("The new model.", _ref("Model"))}, (404, 409)),
+        },
+        "/healthz": {"get": _operation("The process lives", {200: _content("It does.", _ref("Status"))})},
+        "/readyz": {"get": _operation("It takes requests", {200: _content("It does.", _ref("Status"))})},
+        "/metrics": {"get": _operation("For Prometheus", {200: {"description": "Text.", "content": {"text/plain": {}}}})},
+        "/openapi.json": {"get": _operation("This document", {200: _content("OpenAPI 3.1.", {"type": "object"})})},
+    }
+
+
+def _operation(
+    summary: str,
+    answers: Mapping[int, Json],
+    problems: tuple[int, ...] = (),
+    parameters: list[Json] | None = None,
+    body: Json | None = None,
+) -> Json:
+    # What the guard and the queue may answer to anything.
+    refused = {
+        status: {"$ref": "#/components/responses/problem"} for status in (400, 401, 403, 405, 408, 415, 429, 500, 503, 504)
+    }
+    refused |= {status: {"$ref": "#/components/responses/problem"} for status in (*problems, 413)}
+    operation: Json = {
+        "summary": summary,
+        "responses": {str(status): value for status, value in {**refused, **answers}.items()},
+    }
+    if parameters:
+        operation["parameters"] = parameters
+    if body:
+        operation["requestBody"] = body
+    return operation
+
+
+def _body(dim: int) -> Json:
+    rows = {"type": "string", "format": "binary", "description": f"Little-endian rows of {dim} values, at most {MOST_VECTORS}."}
+    vector = {"type": "array", "items": {"type": "number"}, "minItems": dim, "maxItems": dim}
+    one_of = [
+        _object({"vectors": {"type": "array", "items": vector, "minItems": 1}}),
+        _object({"rows": {"type": "array", "items": WHOLE, "minItems": 1, "description": "Rows of the bank."}}),
+        _object({"text": {"type": "string", "minLength": 1}}),
+    ]
+    content = {F32: {"schema": rows}, F16: {"schema": rows}, JSON: {"schema": {"oneOf": one_of}}}
+    return {"required": True, "content": content}
+
+
+def _content(description: str, schema: Json) -> Json:
+    return {"description": description, "content": {JSON: {"schema": schema}}}
+
+
+def _binary(description: str) -> Json:
+    return {"description": description, "content": {"application/octet-stream": {}}}
+
+
+def _in_path(name: str) -> Json:
+    return {"name": name, "in": "path", "required": True, "schema": NAME}
+
+
+def _query(name: str, schema: Json, description: str = "", required: bool = False) -> Json:
+    return {"name": name, "in": "query", "required": required, "schema": schema, "description": description}
+
+
+def _header(name: str, schema: Json) -> Json:
+    return {"name": name, "in": "header", "required": False, "schema": schema}

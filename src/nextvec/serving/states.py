@@ -1,0 +1,55 @@
+"""Model states in memory: a cache of what contexts say, keyed by session and engine, within a budget of bytes."""
+
+from collections import OrderedDict
+
+from nextvec.inference import Session
+
+OVERHEAD = 4096  # bytes of objects around a state's tensors, about
+Name = tuple[str, str]  # session, digest of the engine
+
+
+class States:
+    """Least recently used go first. A state that is in use has been taken out, so it cannot be evicted; its bytes count."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget, self.bytes = budget, 0
+        self._held: OrderedDict[Name, tuple[Session, int]] = OrderedDict()
+        self._out: dict[Name, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def take(self, session: str, digest: str) -> Session | None:
+        """The state, for the caller alone until it is put back; None on a miss."""
+        name = (session, digest)
+        held = self._held.pop(name, None)
+        if held is None:
+            return None
+        self._out[name] = held[1]
+        return held[0]
+
+    def length(self, session: str, digest: str) -> int:
+        """Vectors that the state has read; 0 where there is none."""
+        held = self._held.get((session, digest))
+        return held[0].length if held is not None else 0
+
+    def put(self, session: str, digest: str, state: Session, size: int) -> None:
+        """Put back, or put in, a state of ``size`` bytes; others go until all fit."""
+        name = (session, digest)
+        size += OVERHEAD
+        self.lose(session, digest)
+        old = self._held.pop(name, None)
+        self.bytes += size - (old[1] if old else 0)
+        self._held[name] = (state, size)
+        while self.bytes > self.budget and self._held:
+            _, (_, freed) = self._held.popitem(last=False)
+            self.bytes -= freed
+
+    def lose(self, session: str, digest: str) -> None:
+        """What was taken will not come back."""
+        self.bytes -= self._out.pop((session, digest), 0)
+
+    def drop(self, session: str | None = None, digest: str | None = None) -> None:
+        """Forget the states of a session, or of an engine."""
+        for name in [name for name in self._held if name[0] == session or name[1] == digest]:
+            self.bytes -= self._held.pop(name)[1]

@@ -1,0 +1,110 @@
+"""A real server as a process of its own, on a tiny run that a test has made."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from nextvec.bank import BankWriter, VectorDocument
+from nextvec.training import TrainSettings, begin, train
+from tests.conftest import walk_bank
+
+DIM = 16
+SMALL = TrainSettings(context=20, batch=3, updates=2, evaluate_every=1, hidden=8, slots=16, working=8, pool=30)
+
+
+def make_run(folder: Path, seed: int = 0) -> Path:
+    """A run trained for two updates on a bank beside it; its weights hang on ``seed``, its bank does not."""
+    bank = walk_bank(dim=DIM)
+    if not (folder / "bank").exists():
+        with BankWriter(folder / "bank", encoder="t", encoder_fingerprint="t", dim=DIM) as writer:
+            for m, name in enumerate(bank.ids):
+                writer.append(VectorDocument(name, f"title {m}", bank.document(m)))
+            writer.finish()
+    from dataclasses import replace
+
+    from nextvec.bank import Bank
+
+    held = Bank.open(folder / "bank")
+    run = begin(folder / f"run{seed}", "default", replace(SMALL, seed=seed), held)
+    for _ in train(run, held):
+        pass
+    return folder / f"run{seed}"
+
+
+def rows_of(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, DIM)).astype(np.float32)
+
+
+@dataclass
+class Running:
+    """A server that answers at ``url``."""
+
+    process: "subprocess.Popen[str]"
+    url: str
+
+    @property
+    def address(self) -> tuple[str, int]:
+        parts = urlsplit(self.url)
+        return str(parts.hostname), int(parts.port or 0)
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def talk(self, data: bytes, timeout: float = 15) -> bytes:
+        """What comes back for these bytes until the server closes."""
+        with socket.create_connection(self.address, timeout=timeout) as connection:
+            with suppress(BrokenPipeError, ConnectionResetError):  # it may say no before it has read everything
+                connection.sendall(data)
+            received = b""
+            with suppress(ConnectionResetError):
+                while part := connection.recv(65536):
+                    received += part
+            return received
+
+
+@contextmanager
+def serving(run: Path, sessions: Path, *options: str, log: Path | None = None) -> Iterator[Running]:
+    """A server on a free port; killed at the end, if it has not been stopped."""
+    command = [
+        sys.executable,
+        "-m",
+        "nextvec.cli.main",
+        "serve",
+        str(run),
+        "--port",
+        "0",
+        "--sessions",
+        str(sessions),
+        "--json",
+    ]
+    errors = (log or sessions.with_suffix(".log")).open("ab")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, (log or sessions.with_suffix(".log")).read_text()
+        yield Running(process, json.loads(line)["url"])
+    finally:
+        process.kill()
+        process.wait(10)
+        process.stdout.close()
+        errors.close()
+
+
+def request(method: str, path: str, body: bytes = b"", headers: Sequence[tuple[str, str]] = ()) -> bytes:
+    """A request that closes its connection, as bytes."""
+    lines = [f"{method} {path} HTTP/1.1", "host: localhost", "connection: close", f"content-length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body

@@ -1,0 +1,246 @@
+"""Two arms: whatever a canary does, its users are answered by stable, and it is counted against the canary."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nextvec.errors import ServingError
+from nextvec.inference import Engine
+from nextvec.serving.router import Lineup, Served, Snapshot
+from nextvec.serving.service import INLINE, Asking, Closed, Event, Limits, Pair, Seen, Service
+from nextvec.serving.wire import RefusedError, from_rows
+from tests.serving.server import make_run, rows_of
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("arms")
+    return {"stable": make_run(folder, 0), "new": make_run(folder, 1)}
+
+
+def alone(name: str) -> Lineup:
+    return Lineup(Served(name), Served(name))
+
+
+def rollout(weight: float) -> Snapshot:
+    return Snapshot(1, alone("stable"), alone("new"), weight, "r1", time.monotonic() + 3600)
+
+
+def served(runs: dict[str, Path], folder: Path, talk: Callable[[Service, list[Event]], Awaitable[Any]], **limits: Any) -> Any:
+    async def main() -> Any:
+        service, events = Service(runs, lambda run: Engine.open(run), folder / "s", Limits(**limits)), []
+        service.observe = events.append
+        try:
+            return await talk(service, events)
+        finally:
+            await service.close()
+
+    return asyncio.run(main())
+
+
+async def say(service: Service, session: str, rows: np.ndarray, k: int = 5, ids: list[int] | None = None) -> Any:
+    until = asyncio.get_running_loop().time() + 30
+    asking = Asking(session, None, {}, frozenset())
+    return await service.append(session, from_rows(rows, ids), None, k, asking, until)
+
+
+def of(events: list[Event], stream: str) -> list[Seen]:
+    return [event for event in events if isinstance(event, Seen) and event.stream == stream]
+
+
+FAULTS: dict[str, Callable[..., Any]] = {}
+
+
+def fault(function: Callable[..., Any]) -> Callable[..., Any]:
+    FAULTS[function.__name__] = function
+    return function
+
+
+@fault
+def raises(*_: object) -> Any:
+    raise RuntimeError("planted")
+
+
+@fault
+def hangs(*_: object) -> Any:
+    time.sleep(1.0)
+
+
+@fault
+def says_nan(sessions: list[Any], k: int) -> Any:
+    from nextvec.inference.expected import Expected
+
+    return [[Expected(0, float("nan"), "", None)] for _ in sessions]
+
+
+@pytest.mark.parametrize("name", ["raises", "hangs", "says_nan"])
+def test_a_canary_that_fails_is_answered_for(runs: dict[str, Path], tmp_path: Path, name: str) -> None:
+    async def talk(service: Service, events: list[Event]) -> None:
+        service.adopt(rollout(100.0))
+        service.models["new"].engine.predict = FAULTS[name]  # type: ignore[method-assign]
+        service.contexts.open("a")
+        answers = [await say(service, "a", rows_of(1, n)) for n in range(3)]
+        want = service.models["stable"].engine.session()
+        want.push_many(np.concatenate([rows_of(1, n) for n in range(3)]))
+        assert [e.row for e in answers[-1].expected] == [e.row for e in want.predict(5)]
+        assert {a.arm for a in answers} == {"stable"}
+        assert all(a.reason.startswith("canary ") for a in answers)
+        assert [e.value for e in of(events, "fail")] == [1.0] * 3
+        assert {e.arm for e in of(events, "fail")} == {"canary"}
+
+    served(runs, tmp_path, talk, budget=0.1)
+
+
+def test_both_arms_answer_and_switching_is_a_rebuild(runs: dict[str, Path], tmp_path: Path) -> None:
+    async def talk(service: Service, events: list[Event]) -> None:
+        service.contexts.open("a")
+        rows = rows_of(INLINE * 4, 1)
+        first = await say(service, "a", rows)
+        service.adopt(rollout(100.0))
+        warming = await say(service, "a", rows_of(1, 2))
+        assert (warming.arm, warming.reason) == ("stable", "canary warming")
+        assert events == []  # what a rebuild costs says nothing of the model
+        await asyncio.gather(*service._working.values())
+        second = await say(service, "a", rows_of(1, 3))
+        assert (second.arm, second.model) == ("canary", "new")
+        service.adopt(Snapshot(2, alone("stable")))
+        third = await say(service, "a", rows_of(1, 4))
+        assert (first.model, third.model) == ("stable", "stable")
+        whole = np.concatenate([rows, rows_of(1, 2), rows_of(1, 3), rows_of(1, 4)])
+        want = service.models["stable"].engine.session()
+        want.push_many(whole)
+        assert [e.row for e in third.expected] == [e.row for e in want.predict(5)]
+
+    served(runs, tmp_path, talk)
+
+
+def test_a_canary_that_cannot_even_read_is_counted(runs: dict[str, Path], tmp_path: Path) -> None:
+    async def talk(service: Service, events: list[Event]) -> None:
+        service.contexts.open("a")
+        await say(service, "a", rows_of(INLINE * 4, 1))
+        service.models["new"].engine.read = raises  # type: ignore[method-assign]
+        service.adopt(rollout(100.0))
+        answer = await say(service, "a", rows_of(1, 2))
+        assert answer.reason == "canary warming"
+        await asyncio.gather(*service._working.values())
+        assert [(e.arm, e.value) for e in of(events, "fail")] == [("canary", 1.0)]
+
+    served(runs, tmp_path, talk)
+
+
+def test_the_next_append_is_the_label(runs: dict[str, Path], tmp_path: Path) -> None:
+    """Exact Hit@K, by the nearest row of all or by the row that was named, against the definition."""
+
+    async def talk(service: Service, events: list[Event]) -> None:
+        service.adopt(rollout(50.0))
+        service.contexts.open("a")
+        bank = service.models["stable"].engine.bank
+        rows = np.asarray(bank.rows, np.float32)
+        draw, hits = np.random.default_rng(0), []
+        answer = await say(service, "a", rows[:1], 50)
+        for n in range(30):
+            row = int(draw.integers(len(rows))) if n % 2 else answer.expected[int(draw.integers(50))].row
+            noisy = rows[row : row + 1] + 0.01 * draw.standard_normal((1, rows.shape[1])).astype(np.float32)
+            nearest = int((rows @ noisy[0]).argmax())
+            named = n % 3 == 0
+            hits.append((row if named else nearest) in {e.row for e in answer.expected})
+            answer = await say(service, "a", noisy, 50, [row] if named else None)
+        assert [e.value == 0.0 for e in of(events, "miss")] == hits
+        assert 0 < sum(hits) < 30
+        assert [e.value for e in of(events, "unlabelled")] == [0.0] * 30
+        await service.delete("a")
+        assert of(events, "unlabelled")[-1].value == 1.0
+        assert events[-1] == Closed("a")
+
+    served(runs, tmp_path, talk)
+
+
+def test_mirrored_questions_make_pairs_and_no_user_waits(runs: dict[str, Path], tmp_path: Path) -> None:
+    async def talk(service: Service, events: list[Event]) -> None:
+        service.adopt(rollout(0.0))
+        service.mirror = 100.0
+        service.contexts.open("a")
+        for n in range(6):
+            answer = await say(service, "a", rows_of(1, n))
+            assert answer.arm == "stable"
+            await asyncio.gather(*service._working.values())
+        pairs = [event for event in events if isinstance(event, Pair)]
+        assert [p.stream for p in pairs].count("fail") == 6
+        assert [p.stream for p in pairs].count("miss") == 5
+        service.models["new"].engine.step = raises  # type: ignore[method-assign]
+        await say(service, "a", rows_of(1, 9))
+        await asyncio.gather(*service._working.values())
+        assert [e for e in events if isinstance(e, Pair)][-1].canary_bad
+
+    served(runs, tmp_path, talk)
+
+
+def test_a_snapshot_of_unknown_models_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    async def talk(service: Service, _: list[Event]) -> None:
+        before = service.snapshot
+        with pytest.raises(ServingError, match="not served"):
+            service.adopt(Snapshot(1, alone("other")))
+        assert service.snapshot is before
+
+    served(runs, tmp_path, talk)
+
+
+def test_a_reload_swaps_the_model_and_keeps_the_sessions(runs: dict[str, Path], tmp_path: Path) -> None:
+    async def talk(service: Service, _: list[Event]) -> None:
+        service.contexts.open("a")
+        await say(service, "a", rows_of(30, 1))
+        other = Engine.open(runs["new"])
+        service._open_run = lambda _: other
+        asked = [asyncio.ensure_future(say(service, "a", rows_of(1, n))) for n in range(4)]
+        await service.reload("stable")
+        assert {(await answer).model for answer in asked} == {"stable"}
+        after = await say(service, "a", rows_of(1, 9))
+        assert (after.digest, after.length) == (other.digest, 35)
+        with pytest.raises(RefusedError):
+            service._open_run = lambda _: raise_(ServingError("gone"))
+            await service.reload("stable")
+        assert (await say(service, "a", rows_of(1, 10))).digest == other.digest
+
+    served(runs, tmp_path, talk)
+
+
+def raise_(error: Exception) -> Any:
+    raise error
+
+
+def test_a_request_past_its_deadline_is_not_computed(runs: dict[str, Path], tmp_path: Path) -> None:
+    async def talk(service: Service, _: list[Event]) -> None:
+        service.contexts.open("a")
+        await say(service, "a", rows_of(1, 1))
+        with pytest.raises(RefusedError) as refused:
+            await service.predict("a", 5, Asking("a", None, {}, frozenset()), asyncio.get_running_loop().time() - 1)
+        assert refused.value.status == 504
+        assert (await say(service, "a", rows_of(1, 2))).length == 2
+
+    served(runs, tmp_path, talk)
+
+
+def test_one_broken_session_does_not_break_its_batch(runs: dict[str, Path], tmp_path: Path) -> None:
+    async def talk(service: Service, _: list[Event]) -> None:
+        engine = service.models["stable"].engine
+        for n in range(5):
+            service.contexts.open(f"s{n}")
+            await say(service, f"s{n}", rows_of(2, n))
+        poisoned = service.states._held["s2", engine.digest][0]
+        poisoned.prediction = None  # as no sound engine would leave it
+        asked = [
+            service.predict(f"s{n}", 3, Asking(f"s{n}", None, {}, frozenset()), asyncio.get_running_loop().time() + 9)
+            for n in range(5)
+        ]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert [isinstance(answer, Exception) for answer in found] == [False, False, True, False, False]
+        assert (
+            await service.predict("s2", 3, Asking("s2", None, {}, frozenset()), asyncio.get_running_loop().time() + 9)
+        ).length == 2
+
+    served(runs, tmp_path, talk)

@@ -1,0 +1,147 @@
+"""Bodies: what is read is what was sent, and nothing that is sent breaks more than its own request."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nextvec.serving import wire
+from nextvec.serving.wire import F16, F32, MOST_VECTORS, RefusedError
+
+DIM = 4
+
+
+@given(st.integers(1, 50), st.sampled_from([F32, F16, "application/octet-stream"]), st.integers(0, 1000))
+def test_rows_arrive_as_they_were_sent(count: int, kind: str, seed: int) -> None:
+    dtype = "<f2" if kind == F16 else "<f4"
+    rows = np.random.default_rng(seed).standard_normal((count, DIM)).astype(dtype)
+    found = wire.decode(rows.tobytes(), kind, DIM)
+    np.testing.assert_array_equal(found.rows, rows.astype(np.float32))
+    assert found.payload == rows.tobytes()
+    assert found.half == (kind == F16)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        (b"", F32, 400),
+        (b"123", F32, 400),
+        (bytes(16), F32, 400),
+        (np.array([1, np.nan, 0, 0], "<f4").tobytes(), F32, 400),
+        (np.array([1, np.inf, 0, 0], "<f2").tobytes(), F16, 400),
+        (np.array([3e38, 3e38, 0, 0], "<f4").tobytes(), F32, 400),
+        (np.array([1e-30, 0, 0, 0], "<f4").tobytes(), F32, 400),
+        (np.ones(DIM, "<f4").tobytes(), "text/plain", 415),
+        (np.ones(DIM, "<f4").tobytes(), "", 415),
+        (np.ones((MOST_VECTORS + 1, DIM), "<f2").tobytes(), F16, 413),
+    ],
+)
+def test_a_bad_body_is_refused_with_its_reason(body: bytes, kind: str, status: int) -> None:
+    with pytest.raises(RefusedError) as refused:
+        wire.decode(body, kind, DIM)
+    assert refused.value.status == status
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        None,
+        [],
+        {},
+        "x",
+        [[1, 2, 3]],
+        [[1, 2, 3, "4"]],
+        [[1, 2, 3, True]],
+        [[0, 0, 0, 0]],
+        [[1e39, 0, 0, 0]],
+        [[10**400, 0, 0, 0]],
+    ],
+)
+def test_bad_json_vectors_are_refused(values: object) -> None:
+    with pytest.raises(RefusedError) as refused:
+        wire.from_json(values, DIM)
+    assert refused.value.status == 400
+
+
+@pytest.mark.parametrize("values", [None, [], [-1], [5], [1.0], [True], ["1"], [10**30]])
+def test_bad_row_numbers_are_refused(values: object) -> None:
+    with pytest.raises(RefusedError):
+        wire.from_ids(values, 5)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff", b'{"a":NaN}', b"[" * 100_000, b'{"a":' * 5_000])
+def test_what_is_no_json_object_is_refused(body: bytes) -> None:
+    with pytest.raises(RefusedError) as refused:
+        wire.parse(body)
+    assert refused.value.status == 400
+
+
+@given(st.text(max_size=80))
+def test_a_name_is_letters_digits_dash_and_underscore(text: str) -> None:
+    plain = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+    if 1 <= len(text) <= 64 and set(text) <= plain:
+        assert wire.named(text) == text
+    else:
+        with pytest.raises(RefusedError):
+            wire.named(text)
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "0x1", "١", "9" * 30, "1001", " 1", "1_0"])
+def test_a_number_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(RefusedError):
+        wire.whole(text, "k", 1, 1000, 10)
+
+
+def test_lengths_must_add_up() -> None:
+    assert wire.lengths_of("1,2", 3) == [1, 2]
+    for text in (None, "", "1,1", "3,0", "1,,2", "4,-1"):
+        with pytest.raises(RefusedError):
+            wire.lengths_of(text, 3)
+
+
+@pytest.mark.parametrize("text", ["0", "nan", "inf", "-5", "1e9", "x"])
+def test_a_deadline_is_bounded(text: str) -> None:
+    with pytest.raises(RefusedError):
+        wire.milliseconds(text, 1.0)
+
+
+def test_another_payload_has_another_digest() -> None:
+    a = wire.from_rows(np.ones((1, DIM), np.float32))
+    b = wire.from_rows(np.full((1, DIM), 2, np.float32))
+    half = wire.decode(a.payload, F16, DIM * 2)
+    assert len({a.digest, b.digest, half.digest}) == 3
+
+
+def test_a_problem_is_a_problem() -> None:
+    body = json.loads(RefusedError(409, "no", seq=3).body("r1"))
+    assert body == {"type": "about:blank", "title": "Conflict", "status": 409, "detail": "no", "request": "r1", "seq": 3}
+
+
+def _fuzz(count: int) -> int:
+    draw, refused = random.Random(0), 0
+    for _ in range(count):
+        body = draw.randbytes(draw.choice((0, 1, 3, 8, 16, 16, 32, 48, 160)))
+        kind = draw.choice((F32, F16, "application/octet-stream", "text/plain", ""))
+        try:
+            found = wire.decode(body, kind, DIM)
+        except RefusedError:
+            refused += 1
+            continue
+        lengths = np.linalg.norm(found.rows, axis=1)
+        assert np.isfinite(lengths).all()
+        assert (lengths > 0).all()
+        assert len(found.rows) * DIM * (2 if found.half else 4) == len(body)
+    return refused
+
+
+def test_any_bytes_are_sound_rows_or_refused() -> None:
+    assert 0 < _fuzz(2_000) < 2_000
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_bodies() -> None:
+    assert 0 < _fuzz(100_000) < 100_000
