@@ -65,7 +65,7 @@ def in_turn(calls: dict[str, Callable[[int], float]]) -> dict[str, np.ndarray]:
 
 def reading(count: int) -> Callable[[int], float]:
     """Sums as many bytes, as float32."""
-    buffer = torch.zeros(max(1, count // 4))
+    buffer = torch.ones(max(1, count // 4))
     return lambda _: float(buffer.sum())
 
 

@@ -22,8 +22,6 @@ from nextvec.kernels.scan import Format, Stored
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks
 
-LARGEST = 1e30  # product of a query's and a row's length: beyond, sums leave float32
-
 
 @dataclass(frozen=True)
 class Neighbours:
@@ -148,7 +146,7 @@ class ExactIndex:
             DataError: queries of another width or not finite, filters that do not fit.
         """
         parts = self._parts  # all that this search will see
-        queries = self._queries(queries_QD, parts)
+        queries = self._queries(queries_QD)
         if k < 1:
             raise SettingsError(f"k={k}: ask for at least one neighbour")
         size = parts[-1].first + len(parts[-1])
@@ -181,7 +179,7 @@ class ExactIndex:
             DataError: queries of another width or not finite, rows that do not exist, or a truth that is excluded.
         """
         parts = self._parts
-        queries = self._queries(queries_QD, parts)
+        queries = self._queries(queries_QD)
         size = parts[-1].first + len(parts[-1])
         if truth_Q.shape != (len(queries),) or clusters_Q.shape != (len(queries),):
             raise DataError(
@@ -206,8 +204,9 @@ class ExactIndex:
     def scores(self, rows: Int64[np.ndarray, " R"], query_D: Float[Tensor, " D"]) -> Float32[np.ndarray, " R"]:
         """The deciding products of some rows with one query."""
         parts = self._parts
-        query = self._queries(query_D[None], parts)[0]
-        return _scores(parts, checked_rows([rows], 1, parts[-1].first + len(parts[-1]))[0], query)
+        query = self._queries(query_D[None])
+        scan.check_finite(parts, query)
+        return _scores(parts, checked_rows([rows], 1, parts[-1].first + len(parts[-1]))[0], query[0])
 
     def add(self, vectors: Float[np.ndarray, "B D"]) -> Int64[np.ndarray, " B"]:
         """Rows that every later search sees; their numbers, which follow the last.
@@ -260,14 +259,13 @@ class ExactIndex:
     def _threads(self) -> int:
         return self.threads or torch.get_num_threads()
 
-    def _queries(self, queries_QD: Tensor, parts: tuple[Stored, ...]) -> Float32[np.ndarray, "Q D"]:
-        queries = queries_QD.detach().float().cpu().numpy()
-        if queries.ndim != 2 or queries.shape[1] != self.dim:
-            raise DataError(f"queries have shape {list(queries.shape)}; want [queries, {self.dim}]")
-        longest = float(np.abs(queries).max(initial=0)) * self.dim * max(part.longest for part in parts)
-        if not longest < LARGEST:
-            raise DataError("a query is not finite (NaN or infinity), or too long for its products to be")
-        return queries
+    def _queries(self, queries_QD: Tensor) -> Float32[np.ndarray, "Q D"]:
+        if queries_QD.ndim != 2 or queries_QD.shape[1] != self.dim:
+            raise DataError(f"queries have shape {list(queries_QD.shape)}; want [queries, {self.dim}]")
+        # Each of torch's calls costs as much as reading a hundred rows.
+        if queries_QD.dtype == torch.float32 and queries_QD.is_cpu and not queries_QD.requires_grad:
+            return queries_QD.numpy()
+        return queries_QD.detach().float().cpu().numpy()
 
     def _append(self, rows: Float[np.ndarray, "B D"]) -> Int64[np.ndarray, " B"]:
         new = scan.stored(rows, self.form)

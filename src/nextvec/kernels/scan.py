@@ -35,6 +35,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int16, Int64, Num, UInt64
 
+from nextvec.errors import DataError
 from nextvec.kernels import library
 
 Format = Literal["float32", "float16", "int8"]
@@ -43,6 +44,7 @@ BLOCK = 4_096  # rows of one step without compiled code, and of rounding
 QUERIES = 256  # that share one pass: as many as stay in a second-level cache
 ROWS = 16  # of scan.c
 LEAST = 4 << 20  # bytes that are worth a thread of their own
+LARGEST = 1e30  # product of a query's and a row's length: beyond, sums leave float32
 UP = 1 + 1e-6  # rounds a length up, whatever its sum lost
 T = TypeVar("T")
 
@@ -101,7 +103,7 @@ class _Queries:
 
     vectors: Float32[np.ndarray, "Q D"]
     codes: Int16[np.ndarray, "QC DC"]
-    scales: Float32[np.ndarray, " QC"]
+    scales: Float32[np.ndarray, " Q"]
     lengths: Float32[np.ndarray, " Q"]
     slack: Float32[np.ndarray, " Q"]
     spread: Float32[np.ndarray, " Q"]
@@ -249,26 +251,52 @@ def _rounded(
     return codes, scales, (_lengths(left_out) * UP).astype(np.float32)
 
 
+def check_finite(parts: Sequence[Stored], queries: Float32[np.ndarray, "Q D"]) -> None:
+    """
+    Raises:
+        DataError: a product of a query and a row may be no number.
+    """
+    if not _lengths(queries).max(initial=0) * max(part.longest for part in parts) < LARGEST:
+        raise DataError("a query is not finite (NaN or infinity), or too long for its products to be")
+
+
 def _read_beside(parts: Sequence[Stored], queries: Float32[np.ndarray, "Q D"]) -> _Queries:
     count, dim = queries.shape
-    vectors = aligned((count, dim), np.dtype(np.float32))
-    vectors[:] = queries
-    lengths = _lengths(vectors)
+    vectors = queries
+    if count > 1 or not queries.flags.c_contiguous:
+        vectors = aligned((count, dim), np.dtype(np.float32))
+        vectors[:] = queries
     error = max(part.error for part in parts)
     longest = max(part.longest for part in parts) + error  # of what the codes stand for, at most
-    codes, scales, lost = np.empty((0, 0), np.int16), np.empty(0, np.float32), 0.0
-    by_row = parts[0].codes.dtype == np.int8  # its errors are added row by row to what is read
-    if by_row:
-        most = min(32_767, (2**31 - 1) // (127 * dim))  # no sum leaves 32 bits
-        scales = (np.abs(vectors).max(axis=1) * np.float32(UP / most) + np.float32(1e-36)).astype(np.float32)
-        codes = aligned((count, dim), np.dtype(np.int16))
-        codes[:] = np.rint(vectors / scales[:, None])
-        lost = _lengths(vectors - codes * scales[:, None].astype(np.float64))
+    # Codes of queries, beside whole numbers only; no sum of products may leave 32 bits.
+    most = min(32_767, (2**31 - 1) // (127 * dim)) if parts[0].codes.dtype == np.int8 else 0
+    codes = np.empty((count, dim) if most else (0, 0), np.int16)
+    found = _Queries(vectors, codes, *np.empty((4, count), np.float32))
+    loaded = _loaded()
+    if loaded is None:
+        check_finite(parts, queries)
+        _bound(found, most, longest, error)
+    else:
+        given = map(_at, (codes, found.scales, found.lengths, found.slack, found.spread))
+        if not loaded.nextvec_scan_beside(_at(vectors), count, dim, most, longest, error, UP, *given):
+            check_finite(parts, queries)
+    return found
+
+
+def _bound(queries: _Queries, most: int, longest: float, error: float) -> None:
+    """Fill in the codes and the bounds of queries; ``nextvec_scan_beside`` is the same."""
+    vectors, lost = queries.vectors, 0.0
+    lengths = _lengths(vectors)
+    if most:  # the rows' errors are added row by row to what is read
+        queries.scales[:] = np.abs(vectors).max(axis=1) * np.float32(UP / most) + np.float32(1e-36)
+        queries.codes[:] = np.rint(vectors / queries.scales[:, None])
+        lost = _lengths(vectors - queries.codes * queries.scales[:, None].astype(np.float64))
     # 16 more roundings than the sum has: of the lengths, the scales, the deciding product and the comparison itself.
-    rounding = (dim + 16) * 2.0**-24 * UP * longest * (lengths + lost) + 1e-36
-    slack = longest * lost + rounding + (0 if by_row else error * lengths)
-    spread = slack + (2 * error * UP * lengths if by_row else 0)
-    return _Queries(vectors, codes, scales, *((bound * UP).astype(np.float32) for bound in (lengths, slack, spread)))
+    rounding = (vectors.shape[1] + 16) * 2.0**-24 * UP * longest * (lengths + lost) + 1e-36
+    slack = longest * lost + rounding + (0 if most else error * lengths)
+    spread = slack + (2 * error * UP * lengths if most else 0)
+    for out, bound in ((queries.lengths, lengths), (queries.slack, slack), (queries.spread, spread)):
+        out[:] = bound * UP
 
 
 def _lengths(vectors: Float[np.ndarray, "B D"]) -> Float64[np.ndarray, " B"]:
@@ -329,6 +357,7 @@ def _loaded() -> ctypes.CDLL | None:
     loaded.nextvec_scan_products.argtypes = [_Pointer, ctypes.c_int32, whole, _Pointer, whole, _Pointer, _Pointer]
     loaded.nextvec_scan_products.restype = None
     rows = [pointer(_StoredC), pointer(_QueriesC), whole, whole]
+    loaded.nextvec_scan_beside.argtypes = [_Pointer, whole, whole, ctypes.c_int32, *3 * [ctypes.c_double], *5 * [_Pointer]]
     loaded.nextvec_scan_mark.argtypes = [_Pointer, _Pointer, whole]
     loaded.nextvec_scan_mark.restype = None
     loaded.nextvec_scan_sort.argtypes = [pointer(_BestC), whole]

@@ -7,8 +7,10 @@
 #endif
 #include "export.h"
 #include "scan.h"
+#include <math.h>
 
 #define LANES 16
+#define LARGEST 1e30 /* as in scan.py */
 
 static void add_products(double *lanes, const float *x, const float *y) {
   for (int j = 0; j < LANES; j++) lanes[j] += (double)x[j] * (double)y[j];
@@ -39,4 +41,38 @@ EXPORT void nextvec_scan_products(const void *rows, int32_t stored, int64_t dim,
                                   const float *query, float *out) {
   int64_t bytes = dim * (stored == FLOAT32 ? 4 : 2);
   for (int64_t i = 0; i < count; i++) out[i] = scan_product((const char *)rows + chosen[i] * bytes, stored, query, dim);
+}
+
+/* Queries as rows are read beside them; scan.py derives the bounds and computes the same where nothing is compiled. `most`
+ * is the largest code, 0 where rows are read as floats; `up` rounds up what a sum may have lost. 0 where a query is not
+ * finite, or its product with a row need not be. */
+EXPORT int32_t nextvec_scan_beside(const float *vectors, int64_t count, int64_t dim, int32_t most, double longest, double error,
+                                        double up, int16_t *codes, float *scales, float *lengths, float *slack, float *spread) {
+  for (int64_t c = 0; c < count; c++, vectors += dim) {
+    double squares = 0, lost = 0, of_rows = 0;
+    float largest = 0;
+    for (int64_t i = 0; i < dim; i++) {
+      squares += (double)vectors[i] * vectors[i];
+      largest = fabsf(vectors[i]) > largest ? fabsf(vectors[i]) : largest;
+    }
+    double length = sqrt(squares) * up;
+    if (!(length * longest < LARGEST)) return 0;
+    if (most) {
+      float one = scales[c] = largest * (float)(up / most) + 1e-36f;
+      double left_out = 0;
+      for (int64_t i = 0; i < dim; i++, codes++) {
+        *codes = (int16_t)rintf(vectors[i] / one);
+        double e = vectors[i] - (double)*codes * one;
+        left_out += e * e;
+      }
+      lost = sqrt(left_out) * up;
+    } else
+      of_rows = error * length;
+    double rounding = (dim + 16) * 0x1p-24 * up * longest * (length + lost) + 1e-36;
+    double low = longest * lost + rounding + of_rows;
+    lengths[c] = (float)(length * up);
+    slack[c] = (float)(low * up);
+    spread[c] = (float)((low + (most ? 2 * error * up * length : 0)) * up);
+  }
+  return 1;
 }
