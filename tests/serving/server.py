@@ -74,14 +74,14 @@ class Running:
 
 
 @contextmanager
-def serving(run: Path, sessions: Path, *options: str, log: Path | None = None) -> Iterator[Running]:
+def serving(run: Path | Sequence[Path], sessions: Path, *options: str, log: Path | None = None) -> Iterator[Running]:
     """A server on a free port; killed at the end, if it has not been stopped."""
     command = [
         sys.executable,
         "-m",
         "nextvec.cli.main",
         "serve",
-        str(run),
+        *([str(run)] if isinstance(run, Path) else map(str, run)),
         "--port",
         "0",
         "--sessions",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from nextvec.cli import rollout, serving
 from nextvec.errors import NextvecError, SettingsError
 
 DESCRIPTION = """\
@@ -43,7 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             verbs,
         )
 
-        module = next(module for module in (verbs, index, latency, experiments, phases) if hasattr(module, arguments.verb))
+        module = next(
+            module
+            for module in (verbs, index, latency, serving, rollout, experiments, phases)
+            if hasattr(module, arguments.verb)
+        )
         return getattr(module, arguments.verb)(arguments)
     except NextvecError as error:
         print(f"nextvec: {' '.join(str(error).split())}", file=sys.stderr)
@@ -184,6 +189,22 @@ def _parser() -> _Parser:
     latency.add_argument("--against", type=Path, metavar="RUN", help="another run, measured beside it")
     latency.add_argument("--ratio", type=_milliseconds, default=1.2, help="P95 at most so many times the other's (1.2)")
     latency.add_argument("--page", type=Path, metavar="HTML", help="write a page with the plot")
+
+    serving.add_arguments(
+        verb(
+            "serve",
+            "answer over HTTP: sessions, predictions, rollouts",
+            "On loopback unless there are keys. Example: nextvec serve runs/first",
+        )
+    )
+
+    rollout.add_arguments(
+        verb(
+            "rollout",
+            "try a canary beside the model that answers, and roll it back at the first proof of harm",
+            "Servers take part by --ledger. Example: nextvec rollout start runs/second --over runs/first",
+        )
+    )
 
     compare = verb(
         "compare",

@@ -3,20 +3,33 @@
 import json
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nextvec.errors import ServingError, SettingsError
+
+if TYPE_CHECKING:
+    from nextvec.serving.canary import Canary
+    from nextvec.serving.service import Service
 
 NEEDS = ("starlette", "uvicorn", "httptools", "orjson", "prometheus_client")
 
 
 def add_arguments(serve: ArgumentParser) -> None:
     """What `nextvec serve` takes."""
-    serve.add_argument("run", type=Path, help="a trained run; answers are given under the name `stable`")
     serve.add_argument(
-        "--also", action="append", default=[], metavar="NAME=RUN", help="another run, for routing; may be repeated"
+        "run", type=Path, nargs="+", metavar="RUN", help="trained runs, named by their folders; the first one answers"
     )
+    serve.add_argument("--long", metavar="NAME", help="the run that answers contexts above --threshold")
+    serve.add_argument("--threshold", type=int, metavar="VECTORS", help="the longest context that the first run answers")
+    serve.add_argument("--ledger", metavar="FILE|URL", help="of rollouts (nextvec rollout), to take part in them")
+    serve.add_argument("--route", default="default", help="whose rollouts (default)")
+    serve.add_argument("--node", default="server", help="this process's name in the ledger (server)")
+    serve.add_argument("--turn", type=float, default=1.0, metavar="SECONDS", help="between two looks at the ledger (1)")
+    serve.add_argument("--idle", type=float, default=600.0, metavar="SECONDS", help="then a session counts as ended (600)")
+    serve.add_argument("--mirror", type=float, default=100.0, metavar="PERCENT", help="of sessions, in the shadow (100)")
     serve.add_argument("--bank", type=Path, help="where candidates come from (default: the bank it was trained on)")
     serve.add_argument("--sessions", type=Path, help="folder of the sessions' contexts (RUN/sessions)")
     serve.add_argument("--host", default="127.0.0.1", help="where to listen (127.0.0.1); anything else needs --keys")
@@ -50,42 +63,74 @@ def serve(arguments: Namespace) -> int:
     from nextvec.serving.guard import ON_LOOPBACK, read_keys
     from nextvec.serving.service import Limits
 
+    runs = _named(arguments.run)
+    if (arguments.long is None) != (arguments.threshold is None):
+        raise SettingsError("--long NAME and --threshold VECTORS go together")
+
     if (
-        min(arguments.state_mib, arguments.budget_ms, arguments.deadline_ms, arguments.threads) <= 0
+        min(arguments.state_mib, arguments.budget_ms, arguments.deadline_ms, arguments.threads, arguments.turn, arguments.idle)
+        <= 0
         or not 0 <= arguments.port < 65_536
+        or not 0 <= arguments.mirror <= 100
     ):
-        raise SettingsError("--state-mib, --budget-ms, --deadline-ms and --threads must be above 0, --port below 65536")
+        raise SettingsError(
+            "--state-mib, --budget-ms, --deadline-ms, --threads, --turn and --idle must be above 0, --port below 65536, "
+            "--mirror a percentage"
+        )
     bank = Bank.open(arguments.bank) if arguments.bank else None
     keys = read_keys(arguments.keys) if arguments.keys else ()
     place = Place(arguments.host, arguments.port, keys, ON_LOOPBACK | set(arguments.allow_host))
     limits = Limits(int(arguments.state_mib * 2**20), arguments.budget_ms / 1e3, arguments.deadline_ms / 1e3)
 
     def announce(url: str) -> None:
-        print(json.dumps({"url": url}) if arguments.json else f"serving {arguments.run} on {url}", flush=True)
+        print(json.dumps({"url": url}) if arguments.json else f"serving {', '.join(runs)} on {url}", flush=True)
 
     serve(
-        {"stable": arguments.run, **_others(arguments.also)},
+        runs,
         lambda run: Engine.open(run, bank, weights=arguments.weights),
-        arguments.sessions or arguments.run / "sessions",
+        arguments.sessions or arguments.run[0] / "sessions",
         place,
         limits,
         announce,
         arguments.log_requests,
         arguments.threads,
+        lambda service, tell: _joined(arguments, service, tell),
     )
     return 0
 
 
-def _others(given: list[str]) -> dict[str, Path]:
+def _joined(arguments: Namespace, service: "Service", tell: Callable[..., None]) -> "Canary | None":
+    from nextvec.serving.canary import Canary, Terms
+    from nextvec.serving.ledger import open_ledger
+
+    if arguments.long is not None:
+        service.divide(arguments.threshold, arguments.long)
+    if arguments.ledger is None:
+        return None
+    terms = Terms(arguments.route, arguments.node, arguments.turn, arguments.idle, arguments.mirror)
+    # A name in the ledger opens nothing but a folder beside the first run.
+    return Canary(service, open_ledger(arguments.ledger), lambda name: _beside(arguments.run[0], name), tell, terms)
+
+
+def _beside(run: Path, name: str) -> Path:
     from nextvec.serving.wire import NAME
 
-    others: dict[str, Path] = {}
-    for text in given:
-        name, equals, run = text.partition("=")
-        if not equals or not NAME.fullmatch(name) or name in ("stable", *others):
-            raise SettingsError(f"--also {text!r} is not NAME=RUN with a name of its own")
-        others[name] = Path(run)
-    return others
+    path = run.resolve().parent / name
+    if not NAME.fullmatch(name) or path.is_symlink() or not path.is_dir():
+        raise ServingError(f"there is no run {name!r} beside {run.name!r}")
+    return path
+
+
+def _named(paths: list[Path]) -> dict[str, Path]:
+    from nextvec.serving.wire import NAME
+
+    runs: dict[str, Path] = {}
+    for path in paths:
+        name = path.resolve().name
+        if not NAME.fullmatch(name) or name in runs:
+            raise SettingsError(f"run {path} is served as {name!r}: name folders by 1 to 64 of A-Z a-z 0-9 _ -, each once")
+        runs[name] = path
+    return runs
 
 
 def _add_key(arguments: Namespace) -> int:

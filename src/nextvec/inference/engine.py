@@ -48,6 +48,7 @@ class Engine:
         index: of the bank's rows; exact over all of them when None.
         digest: of the model; sessions are restored only where it is the same.
         weights: the format they are held in, for whoever asks.
+        context: vectors that the model was trained to read, for whoever asks; None where nobody knows.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Engine:
         index: Index | None = None,
         digest: str | None = None,
         weights: Weights = "float32",
+        context: int | None = None,
     ) -> None:
         if bank.dim != model.dim:
             raise DataError(f"the model reads vectors of width {model.dim}, the bank holds width {bank.dim}")
@@ -65,6 +67,7 @@ class Engine:
         self.index: Index = index if index is not None else ExactIndex(bank.rows)
         self.digest = digest or _digest(model, "")
         self.weights: Weights = weights
+        self.context = context
         self.batches = Batches(model)
 
     @staticmethod
@@ -91,7 +94,7 @@ class Engine:
         chosen: Weights = best() if weights == "auto" else weights
         model, _ = load_model(opened)
         facts = json.dumps(frozen.to_json(opened.settings), sort_keys=True)
-        return Engine(pack(model, chosen), held, index, _digest(model, f"{facts} {chosen}"), chosen)
+        return Engine(pack(model, chosen), held, index, _digest(model, f"{facts} {chosen}"), chosen, opened.settings.context)
 
     @property
     def dim(self) -> int:

@@ -22,6 +22,8 @@ from starlette.routing import Route, Router
 
 from nextvec.inference import Engine
 from nextvec.serving import openapi, wire
+from nextvec.serving.canary import Canary
+from nextvec.serving.control import Control
 from nextvec.serving.guard import ON_LOOPBACK, App, Guard, Key, Log, Receive, Scope, Send, check_host
 from nextvec.serving.metrics import CONTENT_TYPE
 from nextvec.serving.protocol import protocol
@@ -34,6 +36,7 @@ MOST_JSON = 1 << 20
 SWITCH_SECONDS = 5e-4  # threads that rebuild give the interpreter back to the loop this often; Python's own is ten times it
 K = 10
 T = TypeVar("T")
+Join = Callable[[Service, Callable[..., None]], Canary | None]
 
 
 class _Endpoint:
@@ -51,8 +54,8 @@ class _Endpoint:
 class Handlers:
     """One method a route."""
 
-    def __init__(self, service: Service) -> None:
-        self.service = service
+    def __init__(self, service: Service, canary: Canary | None = None) -> None:
+        self.service, self.control = service, Control(canary)
 
     def routes(self) -> list[Route]:
         """Every route, as :mod:`nextvec.serving.openapi` documents it."""
@@ -68,6 +71,8 @@ class Handlers:
             ("POST", "/v1/predict/batch", self.batch),
             ("GET", "/v1/models", self.models),
             ("POST", "/v1/models/{model}/reload", self.reload),
+            ("GET", "/v1/rollouts", self.control.rollouts),
+            ("POST", "/v1/rollouts/{rollout}/{verb}", self.control.intervene),
             ("GET", "/healthz", self.healthy),
             ("GET", "/readyz", self.ready),
             ("GET", "/metrics", self.metrics),
@@ -205,9 +210,15 @@ class Handlers:
             gone.cancel()
 
 
-def application(service: Service, log: Log, keys: tuple[Key, ...] = (), hosts: frozenset[str] = ON_LOOPBACK) -> Guard:
+def application(
+    service: Service,
+    log: Log,
+    keys: tuple[Key, ...] = (),
+    hosts: frozenset[str] = ON_LOOPBACK,
+    canary: Canary | None = None,
+) -> Guard:
     """Everything, inside the guard."""
-    router = Router(Handlers(service).routes(), redirect_slashes=False, default=_unknown)
+    router = Router(Handlers(service, canary).routes(), redirect_slashes=False, default=_unknown)
 
     async def inner(scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -308,7 +319,7 @@ def serve(
     announce: Callable[[str], None],
     log_requests: bool = False,
     threads: int = 1,
-    prepare: Callable[[Service], None] = lambda _: None,
+    join: Join | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; returns once all that was asked is answered and the log is synced.
 
@@ -317,7 +328,7 @@ def serve(
         sessions: folder of the contexts.
         announce: told the address once it listens.
         threads: of one inference. One leaves the others to those who rebuild.
-        prepare: given the service before it listens; a rollout takes hold of it here.
+        join: given the service and the log before it listens: the part that it takes in rollouts.
 
     Raises:
         ServingError: a host others can reach without keys, sessions of another model, a folder in use.
@@ -330,7 +341,7 @@ def serve(
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((place.host, place.port))
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(runs, open_run, sessions, place, limits, listener, announce, log_requests, prepare))
+            runner.run(_serve(runs, open_run, sessions, place, limits, listener, announce, log_requests, join))
 
 
 async def _serve(
@@ -342,15 +353,15 @@ async def _serve(
     listener: socket.socket,
     announce: Callable[[str], None],
     log_requests: bool,
-    prepare: Callable[[Service], None],
+    join: Join | None,
 ) -> None:
     service = Service(runs, open_run, sessions, limits)
-    log = Log(service.metrics, log_requests)
+    log, canary = Log(service.metrics, log_requests), None
     try:
         if service.contexts.cut:
             log.line("torn", bytes=service.contexts.cut, detail="the end of the log was torn and has been put aside")
-        prepare(service)
-        guard = application(service, log, place.keys, place.hosts | {place.host})
+        canary = join(service, log.line) if join is not None else None
+        guard = application(service, log, place.keys, place.hosts | {place.host}, canary)
         server = _Server(_config(guard, service), service, guard)
         listener.listen(BACKLOG)
         listener.setblocking(False)
@@ -358,6 +369,8 @@ async def _serve(
         announce(f"http://{host}:{listener.getsockname()[1]}")
         await server.serve(sockets=[listener])
     finally:
+        if canary is not None:
+            await canary.close()
         await service.close()
         log.close()
 

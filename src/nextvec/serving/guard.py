@@ -197,10 +197,10 @@ class Guard:
         request = given.decode() if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         answer = _Answer(send, request.encode(), self)
         state: dict[str, Any] = scope.setdefault("state", {})
-        state["request"] = request
+        state["request"], state["actor"] = request, "loopback"
         self.running += 1
         try:
-            state["rights"] = self._rights(scope, headers)
+            state["rights"] = self._rights(scope, headers, state)
             body = await _body(scope, headers, receive)
             await self.app(scope, _replayed(body, receive), answer.send)
         except RefusedError as refused:
@@ -216,7 +216,7 @@ class Guard:
             self.running -= 1
             self._account(scope, request, answer.status or 0, time.perf_counter() - began)
 
-    def _rights(self, scope: Scope, headers: dict[bytes, bytes]) -> frozenset[str]:
+    def _rights(self, scope: Scope, headers: dict[bytes, bytes], state: dict[str, Any]) -> frozenset[str]:
         need = needed(scope["method"], scope["path"])
         if not self.keys:
             self._check_origin(headers)
@@ -231,6 +231,7 @@ class Guard:
             raise RefusedError(429, f"key {key.name} may ask {key.rate:g} times a second", {"retry-after": str(int(wait) + 1)})
         if need not in key.rights and "admin" not in key.rights:
             raise RefusedError(403, f"key {key.name} lacks the right {need}")
+        state["actor"] = key.name
         return key.rights
 
     def _key(self, authorization: bytes) -> Key | None:

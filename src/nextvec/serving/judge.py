@@ -29,7 +29,7 @@ several routers are added. Everything else is computed from them.
 ``assign``. OK: 5 % each and not divided, because a canary is promoted only if *all* streams say OK, so a false promotion needs
 the one stream that is beyond its margin to err (intersection-union, Berger 1982).
 
-**What it does not say.** OK is about the pool, the average unit; a single stratum beyond the margin shows only once it is WORSE.
+**What it does not say.** OK is about the pool, the average unit; a stratum alone beyond the margin shows only once it is WORSE.
 Nothing is said of a harm that hits both arms. And streams share their sessions' coins, so a weight that was raised because one
 stream was OK knows a little of the others' coins; the simulation (:mod:`nextvec.serving.simulate`) includes that.
 """

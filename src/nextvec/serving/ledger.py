@@ -567,6 +567,16 @@ def open_ledger(where: str | Path) -> Ledger:
     return ledger
 
 
+def open_damaged(where: str | Path) -> Ledger:
+    """A ledger as it is, for what is left of it: nothing is checked, and nothing is written to a file.
+
+    Raises:
+        LedgerError: nothing can be read of it at all.
+    """
+    is_url = str(where).startswith(("postgresql://", "postgres://"))
+    return PostgresLedger(str(where)) if is_url else SqliteLedger(where, read_only=True)
+
+
 def failpoint(name: str) -> None:
     """Die or stop here where the environment says so: ``NEXTVEC_FAILPOINT=after_commit:kill:3``, at the third passing.
 

@@ -22,6 +22,10 @@ BATCH = 64
 SMOOTH = 0.05  # weight of the newest batch in the running mean of what a request costs
 
 
+class NotFiniteError(ServingError):
+    """An answer with a score that is no number."""
+
+
 @dataclass(eq=False)
 class Job:
     """One question.
@@ -146,7 +150,7 @@ def _batched(engine: Engine, jobs: Sequence[Job]) -> list[list[Expected]]:
     of = {id(job): expected for job, expected in zip(asking, found, strict=True)}
     answers = [of.get(id(job), [])[: job.k] for job in jobs]
     if not all(math.isfinite(expected.score) for answer in answers for expected in answer):
-        raise ServingError("an engine answered with a score that is not finite")
+        raise NotFiniteError("an engine answered with a score that is not finite")
     return answers
 
 

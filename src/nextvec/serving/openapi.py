@@ -68,6 +68,18 @@ SCHEMAS: Mapping[str, Json] = {
         {"name": NAME, "digest": {"type": "string"}, "dim": WHOLE, "encoder": {"type": "string"}, "stable": {"type": "boolean"}}
     ),
     "Models": _object({"models": {"type": "array", "items": _ref("Model")}}),
+    "Rollouts": _object(
+        {
+            "current": {"type": ["object", "null"], "description": "The report: state, steps, evidence, what cannot be seen."},
+            "past": {
+                "type": "array",
+                "items": _object({name: {"type": "string"} for name in ("rollout", "state", "time", "cause")}),
+            },
+            "trouble": {"type": ["string", "null"], "description": "What is wrong with the ledger."},
+            "watching": {"type": "boolean", "description": "Whether this server drives the rollout."},
+        }
+    ),
+    "Moved": _object({"rollout": NAME, "state": {"type": "string"}, "epoch": WHOLE}),
     "Status": _object({"status": {"enum": ["alive", "ready"]}}),
     "Problem": {
         "type": "object",
@@ -134,6 +146,24 @@ def _paths(dim: int) -> Json:
         "/v1/models/{model}/reload": {
             "parameters": [model],
             "post": _operation("Open a model's run again", {200: _content("The new model.", _ref("Model"))}, (404, 409)),
+        },
+        "/v1/rollouts": {
+            "get": _operation("The rollout under way, and past ones", {200: _content("How it stands.", _ref("Rollouts"))})
+        },
+        "/v1/rollouts/{rollout}/{verb}": {
+            "parameters": [
+                _in_path("rollout"),
+                {**_in_path("verb"), "schema": {"enum": ["pause", "resume", "abort", "promote"]}},
+            ],
+            "post": _operation(
+                "Pause, resume, abort or promote",
+                {200: _content("Where it is now.", _ref("Moved"))},
+                (404, 409),
+                body={
+                    "required": False,
+                    "content": {JSON: {"schema": _object({"reason": {"type": "string", "maxLength": 500}})}},
+                },
+            ),
         },
         "/healthz": {"get": _operation("The process lives", {200: _content("It does.", _ref("Status"))})},
         "/readyz": {"get": _operation("It takes requests", {200: _content("It does.", _ref("Status"))})},

@@ -23,7 +23,7 @@ from jaxtyping import Float32
 from nextvec.errors import NextvecError, ServingError
 from nextvec.inference import Engine, Expected, Session
 from nextvec.serving.contexts import ConflictError, Contexts, FullError, View
-from nextvec.serving.line import Job, Line
+from nextvec.serving.line import Job, Line, NotFiniteError
 from nextvec.serving.metrics import Metrics
 from nextvec.serving.router import BUCKETS, LONGEST_SALT, Arm, Lineup, Route, Served, Snapshot, bucket, route
 from nextvec.serving.states import States
@@ -165,6 +165,7 @@ class Service:
         self.snapshot = Snapshot(0, Lineup(Served(self.stable), Served(self.stable)))
         self.mirror = 0.0  # percent of sessions whose questions a canary is asked too, while one is there
         self.observe: Callable[[Event], None] = lambda _: None
+        self.alarm: Callable[[str], None] = lambda _: None  # what needs no statistics
         self.ready = True
         self.apart = 0  # requests that wait for a thread, not for the loop
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -188,10 +189,7 @@ class Service:
         async with self._turn(session):
             gone = self._logged(lambda: self.contexts.delete(session))
             self.states.drop(session=session)
-            promise = self._promises.pop(session, None)
-            if promise is not None:
-                self._tell("unlabelled", promise, session, 1.0)
-            self.observe(Closed(session))
+            self.lapse(session)
             return gone
 
     async def append(self, session: str, vectors: Vectors, seq: int | None, k: int, asking: Asking, deadline: float) -> Answer:
@@ -236,6 +234,13 @@ class Service:
             saved = await self._in_thread(lambda: _saved(state, rows), model.line.aside)
             self._put(model, session, state)
             return saved
+
+    def lapse(self, session: str) -> None:
+        """Count a session as ended that nobody has asked for long; its context stays, and it may go on."""
+        promise = self._promises.pop(session, None)
+        if promise is not None:
+            self._tell("unlabelled", promise, session, 1.0)
+        self.observe(Closed(session))
 
     def describe(self, session: str) -> dict[str, int | str]:
         """
@@ -287,6 +292,40 @@ class Service:
         return np.asarray(self.models[self.stable].engine.bank.rows[np.asarray(ids)], np.float32)
 
     # Models
+
+    async def open_model(self, name: str, run: Path) -> None:
+        """Serve one more run.
+
+        Raises:
+            NextvecError: it cannot be opened, or does not fit.
+        """
+        async with self._reloading:
+            engine = await self._in_thread(lambda: self._open_run(run), self._disk)
+            self._check(name, engine)
+            self.models = {**self.models, name: self._model(name, run, engine)}
+
+    def reads(self, name: str) -> int | None:
+        """The longest context that a model was trained on, in vectors; it matters where a threshold divides contexts."""
+        return self.models[name].engine.context if self.snapshot.threshold is not None else None
+
+    def divide(self, threshold: int, long: str) -> None:
+        """Let another model answer contexts of more than ``threshold`` vectors.
+
+        Raises:
+            ServingError: it is not served, or a model was not trained on contexts that it would have to read.
+        """
+        if long not in self.models:
+            raise ServingError(f"model {long!r} is not served; name one of {', '.join(self.models)}")
+        short, other = (Served(name, self.models[name].engine.context) for name in (self.stable, long))
+        self.snapshot = Snapshot(self.snapshot.epoch, Lineup(short, other), threshold=threshold)
+
+    def promote(self, name: str) -> None:
+        """Let a model be the stable one; sessions go on from their contexts."""
+        before = self.snapshot.stable
+        there = Served(name, self.reads(name))
+        short, long = (there if served.name == self.stable else served for served in (before.short, before.long))
+        self.stable = name
+        self.snapshot = Snapshot(self.snapshot.epoch, Lineup(short, long, before.experts), threshold=self.snapshot.threshold)
 
     async def reload(self, name: str) -> Model:
         """Open a model's run again, beside the old one, and put it in its place by one reference.
@@ -406,6 +445,9 @@ class Service:
                     return await self._ask(model, session, view, new, k, deadline), model, chosen.reason
             except TimeoutError:
                 reason = "canary late"
+            except NotFiniteError:
+                reason = "canary not finite"
+                self.alarm(f"{chosen.model.name} answered with a score that is not finite")
             except Exception as error:
                 reason = f"canary {type(error).__name__}"
         served, _ = self.snapshot.stable.choose(view.head.length, asking.lane, self.snapshot.threshold)

@@ -1,0 +1,69 @@
+"""The rollout over HTTP: how it stands, and what a person wants of it."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from nextvec.errors import ServingError
+from nextvec.serving import wire
+from nextvec.serving.canary import Canary
+from nextvec.serving.ledger import ConflictError, LedgerError
+from nextvec.serving.rollout import Command, Verb, intervene
+from nextvec.serving.wire import RefusedError
+
+VERBS: tuple[Verb, ...] = ("pause", "resume", "abort", "promote")  # not "start": its checks need the run at hand
+MOST_REASON = 500  # letters
+T = TypeVar("T")
+
+
+class Control:
+    """Handlers of what people may do. The ledger is asked in a thread: answers to others do not wait for its disk."""
+
+    def __init__(self, canary: Canary | None) -> None:
+        self._canary = canary
+
+    async def rollouts(self, _: Request) -> Response:
+        if self._canary is None:
+            return _json({"current": None, "past": [], "trouble": None, "watching": False})
+        return _json(await _asked(self._canary.told))
+
+    async def intervene(self, request: Request) -> Response:
+        canary = self._canary
+        if canary is None:
+            raise RefusedError(404, "this server takes part in no rollout; start it with --ledger")
+        rollout = wire.named(request.path_params["rollout"], "rollout")
+        wanted = [verb for verb in VERBS if verb == request.path_params["verb"]]
+        if not wanted:
+            raise RefusedError(404, f"a rollout can {', '.join(VERBS)}")
+        command = Command(wanted[0], request.state.actor, _reason(await request.body()))
+        record = await _asked(lambda: intervene(canary.ledger, rollout, command))
+        return _json({"rollout": rollout, "state": record.state, "epoch": record.epoch})
+
+
+def _reason(body: bytes) -> str:
+    if not body:
+        return ""
+    match list(wire.parse(body).items()):
+        case [("reason", str(reason))] if len(reason) <= MOST_REASON:
+            return reason
+        case _:
+            raise RefusedError(400, f"the body may hold a reason of at most {MOST_REASON} letters, and nothing else")
+
+
+async def _asked(call: Callable[[], T]) -> T:
+    try:
+        return await asyncio.get_running_loop().run_in_executor(None, call)
+    except ConflictError as error:
+        raise RefusedError(409, str(error)) from None
+    except LedgerError:
+        raise RefusedError(503, "the ledger of rollouts cannot be read or written; answers go on") from None
+    except ServingError as error:
+        raise RefusedError(404, str(error)) from None
+
+
+def _json(content: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(content), media_type=wire.JSON)
