@@ -30,6 +30,7 @@ from table import show
 DIM, ROWS, HIDDEN = 384, 5_000, 128
 SETTINGS = TrainSettings(context=64, batch=2, updates=1, evaluate_every=1, hidden=HIDDEN, slots=256, pool=100)
 CONTEXTS, CLIENTS = (100, 1_000, 10_000), (1, 64)
+ROUNDS = 3
 SIZE = 900  # bytes of an answer with ten expected
 
 FLOOR = f"""
@@ -102,20 +103,6 @@ def bodies(count: int) -> list[bytes]:
     return [row.tobytes() for row in rows]
 
 
-async def closed(wires: list[Wire], names: list[str], seconds: float, payloads: list[bytes]) -> float:
-    """Answers per second with every connection always asking: the capacity."""
-    until, done = time.perf_counter() + seconds, 0
-
-    async def one(wire: Wire, name: str) -> None:
-        nonlocal done
-        while time.perf_counter() < until:
-            status, _ = await wire.ask(f"/v1/sessions/{name}/append", payloads[done % len(payloads)])
-            done += status == 200
-
-    await asyncio.gather(*map(one, wires, names))
-    return done / seconds
-
-
 async def opened(
     wires: list[Wire], names: list[str], rate: float, seconds: float, payloads: list[bytes]
 ) -> tuple[np.ndarray, np.ndarray, float]:
@@ -136,18 +123,21 @@ async def opened(
     return np.array(latencies), np.array(statuses), time.perf_counter() - began
 
 
-def engine_ms(run: Path, context: int, payloads: list[bytes]) -> float:
-    """Median of a step and a search without any server, in this process."""
+async def engine_ms(run: Path, context: int, rate: float, payloads: list[bytes]) -> float:
+    """Median of a step and a search without any server, on the server's core, at the same pace: what waits grows cold."""
     engine = Engine.open(run, weights="float32")
     session = engine.session()
     session.push_many(np.random.default_rng(2).standard_normal((context, DIM)).astype(np.float32))
     session.predict(10)
-    taken = []
-    for payload in payloads[:100]:
+    taken, here = [], os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {(os.cpu_count() or 1) - 1})
+    for payload in payloads[:300]:
+        await asyncio.sleep(1 / rate)
         began = time.perf_counter()
         session.push(np.frombuffer(payload, np.float32))
         session.predict(10)
         taken.append((time.perf_counter() - began) * 1e3)
+    os.sched_setaffinity(0, here)
     return float(np.median(taken))
 
 
@@ -168,35 +158,58 @@ async def measure(run: Path, port: int, floor: int, seconds: float) -> None:
     payloads = bodies(512)
     table: list[list[str]] = []
     for context in CONTEXTS:
-        engine = engine_ms(run, context, payloads)
         for clients in CLIENTS:
             if clients > 1 and context > 1_000:
                 clients = 4  # as many states as are rebuilt in a reasonable time
             wires, names = await prepared(port, context, clients)
             plain = [await Wire.open(floor) for _ in range(clients)]
             rate = 100.0 if clients == 1 else 200.0
+            engine = await engine_ms(run, context, rate, payloads)
             await opened(wires, names, rate, 0.5, payloads)
-            found, _, _ = await opened(wires, names, rate, seconds, payloads)
-            base, _, _ = await opened(plain, names, rate, seconds, payloads)
-            p50, p95, p99 = np.percentile(found, [50, 95, 99])
-            f50, f95 = np.percentile(base, [50, 95])
-            figures = (p50, p95, p99, engine, p50 - engine, f50, f95)
+            rounds: list[list[float]] = []
+            for _ in range(ROUNDS):  # in turn, the medians of their percentiles: a stall of the machine is in one of them
+                found, _, _ = await opened(wires, names, rate, seconds, payloads)
+                base, _, _ = await opened(plain, names, rate, seconds, payloads)
+                rounds.append([*np.percentile(found, [50, 95, 99]), *np.percentile(base, [50, 95])])
+            p50, p95, p99, f50, f95 = np.median(rounds, axis=0)
+            figures = (p50, p95, p99, engine, p50 - engine, f50, f95, (p50 - engine) / f50)
             table.append([f"{context:,}", str(clients), f"{rate:.0f}", *[f"{figure:.2f}" for figure in figures]])
             for wire in [*wires, *plain]:
                 wire.writer.close()
-    columns = ["context", "clients", "per s", "P50", "P95", "P99 ms", "engine P50", "P50 - engine", "floor P50", "floor P95"]
-    show("Append one vector, predict ten", columns, table, f"open loop; memory GRU {HIDDEN}, {ROWS:,} candidates, width {DIM}")
+    columns = [
+        "context",
+        "clients",
+        "per s",
+        "P50",
+        "P95",
+        "P99 ms",
+        "engine P50",
+        "P50 - engine",
+        "floor P50",
+        "floor P95",
+        "times",
+    ]
+    note = f"open loop; memory GRU {HIDDEN}, {ROWS:,} candidates, width {DIM}; times: P50 - engine over floor P50"
+    show("Append one vector, predict ten", columns, table, note)
     await overload(port, seconds, payloads)
 
 
 async def overload(port: int, seconds: float, payloads: list[bytes]) -> None:
+    """Capacity is the most that was ever answered in time on a schedule that rises by a fifth until it no longer helps."""
     wires, names = await prepared(port, 100, 64)
-    capacity = await closed(wires, names, seconds, payloads)
+    more = [*wires, *[await Wire.open(port) for _ in range(192)]]
+    asked = [names[n % 64] for n in range(256)]
+    capacity, rate = 0.0, 200.0
+    while True:
+        _, statuses, took = await opened(more, asked, rate, seconds, payloads)
+        good = float((statuses == 200).sum() / took)
+        capacity = max(capacity, good)
+        if good < 0.9 * rate:
+            break
+        rate *= 1.2
     rows = []
     for times in (0.5, 1.0, 2.0):
-        more = [*wires, *[await Wire.open(port) for _ in range(192)]]
-        asked = [names[n % 64] for n in range(256)]
-        latencies, statuses, took = await opened(more, asked, times * capacity, seconds, payloads)
+        latencies, statuses, took = await opened(more, asked, times * capacity, 2 * seconds, payloads)
         good = (statuses == 200).sum() / took
         p50, p95 = np.percentile(latencies[statuses == 200], [50, 95])
         shed = (statuses == 503).mean()
@@ -204,7 +217,7 @@ async def overload(port: int, seconds: float, payloads: list[bytes]) -> None:
         rows.append(
             [f"{times:g} x", f"{sent:.0f}", f"{good:.0f}", f"{good / capacity:.0%}", f"{shed:.0%}", f"{p50:.1f}", f"{p95:.1f}"]
         )
-    note = f"capacity {capacity:.0f} answers per second, closed loop of 64; sent is what left, with the client on its core"
+    note = f"capacity {capacity:.0f} answers per second; sent is what left, with the client on its core"
     show("Overload", ["load", "sent per s", "good per s", "of capacity", "refused", "P50", "P95 ms"], rows, note)
 
 

@@ -6,6 +6,7 @@ import time
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -230,11 +231,7 @@ def _simulate(arguments: Namespace) -> int:
         raise SettingsError("--rollouts and --requests must be 1 or more")
     if arguments.traffic is not None and not arguments.traffic.exists():
         raise DataError(f"{arguments.traffic}: no such file")
-    traffic = (
-        recorded(arguments.traffic)
-        if arguments.traffic is not None
-        else lambda rng: synthetic(rng, requests=arguments.requests)
-    )
+    traffic = partial(synthetic, requests=arguments.requests) if arguments.traffic is None else recorded(arguments.traffic)
     rows: list[dict[str, Any]] = []
     harms = (EQUAL, *HARMS)
     with show.Bars() as bars:

@@ -15,7 +15,12 @@ from nextvec.serving.ledger import ConflictError, LedgerError
 from nextvec.serving.rollout import Command, Verb, intervene
 from nextvec.serving.wire import RefusedError
 
-VERBS: tuple[Verb, ...] = ("pause", "resume", "abort", "promote")  # not "start": its checks need the run at hand
+VERBS: dict[str, Verb] = {
+    "pause": "pause",
+    "resume": "resume",
+    "abort": "abort",
+    "promote": "promote",
+}  # not "start": its checks need the run at hand
 MOST_REASON = 500  # letters
 T = TypeVar("T")
 
@@ -36,10 +41,10 @@ class Control:
         if canary is None:
             raise RefusedError(404, "this server takes part in no rollout; start it with --ledger")
         rollout = wire.named(request.path_params["rollout"], "rollout")
-        wanted = [verb for verb in VERBS if verb == request.path_params["verb"]]
-        if not wanted:
+        verb = VERBS.get(request.path_params["verb"])
+        if verb is None:
             raise RefusedError(404, f"a rollout can {', '.join(VERBS)}")
-        command = Command(wanted[0], request.state.actor, _reason(await request.body()))
+        command = Command(verb, request.state.actor, _reason(await request.body()))
         record = await _asked(lambda: intervene(canary.ledger, rollout, command))
         return _json({"rollout": rollout, "state": record.state, "epoch": record.epoch})
 
