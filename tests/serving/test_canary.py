@@ -20,6 +20,7 @@ from nextvec.serving.canary import identity
 from nextvec.serving.judge import Evidence, Rung
 from nextvec.serving.ledger import Ledger, open_ledger
 from nextvec.serving.rollout import Command, Plan, create, fold, intervene
+from nextvec.serving.simulate import EQUAL, recorded, simulate
 from nextvec.serving.units import bands
 from tests.serving.server import Running, make_run, rows_of, serving
 
@@ -165,6 +166,23 @@ def test_a_killed_server_goes_on_with_the_rollout_where_it_was(ledger: Ledger, f
         assert person(server, "abort") == "ROLLING_BACK"
         until(lambda: state(ledger) == "ROLLED_BACK")
     assert ledger.verify() == len(ledger.rows())
+
+
+def test_recorded_traffic_can_be_rolled_out_dry(folder: Path) -> None:
+    path = folder / "traffic.jsonl"
+    with serving(folder / "run0", folder / "sessions", "--record", str(path)) as server, Client(server.url) as client:
+        for n in range(3):
+            session = client.session(f"t{n}")
+            for row in range(4):
+                session.append_rows([row], k=3)
+            session.delete()
+        until(lambda: len(path.read_text().splitlines()) == 12)
+    traffic = recorded(path)
+    assert sorted(traffic.hit.tolist())[:3] == [-1] * 3  # what nothing followed
+    assert (traffic.hit >= 0).sum() == 9
+    assert traffic.vectors.tolist() == [1, 2, 3, 4] * 3
+    (row,) = simulate(traffic, [EQUAL], 10, rules=False)
+    assert row["rolled_back"] == 0
 
 
 def test_no_traffic_pauses(ledger: Ledger, folder: Path) -> None:

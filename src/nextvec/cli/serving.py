@@ -1,6 +1,7 @@
 """The verb `serve`: a run behind HTTP."""
 
 import json
+import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from nextvec.errors import ServingError, SettingsError
 
 if TYPE_CHECKING:
     from nextvec.serving.canary import Canary
-    from nextvec.serving.service import Service
+    from nextvec.serving.service import Service, Settled
 
 NEEDS = ("starlette", "uvicorn", "httptools", "orjson", "prometheus_client")
 
@@ -46,6 +47,7 @@ def add_arguments(serve: ArgumentParser) -> None:
     serve.add_argument("--budget-ms", type=float, default=100.0, help="a request that would wait longer is refused (100)")
     serve.add_argument("--deadline-ms", type=float, default=1000.0, help="of a request that names none (1000)")
     serve.add_argument("--threads", type=int, default=1, help="of one inference (1)")
+    serve.add_argument("--record", type=Path, metavar="FILE", help="traffic as .jsonl, for `nextvec rollout simulate`")
     serve.add_argument(
         "--log-requests", action="store_true", help="a JSON line per request on standard error, not only of failures"
     )
@@ -103,6 +105,8 @@ def _joined(arguments: Namespace, service: "Service", tell: Callable[..., None])
     from nextvec.serving.canary import Canary, Terms
     from nextvec.serving.ledger import open_ledger
 
+    if arguments.record is not None:
+        service.record = _recording(arguments.record, service)
     if arguments.long is not None:
         service.divide(arguments.threshold, arguments.long)
     if arguments.ledger is None:
@@ -110,6 +114,19 @@ def _joined(arguments: Namespace, service: "Service", tell: Callable[..., None])
     terms = Terms(arguments.route, arguments.node, arguments.turn, arguments.idle, arguments.mirror)
     # A name in the ledger opens nothing but a folder beside the first run.
     return Canary(service, open_ledger(arguments.ledger), lambda name: _beside(arguments.run[0], name), tell, terms)
+
+
+def _recording(path: Path, service: "Service") -> "Callable[[Settled], None]":
+    from nextvec.serving.guard import Log
+
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    log = Log(service.metrics, descriptor=descriptor)
+
+    def record(s: "Settled") -> None:
+        said = {"time": s.time, "session": s.session, "n_vectors": s.vectors}
+        log.line("answer", **said, latency_ms=1e3 * s.seconds, failed=s.failed, hit=s.hit)
+
+    return record
 
 
 def _beside(run: Path, name: str) -> Path:

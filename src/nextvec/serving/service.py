@@ -111,6 +111,26 @@ Event = Seen | Pair | Closed
 
 
 @dataclass(frozen=True)
+class Settled:
+    """A prediction whose truth has come, or never will.
+
+    Attributes:
+        time: when it was asked for, in seconds since 1970; for replays, nothing is decided by it.
+        vectors: of the context.
+        seconds: that it took.
+        failed: the model on trial could not answer.
+        hit: whether what was appended next was among the predicted; None where nothing was appended.
+    """
+
+    session: str
+    time: float
+    vectors: int
+    seconds: float
+    failed: bool
+    hit: bool | None
+
+
+@dataclass(frozen=True)
 class Answer:
     """What is expected next, and who says so."""
 
@@ -143,6 +163,9 @@ class _Promise:
     weight: float
     counted: bool
     mirrored: frozenset[int] | None = None
+    time: float = 0.0
+    seconds: float = 0.0
+    failed: bool = False
 
 
 class Service:
@@ -166,6 +189,7 @@ class Service:
         self.mirror = 0.0  # percent of sessions whose questions a canary is asked too, while one is there
         self.observe: Callable[[Event], None] = lambda _: None
         self.alarm: Callable[[str], None] = lambda _: None  # what needs no statistics
+        self.record: Callable[[Settled], None] | None = None  # hears of every prediction, canary or not
         self.ready = True
         self.apart = 0  # requests that wait for a thread, not for the loop
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -240,6 +264,7 @@ class Service:
         promise = self._promises.pop(session, None)
         if promise is not None:
             self._tell("unlabelled", promise, session, 1.0)
+            self._settle(session, promise, None)
         self.observe(Closed(session))
 
     def describe(self, session: str) -> dict[str, int | str]:
@@ -405,15 +430,17 @@ class Service:
         snapshot = self.snapshot
         chosen = self._route(asking, view.head.length, snapshot)
         expected, model, reason = await self._routed(chosen, session, view, new, k, asking, deadline)
-        if snapshot.canary is not None and reason != WARMING:
-            found = frozenset(e.row for e in expected)
+        if (snapshot.canary is not None or self.record is not None) and reason != WARMING:
+            found, taken = frozenset(e.row for e in expected), time.perf_counter() - began
             promise = _Promise(chosen.arm, found, view.head.length, snapshot.weight, chosen.counted)
+            promise.time, promise.seconds, promise.failed = time.time() - taken, taken, reason.startswith("canary ")
+            self._settle(session, self._promises.get(session), None)
             self._promises[session] = promise
             self._tell("assign", promise, session, 0.0)
-            self._tell("fail", promise, session, float(reason.startswith("canary ")))
+            self._tell("fail", promise, session, float(promise.failed))
             # Time spent on a fallback is the canary's: it is what the user waited for.
-            self._tell("slow", promise, session, time.perf_counter() - began)
-            if chosen.arm == "stable" and self._is_mirrored(session, snapshot):
+            self._tell("slow", promise, session, promise.seconds)
+            if snapshot.canary is not None and chosen.arm == "stable" and self._is_mirrored(session, snapshot):
                 self._mirror(snapshot, session, view, k, asking, promise)
         arm: Arm = "canary" if chosen.arm == "canary" and model.name == chosen.model.name else "stable"
         self.metrics.answers(arm, model.name, reason).inc()
@@ -553,10 +580,15 @@ class Service:
         truth = vectors.ids[0] if vectors.ids else await self._nearest(vectors.rows)
         hit = truth in promise.rows
         self.metrics.labels(promise.arm, str(hit).lower()).inc()
+        self._settle(session, promise, hit)
         self._tell("miss", promise, session, float(not hit))
         self._tell("unlabelled", promise, session, 0.0)
         if promise.mirrored is not None:
             self.observe(Pair("miss", session, not hit, truth not in promise.mirrored, promise.vectors))
+
+    def _settle(self, session: str, promise: _Promise | None, hit: bool | None) -> None:
+        if promise is not None and self.record is not None:
+            self.record(Settled(session, promise.time, promise.vectors, promise.seconds, promise.failed, hit))
 
     async def _nearest(self, vectors: Float32[np.ndarray, "T D"]) -> int:
         engine, query = self.models[self.stable].engine, torch.from_numpy(vectors[:1].copy())
