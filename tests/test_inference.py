@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import nextvec as nv
 from nextvec.bank import Bank
-from nextvec.errors import DataError, RunError
+from nextvec.errors import DataError, NotFiniteError, RunError
 from nextvec.inference import Engine, Session
 from nextvec.inference.copies import SAME, Copies
 from nextvec.kernels.weights import FORMATS
@@ -169,7 +169,7 @@ def test_a_broken_model_moves_nobody(bank: Bank) -> None:
     before = session.snapshot()
     engine.model.trunk.scale.fill_(float("nan"))
     for move in (lambda: session.push(vectors(1)[0]), lambda: session.push_many(vectors(3))):
-        with pytest.raises(RunError, match="not finite"):
+        with pytest.raises(NotFiniteError, match="not finite"):
             move()
     assert session.length == 4
     assert session.snapshot() == before
@@ -405,3 +405,14 @@ def refused(trained: Path, folder: Path, message: str) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
     assert re.search(message, done.stderr)
     assert not (folder / "out.parquet").exists()
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("length", [1, 7, 300])
+def test_a_session_keeps_its_state_and_not_the_passage(bank: Bank, name: str, length: int) -> None:
+    engine = Engine(pack(alive(MODELS[name]), "float32"), bank)
+    once, stepped = engine.session(), engine.session()
+    once.push_many(vectors(length))
+    for row in vectors(length):
+        stepped.push(row)
+    assert once.num_bytes <= 1.5 * stepped.num_bytes

@@ -1,6 +1,7 @@
 """Exports, documents and code agree."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 import nextvec
 from nextvec.cli.main import _parser
+from tests.serving.server import serving
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,14 +44,14 @@ def test_commands_in_the_documents_parse() -> None:
             for line in block.splitlines():
                 command = line.split("#")[0].split("<")[0].split(">")[0].split("|")[-1].strip()
                 if command.startswith("nextvec "):
-                    _parser().parse_args(command.split()[1:])
+                    _parser().parse_args(shlex.split(command)[1:])
                     found += 1
     assert found >= 8
 
 
 def test_the_readme_example_in_python_runs_up_to_its_data(tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text()
-    answer, example = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    answer, client, example = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     books = tmp_path / "books"
     books.mkdir()
     for m in range(16):
@@ -64,3 +66,16 @@ def test_the_readme_example_in_python_runs_up_to_its_data(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert "hit@5" in done.stdout
     assert "lift" in done.stdout
+    with serving(tmp_path / "runs" / "first", tmp_path / "sessions") as server:
+        talk = client.replace("http://127.0.0.1:8080", server.url)
+        done = subprocess.run([sys.executable, "-c", talk], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "miles home" in done.stdout
+    assert len(done.stdout.splitlines()) == 6
+
+
+def test_every_test_that_a_document_names_exists() -> None:
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = {name for path in (ROOT / "docs").glob("*.md") for name in re.findall(r"`(test_\w+)`", path.read_text())}
+    assert len(named) > 20
+    assert [name for name in sorted(named) if f"def {name}(" not in tests] == []

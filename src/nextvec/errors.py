@@ -17,6 +17,10 @@ class RunError(NextvecError):
     """A run directory that is missing, unfinished, foreign or damaged."""
 
 
+class NotFiniteError(RunError):
+    """A model whose answer is no number; the model is broken, not the question."""
+
+
 class ExamError(NextvecError):
     """An exam that cannot be sat, or two reports that cannot be compared."""
 

@@ -278,6 +278,27 @@ def test_more_sessions_than_memory_are_answered_alike(run: Path, tmp_path: Path)
         assert _gauge(server, "nextvec_rebuilt_total") == before + 2
 
 
+def test_memory_stays_within_the_budget_of_states(run: Path, tmp_path: Path) -> None:
+    """What the process holds, and not only what it counts: hundreds of sessions more than the budget has room for."""
+
+    def resident(server: Running) -> int:
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        return 1024 * int(status.split("VmRSS:")[1].split()[0])
+
+    budget = 4 << 20
+    with serving(run, tmp_path / "s", "--state-mib", "4") as server, Client(server.url) as client:
+        sessions = [client.session(f"s{n}") for n in range(2_000)]
+        for n, session in enumerate(sessions):
+            session.append(rows_of(30, n % 50))
+        sessions[0].predict(1)
+        before = resident(server)
+        for session in sessions[1:]:
+            session.predict(1)
+        assert _gauge(server, "nextvec_state_bytes") > 0.9 * budget
+        other = 1 << 20  # what two thousand requests of any kind leave behind in the allocator
+        assert resident(server) - before <= 1.1 * budget + other
+
+
 def _gauge(server: Running, name: str) -> float:
     text = httpx.get(f"{server.url}/metrics").text
     return next(float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name} "))

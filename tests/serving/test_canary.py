@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pickle
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -129,6 +130,33 @@ def test_a_canary_of_other_weights_than_were_checked_never_answers(ledger: Ledge
     with served(folder):
         until(lambda: state(ledger) == "REJECTED")
     assert "other weights" in ledger.rows("r")[-1].cause
+
+
+@pytest.mark.parametrize(
+    "content",
+    [pickle.dumps({"weights": [1.0]}), (2**63 - 1).to_bytes(8, "little") + b"{}", b"", b"\x08" + bytes(7) + b"not json"],
+    ids=["a pickle", "a header of 2^63 bytes", "nothing", "no JSON"],
+)
+def test_what_only_calls_itself_safetensors_is_never_opened(ledger: Ledger, folder: Path, content: bytes) -> None:
+    draft(ledger, folder)
+    (folder / "run1" / "best.safetensors").write_bytes(content)
+    with served(folder) as server, Client(server.url) as client:
+        until(lambda: state(ledger) == "REJECTED")
+        assert {a.model for a in talk(client, "s")} == {"run0"}
+    cause = ledger.rows("r")[-1].cause
+    assert "cannot be served" in cause
+    assert "/" not in cause
+
+
+def test_a_name_that_leads_elsewhere_opens_nothing(ledger: Ledger, folder: Path, made: Path) -> None:
+    shutil.rmtree(folder / "run1")
+    (folder / "run1").symlink_to(made / "run1")
+    stable, canary = (identity(name, Engine.open(made / name).digest) for name in ("run0", "run1"))
+    terms = Plan(3.0, 0.01, RUNGS)
+    create(ledger, "r", "default", terms, stable=stable, canary=canary, actor=PERSON, evidence=Evidence(bands()))
+    intervene(ledger, "r", Command("start", PERSON))
+    with served(folder):
+        until(lambda: state(ledger) == "REJECTED")
 
 
 def test_a_canary_that_knows_nothing_is_rejected_in_the_shadow_and_nobody_saw_it(ledger: Ledger, folder: Path) -> None:

@@ -18,13 +18,13 @@ from nextvec import settings as frozen
 from nextvec.bank import Bank
 from nextvec.bank.layout import MANIFEST
 from nextvec.encoders import Encoder, load_encoder
-from nextvec.errors import DataError, RunError
+from nextvec.errors import DataError, NotFiniteError, RunError
 from nextvec.index import ExactIndex, Index, allowed_rows
 from nextvec.inference import snapshot
 from nextvec.inference.copies import Copies
 from nextvec.inference.expected import Expected, encode_context
 from nextvec.inference.session import Session, unit_rows
-from nextvec.inference.states import Batches
+from nextvec.inference.states import Batches, owned
 from nextvec.ingestion import Chunking
 from nextvec.models import Recurrent
 from nextvec.models.packed import Weights, best, pack
@@ -135,7 +135,7 @@ class Engine:
 
         Raises:
             DataError: a vector that cannot be read, or a session given twice; then no session is moved.
-            RunError: the model's prediction is not finite; then no session is moved.
+            NotFiniteError: the model's prediction is not; then no session is moved.
         """
         rows = unit_rows(vectors, self.dim)
         if len(rows) != len(sessions) or len(set(map(id, sessions))) != len(sessions):
@@ -158,7 +158,7 @@ class Engine:
 
         Raises:
             DataError: a vector that cannot be read; then none is.
-            RunError: the prediction is not finite; then none is read.
+            NotFiniteError: the prediction is not; then none is read.
         """
         rows = unit_rows(vectors, self.dim)
         state, predicted = session.state, rows[0]
@@ -166,7 +166,7 @@ class Engine:
             state, y_BTD = self.model.run(state, torch.from_numpy(rows[None, first : first + SEGMENT]))
             predicted = y_BTD[0, -1].numpy().copy()
         _check_finite(predicted)
-        session.moved(state, predicted, rows)
+        session.moved(owned(state), predicted, rows)
         return predicted
 
     @torch.inference_mode()
@@ -242,7 +242,7 @@ def bank_of(run: Run, given: Path | None = None) -> Bank:
 
 def _check_finite(predicted: np.ndarray) -> None:
     if not np.isfinite(predicted).all():
-        raise RunError("the model's prediction is not finite (NaN or infinity); the model is broken")
+        raise NotFiniteError("the model's prediction is not finite (NaN or infinity); the model is broken")
 
 
 def _digest(model: Recurrent[Any], facts: str) -> str:

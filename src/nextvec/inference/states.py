@@ -28,8 +28,13 @@ def like(state: State, parts: Sequence[Tensor | int]) -> State:
 
 
 def num_bytes(state: State) -> int:
-    """What the tensors of a state occupy."""
-    return sum(leaf.numel() * leaf.element_size() for leaf in leaves(state) if isinstance(leaf, Tensor))
+    """What the tensors of a state occupy, with all that they keep alive."""
+    return sum(leaf.untyped_storage().nbytes() for leaf in leaves(state) if isinstance(leaf, Tensor))
+
+
+def owned(state: State) -> State:
+    """The same, without the passage it was read from: the last position of a tensor keeps all of its positions alive."""
+    return like(state, [_owned(leaf) for leaf in leaves(state)])
 
 
 class Batches:
@@ -61,7 +66,7 @@ class Batches:
     def split(self, state: State, count: int) -> list[State]:
         """The states of each of ``count`` passages; copies, so that one passage does not keep the others' memory."""
         if count == 1:
-            return [state]
+            return [owned(state)]
         columns = [
             [leaf] * count if axis is None else [part.clone() for part in leaf.split(1, dim=axis)]  # type: ignore[union-attr]
             for leaf, axis in zip(leaves(state), self._axes, strict=True)
@@ -87,3 +92,10 @@ def _like(state: State, remaining: Any) -> State:
         return next(remaining)
     parts = [_like(part, remaining) for part in state]
     return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+
+
+def _owned(leaf: Tensor | int) -> Tensor | int:
+    # A window that lost its oldest place lies in one of 257 places and not 256: not worth a copy.
+    if isinstance(leaf, int) or 2 * leaf.untyped_storage().nbytes() <= 3 * leaf.numel() * leaf.element_size():
+        return leaf
+    return leaf.clone()

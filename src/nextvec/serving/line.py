@@ -13,17 +13,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float32
 
-from nextvec.errors import ServingError
+from nextvec.errors import NotFiniteError
 from nextvec.inference import Engine, Expected, Session
 from nextvec.serving.metrics import Metrics, span
 from nextvec.serving.wire import RefusedError
 
 BATCH = 64
 SMOOTH = 0.05  # weight of the newest batch in the running mean of what a request costs
-
-
-class NotFiniteError(ServingError):
-    """An answer with a score that is no number."""
 
 
 @dataclass(eq=False)

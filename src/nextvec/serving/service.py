@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from nextvec.errors import NextvecError, ServingError
+from nextvec.errors import NextvecError, NotFiniteError, ServingError
 from nextvec.inference import Engine, Expected, Session
 from nextvec.serving.contexts import ConflictError, Contexts, FullError, View
-from nextvec.serving.line import Job, Line, NotFiniteError
+from nextvec.serving.line import Job, Line
 from nextvec.serving.metrics import Metrics
 from nextvec.serving.router import BUCKETS, LONGEST_SALT, Arm, Lineup, Route, Served, Snapshot, bucket, route
 from nextvec.serving.states import States
@@ -516,6 +516,9 @@ class Service:
                 async with asyncio.timeout(WARMING_SECONDS):
                     found = await self._ask(model, session, view, None, k, until)
                 promise.mirrored = frozenset(e.row for e in found)
+            except NotFiniteError:
+                self.alarm(f"{model.name} answered with a score that is not finite")
+                self.observe(Pair("fail", session, False, True, view.head.length))
             except Exception:  # whatever a canary does is its failure, and nobody else's
                 self.observe(Pair("fail", session, False, True, view.head.length))
             else:
