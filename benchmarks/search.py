@@ -105,7 +105,7 @@ def contenders(rows: np.ndarray, threads: int, graphs: bool) -> dict[str, Call]:
 
 
 def ours(index: ExactIndex | ApproximateIndex) -> Call:
-    return lambda queries: index.search(torch.from_numpy(queries), K).rows
+    return lambda queries: index.search(queries, K).rows
 
 
 def of_faiss(index: faiss.Index, threshold: int) -> Call:

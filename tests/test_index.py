@@ -108,6 +108,9 @@ def test_nothing_is_missed_where_codes_tell_little(
         bank = np.clip(bank, -60_000, 60_000)
     asked = adversarial(str(rng.choice(KINDS[:3])), rng, 3, dim)
     found = ExactIndex(bank, form).search(torch.from_numpy(asked), 5)
+    as_array = ExactIndex(bank, form).search(asked, 5)
+    assert (as_array.rows == found.rows).all()
+    assert (as_array.scores == found.scores).all()
     for q in range(3):
         scores = scan.products(bank, np.arange(rows), asked[q])
         order = np.lexsort((np.arange(rows), -scores))[:5]

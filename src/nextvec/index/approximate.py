@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
-from torch import Tensor
 
 from nextvec.bank import Bank
 from nextvec.errors import DataError, SettingsError
 from nextvec.index import layout
-from nextvec.index.exact import ExactIndex, Neighbours
+from nextvec.index.exact import ExactIndex, Neighbours, Queries, as_array
 from nextvec.index.layout import Manifest
 from nextvec.kernels import scan
 from nextvec.progress import Progress, silent
@@ -108,7 +107,7 @@ class ApproximateIndex:
 
     def search(
         self,
-        queries_QD: Float[Tensor, "Q D"],
+        queries_QD: Queries,
         k: int,
         excluded: Sequence[Int64[np.ndarray, "..."]] | None = None,
         allowed: Bool[np.ndarray, " A"] | None = None,
@@ -121,7 +120,7 @@ class ApproximateIndex:
         take a sixteenth of all rows.
         """
         newer = self.exact.search(queries_QD, k, excluded, allowed, first=self._graph.ntotal)  # checks everything, too
-        queries = np.ascontiguousarray(queries_QD.detach().float().cpu().numpy())
+        queries = np.ascontiguousarray(as_array(queries_QD, self.exact.dim))
         scores, rows = np.full_like(newer.scores, -np.inf), np.full_like(newer.rows, -1)
         share = 1.0 if allowed is None else max(float(allowed[: self._graph.ntotal].sum()), 1.0) / self._graph.ntotal
         decided, open_queries, breadth = newer.decided, np.arange(len(queries)), max(BREADTH, int(2 * k / share))

@@ -22,6 +22,8 @@ from nextvec.kernels.scan import Format, Stored
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks
 
+Queries = Float[Tensor, "Q D"] | Float[np.ndarray, "Q D"]
+
 
 @dataclass(frozen=True)
 class Neighbours:
@@ -128,7 +130,7 @@ class ExactIndex:
 
     def search(
         self,
-        queries_QD: Float[Tensor, "Q D"],
+        queries_QD: Queries,
         k: int,
         excluded: Sequence[Int64[np.ndarray, "..."]] | None = None,
         allowed: Bool[np.ndarray, " A"] | None = None,
@@ -137,6 +139,7 @@ class ExactIndex:
         """The ``k`` rows with the largest products, the lower row first in a tie.
 
         Args:
+            queries_QD: a tensor, or an array, which costs less: torch takes as long as reading a hundred rows.
             excluded: for each query, rows that are no answer, in any order: what a session has read.
             allowed: rows that may be answers, for all queries (:func:`allowed_rows`); rows beyond its end may not.
             first: 0 for all rows, the bank's size for added rows alone.
@@ -146,7 +149,7 @@ class ExactIndex:
             DataError: queries of another width or not finite, filters that do not fit.
         """
         parts = self._parts  # all that this search will see
-        queries = self._queries(queries_QD)
+        queries = as_array(queries_QD, self.dim)
         if k < 1:
             raise SettingsError(f"k={k}: ask for at least one neighbour")
         size = parts[-1].first + len(parts[-1])
@@ -163,7 +166,7 @@ class ExactIndex:
 
     def rank(
         self,
-        queries_QD: Float[Tensor, "Q D"],
+        queries_QD: Queries,
         truth_Q: Int64[np.ndarray, " Q"],
         clusters_Q: Int64[np.ndarray, " Q"],
         excluded: Sequence[Int64[np.ndarray, "..."]] | None = None,
@@ -179,7 +182,7 @@ class ExactIndex:
             DataError: queries of another width or not finite, rows that do not exist, or a truth that is excluded.
         """
         parts = self._parts
-        queries = self._queries(queries_QD)
+        queries = as_array(queries_QD, self.dim)
         size = parts[-1].first + len(parts[-1])
         if truth_Q.shape != (len(queries),) or clusters_Q.shape != (len(queries),):
             raise DataError(
@@ -201,10 +204,12 @@ class ExactIndex:
             candidates[q] -= len(names)
         return Ranks(above, tied, candidates, clusters_Q)
 
-    def scores(self, rows: Int64[np.ndarray, " R"], query_D: Float[Tensor, " D"]) -> Float32[np.ndarray, " R"]:
+    def scores(
+        self, rows: Int64[np.ndarray, " R"], query_D: Float[Tensor, " D"] | Float[np.ndarray, " D"]
+    ) -> Float32[np.ndarray, " R"]:
         """The deciding products of some rows with one query."""
         parts = self._parts
-        query = self._queries(query_D[None])
+        query = as_array(query_D[None], self.dim)
         scan.check_finite(parts, query)
         return _scores(parts, checked_rows([rows], 1, parts[-1].first + len(parts[-1]))[0], query[0])
 
@@ -259,14 +264,6 @@ class ExactIndex:
     def _threads(self) -> int:
         return self.threads or torch.get_num_threads()
 
-    def _queries(self, queries_QD: Tensor) -> Float32[np.ndarray, "Q D"]:
-        if queries_QD.ndim != 2 or queries_QD.shape[1] != self.dim:
-            raise DataError(f"queries have shape {list(queries_QD.shape)}; want [queries, {self.dim}]")
-        # Each of torch's calls costs as much as reading a hundred rows.
-        if queries_QD.dtype == torch.float32 and queries_QD.is_cpu and not queries_QD.requires_grad:
-            return queries_QD.numpy()
-        return queries_QD.detach().float().cpu().numpy()
-
     def _append(self, rows: Float[np.ndarray, "B D"]) -> Int64[np.ndarray, " B"]:
         new = scan.stored(rows, self.form)
         with self._adding:
@@ -284,6 +281,18 @@ class ExactIndex:
                 longest, error = max(longest, held.longest), max(error, held.error)
             self._parts = (base, _cut(room, begin + len(new), longest, error))
         return np.arange(len(base) + begin, len(base) + begin + len(new), dtype=np.int64)
+
+
+def as_array(queries_QD: Queries, dim: int) -> Float32[np.ndarray, "Q D"]:
+    """
+    Raises:
+        DataError: queries of another width.
+    """
+    if queries_QD.ndim != 2 or queries_QD.shape[1] != dim:
+        raise DataError(f"queries have shape {list(queries_QD.shape)}; want [queries, {dim}]")
+    if isinstance(queries_QD, np.ndarray):
+        return queries_QD.astype(np.float32, copy=False)
+    return queries_QD.detach().float().cpu().numpy()
 
 
 def allowed_rows(bank: Bank, documents: Iterable[int]) -> Bool[np.ndarray, " N"]:

@@ -183,7 +183,7 @@ class Engine:
         if not sessions:
             return []
         allowed = None if documents is None else allowed_rows(self.bank, documents)
-        queries = torch.from_numpy(np.stack([p for p in predictions if p is not None]))
+        queries = np.stack([p for p in predictions if p is not None])
         excluded = [session.rows_seen() for session in sessions]
         found = self.index.search(queries, k, excluded=excluded, allowed=allowed)
         return [

@@ -111,6 +111,11 @@ class _Queries:
     def __len__(self) -> int:
         return len(self.vectors)
 
+    @cached_property
+    def c(self) -> "_QueriesC":
+        """The same for compiled code."""
+        return _QueriesC(*map(_at, (self.vectors, self.codes, self.scales, self.lengths, self.slack)), len(self))
+
 
 def stored(
     rows: Float[np.ndarray, "N D"], form: Format, first: int = 0, progress: Callable[[str, int, int], None] | None = None
@@ -270,15 +275,19 @@ def _read_beside(parts: Sequence[Stored], queries: Float32[np.ndarray, "Q D"]) -
     longest = max(part.longest for part in parts) + error  # of what the codes stand for, at most
     # Codes of queries, beside whole numbers only; no sum of products may leave 32 bits.
     most = min(32_767, (2**31 - 1) // (127 * dim)) if parts[0].codes.dtype == np.int8 else 0
-    codes = np.empty((count, dim) if most else (0, 0), np.int16)
-    found = _Queries(vectors, codes, *np.empty((4, count), np.float32))
+    coded = (count, dim) if most else (0, 0)
+    room = np.empty(16 * count + 2 * prod(coded), np.uint8)  # one for all: a query of one row is over in microseconds
+    bounds, codes = room[: 16 * count].view(np.float32).reshape(4, count), room[16 * count :].view(np.int16).reshape(coded)
+    found = _Queries(vectors, codes, *bounds)
     loaded = _loaded()
     if loaded is None:
         check_finite(parts, queries)
         _bound(found, most, longest, error)
     else:
-        given = map(_at, (codes, found.scales, found.lengths, found.slack, found.spread))
-        if not loaded.nextvec_scan_beside(_at(vectors), count, dim, most, longest, error, UP, *given):
+        start, step = _at(room), 4 * count
+        places = (start + 4 * step, start, start + step, start + 2 * step, start + 3 * step)
+        found.__dict__["c"] = _QueriesC(_at(vectors), *places[:4], count)
+        if not loaded.nextvec_scan_beside(_at(vectors), count, dim, most, longest, error, UP, *places):
             check_finite(parts, queries)
     return found
 
@@ -375,11 +384,6 @@ def _at(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
 
 
-def _queries_c(queries: _Queries) -> _QueriesC:
-    arrays = (queries.vectors, queries.codes, queries.scales, queries.lengths, queries.slack)
-    return _QueriesC(*map(_at, arrays), len(queries))
-
-
 class _Scratch:
     """Room for one thread; it must live as long as the structure that points at it."""
 
@@ -404,7 +408,7 @@ def _nearest_compiled(
     bits = _marked(excluded, parts[-1].first + len(parts[-1]))
     filters = _FilterC(None if allowed is None else _at(mask), len(mask), None if bits is None else _at(bits), 0)
     filters.words = 0 if bits is None else bits.shape[1]
-    beside = _queries_c(queries)
+    beside = queries.c
 
     def read(pieces: list[Piece]) -> Best:
         scores = np.full((len(queries), k), -np.inf, np.float32)
@@ -444,7 +448,7 @@ def _above_compiled(
 
     def read(pieces: list[Piece]) -> Int64[np.ndarray, "2 Q"]:
         counts = np.zeros((2, len(queries)), np.int64)
-        scratch, beside = _Scratch(queries), _queries_c(queries)
+        scratch, beside = _Scratch(queries), queries.c
         for part, start, stop in pieces:
             loaded.nextvec_scan_above(
                 part.c, beside, start, stop, _at(own), _at(queries.spread), _at(counts[0]), _at(counts[1]), scratch.c
