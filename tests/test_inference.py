@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import nextvec as nv
 from nextvec.bank import Bank
-from nextvec.errors import DataError, NotFiniteError, RunError
+from nextvec.errors import DataError, NotFiniteError
 from nextvec.inference import Engine, Session
 from nextvec.inference.copies import SAME, Copies
 from nextvec.kernels.weights import FORMATS

@@ -165,7 +165,7 @@ def test_a_key_has_its_pace(log: tuple[Log, int]) -> None:
     assert 90 <= int(headers["retry-after"]) <= 101
 
 
-@pytest.mark.parametrize("path", ["/v1", "/", "/v1/other", "//v1/predict", "/V1/predict", "/v1/Predict", "/metricsx"])
+@pytest.mark.parametrize("path", ["/v1", "//", "/v1/other", "//v1/predict", "/V1/predict", "/v1/Predict", "/metricsx"])
 def test_what_is_not_known_needs_the_highest_right(path: str) -> None:
     assert needed("GET", path) == "admin"
 

@@ -24,8 +24,10 @@ from nextvec.inference import Engine
 from nextvec.serving import openapi, wire
 from nextvec.serving.canary import Canary
 from nextvec.serving.control import Control
+from nextvec.serving.dashboard import FILES, page
 from nextvec.serving.guard import ON_LOOPBACK, App, Guard, Key, Log, Receive, Scope, Send, check_host
 from nextvec.serving.metrics import CONTENT_TYPE
+from nextvec.serving.overview import Overview, unready
 from nextvec.serving.protocol import protocol
 from nextvec.serving.service import Answer, Asking, Limits, Service
 from nextvec.serving.wire import RefusedError, Vectors
@@ -56,6 +58,7 @@ class Handlers:
 
     def __init__(self, service: Service, canary: Canary | None = None) -> None:
         self.service, self.control = service, Control(canary)
+        self.whole = Overview(service, canary.told if canary is not None else lambda: None)
 
     def routes(self) -> list[Route]:
         """Every route, as :mod:`nextvec.serving.openapi` documents it."""
@@ -73,10 +76,12 @@ class Handlers:
             ("POST", "/v1/models/{model}/reload", self.reload),
             ("GET", "/v1/rollouts", self.control.rollouts),
             ("POST", "/v1/rollouts/{rollout}/{verb}", self.control.intervene),
+            ("GET", "/v1/overview", self.overview),
             ("GET", "/healthz", self.healthy),
             ("GET", "/readyz", self.ready),
             ("GET", "/metrics", self.metrics),
             ("GET", "/openapi.json", self.document),
+            *(("GET", path, page(path)) for path in FILES),
         ]
         return [Route(path, _Endpoint(handle.__name__, handle), methods=[method]) for method, path, handle in table]
 
@@ -138,14 +143,16 @@ class Handlers:
         model = await self.service.reload(wire.named(request.path_params["model"], "model"))
         return _json(self._model(model.name))
 
+    async def overview(self, request: Request) -> Response:
+        return _json(await self.whole.told(request.query_params.get("documents") in ("1", "true")))
+
     async def healthy(self, _: Request) -> Response:
         return _json({"status": "alive"})
 
     async def ready(self, _: Request) -> Response:
-        if not self.service.ready:
-            raise RefusedError(503, "this server is stopping")
-        if self.service.contexts.failure:
-            raise RefusedError(503, "the log of contexts cannot be written; predictions go on")
+        trouble = unready(self.service)
+        if trouble is not None:
+            raise RefusedError(503, trouble)
         return _json({"status": "ready"})
 
     async def metrics(self, _: Request) -> Response:
@@ -378,7 +385,7 @@ async def _serve(
 def _config(guard: App, service: Service) -> uvicorn.Config:
     return uvicorn.Config(
         guard,
-        http=protocol(service.overloaded, service.metrics.shed.inc),
+        http=protocol(service.overloaded, service.metrics.refused),
         ws="none",
         lifespan="off",
         log_config=None,

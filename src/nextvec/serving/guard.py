@@ -40,6 +40,8 @@ Right = Literal["predict", "session", "pin", "operate", "admin"]
 RIGHTS: tuple[Right, ...] = ("predict", "session", "pin", "operate", "admin")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 MOST_BODY = 4 << 20
+OPEN = frozenset({"/healthz", "/readyz", "/", "/dashboard.css", "/dashboard.js"})  # hold no data
+NOWHERE: dict[str, str] = {}  # the parameters of a path that no route knows
 BODY_SECONDS = 5.0
 ON_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 LINES = 10_000  # waiting to be written at most
@@ -162,15 +164,15 @@ class Log:
 
 
 def needed(method: str, path: str) -> Right | None:
-    """The right that a request needs; None for what a probe asks. What is not known needs the highest."""
-    if path in ("/healthz", "/readyz"):
+    """The right that a request needs; None for probes and the files of the page. What is not known needs the highest."""
+    if path in OPEN:
         return None
     first = path.split("/")[2:3] if path.startswith("/v1/") else []
     if path == "/openapi.json" or first == ["predict"] or (path == "/v1/models" and method == "GET"):
         return "predict"
     if first == ["sessions"]:
         return "session"
-    if path == "/metrics" or first in (["models"], ["rollouts"]) or path.startswith("/dashboard"):
+    if path == "/metrics" or first in (["models"], ["rollouts"], ["overview"]):
         return "operate"
     return "admin"
 
@@ -260,6 +262,7 @@ class Guard:
         route = str(scope.get("endpoint_name") or "other")
         self.metrics.requests(route, str(status)).inc()
         self.metrics.seconds(route).observe(seconds)
+        self.metrics.recent.saw(route, status, seconds, scope.get("path_params", NOWHERE).get("session"))
         if self.log.requests or status >= 500:
             ms = round(seconds * 1e3, 3)
             self.log.line("request", request=request, method=scope["method"], route=route, status=status, ms=ms)

@@ -403,6 +403,7 @@ def needed(harm: float, weight: float, base: float, alpha: float, tolerated: flo
     return from_(0.5), from_(0.9)
 
 
+@lru_cache(maxsize=1024)  # a report asks for every step and stream, of which one is still growing
 def detectable(
     n_units: int,
     weight: float,

@@ -8,6 +8,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from nextvec.serving.recent import Recent
+
 # Seconds, dense where the budget lies.
 BUCKETS = tuple(ms / 1e3 for ms in (0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 20, 50, 100, 250, 1000))
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -19,6 +21,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.recent = Recent()
         new: dict[str, Any] = {"registry": self.registry, "namespace": "nextvec"}
         self._requests = Counter("requests", "Answers by route and status.", ["route", "status"], **new)
         self._seconds = Histogram("request_seconds", "From the last byte in to the answer.", ["route"], buckets=BUCKETS, **new)
@@ -39,6 +42,11 @@ class Metrics:
         self.answers = lru_cache(1024)(self._answers.labels)
         self.engine = lru_cache(64)(self._engine.labels)
         self.labels = lru_cache(64)(self._labels.labels)
+
+    def refused(self) -> None:
+        """Count a request that was turned away before it was read."""
+        self.shed.inc()
+        self.recent.refuse()
 
     def text(self) -> bytes:
         """The exposition format of Prometheus."""

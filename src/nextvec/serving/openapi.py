@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from nextvec.serving.dashboard import FILES
 from nextvec.serving.wire import F16, F32, JSON, MOST_K, MOST_VECTORS, PROBLEM
 
 Json = dict[str, Any]
@@ -78,6 +79,22 @@ SCHEMAS: Mapping[str, Json] = {
             "trouble": {"type": ["string", "null"], "description": "What is wrong with the ledger."},
             "watching": {"type": "boolean", "description": "Whether this server drives the rollout."},
         }
+    ),
+    "Overview": _object(
+        {
+            "server": {"type": "object", "description": "Version, ready or why not, since when."},
+            "models": {"type": "array", "items": {"type": "object"}},
+            "bank": {"type": "object", "description": "Where candidates come from, and whether it has text."},
+            "sessions": {"type": "object", "description": "How many, and those last asked for."},
+            "load": {
+                "type": "object",
+                "description": "Queue, budget, and the last 15 minutes: points are answers, refused, failed, p50, p95, p99.",
+            },
+            "rollout": {"type": ["object", "null"], "description": "Null where the server takes part in none."},
+            "runs": {"type": "array", "items": {"type": "object"}, "description": "Settings, and every exam that was sat."},
+            "documents": {"type": "array", "items": {"type": "object"}, "description": "With ?documents=1; the first ones."},
+        },
+        optional=("documents",),
     ),
     "Moved": _object({"rollout": NAME, "state": {"type": "string"}, "epoch": WHOLE}),
     "Status": _object({"status": {"enum": ["alive", "ready"]}}),
@@ -165,9 +182,17 @@ def _paths(dim: int) -> Json:
                 },
             ),
         },
+        "/v1/overview": {
+            "get": _operation(
+                "What the dashboard shows",
+                {200: _content("Everything at one glance.", _ref("Overview"))},
+                parameters=[_query("documents", {"enum": ["0", "1", "true", "false"]}, "1 adds documents of the bank.")],
+            )
+        },
         "/healthz": {"get": _operation("The process lives", {200: _content("It does.", _ref("Status"))})},
         "/readyz": {"get": _operation("It takes requests", {200: _content("It does.", _ref("Status"))})},
         "/metrics": {"get": _operation("For Prometheus", {200: {"description": "Text.", "content": {"text/plain": {}}}})},
+        **{path: {"get": _operation("The dashboard", _file(kind))} for path, (_, kind) in FILES.items()},
         "/openapi.json": {"get": _operation("This document", {200: _content("OpenAPI 3.1.", {"type": "object"})})},
     }
 
@@ -209,6 +234,10 @@ def _body(dim: int) -> Json:
 
 def _content(description: str, schema: Json) -> Json:
     return {"description": description, "content": {JSON: {"schema": schema}}}
+
+
+def _file(kind: str) -> dict[int, Json]:
+    return {200: {"description": "A file of the page.", "content": {kind: {}}}, 304: {"description": "As it was."}}
 
 
 def _binary(description: str) -> Json:

@@ -1,0 +1,770 @@
+"use strict";
+
+// The page of one server: it asks /v1/overview every other second and draws what it is told.
+// Text goes into the page as text nodes only, and places of things as attributes of SVG: nothing is ever parsed or inline.
+
+const EVERY = 2000, PATIENCE = 8000, SLOWEST = 10000; // milliseconds: between looks, until a look has failed, between looks at a server that is gone
+const PLACES = { refused: 1, p50: 3, p95: 4, p99: 5 }; // in a point
+const STREAMS = {
+  fail: ["Failures", "stable had to answer for the model"],
+  slow: ["Slowness", "above stable’s usual P95"],
+  miss: ["Misses", "what came next was not among the expected"],
+  unlabelled: ["Unlabelled", "sessions that ended before the truth came"],
+  assign: ["Assignment", "whether the coin fell as it should"],
+};
+
+const $ = (id) => document.getElementById(id);
+const page = { told: null, drawn: {}, goneSince: null, answeredAt: null, timer: 0, wait: EVERY, cursor: null };
+
+// Colours before anything is painted.
+
+function paint(theme) {
+  if (theme === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+}
+
+paint(localStorage.getItem("nextvec-theme") ?? "auto");
+
+// Making elements
+
+function put(element, attributes, kids) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);
+  }
+  element.append(...kids.flat().filter((kid) => kid !== null && kid !== undefined && kid !== false));
+  return element;
+}
+
+const make = (name, attributes = {}, ...kids) => put(document.createElement(name), attributes, kids);
+const draw = (name, attributes = {}, ...kids) => put(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, kids);
+
+/** Put content into a place unless it is the same as last time: what a reader selects or scrolls stays. */
+function show(id, what, build) {
+  const now = JSON.stringify(what);
+  if (page.drawn[id] === now) return;
+  page.drawn[id] = now;
+  $(id).replaceChildren(...[build(what)].flat().filter(Boolean));
+}
+
+// Figures in words
+
+const count = (n) => Math.round(n).toLocaleString("en");
+const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
+const clock = (date) => date.toLocaleTimeString("en-GB");
+const short = (model) => model.replace(/@([0-9a-f]{8})[0-9a-f]*$/, " · $1");
+
+function seconds(s) {
+  const ms = s * 1000;
+  if (ms >= 9995) return [(s).toPrecision(3), "s"];
+  if (ms >= 999.5) return [s.toFixed(2), "s"];
+  return [ms >= 99.5 ? ms.toFixed(0) : ms >= 9.95 ? ms.toFixed(1) : ms.toFixed(2), "ms"];
+}
+
+const duration = (s) => seconds(s).join(" ");
+const plain = ([value, unit]) => `${Number(value)} ${unit}`;
+
+function ago(s) {
+  if (s < 2) return "now";
+  if (s < 90) return `${Math.round(s)} s ago`;
+  if (s < 5400) return `${Math.round(s / 60)} min ago`;
+  return s < 129600 ? `${Math.round(s / 3600)} h ago` : `${Math.round(s / 86400)} days ago`;
+}
+
+function bytes(n) {
+  if (n < 1024) return `${n} B`;
+  const units = ["KiB", "MiB", "GiB", "TiB"];
+  const power = Math.min(units.length, Math.floor(Math.log(n) / Math.log(1024)));
+  return `${(n / 1024 ** power).toPrecision(3)} ${units[power - 1]}`;
+}
+
+function when(iso) {
+  const date = new Date(iso);
+  const today = date.toDateString() === new Date().toDateString();
+  return today ? clock(date) : `${date.toLocaleDateString("en-GB", { day: "numeric", month: "short" })}, ${clock(date).slice(0, 5)}`;
+}
+
+// Asking
+
+class Problem extends Error {
+  constructor(status, detail) {
+    super(detail);
+    this.status = status;
+  }
+}
+
+async function ask(path, options = {}) {
+  const key = sessionStorage.getItem("nextvec-key");
+  const headers = { ...options.headers, ...(key ? { authorization: `Bearer ${key}` } : {}) };
+  let answer;
+  try {
+    answer = await fetch(path, { ...options, headers, signal: options.keepalive ? null : AbortSignal.timeout(options.patience ?? PATIENCE) });
+  } catch {
+    throw new Problem(0, "the server does not answer");
+  }
+  if (answer.ok) return answer.status === 204 ? null : answer.json();
+  const problem = await answer.json().catch(() => ({ detail: `the server answered ${answer.status}` }));
+  throw new Problem(answer.status, problem.detail);
+}
+
+function later(wait) {
+  clearTimeout(page.timer);
+  page.timer = setTimeout(look, wait);
+}
+
+async function look() {
+  if (document.hidden) return; // looked at again as soon as somebody does
+  try {
+    page.told = await ask("/v1/overview");
+  } catch (problem) {
+    if (!(problem instanceof Problem)) throw problem;
+    missed(problem);
+    return;
+  }
+  page.answeredAt = new Date();
+  page.goneSince = null;
+  page.wait = EVERY;
+  $("forget").hidden = !sessionStorage.getItem("nextvec-key");
+  document.body.classList.remove("stale", "waiting");
+  const { ready, trouble } = page.told.server;
+  state(ready ? "ready" : "not ready", ready ? "good" : "bad");
+  notice(ready ? null : ["Not ready.", `The server says: ${trouble}.`]);
+  render(page.told);
+  later(EVERY);
+}
+
+function missed(problem) {
+  if (problem.status === 401) return askForKey(sessionStorage.getItem("nextvec-key") ? "The server does not know this key." : "");
+  if (problem.status === 403) {
+    state("not allowed", "bad");
+    $("forget").hidden = !sessionStorage.getItem("nextvec-key");
+    notice(["Not allowed.", `The server says: ${problem.message}.`]);
+    return later(SLOWEST);
+  }
+  page.goneSince ??= page.answeredAt ?? new Date();
+  const since = clock(page.goneSince);
+  const kept = page.told ? "What you see are the last figures it gave." : "It is asked again and again.";
+  state("gone", "bad");
+  document.body.classList.toggle("stale", page.told !== null);
+  notice(problem.status ? [`The server cannot say how it is since ${since}.`, `It says: ${problem.message}. ${kept}`] : [`No answer from the server since ${since}.`, kept]);
+  if (!page.told) $("served").textContent = "Nothing is known yet.";
+  page.wait = Math.min(SLOWEST, page.wait * 1.5);
+  return later(page.wait);
+}
+
+function notice(said) {
+  show("notice", said, (it) => it && make("p", { class: "notice" }, make("b", {}, it[0]), ` ${it[1]}`));
+}
+
+function state(word, kind) {
+  $("state").className = `pill ${kind}`;
+  if ($("state").textContent !== word) $("state").textContent = word;
+}
+
+// The key
+
+function askForKey(why) {
+  state("asks for a key", "");
+  $("served").textContent = "The server shows its figures to those who have a key.";
+  $("key-error").textContent = why;
+  if (!$("key").open) $("key").showModal();
+  $("secret").focus();
+}
+
+function takeKey(event) {
+  event.preventDefault();
+  const secret = $("secret").value.trim();
+  const fault = !secret ? "Give a key." : /^[\x21-\x7e]+$/.test(secret) ? "" : "A key has letters, digits, - and _ only.";
+  $("key-error").textContent = fault;
+  $("secret").setAttribute("aria-invalid", fault !== "");
+  if (fault) return;
+  sessionStorage.setItem("nextvec-key", secret);
+  $("secret").value = "";
+  $("key").close();
+  look();
+}
+
+function forgetKey() {
+  sessionStorage.removeItem("nextvec-key");
+  location.reload();
+}
+
+// Now
+
+function render(told) {
+  const names = told.models.map((model) => model.name);
+  document.title = `${names[0]} · nextvec`;
+  show("served", { names, stable: told.models.map((m) => m.stable), bank: told.bank, started: told.server.started, version: told.server.version }, served);
+  show("figures", [told.sessions, told.load], figures);
+  latency(told);
+  histogram(told);
+  show("sessions", told.sessions, sessions);
+  rollout(told);
+  show("runs-body", [told.runs, told.models], runs);
+  tryable(told);
+}
+
+function served({ bank, started, version }) {
+  const models = page.told.models.map((model, n) => [n ? ", " : "", make("b", {}, model.name), model.stable && page.told.models.length > 1 ? " (stable)" : "", ` in ${model.weights}`]);
+  return [
+    "Serving ", ...models.flat(), " over ", make("b", {}, `${count(bank.rows)} ${bank.text ? "chunks" : "vectors"}`),
+    ` of ${count(bank.documents)} documents (${bank.encoder}, ${bank.dim} wide), up since `, make("b", {}, when(started)), `. Version ${version}.`,
+  ];
+}
+
+function figure(name, value, unit, note, kind = "") {
+  return make("li", { class: kind }, make("span", { class: "name" }, name), make("b", {}, value, unit && make("small", {}, unit)), make("span", { class: "note" }, note));
+}
+
+function figures([held, load]) {
+  const minute = load.minute;
+  const [p50, p95] = [minute.p50, minute.p95].map((s) => (s === null ? ["–", ""] : seconds(s)));
+  const over = minute.p95 !== null && minute.p95 > load.budget;
+  const [refused, failed] = [minute.refused, minute.failed];
+  const active = held.recent.filter((session) => session.idle < 60).length;
+  return [
+    figure("Open sessions", count(held.open), "", `${active}${active === 20 ? "+" : ""} active last minute`),
+    figure("Answers per second", load.rate < 10 ? load.rate.toFixed(1) : count(load.rate), "", `${count(minute.answers)} last minute`, "main"),
+    figure("Latency P50", ...p50, "last minute"),
+    figure("Latency P95", ...p95, `${over ? "above" : "of"} ${plain(seconds(load.budget))} budget`, over ? "bad" : ""),
+    figure("Refused", count(refused), "", failed ? `and ${count(failed)} failed` : "last minute", refused || failed ? "bad" : ""),
+    figure("Queue", count(load.queue), "", load.queue === 1 ? "request waits" : load.queue ? "requests wait" : "nobody waits"),
+  ];
+}
+
+// Charts: drawn at the size they have, so that letters stay letters on a telephone.
+
+const rect = (x, y, width, height, kind) => draw("rect", { x: x.toFixed(1), y: y.toFixed(1), width: Math.max(0, width).toFixed(1), height: Math.max(0, height).toFixed(1), class: kind });
+const rule = (x1, y1, x2, y2, kind) => draw("line", { x1: x1.toFixed(1), y1: y1.toFixed(1), x2: x2.toFixed(1), y2: y2.toFixed(1), class: kind });
+const words = (x, y, text, kind, anchor = "start") => draw("text", { x: x.toFixed(1), y: y.toFixed(1), class: kind, "text-anchor": anchor }, text);
+
+/** Values 1, 2, 5 times powers of ten that lie between two. */
+function round(low, high) {
+  const found = [];
+  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
+    for (const step of [1, 2, 5]) found.push(step * 10 ** power);
+  }
+  return found.filter((value) => value >= low * 0.999 && value <= high * 1.001);
+}
+
+/** Move labels apart that lie closer than a line of text; from the top down, then back up from the floor. */
+function apart(labels, least, floor) {
+  labels.sort((a, b) => a.y - b.y);
+  for (let n = 1; n < labels.length; n++) labels[n].y = Math.max(labels[n].y, labels[n - 1].y + least);
+  for (let n = labels.length - 1, limit = floor; n >= 0; n--, limit -= least) labels[n].y = Math.min(labels[n].y, limit);
+}
+
+function visible(load, uptime) {
+  const most = Math.ceil(Math.max(60, uptime) / load.step) + 1;
+  return load.points.slice(-most);
+}
+
+function latency(told) {
+  const { load } = told, points = visible(load, told.server.uptime);
+  const answered = points.filter((point) => point[PLACES.p50] !== null);
+  const last = answered.at(-1);
+  $("latency-text").textContent = last
+    ? `Time until the answer, on a logarithmic scale, for half of the answers and for 95 and 99 of 100. Below: answers a second.`
+    : "Nothing was answered in the last minutes.";
+  const width = $("latency").clientWidth;
+  if (width < 120) return;
+  page.shown = { points, step: load.step, count: points.length };
+  $("latency").replaceChildren(latencyChart(points, load, width, answered));
+  cursor();
+}
+
+function latencyChart(points, load, width, answered) {
+  const height = 292, left = 50, right = 74, top = 12, low = 200, strip = 222, foot = 264;
+  const values = answered.flatMap((point) => [point[PLACES.p50], point[PLACES.p99]]);
+  const bottom = Math.min(load.budget / 4, ...values) / 1.25, ceiling = Math.max(load.budget, ...values) * 1.5;
+  const x = (n) => left + ((n + 0.5) / points.length) * (width - left - right);
+  const y = (s) => low - (Math.log(s / bottom) / Math.log(ceiling / bottom)) * (low - top);
+  const ticks = round(bottom, ceiling);
+  const shownTicks = ticks.length > 7 ? ticks.filter((s) => /^1/.test(s.toExponential())) : ticks;
+  const svg = draw("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": described(points, load, answered) });
+  for (const s of shownTicks) svg.append(rule(left, y(s), width - right, y(s), "grid"), words(left - 8, y(s) + 4, plain(seconds(s)), "tick", "end"));
+  svg.append(...curves(points, x, y));
+  svg.append(rule(left, y(load.budget), width - right, y(load.budget), "budget"));
+  svg.append(words(left + 6, y(load.budget) - 6, `budget ${plain(seconds(load.budget))}`, "name warn halo"));
+  const labels = [];
+  const last = points.findLast((point) => point[PLACES.p50] !== null);
+  if (last) for (const name of ["p50", "p95", "p99"]) labels.push({ y: y(last[PLACES[name]]) + 4, text: `${name.toUpperCase()} ${duration(last[PLACES[name]])}`, kind: "tick" });
+  apart(labels, 15, low + 4);
+  svg.append(...labels.map((label) => words(width - right + 7, label.y, label.text, label.kind)));
+  svg.append(...rates(points, load.step, x, strip, foot, left, width - right));
+  svg.append(...times(points.length, load.step, x, foot + 17, width - left - right));
+  return svg;
+}
+
+function described(points, load, answered) {
+  const last = answered.at(-1);
+  if (!last) return "No answers in the last minutes.";
+  const worst = Math.max(...answered.map((point) => point[PLACES.p95]));
+  return `Latest: half of the answers within ${duration(last[PLACES.p50])}, 95 of 100 within ${duration(last[PLACES.p95])}, 99 of 100 within ${duration(last[PLACES.p99])}. Highest P95 shown: ${duration(worst)}. The budget is ${duration(load.budget)}.`;
+}
+
+/** Lines with gaps where nothing was answered, over a band from P50 to P99. */
+function curves(points, x, y) {
+  const runs = [];
+  points.forEach((point, n) => {
+    if (point[PLACES.p50] === null) return;
+    const run = runs.at(-1);
+    if (run && run.at(-1) === n - 1) run.push(n);
+    else runs.push([n]);
+  });
+  const path = (run, name) => run.map((n) => `${x(n).toFixed(1)},${y(points[n][PLACES[name]]).toFixed(1)}`);
+  const drawn = runs.map((run) => draw("path", { class: "band", d: `M${[...path(run, "p50"), ...path(run, "p99").reverse()].join("L")}Z` }));
+  for (const name of ["p99", "p95", "p50"]) {
+    for (const run of runs) {
+      if (run.length > 1) drawn.push(draw("path", { class: `line ${name}`, d: `M${path(run, name).join("L")}` }));
+      else drawn.push(draw("circle", { class: "dot", cx: x(run[0]), cy: y(points[run[0]][PLACES[name]]), r: name === "p50" ? 2.2 : 1.4 }));
+    }
+  }
+  return drawn;
+}
+
+function rates(points, step, x, top, foot, left, end) {
+  const most = Math.max(1, ...points.map((point) => (point[0] + point[PLACES.refused]) / step));
+  const tall = (n) => (n / step / most) * (foot - top), wide = Math.max(1, x(1) - x(0) - 1);
+  const bars = points.flatMap((point, n) => {
+    const [answers, refused] = [tall(point[0]), tall(point[PLACES.refused])];
+    return [answers && rect(x(n) - wide / 2, foot - answers, wide, answers, "fill quiet"), refused && rect(x(n) - wide / 2, foot - answers - refused, wide, refused, "fill warn")];
+  });
+  const refused = points.some((point) => point[PLACES.refused]);
+  return [...bars.filter(Boolean), rule(left, foot, end, foot, "axis"), words(left - 8, top + 9, `${most < 10 ? most.toFixed(1) : count(most)}/s`, "tick", "end"), words(end + 7, foot - 2, "answers/s", "tick"), refused ? words(end + 7, foot - 17, "refused", "name warn") : ""].filter(Boolean);
+}
+
+function times(points, step, x, y, width) {
+  const span = points * step, every = [10, 15, 30, 60, 120, 180, 300].find((s) => (s / span) * width >= 62) ?? 300;
+  const drawn = [];
+  for (let back = 0; back < span; back += every) {
+    const text = back === 0 ? "now" : back % 60 ? `−${back} s` : `−${back / 60} min`;
+    drawn.push(words(x(points - 1 - back / step), y, text, "tick", "middle"));
+  }
+  return drawn;
+}
+
+// A line through the chart that follows the pointer or the arrow keys.
+
+function cursor() {
+  const svg = $("latency").querySelector("svg");
+  svg?.querySelector(".cursor")?.remove();
+  if (!svg || page.cursor === null || !page.shown) return;
+  const n = Math.min(page.shown.count - 1, Math.max(0, page.shown.count - 1 - page.cursor));
+  const x = 50 + ((n + 0.5) / page.shown.count) * ($("latency").clientWidth - 124);
+  svg.append(rule(x, 12, x, 264, "cursor"));
+  const [answers, refused, failed, p50, p95, p99] = page.shown.points[n];
+  const time = clock(new Date(page.answeredAt - (page.shown.count - n) * page.shown.step * 1000));
+  const rates = `${(answers / page.shown.step).toFixed(1)} answers a second${refused ? `, ${refused} refused` : ""}${failed ? `, ${failed} failed` : ""}`;
+  $("latency-readout").textContent = `${time}: ${p50 === null ? "no answers" : `P50 ${duration(p50)}, P95 ${duration(p95)}, P99 ${duration(p99)}; ${rates}`}`;
+}
+
+function pointed(event) {
+  const box = $("latency").getBoundingClientRect();
+  const share = (event.clientX - box.left - 50) / (box.width - 124);
+  if (!page.shown) return;
+  page.cursor = Math.round(page.shown.count - 0.5 - Math.min(1, Math.max(0, share)) * page.shown.count);
+  cursor();
+}
+
+function stepped(event) {
+  const move = { ArrowLeft: 1, ArrowRight: -1 }[event.key];
+  if (!move || !page.shown) return;
+  event.preventDefault();
+  page.cursor = Math.min(page.shown.count - 1, Math.max(0, (page.cursor ?? -1) + move));
+  cursor();
+}
+
+function unpointed() {
+  page.cursor = null;
+  $("latency-readout").textContent = "";
+  cursor();
+}
+
+function histogram(told) {
+  const { edges, counts, within } = told.load.histogram, budget = told.load.budget;
+  const total = counts.reduce((sum, n) => sum + n, 0);
+  $("histogram-text").textContent = total ? `${count(total)} answers of the last 5 minutes; ${within === 1 ? "all" : percent(within, within > 0.999 ? 2 : 1)} within the budget.` : "Nothing was answered in the last 5 minutes.";
+  const width = $("histogram").clientWidth;
+  if (width < 120) return;
+  const used = counts.flatMap((n, place) => (n ? [place] : []));
+  const at = edges.findLastIndex((edge) => edge <= budget);
+  const first = Math.max(0, Math.min(at - 5, used[0] ?? at) - 1), last = Math.min(counts.length - 1, Math.max(at, used.at(-1) ?? at) + 1);
+  const height = 292, left = 4, right = 8, top = 26, foot = 264, most = Math.max(1, ...counts);
+  const x = (s) => left + (Math.log(s / edges[first]) / Math.log(edges[last + 1] / edges[first])) * (width - left - right);
+  const label = total ? `${count(total)} answers; ${percent(within)} took no longer than the budget of ${duration(budget)}.` : "No answers in the last 5 minutes.";
+  const svg = draw("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
+  for (let n = first; n <= last; n++) {
+    const tall = (counts[n] / most) * (foot - top - 4);
+    if (counts[n]) svg.append(rect(x(edges[n]) + 1, foot - Math.max(tall, 1.5), x(edges[n + 1]) - x(edges[n]) - 2, Math.max(tall, 1.5), edges[n] >= budget * 0.99 ? "fill warn" : "fill"));
+  }
+  svg.append(rule(left, foot, width - right, foot, "axis"), rule(x(budget), top - 6, x(budget), foot, "budget"));
+  svg.append(words(x(budget), top - 12, `budget ${plain(seconds(budget))}`, "name warn halo", x(budget) > width - 60 ? "end" : "middle"));
+  const places = round(edges[first], edges[last + 1]), sparse = places.length > width / 52 ? places.filter((s) => /^1/.test(s.toExponential())) : places;
+  for (const s of sparse) svg.append(rule(x(s), foot, x(s), foot + 4, "axis"), words(Math.min(width - 16, Math.max(16, x(s))), foot + 17, plain(seconds(s)), "tick", "middle"));
+  $("histogram").replaceChildren(svg);
+}
+
+// Tables that become cards where it is narrow: the roles keep them tables for those who listen.
+
+function table(heads, rows, label, kind = "stack") {
+  const head = make("tr", { role: "row" }, heads.map(([name, kind]) => make("th", { role: "columnheader", scope: "col", class: kind }, name)));
+  const body = rows.map((cells) => make("tr", { role: "row" }, cells.map((kids, n) => make("td", { role: "cell", class: heads[n][1], "data-label": heads[n][0] }, make("div", {}, ...[kids].flat())))));
+  return make("table", { class: kind, role: "table", "aria-label": label }, make("thead", { role: "rowgroup" }, head), make("tbody", { role: "rowgroup" }, body));
+}
+
+function sessions(held) {
+  if (!held.recent.length) {
+    const rest = held.open ? `${count(held.open)} are open from before; they go on where they were.` : "";
+    return make("p", { class: "empty" }, "No session was asked for since this server started. ", rest || ["A client opens one with ", make("code", {}, "PUT /v1/sessions/NAME"), "."]);
+  }
+  const rows = held.recent.slice(0, 8).map((it) => [it.session, count(it.length), count(it.seq), bytes(it.bytes), ago(it.idle)]);
+  const heads = [["Session", "name"], ["Vectors", "n"], ["Appends", "n spare"], ["On disk", "n spare"], ["Last asked", "n"]];
+  return [table(heads, rows, "Sessions asked for lately", "brief"), held.open > rows.length ? make("p", { class: "empty aside" }, `and ${count(held.open - rows.length)} more; all contexts take ${bytes(held.bytes)} on disk, model states ${bytes(held.state_bytes)} of memory.`) : ""];
+}
+
+// Rollout
+
+const SHOWN = 6; // steps; earlier ones are folded
+const DOWN = { ROLLING_BACK: "being rolled back", ROLLED_BACK: "rolled back", REJECTED: "rejected" };
+
+/** A state as a reader calls it, by the ladder of its rollout. */
+function called(state, ladder) {
+  const paused = state.match(/^PAUSED\((.*)\)$/);
+  if (paused) return `paused at ${called(paused[1], ladder)}`;
+  const canary = state.match(/^CANARY\((\d+)\)$/);
+  if (canary) return `${ladder[Number(canary[1]) + 1].weight} %`;
+  return { DRAFT: "draft", SHADOW: "shadow", FULL: "hold-back", PROMOTED: "promoted", ...DOWN }[state] ?? state;
+}
+
+function rollout(told) {
+  const held = told.rollout, now = held?.current;
+  const lead = now ? standing(now, held) : held?.trouble ? `Something is wrong: ${held.trouble}.` : held ? "No rollout is under way." : "This server takes part in no rollouts.";
+  if ($("rollout-lead").textContent !== lead) $("rollout-lead").textContent = lead;
+  show("rollout-body", held, () => (now ? [trial(now), evidence(now), make("div", { class: "two half" }, steps(now), unseen(now)), past(held.past)] : [begin(told), past(held?.past ?? [])]));
+}
+
+function standing(now, held) {
+  const where = { shadow: "in the shadow: it is asked what stable is asked, and nobody sees its answers", canary: `answering ${now.weight} % of sessions`, "hold-back": `answering ${now.weight} % of sessions; the rest stay on stable, to compare with`, promoted: "promoted" }[now.ladder[Math.max(0, now.at)].name];
+  const what = now.down ? DOWN[now.state] : now.at < 0 ? "a draft" : where;
+  const who = held.trouble ? ` Trouble: ${held.trouble}.` : now.ended ? "" : held.watching ? " This server drives it." : " Another server drives it, or nobody yet.";
+  return `${now.rollout}: the canary is ${what}${now.paused ? ", paused: the weight is held and watching goes on" : ""}.${who}`;
+}
+
+function begin(told) {
+  const stable = told.models.find((model) => model.stable)?.name ?? "RUN";
+  const first = told.rollout === null ? make("p", { class: "empty" }, "Start it with ", make("code", {}, "nextvec serve … --ledger rollouts.db"), ", and rollouts of that ledger are followed here.") : "";
+  return make("div", { class: "card" }, first, make("p", { class: "empty" }, "A rollout lets a new run answer step by step, and takes it back at the first proof of harm. To begin one: ", make("code", {}, `nextvec rollout start NEW_RUN --over ${stable}`)));
+}
+
+function trial(now) {
+  const next = now.ladder[now.at], live = !now.ended && !now.down && now.at >= 0;
+  const progress = live && next.units ? `${count(Math.min(now.seen, next.units))} of ${count(next.units)}` : "–";
+  const facts = [
+    ["Stable", short(now.stable)], ["Canary", short(now.canary)], ["Weight now", `${now.weight} %`],
+    [next?.name === "shadow" ? "Mirrored sessions" : "Sessions at this weight", progress], ["Catches failures from", `${now.harm}×`], ["Goes up", now.gated ? "when a person says so" : "by itself, on evidence"],
+  ];
+  return make("div", { class: "card" },
+    make("ol", { class: "ladder", "aria-label": "Steps" }, now.ladder.map((stop, n) => rung(stop, n, now))),
+    make("dl", { class: "facts" }, facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)))));
+}
+
+function rung(stop, n, now) {
+  const here = n === now.at, done = n < now.at || (here && now.state === "PROMOTED"), fallen = here && now.down;
+  const kind = fallen ? "fallen" : done ? "done" : here ? "here" : "";
+  const name = stop.name === "canary" ? `${stop.weight} %` : stop.name;
+  const said = fallen ? DOWN[now.state] : here && now.paused ? "paused here" : here && !done ? "here" : done ? "passed" : stop.name === "hold-back" ? `${stop.weight} %` : stop.name === "promoted" ? "all sessions" : `${count(stop.units)} sessions`;
+  return make("li", { class: kind, "aria-current": here ? "step" : null }, make("span", { class: "dot", "aria-hidden": "true" }, fallen ? "×" : done ? "✓" : ""), make("b", {}, name), make("span", {}, said));
+}
+
+const near = (side) => Math.max(0, Math.min(1, side.log_e / side.bound));
+
+function evidence(now) {
+  return make("div", { class: "card" }, make("h3", {}, "Evidence"),
+    make("p", { class: "legend" }, "How far the evidence has come towards each verdict, as the logarithm of an e-value: the middle is none, an end is said. It may be looked at as often as one likes."),
+    make("ul", { class: "streams" }, now.streams.map(stream)));
+}
+
+function stream(it) {
+  const [name, what] = STREAMS[it.stream], ok = near(it.ok), worse = near(it.worse);
+  const kind = { WORSE: "warn", OK: "", UNDECIDED: "quiet" }[it.verdict];
+  const said = { WORSE: "✕ worse", OK: "✓ OK", UNDECIDED: "… undecided" }[it.verdict];
+  const label = `${name}: ${it.verdict.toLowerCase()}; ${percent(ok, 0)} of the way to OK, ${percent(worse, 0)} of the way to worse`;
+  const bar = draw("svg", { viewBox: "0 0 200 12", height: 12, preserveAspectRatio: "none", role: "img", "aria-label": label },
+    rect(0, 2, 200, 8, "fill well"), rect(100 - 100 * ok, 2, 100 * ok, 8, "fill"), rect(100, 2, 100 * worse, 8, "fill warn"), rule(100, 0, 100, 12, "whisker"), rule(0, 0, 0, 12, "mark"), rule(200, 0, 200, 12, "mark"));
+  const arm = (of) => [make("b", {}, `${count(it.arms[of].bad)}`), ` of ${count(it.arms[of].units)}`];
+  const units = it.stream === "assign" ? ["stable ", make("b", {}, count(it.arms.stable.units)), ", canary ", make("b", {}, count(it.arms.canary.units))] : ["stable ", ...arm("stable"), ", canary ", ...arm("canary")];
+  return make("li", {}, make("div", {}, make("b", {}, name), make("span", { class: "aside" }, what)),
+    make("div", { class: "evidence" }, bar, make("div", { class: "ends", "aria-hidden": "true" }, make("span", {}, `OK ${percent(ok, 0)}`), make("span", {}, `${percent(worse, 0)} worse`))),
+    make("div", { class: "said" }, make("span", { class: `tag ${kind}` }, said)),
+    make("div", { class: "arms" }, ...units, it.pairs ? `; ${count(it.pairs)} mirrored` : ""));
+}
+
+function unseen(now) {
+  const names = ["fail", "slow", "miss", "unlabelled"], weights = [...new Set(now.unseen.map((it) => it.weight))];
+  const card = make("div", { class: "card" }, make("h3", {}, "What could not have been seen"));
+  if (!weights.length) return put(card, {}, [make("p", { class: "empty" }, "Nothing was compared with real sessions yet: any harm may be there.")]);
+  const rows = weights.map((weight) => [`${weight} %`, ...names.map((name) => harm(now.unseen.find((it) => it.weight === weight && it.stream === name)))]);
+  const heads = [["At weight", "name"], ...names.map((name) => [STREAMS[name][0], "n"])];
+  return put(card, {}, [make("p", { class: "legend" }, "A harm below so many times stable’s rate may be there: with what was seen it would have been missed in more than 1 of 10 rollouts."), table(heads, rows, "Harm that may be there, by weight", "brief")]);
+}
+
+function harm(it) {
+  if (!it) return "–";
+  return it.harm === null ? "any" : `< ${it.harm < 10 ? it.harm.toFixed(1) : count(it.harm)}×`;
+}
+
+function steps(now) {
+  const rows = [...now.steps].reverse().map((it) => {
+    const up = it.override && (it.to === "PROMOTED" || it.weight[1] > it.weight[0]);
+    const said = it.from ? `${called(it.from, now.ladder)} → ${called(it.to, now.ladder)}` : called(it.to, now.ladder);
+    return make("li", {}, make("time", { datetime: it.time }, when(it.time)), make("div", {}, make("b", {}, said),
+      make("p", {}, `${it.cause}, by ${it.actor}`, up ? make("span", { class: "tag warn" }, "before the evidence sufficed") : "")));
+  });
+  const earlier = rows.slice(SHOWN);
+  const rest = earlier.length ? make("details", {}, make("summary", {}, `${earlier.length} earlier`), make("ol", { class: "history", role: "list" }, earlier)) : "";
+  return make("div", { class: "card" }, make("h3", { id: "steps-title" }, "Steps"), make("ol", { class: "history", role: "list", "aria-labelledby": "steps-title" }, rows.slice(0, SHOWN)), rest);
+}
+
+function past(rollouts) {
+  if (!rollouts.length) return "";
+  const rows = rollouts.map((it) => [it.rollout, make("span", { class: `tag ${it.state === "PROMOTED" ? "" : "warn"}` }, called(it.state, [])), when(it.time), make("span", { class: "aside" }, it.cause)]);
+  return make("div", { class: "card" }, make("h3", {}, "Past rollouts"), table([["Rollout", "name"], ["Ended", ""], ["When", ""], ["Cause", ""]], rows, "Past rollouts"));
+}
+
+// Runs
+
+function runs([held]) {
+  const most = Math.max(0.05, ...held.flatMap((run) => [...run.exams.map((exam) => exam["hit@5"].high), run.valid?.high ?? 0])) * 1.04;
+  const stable = page.told.models.find((model) => model.stable)?.name;
+  const rows = held.map((run) => [
+    [run.name, run.name === stable ? [" ", make("span", { class: "tag" }, "stable")] : ""].flat(),
+    run.model ?? "–", run.context === null ? "–" : count(run.context), run.updates === null ? "–" : [count(run.updates), make("i", {}, run.kept === null ? "" : `, best at ${count(run.kept)}`)].flat(),
+    run.trouble ? run.trouble : run.exams.length ? run.exams.map((exam) => sat(exam, most)) : make("span", { class: "aside" }, "not evaluated"),
+    run.valid ? rated(run.valid, most, "quiet") : make("span", { class: "aside" }, "–"),
+  ]);
+  const heads = [["Run", "name"], ["Model", ""], ["Context", "n"], ["Updates", "n"], ["Hit@5 on held-out documents", "wide rates"], ["Hit@5 while training", "rates"]];
+  return table(heads, rows, "Runs served");
+}
+
+function rated(rate, most, kind) {
+  const bar = draw("svg", { viewBox: "0 0 200 14", height: 14, preserveAspectRatio: "none", "aria-hidden": "true" }, rect(0, 2, (200 * rate.value) / most, 10, `fill ${kind}`), rule((200 * rate.low) / most, 7, (200 * rate.high) / most, 7, "whisker"));
+  return make("div", { class: "rate" }, bar, make("span", {}, percent(rate.value), make("i", { class: "aside" }, ` ${(100 * rate.low).toFixed(1)} to ${(100 * rate.high).toFixed(1)}`)));
+}
+
+function sat(exam, most) {
+  const read = exam.context === null ? "all of the context" : `${count(exam.context)} vectors of context`;
+  return make("div", { class: "exam" }, rated(exam["hit@5"], most, ""),
+    make("span", { class: "aside" }, `among ${count(exam.candidates)} (chance ${percent(exam.chance)}), ${read}; ${count(exam.rows)} predictions in ${count(exam.documents)} documents, exam ${exam.exam.slice(0, 8)}`));
+}
+
+// Try it
+
+const trying = { session: null, seq: 0, document: null, next: 0, work: Promise.resolve(), set: false, documents: [] };
+
+function tryable(told) {
+  if (trying.set) return;
+  trying.set = true;
+  const [text, rows] = document.querySelectorAll("#try-modes input");
+  if (!told.bank.text) {
+    text.disabled = true;
+    rows.checked = true;
+    $("try-why").hidden = false;
+    $("try-why").textContent = "This bank holds vectors only, so there is no encoder to read your text. Let it read rows of the bank instead; the row that truly comes next is marked where it is expected.";
+  }
+  mode();
+  nothingYet();
+}
+
+async function mode() {
+  const rows = document.querySelector("#try-modes input[value=rows]").checked;
+  $("try-text").hidden = rows;
+  $("try-rows").hidden = !rows;
+  wrong("");
+  if (!rows || trying.documents.length) return;
+  try {
+    trying.documents = (await ask("/v1/overview?documents=1")).documents;
+  } catch (problem) {
+    return failed(problem);
+  }
+  $("document").replaceChildren(...trying.documents.map((it, n) => make("option", { value: n }, `${it.title} (${count(it.rows)} ${it.rows === 1 ? "row" : "rows"})`)));
+}
+
+function nothingYet() {
+  trying.drawn = false;
+  $("expected").replaceChildren(make("p", { class: "empty" }, "Nothing is read yet. Each paragraph goes to the end of a session of your own; the five chunks that the model expects next appear here, with their score and the document they come from."));
+  $("read-so-far").replaceChildren(make("li", { class: "aside" }, "nothing"));
+}
+
+function wrong(text, field = null) {
+  $("try-error").textContent = text;
+  for (const id of ["text", "document", "count"]) $(id).setAttribute("aria-invalid", text !== "" && id === field);
+}
+
+function failed(problem) {
+  if (!(problem instanceof Problem)) throw problem;
+  const rows = !$("try-rows").hidden;
+  const hint = problem.status === 401 ? " Reload the page to give one." : problem.status === 404 ? " Start over." : "";
+  const said = problem.message.endsWith(".") ? problem.message : `${problem.message}.`;
+  wrong(said[0].toUpperCase() + said.slice(1) + hint, rows ? "document" : "text");
+}
+
+/** One after another, in the order in which they were given. */
+function queued(work) {
+  trying.work = trying.work.then(async () => {
+    $("expected").setAttribute("aria-busy", "true");
+    try {
+      await work();
+      wrong("");
+    } catch (problem) {
+      failed(problem);
+    } finally {
+      $("expected").removeAttribute("aria-busy");
+      $("read").textContent = "Read on";
+    }
+  });
+  $("read").textContent = "Reading …";
+  return trying.work;
+}
+
+async function append(body) {
+  if (trying.session === null) {
+    const name = `try-${crypto.getRandomValues(new Uint32Array(2)).join("-")}`;
+    await ask(`/v1/sessions/${name}`, { method: "PUT" });
+    [trying.session, trying.seq] = [name, 0];
+  }
+  // The encoder is loaded with the first text: that takes longer than an answer may.
+  const headers = { "content-type": "application/json", "x-deadline-ms": "60000" };
+  const found = await ask(`/v1/sessions/${trying.session}/append?k=5&text=1&seq=${trying.seq + 1}`, { method: "POST", headers, body: JSON.stringify(body), patience: 60000 });
+  trying.seq = found.seq;
+  return found;
+}
+
+function hasRead(text) {
+  const list = $("read-so-far");
+  if (trying.seq <= 1) list.replaceChildren();
+  list.append(make("li", {}, text));
+  list.scrollTop = list.scrollHeight;
+}
+
+function readText(paragraphs) {
+  for (const paragraph of paragraphs) {
+    queued(async () => {
+      try {
+        expect(await append({ text: paragraph }), null);
+      } catch (problem) {
+        $("text").value = [paragraph, $("text").value].filter(Boolean).join("\n\n"); // what was not read is not lost
+        throw problem;
+      }
+      hasRead(paragraph);
+    });
+  }
+}
+
+function readRows() {
+  const picked = trying.documents[$("document").value], many = Number($("count").value);
+  if (!picked) return wrong("The documents have not come yet; wait a moment.", "document");
+  if (!Number.isInteger(many) || many < 1 || many > 1000) return wrong("Give a whole number of rows, from 1 to 1,000.", "count");
+  if (trying.document !== picked) [trying.document, trying.next] = [picked, 0];
+  const first = trying.next, last = Math.min(picked.rows, first + many);
+  if (first >= picked.rows) return wrong(`All ${count(picked.rows)} rows of this document are read; take another one, or start over.`, "document");
+  return queued(async () => {
+    const rows = Array.from({ length: last - first }, (_, n) => picked.first + first + n);
+    const truth = last < picked.rows ? picked.first + last : null;
+    expect(await append({ rows }), truth);
+    trying.next = last;
+    hasRead(`${picked.title}: ${last - first === 1 ? `row ${count(last)}` : `rows ${count(first + 1)} to ${count(last)}`} of ${count(picked.rows)}`);
+  });
+}
+
+function read(event) {
+  event.preventDefault();
+  if (!$("try-rows").hidden) return readRows();
+  const paragraphs = $("text").value.split(/\n\s*\n/).map((it) => it.trim()).filter(Boolean);
+  if (!paragraphs.length) return wrong("Write something first.", "text");
+  $("text").value = "";
+  wrong("");
+  return readText(paragraphs);
+}
+
+/** An empty line ends a paragraph: it is read while the next one is written. */
+function typed() {
+  const parts = $("text").value.split(/\n[^\S\n]*\n/);
+  if (parts.length < 2) return;
+  $("text").value = parts.pop().trimStart();
+  readText(parts.map((it) => it.trim()).filter(Boolean));
+}
+
+function entered(event) {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  read(event);
+}
+
+function expect(answer, truth) {
+  const best = Math.max(...answer.expected.map((it) => it.score), 1e-9);
+  const at = answer.expected.findIndex((it) => it.row === truth);
+  const said = truth === null ? "" : at < 0 ? " What truly comes next is not among them." : ` What truly comes next is number ${at + 1}.`;
+  const items = answer.expected.map((it, n) => expected(it, n, best, it.row === truth));
+  const told = `${answer.length === 1 ? "1 vector" : `${count(answer.length)} vectors`} read; ${answer.model} answers (${answer.arm}).${said}`;
+  $("expected").replaceChildren(make("p", { class: "legend" }, told), items.length ? make("ol", { class: "expected" }, items) : make("p", { class: "empty" }, "It expects nothing that it has not read already."));
+}
+
+function expected(it, n, best, isTrue) {
+  const bar = draw("svg", { viewBox: "0 0 64 8", height: 8, preserveAspectRatio: "none", "aria-hidden": "true" }, rect(0, 0, 64, 8, "fill well"), rect(0, 0, 64 * Math.max(0, it.score / best), 8, "fill"));
+  return make("li", { class: isTrue ? "true" : "" },
+    make("div", { class: "head" }, make("span", { class: "place", "aria-hidden": "true" }, n + 1), make("b", {}, it.document || `row ${count(it.row)}`), isTrue ? make("span", { class: "tag" }, "✓ comes next") : "", make("span", { class: "score" }, bar, make("span", {}, make("span", { class: "unseen" }, "score "), it.score.toFixed(3)))),
+    make("p", {}, it.text ?? `row ${count(it.row)}; this bank has no text`));
+}
+
+function forgetSession() {
+  if (trying.session === null) return Promise.resolve();
+  const name = trying.session;
+  [trying.session, trying.seq, trying.document, trying.next] = [null, 0, null, 0];
+  return ask(`/v1/sessions/${name}`, { method: "DELETE", keepalive: true });
+}
+
+function again() {
+  trying.work = trying.work.then(forgetSession).catch((problem) => {
+    if (problem.status !== 404) failed(problem);
+  });
+  nothingYet();
+  wrong("");
+  $(document.querySelector("#try-modes input[value=rows]").checked ? "document" : "text").focus();
+}
+
+// Beginning
+
+function begun() {
+  const theme = localStorage.getItem("nextvec-theme") ?? "auto";
+  for (const radio of document.querySelectorAll("input[name=theme]")) {
+    radio.checked = radio.value === theme;
+    radio.addEventListener("change", () => {
+      localStorage.setItem("nextvec-theme", radio.value);
+      paint(radio.value);
+    });
+  }
+  for (const radio of document.querySelectorAll("input[name=mode]")) radio.addEventListener("change", mode);
+  $("key-form").addEventListener("submit", takeKey);
+  $("key").addEventListener("cancel", (event) => event.preventDefault()); // there is nothing behind it without a key
+  $("forget").addEventListener("click", forgetKey);
+  $("try-form").addEventListener("submit", read);
+  $("text").addEventListener("keydown", entered);
+  $("text").addEventListener("input", typed);
+  $("again").addEventListener("click", again);
+  $("latency").addEventListener("pointermove", pointed);
+  $("latency").addEventListener("pointerleave", unpointed);
+  $("latency").addEventListener("keydown", stepped);
+  $("latency").addEventListener("blur", unpointed);
+  new ResizeObserver(() => {
+    if (!page.told) return;
+    latency(page.told);
+    histogram(page.told);
+  }).observe(document.body);
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden) later(0);
+  });
+  addEventListener("pagehide", () => forgetSession().catch(() => {})); // nobody is there to be told
+  look();
+}
+
+addEventListener("DOMContentLoaded", begun);
