@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -200,6 +201,8 @@ class Service:
         self._aside = ThreadPoolExecutor(1, "aside")
         self._disk = ThreadPoolExecutor(1, "disk")
         self._keeper = asyncio.get_running_loop().create_task(self._keep(), name="keeper")
+        if first.bank.manifest.text:
+            self._aside.submit(_load_encoder, first)
 
     # Sessions
 
@@ -631,6 +634,9 @@ class Service:
             raise RefusedError(507, str(full)) from None
 
     def _model(self, name: str, run: Path, engine: Engine) -> Model:
+        session = engine.session()  # the first answer of all takes what no later one does; nobody shall wait for it
+        session.push(np.asarray(engine.bank.rows[0], np.float32))
+        session.predict(1)
         return Model(name, run, engine, Line(engine, self.metrics, name))
 
     def _check(self, name: str, engine: Engine) -> None:
@@ -665,6 +671,11 @@ class Service:
                 except FullError:
                     return  # appends say so; there is nothing to be gained now
         self.contexts.give_up_oldest()
+
+
+def _load_encoder(engine: Engine) -> None:
+    with suppress(NextvecError):  # whoever sends text is told
+        _ = engine.encoder
 
 
 def _served(lineup: Lineup) -> list[Served]:
