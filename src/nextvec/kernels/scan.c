@@ -4,6 +4,7 @@
 #include "export.h"
 #include "scan.h"
 #include <math.h>
+#include <stdlib.h>
 
 #define ROWS 16    /* of a block: widened to floats they fill most of a first-level cache */
 #define FEW 16     /* queries up to which rows are widened on the way, not first */
@@ -28,9 +29,20 @@ typedef struct {
 typedef struct {
   const uint8_t *allowed; /* [allowed_rows] by name; null: all are */
   int64_t allowed_rows;
-  const uint64_t *excluded; /* [Q, words] a bit for every name; null: none is */
-  int64_t words;
+  const int64_t *excluded, *ends; /* names, those of query 0 first, and where each query's end; null: none is */
+  int64_t words;                  /* of 64 bits: one for every name */
+} Asked;
+
+typedef struct {
+  const Asked *asked;
+  const uint64_t *excluded; /* [Q, words] a bit for every name: to set ten thousand costs microseconds, to sort them more */
 } Filter;
+
+/* Rows start:stop of a part. */
+typedef struct {
+  const Stored *part;
+  int64_t start, stop;
+} Piece;
 
 typedef struct {
   float *scores; /* [Q, K] of each query a heap, the worst on top */
@@ -332,8 +344,8 @@ INLINE int exceeds(const float *products, float threshold) {
 }
 
 INLINE int admitted(const Filter *f, int64_t c, int64_t name) {
-  if (f->allowed && (name >= f->allowed_rows || !f->allowed[name])) return 0;
-  return !f->excluded || !(f->excluded[c * f->words + name / 64] >> name % 64 & 1);
+  if (f->asked->allowed && (name >= f->asked->allowed_rows || !f->asked->allowed[name])) return 0;
+  return !f->excluded || !(f->excluded[c * f->asked->words + name / 64] >> name % 64 & 1);
 }
 
 static int64_t keep_best(const Stored *s, const Queries *q, int64_t c, int64_t row, int64_t count, const float *products,
@@ -355,19 +367,20 @@ static int64_t keep_best(const Stored *s, const Queries *q, int64_t c, int64_t r
 }
 
 INLINE int none_allowed(const Filter *f, int64_t name, int64_t count) {
-  if (!f->allowed) return 0;
+  if (!f->asked->allowed) return 0;
   int any = 0;
-  for (int64_t r = name; r < name + count && r < f->allowed_rows; r++) any |= f->allowed[r];
+  for (int64_t r = name; r < name + count && r < f->asked->allowed_rows; r++) any |= f->asked->allowed[r];
   return !any;
 }
 
-/* Set the bits of some names. */
-EXPORT void nextvec_scan_mark(uint64_t *bits, const int64_t *names, int64_t count) {
-  for (int64_t i = 0; i < count; i++) bits[names[i] / 64] |= (uint64_t)1 << names[i] % 64;
+static void mark(const Asked *asked, int64_t queries, uint64_t *bits) {
+  const int64_t *name = asked->excluded;
+  for (int64_t c = 0; c < queries; c++, bits += asked->words)
+    for (; name < asked->excluded + asked->ends[c]; name++) bits[*name / 64] |= (uint64_t)1 << *name % 64;
 }
 
-/* What is kept becomes a list, the best first. */
-EXPORT void nextvec_scan_sort(const Best *best, int64_t queries) {
+/* What is kept becomes a list, the best first; where there is less than was asked for, -1. */
+static void sort(const Best *best, int64_t queries) {
   for (int64_t c = 0; c < queries; c++) {
     float *scores = best->scores + c * best->k;
     int64_t *rows = best->rows + c * best->k;
@@ -377,12 +390,13 @@ EXPORT void nextvec_scan_sort(const Best *best, int64_t queries) {
       sink(scores, rows, left - 1, scores[left - 1], rows[left - 1]);
       scores[left - 1] = worst, rows[left - 1] = worst_row;
     }
+    for (int64_t n = best->filled[c]; n < best->k; n++) scores[n] = -INFINITY, rows[n] = -1;
   }
 }
 
 /* Rows start:stop into the best of each query; how many products decided. */
-EXPORT int64_t nextvec_scan_nearest(const Stored *s, const Queries *q, int64_t start, int64_t stop, const Filter *f,
-                                    const Best *best, Scratch *scratch) {
+static int64_t read_rows(const Stored *s, const Queries *q, int64_t start, int64_t stop, const Filter *f, const Best *best,
+                         Scratch *scratch) {
   const float *products = scratch->products;
   int64_t decided = 0;
   for (int64_t row = start; row < stop; row += ROWS) {
@@ -394,6 +408,41 @@ EXPORT int64_t nextvec_scan_nearest(const Stored *s, const Queries *q, int64_t s
       if (exceeds(products + c * ROWS, worst)) decided += keep_best(s, q, c, row, count, products + c * ROWS, f, best);
     }
   }
+  return decided;
+}
+
+/* The k best of all pieces for each query, best first. One call: beside reading rows, everything else finds its own code
+ * evicted by them. How many products decided; -1 where a query is not finite, -2 where there is no memory. */
+EXPORT int64_t nextvec_scan_nearest(const Piece *pieces, int64_t count, const float *vectors, int64_t queries, int64_t dim,
+                                    int32_t most, double longest, double error, double up, const Asked *asked, float *scores,
+                                    int64_t *rows, int64_t k) {
+  int64_t words = asked->excluded ? asked->words : 0, line = 64, decided = -1;
+  int64_t floats = queries * dim * 4 + line, codes = most ? queries * dim * 2 + line : line, bounds = 4 * queries * 4 + line;
+  int64_t wide = ROWS * dim * 4 + line, sums = 2 * (ROWS * queries * 4 + line), bits = 8 * queries * (words + 1) + line;
+  char *room = malloc(floats + codes + bounds + wide + sums + bits + line), *at = room;
+  if (!room) return -2;
+#define TAKE(type, bytes) (type *)(at = (char *)(((uintptr_t)at + line - 1) & ~(uintptr_t)(line - 1))); at += (bytes) - line
+  float *own = TAKE(float, floats);
+  int16_t *coded = TAKE(int16_t, codes);
+  float *bound = TAKE(float, bounds);
+  char *widened = TAKE(char, wide);
+  char *summed = TAKE(char, sums);
+  uint64_t *excluded = TAKE(uint64_t, bits);
+  memcpy(own, vectors, queries * dim * 4);
+  memset(excluded, 0, 8 * queries * (words + 1));
+  Queries q = {own, coded, bound, bound + queries, bound + 2 * queries, queries};
+  Scratch scratch = {widened, (int32_t *)summed, (float *)(summed + ((ROWS * queries * 4 + line - 1) & -line))};
+  Best best = {scores, rows, (int64_t *)(excluded + queries * words), k};
+  Filter f = {asked, words ? excluded : 0};
+  if (words) mark(asked, queries, excluded);
+  if (nextvec_scan_beside(own, queries, dim, most, longest, error, up, coded, bound, bound + queries, bound + 2 * queries,
+                          bound + 3 * queries)) {
+    decided = 0;
+    for (const Piece *p = pieces; p < pieces + count; p++)
+      decided += read_rows(p->part, &q, p->start, p->stop, &f, &best, &scratch);
+    sort(&best, queries);
+  }
+  free(room);
   return decided;
 }
 

@@ -33,7 +33,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, Int16, Int64, Num, UInt64
+from jaxtyping import Bool, Float, Float32, Float64, Int16, Int64, Num
 
 from nextvec.errors import DataError
 from nextvec.kernels import library
@@ -194,11 +194,11 @@ def nearest(
     """
     found: list[Best] = []
     for block in _blocks(len(queries)):
-        beside, names = _read_beside(parts, queries[block]), None if excluded is None else excluded[block]
+        own, names = queries[block], None if excluded is None else excluded[block]
         if _loaded() is None:
-            found.append(_nearest_torch(parts, beside, k, names, allowed))
+            found.append(_nearest_torch(parts, _read_beside(parts, own), k, names, allowed))
         else:
-            found.append(_nearest_compiled(parts, beside, k, names, allowed, threads))
+            found.append(_nearest_compiled(parts, own, k, names, allowed, threads))
     if len(found) == 1:
         return found[0]
     return Best(
@@ -271,10 +271,7 @@ def _read_beside(parts: Sequence[Stored], queries: Float32[np.ndarray, "Q D"]) -
     if count > 1 or not queries.flags.c_contiguous:
         vectors = aligned((count, dim), np.dtype(np.float32))
         vectors[:] = queries
-    error = max(part.error for part in parts)
-    longest = max(part.longest for part in parts) + error  # of what the codes stand for, at most
-    # Codes of queries, beside whole numbers only; no sum of products may leave 32 bits.
-    most = min(32_767, (2**31 - 1) // (127 * dim)) if parts[0].codes.dtype == np.int8 else 0
+    most, longest, error = _terms(parts)
     coded = (count, dim) if most else (0, 0)
     room = np.empty(16 * count + 2 * prod(coded), np.uint8)  # one for all: a query of one row is over in microseconds
     bounds, codes = room[: 16 * count].view(np.float32).reshape(4, count), room[16 * count :].view(np.int16).reshape(coded)
@@ -290,6 +287,16 @@ def _read_beside(parts: Sequence[Stored], queries: Float32[np.ndarray, "Q D"]) -
         if not loaded.nextvec_scan_beside(_at(vectors), count, dim, most, longest, error, UP, *places):
             check_finite(parts, queries)
     return found
+
+
+def _terms(parts: Sequence[Stored]) -> tuple[int, float, float]:
+    """The largest code of a query, 0 where rows are read as floats; what codes stand for is no longer; and no more wrong."""
+    error, longest = parts[0].error, parts[0].longest
+    if len(parts) > 1:
+        error, longest = max(part.error for part in parts), max(part.longest for part in parts)
+    # No sum of products may leave 32 bits.
+    most = min(32_767, (2**31 - 1) // (127 * parts[0].rows.shape[1])) if parts[0].codes.itemsize == 1 else 0
+    return most, longest + error, error
 
 
 def _bound(queries: _Queries, most: int, longest: float, error: float) -> None:
@@ -337,17 +344,18 @@ class _QueriesC(ctypes.Structure):
     )
 
 
-class _FilterC(ctypes.Structure):
+class _AskedC(ctypes.Structure):
     _fields_ = (
         ("allowed", _Pointer),
         ("allowed_rows", ctypes.c_int64),
         ("excluded", _Pointer),
+        ("ends", _Pointer),
         ("words", ctypes.c_int64),
     )
 
 
-class _BestC(ctypes.Structure):
-    _fields_ = (*((name, _Pointer) for name in ("scores", "rows", "filled")), ("k", ctypes.c_int64))
+class _PieceC(ctypes.Structure):
+    _fields_ = (("part", _Pointer), ("start", ctypes.c_int64), ("stop", ctypes.c_int64))
 
 
 class _ScratchC(ctypes.Structure):
@@ -367,11 +375,8 @@ def _loaded() -> ctypes.CDLL | None:
     loaded.nextvec_scan_products.restype = None
     rows = [pointer(_StoredC), pointer(_QueriesC), whole, whole]
     loaded.nextvec_scan_beside.argtypes = [_Pointer, whole, whole, ctypes.c_int32, *3 * [ctypes.c_double], *5 * [_Pointer]]
-    loaded.nextvec_scan_mark.argtypes = [_Pointer, _Pointer, whole]
-    loaded.nextvec_scan_mark.restype = None
-    loaded.nextvec_scan_sort.argtypes = [pointer(_BestC), whole]
-    loaded.nextvec_scan_sort.restype = None
-    loaded.nextvec_scan_nearest.argtypes = [*rows, pointer(_FilterC), pointer(_BestC), pointer(_ScratchC)]
+    terms = [_Pointer, whole, whole, ctypes.c_int32, *3 * [ctypes.c_double]]
+    loaded.nextvec_scan_nearest.argtypes = [_Pointer, whole, *terms, pointer(_AskedC), _Pointer, _Pointer, whole]
     loaded.nextvec_scan_nearest.restype = whole
     loaded.nextvec_scan_above.argtypes = [*rows, _Pointer, _Pointer, _Pointer, _Pointer, pointer(_ScratchC)]
     loaded.nextvec_scan_above.restype = whole
@@ -396,7 +401,7 @@ class _Scratch:
 
 def _nearest_compiled(
     parts: Sequence[Stored],
-    queries: _Queries,
+    queries: Float32[np.ndarray, "Q D"],
     k: int,
     excluded: Sequence[Int64[np.ndarray, "..."]] | None,
     allowed: Bool[np.ndarray, " A"] | None,
@@ -404,39 +409,36 @@ def _nearest_compiled(
 ) -> Best:
     loaded = _loaded()
     assert loaded is not None
-    mask = np.empty(0, bool) if allowed is None else np.ascontiguousarray(allowed)
-    bits = _marked(excluded, parts[-1].first + len(parts[-1]))
-    filters = _FilterC(None if allowed is None else _at(mask), len(mask), None if bits is None else _at(bits), 0)
-    filters.words = 0 if bits is None else bits.shape[1]
-    beside = queries.c
+    count, dim = queries.shape
+    asking = (_at(np.ascontiguousarray(queries)), count, dim, *_terms(parts), UP)
+    mask, names, ends = allowed, None, None
+    if allowed is not None:
+        mask = np.ascontiguousarray(allowed)
+    if excluded is not None:
+        names = np.concatenate([*excluded, np.empty(0, np.int64)])
+        ends = np.cumsum([len(barred) for barred in excluded], dtype=np.int64)
+    whole = -(-(parts[-1].first + len(parts[-1])) // 64)
+    asked = _AskedC(_maybe(mask), 0 if mask is None else len(mask), _maybe(names), _maybe(ends), whole)
 
     def read(pieces: list[Piece]) -> Best:
-        scores = np.full((len(queries), k), -np.inf, np.float32)
-        rows = np.full((len(queries), k), -1, np.int64)
-        filled = np.zeros(len(queries), np.int64)
-        scratch, best = _Scratch(queries), _BestC(_at(scores), _at(rows), _at(filled), k)
-        decided = 0
-        for part, start, stop in pieces:
-            decided += loaded.nextvec_scan_nearest(part.c, beside, start, stop, filters, best, scratch.c)
-        loaded.nextvec_scan_sort(best, len(queries))
+        scores, rows = np.empty((count, k), np.float32), np.empty((count, k), np.int64)
+        given = (_PieceC * len(pieces))(*((ctypes.addressof(part.c), start, stop) for part, start, stop in pieces))
+        decided = loaded.nextvec_scan_nearest(given, len(pieces), *asking, asked, _at(scores), _at(rows), k)
+        if decided == -1:
+            check_finite(parts, queries)
+        if decided < 0:
+            raise MemoryError(f"no memory to search with {count} queries")
         return Best(scores, rows, decided)
 
-    found = _side_by_side(read, _pieces(parts, queries, threads))
+    found = _side_by_side(read, _pieces(parts, count, threads))
     if len(found) == 1:
         return found[0]
     together = (np.concatenate([best.scores for best in found], 1), np.concatenate([best.rows for best in found], 1))
     return Best(*best_of(*together, k), sum(best.decided for best in found))
 
 
-def _marked(excluded: Sequence[Int64[np.ndarray, "..."]] | None, names: int) -> UInt64[np.ndarray, "Q words"] | None:
-    """A bit for every name: to set ten thousand costs microseconds, to sort them a quarter of a millisecond."""
-    loaded = _loaded()
-    if excluded is None or loaded is None:
-        return None
-    bits = np.zeros((len(excluded), -(-names // 64)), np.uint64)
-    for own, barred in zip(bits, excluded, strict=True):
-        loaded.nextvec_scan_mark(_at(own), _at(np.ascontiguousarray(barred)), len(barred))
-    return bits
+def _maybe(array: np.ndarray | None) -> int | None:
+    return None if array is None else _at(array)
 
 
 def _above_compiled(
@@ -455,14 +457,14 @@ def _above_compiled(
             )
         return counts
 
-    higher, tied = sum(_side_by_side(read, _pieces(parts, queries, threads)), np.zeros((2, len(queries)), np.int64))
+    higher, tied = sum(_side_by_side(read, _pieces(parts, len(queries), threads)), np.zeros((2, len(queries)), np.int64))
     return higher, tied
 
 
-def _pieces(parts: Sequence[Stored], queries: _Queries, threads: int) -> list[list[Piece]]:
+def _pieces(parts: Sequence[Stored], queries: int, threads: int) -> list[list[Piece]]:
     """Equal shares of all rows, one for each thread that is worth its while, names ascending in each."""
     rows = sum(map(len, parts))
-    work = rows * parts[0].codes.shape[1] * parts[0].codes.itemsize * max(1, len(queries) // 4)
+    work = rows * parts[0].codes.shape[1] * parts[0].codes.itemsize * max(1, queries // 4)
     shares = max(1, min(threads, work // LEAST))
     edges = [rows * share // shares for share in range(shares + 1)]
     pieces: list[list[Piece]] = [[] for _ in range(shares)]
