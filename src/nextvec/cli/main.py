@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from nextvec.cli import (  # torch takes seconds to import: --help must not wait for it
             experiments,
             index,
+            lanes,
             latency,
             phases,
             verbs,
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         module = next(
             module
-            for module in (verbs, index, latency, serving, rollout, experiments, phases)
+            for module in (verbs, index, lanes, latency, serving, rollout, experiments, phases)
             if hasattr(module, arguments.verb)
         )
         return getattr(module, arguments.verb)(arguments)
@@ -107,6 +108,24 @@ def _parser() -> _Parser:
     index.add_argument("index", type=Path, help="the index to make; rows stay in the bank")
     index.add_argument("--kind", choices=("exact", "approximate"), default="exact", help="approximate needs faiss (exact)")
     index.add_argument("--format", choices=("float32", "float16", "int8"), help="how rows are read (as the bank stores them)")
+
+    lanes = verb(
+        "lanes",
+        "say what each chunk of a bank is about, and how even the lanes are",
+        "By default the 16 domains, by their descriptions. "
+        "Examples: nextvec lanes books.bank --out books.lanes · nextvec lanes books.bank --clusters 16 --balanced",
+    )
+    lanes.add_argument("bank", type=Path, help="a bank")
+    how = lanes.add_mutually_exclusive_group()
+    how.add_argument("--table", type=Path, metavar="FILE", help="a .toml of [[lane]] with name, description, examples")
+    how.add_argument("--clusters", type=_positive, metavar="N", help="lanes without text: N clusters of the vectors")
+    how.add_argument("--random", type=_positive, metavar="N", help="the control: documents dealt to N lanes by chance")
+    how.add_argument("--labels", type=Path, metavar="FILE", help="a .csv of document,lane; other documents go to the nearest")
+    lanes.add_argument("--balanced", action="store_true", help="clusters of equal size")
+    lanes.add_argument("--seed", type=_whole, help="of --clusters and --random (0)")
+    lanes.add_argument("--against", type=Path, metavar="FILE", help="a .csv of document,lane to compare with; calibrates")
+    lanes.add_argument("--needed", type=_whole, default=1_000, metavar="ROWS", help="a lane with fewer is starved (1000)")
+    lanes.add_argument("--out", type=Path, metavar="FOLDER", help="where to write the lanes; beside the bank, never in it")
 
     inspect = verb("inspect", "what a bank or a run holds")
     inspect.add_argument("path", type=Path, help="a bank or a run")

@@ -1,0 +1,31 @@
+"""Lanes: what a chunk is about, by its vector, so that an expert can answer for it; never stored in the bank."""
+
+from nextvec.lanes.assign import by_chance, by_clusters, by_descriptions, by_labels
+from nextvec.lanes.census import Agreement, LaneCensus, agreement, lane_census
+from nextvec.lanes.labels import Labels, read_labels
+from nextvec.lanes.store import Anchors, Lanes
+from nextvec.lanes.table import DEFAULT, Table, read_table
+from nextvec.lanes.taxonomy import DOMAINS, MODIFIERS, TASKS, Code, Term
+
+__all__ = [
+    "DEFAULT",
+    "DOMAINS",
+    "MODIFIERS",
+    "TASKS",
+    "Agreement",
+    "Anchors",
+    "Code",
+    "Labels",
+    "LaneCensus",
+    "Lanes",
+    "Table",
+    "Term",
+    "agreement",
+    "by_chance",
+    "by_clusters",
+    "by_descriptions",
+    "by_labels",
+    "lane_census",
+    "read_labels",
+    "read_table",
+]

@@ -1,0 +1,172 @@
+"""Four ways to give every row of a bank a lane: by descriptions, by clusters, by labels, by chance."""
+
+# Axes: N rows, D width, L lanes, M documents, R labelled rows.
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from nextvec.bank import Bank
+from nextvec.encoders import Encoder, load_encoder
+from nextvec.errors import DataError, SettingsError
+from nextvec.lanes.clusters import FEWEST, MOST, blocks, mean_directions, spherical_kmeans
+from nextvec.lanes.labels import NONE, Labels
+from nextvec.lanes.store import Anchors, Kind, Lanes, Manifest
+from nextvec.lanes.table import DEFAULT, Table
+from nextvec.progress import Progress, silent
+
+CALIBRATED_ON = 50_000  # labelled rows, drawn, that a temperature is fitted to
+STEEPEST = 1e4  # the highest inverse temperature
+
+
+def by_descriptions(bank: Bank, table: Table = DEFAULT, encoder: Encoder | None = None, labels: Labels | None = None) -> Lanes:
+    """The lane whose description lies nearest; ``labels`` of the table's lanes calibrate the confidence.
+
+    An anchor is the mean of its lane's sentences. The bank's mean is not taken off: where most of a bank is of one kind,
+    so is its mean (`benchmarks/lanes.py` measures both).
+
+    Raises:
+        DataError: the bank's encoder is unknown, not installed, or not the one that made the bank; labels of other lanes.
+    """
+    made = {"encoder": bank.manifest.encoder}
+    return _nearest(bank, "descriptions", table.names, _encoded(_encoder(bank, encoder), table), labels, made, table.digest)
+
+
+def by_clusters(bank: Bank, count: int, seed: int = 0, balanced: bool = False, progress: Progress = silent) -> Lanes:
+    """Lanes without text: spherical k-means on the rows.
+
+    Raises:
+        SettingsError: fewer than 2 or more than 256 lanes.
+        DataError: fewer different rows than lanes.
+    """
+    found = spherical_kmeans(bank.rows, count, seed, balanced, progress)
+    names = tuple(f"cluster {k}" for k in range(count))
+    plain = Anchors(names, found.centres, found.prices, 1.0)
+    anchors = Anchors(names, found.centres, found.prices, _margin(bank, plain))
+    made = {"seed": seed, "balanced": balanced, "iterations": len(found.objective), "objective": found.objective[-1]}
+    confidence = anchors.confidence(bank.rows, found.lane)
+    return Lanes(found.lane, confidence, anchors, _manifest(bank, "clusters", anchors, False, made))
+
+
+def by_labels(bank: Bank, labels: Labels) -> Lanes:
+    """Labelled documents have their label, with confidence 1; the others the nearest of the labels' mean rows.
+
+    Raises:
+        DataError: more than 256 lanes.
+    """
+    if len(labels.names) > MOST:
+        raise DataError(f"{len(labels.names)} lanes are named by the labels; at most {MOST} fit")
+    given = labels.of_rows(bank)
+    labelled = given != NONE
+    vectors = mean_directions(bank.rows, given, len(labels.names))
+    made = {"labelled_documents": int((labels.lane != NONE).sum())}
+    lanes = _nearest(bank, "labels", labels.names, vectors, labels, made)
+    lane = np.where(labelled, given, lanes.lane).astype(np.uint8)
+    return Lanes(lane, np.where(labelled, np.float16(1), lanes.confidence), lanes.anchors, lanes.manifest)
+
+
+def by_chance(bank: Bank, count: int, seed: int = 0) -> Lanes:
+    """The control: in a drawn order each document goes to the lane with the fewest rows, whatever it is about.
+
+    Raises:
+        SettingsError: fewer than 2 or more than 256 lanes.
+        DataError: fewer documents than lanes.
+    """
+    if not FEWEST <= count <= MOST:
+        raise SettingsError(f"{count} lanes: choose from {FEWEST} to {MOST}")
+    if bank.num_documents < count:
+        raise DataError(f"the bank has {bank.num_documents} documents, too few to deal to {count} lanes")
+    held, of_document = np.zeros(count, np.int64), np.empty(bank.num_documents, np.uint8)
+    for m in np.random.default_rng(seed).permutation(bank.num_documents):
+        of_document[m] = held.argmin()
+        held[of_document[m]] += bank.lengths[m]
+    lane = np.repeat(of_document, bank.lengths)
+    names = tuple(f"random {k}" for k in range(count))
+    anchors = Anchors(names, mean_directions(bank.rows, lane, count), np.zeros(count, np.float32), 1.0)
+    confidence = np.ones(len(bank), np.float16)
+    return Lanes(lane, confidence, anchors, _manifest(bank, "chance", anchors, False, {"seed": seed}))
+
+
+def fitted_temperature(scores: Float32[np.ndarray, "R L"], lane: Int64[np.ndarray, " R"]) -> float:
+    """The temperature of the highest likelihood (Guo et al. 2017), found by halving.
+
+    The likelihood is concave in the inverse temperature: its slope there is the score of the true lane less the expected
+    score.
+    """
+    own = np.take_along_axis(scores, lane[:, None], 1)[:, 0].astype(np.float64)
+
+    def slope(steepness: float) -> float:
+        weights = np.exp(steepness * (scores - scores.max(1, keepdims=True)).astype(np.float64))
+        return float((own - (weights * scores).sum(1) / weights.sum(1)).mean())
+
+    low, high = 1 / STEEPEST, STEEPEST
+    for _ in range(60):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if slope(middle) > 0 else (low, middle)
+    return 1 / low
+
+
+def _nearest(
+    bank: Bank,
+    kind: Kind,
+    names: tuple[str, ...],
+    vectors: Float32[np.ndarray, "L D"],
+    labels: Labels | None,
+    made: dict[str, Any],
+    table: str = "",
+) -> Lanes:
+    prices = np.where(vectors.any(1), np.float32(0), np.float32(2))
+    plain = Anchors(names, vectors, prices, 1.0)
+    temperature = _margin(bank, plain) if labels is None else _calibrated(bank, plain, labels)
+    anchors = Anchors(names, vectors, prices, temperature)
+    lane, confidence = anchors.assign(bank.rows)
+    return Lanes(lane, confidence, anchors, _manifest(bank, kind, anchors, labels is not None, made, table))
+
+
+def _calibrated(bank: Bank, anchors: Anchors, labels: Labels) -> float:
+    _check_names(labels, anchors.names)
+    given = labels.of_rows(bank)
+    rows = np.flatnonzero(given != NONE)
+    if len(rows) > CALIBRATED_ON:
+        rows = np.sort(np.random.default_rng(0).choice(rows, CALIBRATED_ON, replace=False))
+    return fitted_temperature(anchors.scores(bank.rows[rows]), given[rows])
+
+
+def _margin(bank: Bank, anchors: Anchors) -> float:
+    """Without labels: the mean distance between the best and the second score, so that as much is odds of e to 1."""
+    total = 0.0
+    for _, block in blocks(bank.rows):
+        best = np.partition(anchors.scores(block), -2, axis=1)[:, -2:]
+        total += float((best[:, 1] - best[:, 0]).sum(dtype=np.float64))
+    return max(total / len(bank), 1 / STEEPEST)
+
+
+def _encoded(encoder: Encoder, table: Table) -> Float32[np.ndarray, "L D"]:
+    sentences = [sentence for lane in table.lanes for sentence in lane.sentences]
+    lane = np.repeat(np.arange(len(table.lanes)), [len(lane.sentences) for lane in table.lanes])
+    return mean_directions(encoder.encode(sentences).rows, lane, len(table.lanes))
+
+
+def _encoder(bank: Bank, encoder: Encoder | None) -> Encoder:
+    if bank.manifest.encoder == "unknown":
+        raise DataError(
+            "the bank does not say which encoder made its vectors, so no description can be compared with them; "
+            "use clusters or labels"
+        )
+    model = encoder or load_encoder(bank.manifest.encoder)
+    if model.fingerprint != bank.manifest.encoder_fingerprint:
+        raise DataError(f"the bank was made with {bank.manifest.encoder_fingerprint}; installed is {model.fingerprint}")
+    return model
+
+
+def _check_names(labels: Labels, names: tuple[str, ...]) -> None:
+    if labels.names != names:
+        raise DataError(f"the labels are of other lanes: {', '.join(labels.names)}; want {', '.join(names)}")
+
+
+def _manifest(bank: Bank, kind: Kind, anchors: Anchors, calibrated: bool, made: dict[str, Any], table: str = "") -> Manifest:
+    m = bank.manifest
+    return Manifest(
+        kind, m.fingerprint, m.encoder_fingerprint, anchors.names, table, m.rows, m.dim, anchors.temperature, calibrated, made
+    )
