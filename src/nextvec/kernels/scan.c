@@ -8,7 +8,6 @@
 
 #define ROWS 16    /* of a block: widened to floats they fill most of a first-level cache */
 #define FEW 16     /* queries up to which rows are widened on the way, not first */
-#define AHEAD 8192 /* bytes before they are read, a line is asked for; of float32 memory gives them unasked. Measured */
 
 /* The structures of scan.py, field by field. */
 typedef struct {
@@ -101,7 +100,6 @@ INLINE floats float_strip(const char *rows, int stored, const float *queries, in
     for (; i < whole; i += W * deep) {
       UNROLL for (int d = 0; d < deep; d++) {
         floats x = load(rows, stored, i + d * W);
-        if (size == 2 && d % 2 == 0) __builtin_prefetch(rows + (i + d * W) * size + AHEAD, 0, 2);
         UNROLL for (int c = 0; c < columns; c++) sums[d * columns + c] += x * load(queries + c * dim, FLOAT32, i + d * W);
       }
     }
@@ -174,7 +172,6 @@ INLINE ints int_strip(const int8_t *rows, const int16_t *queries, int64_t dim, c
     for (; i < whole; i += 2 * W * deep) {
       UNROLL for (int d = 0; d < deep; d++) {
         ints x = load_codes(rows, INT8, i + 2 * W * d);
-        if (d % 2 == 0) __builtin_prefetch(rows + i + 2 * W * d + AHEAD, 0, 2);
         UNROLL for (int c = 0; c < columns; c++)
           sums[d * columns + c] = add_products(sums[d * columns + c], x, load_codes(queries + c * dim, INT16, i + 2 * W * d));
       }
