@@ -3,6 +3,7 @@
 from collections.abc import Generator
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -57,9 +58,7 @@ class Metrics:
 def _tracer() -> Any:
     if find_spec("opentelemetry") is None:
         return None
-    from opentelemetry import trace
-
-    return trace.get_tracer("nextvec")
+    return import_module("opentelemetry.trace").get_tracer("nextvec")
 
 
 @contextmanager
