@@ -14,6 +14,7 @@ from nextvec.models import (
     GRU,
     LSTM,
     AttentionMixture,
+    ExpertGRU,
     Hierarchical,
     LinearRecurrence,
     MemoryGRU,
@@ -23,6 +24,7 @@ from nextvec.models import (
     Transformer,
 )
 from nextvec.models.baselines import Constant, CopyLast, ExponentialMean, MeanOfAll, Successor
+from nextvec.models.experts import LaneScores, On, Per, RandomLanes
 from nextvec.models.working_memory import BLOCK
 
 DIM = 12
@@ -30,6 +32,17 @@ DIM = 12
 
 def centre() -> Tensor:
     return 0.1 * torch.randn(DIM)
+
+
+def experts(per: Per, on: On, top: int, common: int = 0) -> ExpertGRU:
+    lanes = LaneScores(DIM, 6, per)
+    lanes.anchors.copy_(normalize(torch.randn(6, DIM), dim=-1))
+    lanes.prices.copy_(0.1 * torch.rand(6))
+    return ExpertGRU(MemoryGRU(centre(), 0.5, hidden=8, slots=16, working=5), lanes, 16, common, on, top)
+
+
+def randomly_laned(per: Per) -> ExpertGRU:
+    return ExpertGRU(MemoryGRU(centre(), 0.5, hidden=8, slots=16, working=5), RandomLanes(DIM, per), 16)
 
 
 def shaken(model: Recurrent[Any]) -> Recurrent[Any]:
@@ -54,6 +67,11 @@ MODELS: dict[str, Callable[[], Recurrent[Any]]] = {
     "memory gru, long working memory": lambda: MemoryGRU(centre(), 0.5, hidden=8, slots=16, working=400),
     "memory gru without slots": lambda: MemoryGRU(centre(), 0.5, hidden=8, slots=0, working=5),
     "memory gru without working memory": lambda: MemoryGRU(centre(), 0.5, hidden=8, slots=16, working=0),
+    "experts, top-1 by a document's lane": lambda: experts("document", "lane", 1),
+    "experts, top-2 by a position's lane and state": lambda: experts("position", "both", 2),
+    "adapters, top-1 by state": lambda: experts("position", "state", 1, common=12),
+    "experts, random lanes of documents": lambda: randomly_laned("document"),
+    "experts, random lanes of positions": lambda: randomly_laned("position"),
     "published memory gru": lambda: PublishedMemoryGRU(DIM, hidden=8, layers=2, slots=16),
     "copy last": lambda: CopyLast(DIM),
     "exponential mean": lambda: ExponentialMean(centre(), 0.7),

@@ -1,5 +1,6 @@
 """Models that run over a whole passage or step one vector at a time, and the laws they obey."""
 
+from nextvec.models.experts import ExpertGRU
 from nextvec.models.gru import GRU
 from nextvec.models.hierarchical import Hierarchical, SummaryCache
 from nextvec.models.linear import LinearRecurrence
@@ -14,6 +15,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "AttentionMixture",
+    "ExpertGRU",
     "Hierarchical",
     "LinearRecurrence",
     "MemoryGRU",

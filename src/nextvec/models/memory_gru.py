@@ -43,6 +43,15 @@ class MemoryGRUState(NamedTuple):
     held: Held
 
 
+class Read(NamedTuple):
+    """A passage between the two halves of a run. ``after``: the state after it, but for what the memory holds."""
+
+    after: MemoryGRUState
+    centred: Float[Tensor, "B T D"]
+    means: Float[Tensor, "B T K D"]
+    content: Float[Tensor, "B T C"]
+
+
 class MemoryGRU(Recurrent[MemoryGRUState]):
     """Trunk, working memory and learned slots, mixed by gates that a GRU sets at every position.
 
@@ -91,20 +100,29 @@ class MemoryGRU(Recurrent[MemoryGRUState]):
         return MemoryGRUState(self.trunk.start(batch), hidden, held)
 
     def run(self, state: MemoryGRUState, x_BTD: Float[Tensor, "B T D"]) -> tuple[MemoryGRUState, Float[Tensor, "B T D"]]:
+        read, h_BTH = self.read(state, x_BTD)
+        return self.answer(read, h_BTH)
+
+    def read(self, state: MemoryGRUState, x_BTD: Float[Tensor, "B T D"]) -> tuple[Read, Float[Tensor, "B T H"]]:
+        """The first half of a run: the GRU's hidden states, and what the second half needs beside them."""
         means, centred_BTD, means_BTKD = self.trunk.read(state.means, x_BTD)
         content_BTC = self.content(self.content_dropout(centred_BTD * self.dim**0.5))
         features_BTF = self.trunk.features(centred_BTD, means_BTKD)
         h_BTH, hidden = self.cell(torch.cat([features_BTF, content_BTC], dim=-1), state.hidden.contiguous())
+        return Read(MemoryGRUState(means, hidden, state.held), centred_BTD, means_BTKD, content_BTC), h_BTH
+
+    def answer(self, read: Read, h_BTH: Float[Tensor, "B T H"]) -> tuple[MemoryGRUState, Float[Tensor, "B T D"]]:
+        """The second half: what is mixed, recalled and added is decided by ``h``, which may come from elsewhere."""
         h_BTH = self.dropout(h_BTH)
         gates = 1 + self.gates(h_BTH)
-        mixed_BTD = self.trunk.mix(means_BTKD, gates[..., : self.trunk.num_means])
-        held = state.held
+        mixed_BTD = self.trunk.mix(read.means, gates[..., : self.trunk.num_means])
+        held = read.after.held
         if self.working is not None:
             written_BT = logsigmoid(4 + self.write(h_BTH)[..., 0])  # open at the start
-            held, recalled_BTRD = self.working(held, normalize(centred_BTD, dim=-1), written_BT)
+            held, recalled_BTRD = self.working(held, normalize(read.centred, dim=-1), written_BT)
             weights_BTRD = gates[..., self.trunk.num_means :, None] * self.recall_weights
             mixed_BTD = mixed_BTD + (weights_BTRD * recalled_BTRD).sum(2)
         residual_BTD = torch.zeros_like(mixed_BTD)
         if self.slots is not None:
-            residual_BTD = self.dropout(self.slots(torch.cat([h_BTH, content_BTC], dim=-1)))
-        return MemoryGRUState(means, hidden, held), self.trunk.finish(mixed_BTD, residual_BTD)
+            residual_BTD = self.dropout(self.slots(torch.cat([h_BTH, read.content], dim=-1)))
+        return read.after._replace(held=held), self.trunk.finish(mixed_BTD, residual_BTD)
