@@ -123,6 +123,7 @@ RECIPES: Mapping[str, Recipe] = {
     "phase2c": lambda rows: replace(ours(rows, 500), hard=4),
     "phase3": partial(ours, context=1000),
     "phase3_5": partial(ours, context=2000),
+    "phase4": lambda rows: replace(ours(rows, 1000), model="experts", top=2, gate_on="both", balance=0.01),
     "broken-published": partial(without, "ABCD"),
     "phase1-published": phase1_published,
     "phase2-published": partial(published, context=500, batch=16),

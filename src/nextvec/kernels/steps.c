@@ -58,6 +58,44 @@ EXPORT void nextvec_steps_finish(const float *mixed, const float *residual, cons
   }
 }
 
+/* The mean score of every lane over what was read (models/experts.py).
+ *
+ *   x [batch, length, dim]; anchors [count, dim]; prices [count]; keep: what a row weighs beside the one after it
+ *   sums [batch, count], weights [batch]: of what was read before; written anew
+ *   means [batch, length, count]
+ */
+EXPORT void nextvec_steps_lanes(const float *x, const float *anchors, const float *prices, float keep, int64_t batch,
+                                int64_t length, int64_t dim, int64_t count, float *restrict sums, float *restrict weights,
+                                float *restrict means) {
+  for (int64_t b = 0; b < batch; b++, sums += count, weights++)
+    for (int64_t t = 0; t < length; t++, x += dim, means += count) {
+      *weights = keep * *weights + 1;
+      for (int64_t e = 0; e < count; e++) {
+        sums[e] = keep * sums[e] + dot(x, anchors + e * dim, dim) - prices[e];
+        means[e] = sums[e] / *weights;
+      }
+    }
+}
+
+/* Who is heard (models/experts.py, Routing): logits, probabilities, weights [positions, count]; top < count. */
+EXPORT void nextvec_steps_choose(const float *logits, int64_t positions, int64_t count, int64_t top,
+                                 float *restrict probabilities, float *restrict weights) {
+  for (int64_t n = 0; n < positions; n++, logits += count, probabilities += count, weights += count) {
+    memcpy(probabilities, logits, sizeof(float) * count);
+    softmax(probabilities, count, -INFINITY);
+    float heard = 0, least = INFINITY; /* least becomes the best of those that are not chosen */
+    memcpy(weights, probabilities, sizeof(float) * count);
+    for (int64_t k = 0; k <= top; k++) {
+      int64_t best = 0;
+      for (int64_t e = 1; e < count; e++)
+        if (weights[e] > weights[best]) best = e;
+      least = weights[best], weights[best] = -1;
+      if (k < top) heard += least;
+    }
+    for (int64_t e = 0; e < count; e++) weights[e] = probabilities[e] > least ? (probabilities[e] - least) / heard : 0;
+  }
+}
+
 /* Attention of one query a passage over places of which the last is its own (models/window_attention.py).
  *
  *   queries [batch, heads * key]; keys [batch, places, heads * key]; values [batch, places, heads * value]

@@ -1,11 +1,11 @@
-"""What a step computes beside its products with weights: exponential means, their mixture, and attention of one query.
+"""What a step computes beside its products: exponential means, their mixture, who is heard, attention of one query.
 
 Torch takes some forty operations for it, each of which has more to do to begin
-than to do. These take six calls. They stand in for the same lines of
+than to do. These take eight calls. They stand in for the same lines of
 :mod:`nextvec.models` where there is compiled code; each says which.
 """
 
-# Axes: B passages, T positions, D width, K means, F features, N heads, P places, E keys, V values.
+# Axes: B passages, T positions, D width, K means, F features, N heads, P places, E keys or lanes, V values.
 
 import ctypes
 from collections.abc import Callable
@@ -23,6 +23,8 @@ ARGUMENTS = {
     "features": [*2 * [_Pointer], *3 * [_Whole], _Pointer],
     "mix": [*4 * [_Pointer], *3 * [_Whole], _Pointer],
     "finish": [*3 * [_Pointer], *2 * [_Whole], _Pointer],
+    "lanes": [*3 * [_Pointer], ctypes.c_float, *4 * [_Whole], *3 * [_Pointer]],
+    "choose": [_Pointer, *3 * [_Whole], *2 * [_Pointer]],
     "attend": [*5 * [_Pointer], *5 * [_Whole], _Pointer],
     "recall": [*7 * [_Pointer], *4 * [_Whole], _Pointer],
 }
@@ -79,6 +81,32 @@ def finish(
     mixed_BTD, residual_BTD = mixed_BTD.contiguous(), residual_BTD.contiguous()
     _loaded()["finish"](*_at(mixed_BTD, residual_BTD, scale_D), batch * length, dim, *_at(out_BTD))
     return out_BTD
+
+
+def lanes(
+    x_BTD: Float32[Tensor, "B T D"],
+    anchors_ED: Float32[Tensor, "E D"],
+    prices_E: Float32[Tensor, " E"],
+    keep: float,
+    sums_BE: Float32[Tensor, "B E"],
+    weight_B1: Float32[Tensor, "B 1"],
+) -> tuple[Float32[Tensor, "B E"], Float32[Tensor, "B 1"], Float32[Tensor, "B T E"]]:
+    """``LaneScores``: sums and weight after the passage, the mean scores at every position."""
+    (batch, length, dim), count = x_BTD.shape, len(prices_E)
+    means_BTE, x_BTD = torch.empty(batch, length, count), x_BTD.contiguous()
+    sums_BE, weight_B1 = sums_BE.clone(memory_format=torch.contiguous_format), weight_B1.clone()
+    parts = _at(x_BTD, anchors_ED, prices_E)
+    _loaded()["lanes"](*parts, keep, batch, length, dim, count, *_at(sums_BE, weight_B1, means_BTE))
+    return sums_BE, weight_B1, means_BTE
+
+
+def choose(logits_BTE: Float32[Tensor, "B T E"], top: int) -> tuple[Float32[Tensor, "B T E"], Float32[Tensor, "B T E"]]:
+    """``chosen`` of fewer experts than there are: probabilities and weights."""
+    batch, length, count = logits_BTE.shape
+    logits_BTE = logits_BTE.contiguous()
+    probabilities_BTE, weights_BTE = torch.empty_like(logits_BTE), torch.empty_like(logits_BTE)
+    _loaded()["choose"](*_at(logits_BTE), batch * length, count, top, *_at(probabilities_BTE, weights_BTE))
+    return probabilities_BTE, weights_BTE
 
 
 def attend(

@@ -1,6 +1,6 @@
 """Lanes: what a chunk is about, by its vector, so that an expert can answer for it; never stored in the bank."""
 
-from nextvec.lanes.assign import by_chance, by_clusters, by_descriptions, by_labels
+from nextvec.lanes.assign import by_chance, by_clusters, by_descriptions, by_labels, cluster_anchors, description_anchors
 from nextvec.lanes.census import Agreement, LaneCensus, agreement, lane_census
 from nextvec.lanes.labels import Labels, read_labels
 from nextvec.lanes.store import Anchors, Lanes
@@ -25,6 +25,8 @@ __all__ = [
     "by_clusters",
     "by_descriptions",
     "by_labels",
+    "cluster_anchors",
+    "description_anchors",
     "lane_census",
     "read_labels",
     "read_table",

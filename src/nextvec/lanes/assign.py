@@ -2,15 +2,16 @@
 
 # Axes: N rows, D width, L lanes, M documents, R labelled rows.
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64
 
 from nextvec.bank import Bank
 from nextvec.encoders import Encoder, load_encoder
 from nextvec.errors import DataError, SettingsError
-from nextvec.lanes.clusters import FEWEST, MOST, blocks, mean_directions, spherical_kmeans
+from nextvec.lanes.clusters import FEWEST, MOST, Clusters, blocks, mean_directions, spherical_kmeans
 from nextvec.lanes.labels import NONE, Labels
 from nextvec.lanes.store import Anchors, Kind, Lanes, Manifest
 from nextvec.lanes.table import DEFAULT, Table
@@ -41,12 +42,26 @@ def by_clusters(bank: Bank, count: int, seed: int = 0, balanced: bool = False, p
         DataError: fewer different rows than lanes.
     """
     found = spherical_kmeans(bank.rows, count, seed, balanced, progress)
-    names = tuple(f"cluster {k}" for k in range(count))
-    plain = Anchors(names, found.centres, found.prices, 1.0)
-    anchors = Anchors(names, found.centres, found.prices, _margin(bank, plain))
+    anchors = _of_clusters(found, bank.rows)
     made = {"seed": seed, "balanced": balanced, "iterations": len(found.objective), "objective": found.objective[-1]}
     confidence = anchors.confidence(bank.rows, found.lane)
     return Lanes(found.lane, confidence, anchors, _manifest(bank, "clusters", anchors, False, made))
+
+
+def cluster_anchors(rows: Float[np.ndarray, "N D"], count: int, seed: int = 0, balanced: bool = False) -> Anchors:
+    """As :func:`by_clusters`, of some rows: those of a bank's training documents, say.
+
+    Raises: as :func:`by_clusters`.
+    """
+    return _of_clusters(spherical_kmeans(rows, count, seed, balanced), rows)
+
+
+def description_anchors(bank: Bank, table: Table = DEFAULT, encoder: Encoder | None = None) -> Anchors:
+    """As :func:`by_descriptions`, without giving the bank's rows their lanes.
+
+    Raises: as :func:`by_descriptions`.
+    """
+    return _plain(bank.rows, table.names, _encoded(_encoder(bank, encoder), table))
 
 
 def by_labels(bank: Bank, labels: Labels) -> Lanes:
@@ -116,12 +131,22 @@ def _nearest(
     made: dict[str, Any],
     table: str = "",
 ) -> Lanes:
-    prices = np.where(vectors.any(1), np.float32(0), np.float32(2))
-    plain = Anchors(names, vectors, prices, 1.0)
-    temperature = _margin(bank, plain) if labels is None else _calibrated(bank, plain, labels)
-    anchors = Anchors(names, vectors, prices, temperature)
+    anchors = _plain(bank.rows, names, vectors)
+    if labels is not None:
+        anchors = replace(anchors, temperature=_calibrated(bank, anchors, labels))
     lane, confidence = anchors.assign(bank.rows)
     return Lanes(lane, confidence, anchors, _manifest(bank, kind, anchors, labels is not None, made, table))
+
+
+def _plain(rows: Float[np.ndarray, "N D"], names: tuple[str, ...], vectors: Float32[np.ndarray, "L D"]) -> Anchors:
+    anchors = Anchors(names, vectors, np.where(vectors.any(1), np.float32(0), np.float32(2)), 1.0)
+    return replace(anchors, temperature=_margin(rows, anchors))
+
+
+def _of_clusters(found: Clusters, rows: Float[np.ndarray, "N D"]) -> Anchors:
+    names = tuple(f"cluster {k}" for k in range(len(found.centres)))
+    anchors = Anchors(names, found.centres, found.prices, 1.0)
+    return replace(anchors, temperature=_margin(rows, anchors))
 
 
 def _calibrated(bank: Bank, anchors: Anchors, labels: Labels) -> float:
@@ -133,13 +158,13 @@ def _calibrated(bank: Bank, anchors: Anchors, labels: Labels) -> float:
     return fitted_temperature(anchors.scores(bank.rows[rows]), given[rows])
 
 
-def _margin(bank: Bank, anchors: Anchors) -> float:
+def _margin(rows: Float[np.ndarray, "N D"], anchors: Anchors) -> float:
     """Without labels: the mean distance between the best and the second score, so that as much is odds of e to 1."""
     total = 0.0
-    for _, block in blocks(bank.rows):
+    for _, block in blocks(rows):
         best = np.partition(anchors.scores(block), -2, axis=1)[:, -2:]
         total += float((best[:, 1] - best[:, 0]).sum(dtype=np.float64))
-    return max(total / len(bank), 1 / STEEPEST)
+    return max(total / len(rows), 1 / STEEPEST)
 
 
 def _encoded(encoder: Encoder, table: Table) -> Float32[np.ndarray, "L D"]:

@@ -163,6 +163,9 @@ class Experts(nn.Module):
         if torch.compiler.is_compiling():  # a graph cannot depend on what it is given: all are computed, most times zero
             return sum((block(h_BTH) * weights_BTE[..., e, None] for e, block in enumerate(self.blocks)), 0 * h_BTH)
         h_NH, weights_NE = h_BTH.flatten(0, 1), weights_BTE.flatten(0, 1)
+        if len(h_NH) == 1:  # a step gathers nothing
+            heard = [e for e, weight in enumerate(weights_NE[0].tolist()) if weight > 0]
+            return sum((weights_BTE[..., e, None] * self.blocks[e](h_BTH) for e in heard), torch.zeros_like(h_BTH))
         place_P, expert_P = (weights_NE > 0).nonzero(as_tuple=True)
         answer_NH = torch.zeros_like(h_NH)
         for e in expert_P.unique().tolist():
@@ -170,6 +173,30 @@ class Experts(nn.Module):
             answered = self.blocks[e](h_NH[here]) * weights_NE[here, e, None]
             answer_NH = answer_NH.index_add(0, here, answered.to(h_NH))
         return answer_NH.view_as(h_BTH)
+
+
+class Gate(nn.Module):
+    """Who is heard: the ``top`` experts by the scores of their lanes, by the hidden state, or by both."""
+
+    def __init__(self, hidden: int, count: int, on: On, top: int, temperature: float) -> None:
+        super().__init__()
+        self.on, self.top = on, top
+        if on != "state":
+            self.log_sharpness = nn.Parameter(torch.tensor(-log(temperature)))
+        if on != "lane":
+            self.state = nn.Linear(hidden, count)
+        if on == "both":
+            nn.init.zeros_(self.state.weight)
+            nn.init.zeros_(self.state.bias)
+
+    def forward(self, h_BTH: Float[Tensor, "B T H"], scores_BTE: Float[Tensor, "B T E"]) -> Routing:
+        return chosen(self.logits(h_BTH, scores_BTE), self.top)
+
+    def logits(self, h_BTH: Float[Tensor, "B T H"], scores_BTE: Float[Tensor, "B T E"]) -> Float[Tensor, "B T E"]:
+        if self.on == "state":
+            return self.state(h_BTH)
+        logits = self.log_sharpness.exp() * scores_BTE
+        return logits + self.state(h_BTH) if self.on == "both" else logits
 
 
 class ExpertGRUState(NamedTuple):
@@ -211,10 +238,10 @@ class ExpertGRU(Recurrent[ExpertGRUState]):
         super().__init__()
         self.dim = shared.dim
         hidden = shared.cell.hidden_size
-        self.shared, self.lanes, self.top = shared, lanes, top
+        self.shared, self.lanes = shared, lanes
         self.common = silent([feed_forward(hidden, common, dropout)] if common else [])
         self.experts = Experts(hidden, inner, lanes.count, dropout)
-        self.gate = Gate(hidden, lanes.count, on, temperature)
+        self.gate = Gate(hidden, lanes.count, on, top, temperature)
 
     def start(self, batch: int) -> ExpertGRUState:
         return ExpertGRUState(self.shared.start(batch), self.lanes.start(batch))
@@ -229,33 +256,12 @@ class ExpertGRU(Recurrent[ExpertGRUState]):
         """As :meth:`run`, and who spoke at each position."""
         read, h_BTH = self.shared.read(state.shared, x_BTD)
         lanes, scores_BTE = self.lanes(state.lanes, x_BTD)
-        routing = chosen(self.gate(h_BTH, scores_BTE), self.top)
+        routing = self.gate(h_BTH, scores_BTE)
         residual_BTH = self.experts(h_BTH, routing.weights)
         for block in self.common:
             residual_BTH = residual_BTH + block(h_BTH)
         shared, y_BTD = self.shared.answer(read, h_BTH + residual_BTH)
         return ExpertGRUState(shared, lanes), y_BTD, routing
-
-
-class Gate(nn.Module):
-    """Logits of the experts, from the scores of their lanes, from the hidden state, or from both."""
-
-    def __init__(self, hidden: int, count: int, on: On, temperature: float) -> None:
-        super().__init__()
-        self.on = on
-        if on != "state":
-            self.log_sharpness = nn.Parameter(torch.tensor(-log(temperature)))
-        if on != "lane":
-            self.state = nn.Linear(hidden, count)
-        if on == "both":
-            nn.init.zeros_(self.state.weight)
-            nn.init.zeros_(self.state.bias)
-
-    def forward(self, h_BTH: Float[Tensor, "B T H"], scores_BTE: Float[Tensor, "B T E"]) -> Float[Tensor, "B T E"]:
-        if self.on == "state":
-            return self.state(h_BTH)
-        logits = self.log_sharpness.exp() * scores_BTE
-        return logits + self.state(h_BTH) if self.on == "both" else logits
 
 
 def expert_use(weights: Float[Tensor, "N E"]) -> Int64[Tensor, " E"]:

@@ -1,6 +1,6 @@
 """Models for answering: their weights packed, rounded where that is asked for, and without gradients."""
 
-# Axes: B passages, T positions, K width that is read, N rows, D width, H hidden, L layers, M slots, E address width.
+# Axes: B passages, T positions, K width that is read, N rows, D width, H hidden, L layers, M slots, E address width or experts.
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 from nextvec.errors import SettingsError
 from nextvec.kernels import name, steps
 from nextvec.kernels.weights import Cell, Chain, Format, Kind, Matrix, Stage, gru, lstm, packed, product, run_chain
+from nextvec.models.experts import Gate, LaneRead, LaneScores, Routing, chosen
 from nextvec.models.memory_gru import Slots
 from nextvec.models.protocol import Recurrent
 from nextvec.models.published import PublishedMemoryGRU
@@ -180,6 +181,38 @@ class PackedTrunk(Trunk):
         return steps.finish(mixed_BTD, residual_BTD, self.scale)
 
 
+class PackedLaneScores(LaneScores):
+    """Lane scores in one call."""
+
+    def __init__(self, source: LaneScores) -> None:
+        super().__init__(source.anchors.shape[1], source.count, "document")
+        self.load_state_dict(source.state_dict())
+        self.keep = source.keep
+
+    def forward(self, state: LaneRead, x_BTD: Float[Tensor, "B T D"]) -> tuple[LaneRead, Float[Tensor, "B T E"]]:
+        *after, means_BTE = steps.lanes(x_BTD, self.anchors, self.prices, self.keep, *state)
+        return LaneRead(*after), means_BTE
+
+
+class PackedGate(nn.Module):
+    """A gate whose choice is one call."""
+
+    def __init__(self, source: Gate) -> None:
+        super().__init__()
+        self.on, self.top = source.on, source.top
+        self.sharpness = _keep(self, "sharpness", source.log_sharpness.exp() if source.on != "state" else None)
+        self.state = source.state if source.on != "lane" else None
+
+    def forward(self, h_BTH: Float[Tensor, "B T H"], scores_BTE: Float[Tensor, "B T E"]) -> Routing:
+        parts = [] if self.sharpness is None else [self.sharpness * scores_BTE]
+        if self.state is not None:
+            parts.append(self.state(h_BTH))
+        logits_BTE = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+        if self.top >= logits_BTE.shape[-1]:
+            return chosen(logits_BTE, self.top)
+        return Routing(*steps.choose(logits_BTE, self.top))
+
+
 class PackedWindowAttention(WindowAttention):
     """Window attention of which a step is one call; longer passages go torch's way."""
 
@@ -300,6 +333,10 @@ def _packed(module: nn.Module, form: Format) -> nn.Module | None:
         return nn.Identity()
     if isinstance(module, Trunk) and steps.compiled():
         return PackedTrunk(module)
+    if isinstance(module, LaneScores) and steps.compiled():
+        return PackedLaneScores(module)
+    if isinstance(module, Gate) and steps.compiled():
+        return PackedGate(module)
     if isinstance(module, WindowAttention) and steps.compiled():
         return PackedWindowAttention(module)
     if isinstance(module, WorkingMemory) and steps.compiled():

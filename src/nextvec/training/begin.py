@@ -15,10 +15,12 @@ from nextvec.bank import Bank
 from nextvec.errors import DataError, RunError, SettingsError
 from nextvec.evaluation.exam import Exam
 from nextvec.evaluation.report import strongest_decay
+from nextvec.lanes import Anchors, Lanes, cluster_anchors, description_anchors
 from nextvec.models import (
     GRU,
     LSTM,
     AttentionMixture,
+    ExpertGRU,
     Hierarchical,
     LinearRecurrence,
     MemoryGRU,
@@ -26,9 +28,10 @@ from nextvec.models import (
     Recurrent,
     Transformer,
 )
+from nextvec.models.experts import LaneScores, RandomLanes
 from nextvec.training.run import BEST, RUN, Origin, Run, document_sketch
 from nextvec.training.settings import TrainSettings
-from nextvec.windows import Windows, coherent, last_windows, split, training_windows
+from nextvec.windows import Windows, coherent, last_windows, rows_of, split, training_windows
 
 VALID_ROWS = 1000
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -53,14 +56,17 @@ def begin(path: str | Path, recipe: str, settings: TrainSettings, bank: Bank) ->
     centre = centre_of(bank, parts.train)
     decay = strongest_decay(exam, centre)
     # What cannot be built or read is refused before anything is written.
-    build(settings, centre, decay)
+    build(settings, centre, decay, anchors := anchors_of(settings, bank, parts.train))
     epoch(settings, bank, parts.train, np.random.default_rng(0))
     ids = bank.ids
     named = {name: [ids[m] for m in parts.part(name)] for name in ("train", "valid", "test")}
     hashes = [document_sketch(bank, int(m)) for m in parts.train]
     where = str(bank.path.resolve()) if bank.path else ""
     origin = Origin(bank.fingerprint, where, bank.dim, bank.manifest.encoder_fingerprint, named, hashes, decay)
-    return Run.create(path, recipe, settings, origin)
+    run = Run.create(path, recipe, settings, origin)
+    if anchors is not None:
+        run.save_anchors(anchors)
+    return run
 
 
 def present(device: Device) -> Device:
@@ -103,8 +109,30 @@ def epoch(settings: TrainSettings, bank: Bank, documents: Int64[np.ndarray, " M"
     return kept
 
 
-def build(settings: TrainSettings, centre: Float[Tensor, " D"], decay: float) -> Recurrent[Any]:
-    """The untrained model of some settings; its weights are decided by ``settings.seed``."""
+def anchors_of(settings: TrainSettings, bank: Bank, documents: Int64[np.ndarray, " M"]) -> Anchors | None:
+    """What the experts' lanes lie at, found in the training documents; None where none are needed.
+
+    Raises:
+        SettingsError: as many lanes as ``experts`` cannot be had.
+        DataError: a folder that holds no lanes of this bank, or an encoder that is not there.
+    """
+    s = settings
+    if s.model != "experts" or s.experts == 1 or s.lanes == "random":
+        return None
+    if s.lanes in ("clusters", "balanced"):
+        return cluster_anchors(bank.rows[rows_of(bank, documents)], s.experts, s.seed, s.lanes == "balanced")
+    anchors = description_anchors(bank) if s.lanes == "descriptions" else Lanes.open(s.lanes, bank).anchors
+    if len(anchors.names) != s.experts:
+        count = len(anchors.names)
+        raise SettingsError(f"experts={s.experts}: lanes={s.lanes} are {count}; the nearest right one is {count}")
+    return anchors
+
+
+def build(settings: TrainSettings, centre: Float[Tensor, " D"], decay: float, anchors: Anchors | None = None) -> Recurrent[Any]:
+    """The untrained model of some settings; its weights are decided by ``settings.seed``.
+
+    Without ``anchors`` the lanes of experts lie nowhere until weights are loaded.
+    """
     torch.manual_seed(settings.seed)
     s = settings
     match s.model:
@@ -122,8 +150,24 @@ def build(settings: TrainSettings, centre: Float[Tensor, " D"], decay: float) ->
             return Hierarchical(centre, decay, hidden=s.hidden, layers=s.layers, dropout=s.dropout, chunk=s.chunk)
         case "linear":
             return LinearRecurrence(centre, decay, hidden=s.hidden, layers=s.layers, dropout=s.dropout)
+        case "experts":
+            shared = MemoryGRU(centre, decay, s.hidden, s.slots, s.working, s.dropout)
+            lanes = _lane_scores(s, len(centre), anchors)
+            temperature = anchors.temperature if anchors else 0.1
+            return ExpertGRU(shared, lanes, s.expert_width, s.common_width, s.gate_on, s.top, temperature, s.dropout)
         case "published":
             return PublishedMemoryGRU(len(centre), s.hidden, s.layers, s.slots or 1, s.dropout)
+
+
+def _lane_scores(settings: TrainSettings, dim: int, anchors: Anchors | None) -> LaneScores | RandomLanes:
+    s = settings
+    if s.lanes == "random" and s.experts > 1:
+        return RandomLanes(dim, s.route_per)
+    scores = LaneScores(dim, s.experts, s.route_per)
+    if anchors:
+        scores.anchors.copy_(torch.from_numpy(anchors.vectors))
+        scores.prices.copy_(torch.from_numpy(anchors.prices))
+    return scores
 
 
 def load_model(run: Run, name: str = BEST) -> tuple[Recurrent[Any], Float[Tensor, " D"]]:

@@ -3,20 +3,21 @@
 # Axes: B passages, T positions, N targets, D width.
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nextvec.bank import Bank, row_classes
 from nextvec.batches import Candidates, Passages, candidates, passages
-from nextvec.models import PublishedMemoryGRU, Recurrent
+from nextvec.models import ExpertGRU, PublishedMemoryGRU, Recurrent
+from nextvec.models.experts import balance
 from nextvec.objective import cosine_distance, gradient_norms, info_nce, squared_distance
 from nextvec.training.run import generator_seed
 from nextvec.training.settings import TrainSettings
@@ -95,7 +96,7 @@ class Gradient:
         """Passages that share one loss; several are predicted twice, one alone keeps its graph."""
         s, alone = self.settings, len(group) == 1
         with torch.set_grad_enabled(alone):
-            outputs = [self._predict(read[i], update, i) for i in group]
+            outputs, uneven = zip(*(self._predict(read[i], update, i) for i in group), strict=True)
         rows = np.concatenate([read[i].targets[read[i].targets >= 0].numpy() for i in group])
         rng = np.random.default_rng(generator_seed(s.seed, NEGATIVES, update, group.start))
         drawn = rng.choice(self.train_rows, s.negatives)
@@ -114,23 +115,41 @@ class Gradient:
         assert predicted_ND.grad is not None
         edges = np.cumsum([0, *(len(y) for y in outputs)])
         for n, (i, (first, last)) in enumerate(zip(group, pairwise(edges.tolist()), strict=True)):
-            output = outputs[n] if alone else self._predict(read[i], update, i)
-            output.backward(predicted_ND.grad[first:last])
+            output, imbalance = (outputs[n], uneven[n]) if alone else self._predict(read[i], update, i)
+            share = len(output) / total
+            pulled, weights = [output], [predicted_ND.grad[first:last]]
+            if self.settings.balance and imbalance is not None:
+                weighted = share * self.settings.balance * imbalance
+                pulled.append(self.scale(weighted))
+                weights.append(torch.ones_like(weighted))
+                found.append(Computed(weighted.item(), {"balance": weighted.item()}, {}, rows[:0], 0.0))
+            torch.autograd.backward(pulled, weights)
         return _together(found)
 
-    def _predict(self, read: Passages, update: int, number: int) -> Float[Tensor, "N D"]:
-        """Predictions of the scored rows; dropout depends on the update and the number alone, so it repeats."""
+    def _predict(self, read: Passages, update: int, number: int) -> tuple[Float[Tensor, "N D"], Float[Tensor, ""] | None]:
+        """Predictions of the scored rows, and how unevenly experts were used where that has a weight.
+
+        Dropout depends on the update and the number alone, so it repeats.
+        """
         s = self.settings
         torch.manual_seed(generator_seed(s.seed, DROPOUT, update, number))
         x_BTD = read.x.to(self.device)
         with torch.autocast(self.device.type, PRECISIONS[s.precision], enabled=s.precision != "float32"):
             if s.loss_on == "delta":
                 assert isinstance(self.model, PublishedMemoryGRU)
-                return self.model.difference(x_BTD).float()
+                return self.model.difference(x_BTD).float(), None
+            if isinstance(self.model, ExpertGRU) and s.balance:
+                return self._balanced(self.model, x_BTD, read.targets.to(self.device) >= 0)
             if s.supervision == "last":
-                return self.model.last(x_BTD).float()
+                return self.model.last(x_BTD).float(), None
             y_BTD = in_segments(self.model, x_BTD, s.segment) if s.segment else self._whole(x_BTD)
-        return y_BTD[(read.targets >= 0).to(self.device)].float()
+        return y_BTD[(read.targets >= 0).to(self.device)].float(), None
+
+    def _balanced(
+        self, model: ExpertGRU, x_BTD: Float[Tensor, "B T D"], scored_BT: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "N D"], Float[Tensor, ""]]:
+        _, y_BTD, routing = model.routed(model.start(len(x_BTD)), x_BTD)
+        return y_BTD[scored_BT].float(), balance(routing, scored_BT)
 
     def _named(self, rows: Int64[np.ndarray, " N"], others: Int64[np.ndarray, " rows"]) -> Candidates:
         """What the targets are told apart from; a raw difference only from the other targets' differences."""
@@ -169,11 +188,16 @@ def _together(parts: Sequence[Computed]) -> Computed:
     targets = sum(len(part.targets) for part in parts)
     return Computed(
         sum(part.loss for part in parts),
-        {name: sum(part.terms[name] for part in parts) for name in parts[0].terms},
-        {name: math.hypot(*(part.pulls[name] for part in parts)) for name in parts[0].pulls},
+        {name: sum(part.terms.get(name, 0.0) for part in parts) for name in _names(part.terms for part in parts)},
+        {name: math.hypot(*(part.pulls.get(name, 0.0) for part in parts)) for name in _names(part.pulls for part in parts)},
         np.concatenate([part.targets for part in parts]),
         sum(part.negatives * len(part.targets) for part in parts) / targets,
     )
+
+
+def _names(parts: Iterable[dict[str, float]]) -> list[str]:
+    """Each name once, in the order of the first of them."""
+    return list(dict.fromkeys(name for part in parts for name in part))
 
 
 def in_segments(model: Recurrent[Any], x_BTD: Float[Tensor, "B T D"], segment: int) -> Float[Tensor, "B T D"]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+import torch
 from jaxtyping import Int64
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -21,13 +22,14 @@ from nextvec import settings as frozen
 from nextvec.bank import Bank, row_hashes
 from nextvec.bank.layout import read_json, write_atomically
 from nextvec.errors import RunError
+from nextvec.lanes import Anchors
 from nextvec.training.settings import TrainSettings
 from nextvec.windows import Split
 
 FORMAT, SKETCH = 1, 16
 PATIENCE_SECONDS = 1.0  # `status` holds the lock for a moment
 RUN, HISTORY, TIMING, LOCK = "run.json", "training_history.json", "timing.json", "run.lock"
-CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
+CHECKPOINT, BEST, ANCHORS = "checkpoint.safetensors", "best.safetensors", "anchors.safetensors"
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,29 @@ class Run:
             data = file.read_bytes()
             return load(data), int(_metadata(data)["update"])
         except (SafetensorError, KeyError, ValueError) as error:
+            raise RunError(f"{file} is damaged: {error}") from None
+
+    def save_anchors(self, anchors: Anchors) -> None:
+        """Keep where the experts' lanes lie: what gave them may be gone when training goes on."""
+        held = {"vectors": torch.from_numpy(anchors.vectors), "prices": torch.from_numpy(anchors.prices)}
+        held["temperature"] = torch.tensor(anchors.temperature, dtype=torch.float64)
+        write_atomically(self.path / ANCHORS, save(held, {"update": "0", "names": json.dumps(anchors.names)}))
+
+    def anchors(self) -> Anchors | None:
+        """Where the experts' lanes lie; None where nothing was kept.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        file = self.path / ANCHORS
+        if not file.is_file():
+            return None
+        tensors, _ = self.load(ANCHORS)
+        try:
+            names = tuple(map(str, json.loads(_metadata(file.read_bytes())["names"])))
+            vectors, prices = tensors["vectors"].numpy(), tensors["prices"].numpy()
+            return Anchors(names, vectors, prices, float(tensors["temperature"]))
+        except (KeyError, ValueError) as error:
             raise RunError(f"{file} is damaged: {error}") from None
 
     def split(self, bank: Bank) -> Split:

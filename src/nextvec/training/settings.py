@@ -5,8 +5,10 @@ from typing import Literal, get_args
 
 from nextvec.errors import SettingsError
 
-ModelName = Literal["memory_gru", "gru", "lstm", "transformer", "mixture", "hierarchical", "linear", "published"]
+ModelName = Literal["memory_gru", "gru", "lstm", "transformer", "mixture", "hierarchical", "linear", "experts", "published"]
 MODEL_NAMES: tuple[str, ...] = get_args(ModelName)
+
+RANDOM_LANES = 16  # what nextvec.models.experts hashes to
 
 # The least and the most that each number may be; what is outside is refused with the nearest right value.
 BOUNDS: dict[str, tuple[float, float]] = {
@@ -22,6 +24,12 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "window": (1, 1_000_000),
     "chunk": (1, 1_000_000),
     "dropout": (0, 0.95),
+    "experts": (1, 256),
+    "expert_width": (1, 65_536),
+    "common_width": (0, 65_536),
+    "top": (1, 256),
+    "balance": (0, 1_000),
+    "router": (0, 0.9),
     "coherence": (-1, 1),
     "alpha": (0, 1_000_000),
     "cosine": (0, 1_000_000),
@@ -58,6 +66,16 @@ class TrainSettings:
         model: ``memory_gru`` (ours), one of its simpler kin, or ``published`` (the predecessor's).
         hidden, layers, slots, working, window, chunk, dropout: see the models;
             slots=0 or working=0 takes that memory away.
+
+    Experts, of model ``experts``, the memory GRU of the same hidden, slots and working:
+        experts: how many; 1 is a block that every position passes. expert_width: inner width of each;
+        common_width: of a block that all share, 0 for none; narrow experts beside it are adapters.
+        lanes: whose anchors route: ``clusters`` or ``balanced`` (k-means of the training rows),
+            ``descriptions``, ``random`` (the control), or a folder of ``nextvec lanes BANK --out``.
+        route_per: the lane of a ``position`` (the last few vectors) or of the ``document`` so far.
+        gate_on: the ``lane``, the ``state`` of the GRU, or ``both``. top: experts heard at each position.
+        balance: weight of Switch's load-balancing term.
+        router: the last share of the updates, which train the gate alone, as those before leave it alone; 0: all in one go.
 
     Passages:
         context: vectors a training passage reads.
@@ -112,6 +130,16 @@ class TrainSettings:
     window: int = 256
     chunk: int = 200
     dropout: float = 0.2
+
+    experts: int = 16
+    expert_width: int = 128
+    common_width: int = 0
+    lanes: str = "clusters"
+    route_per: Literal["position", "document"] = "position"
+    gate_on: Literal["lane", "state", "both"] = "lane"
+    top: int = 1
+    balance: float = 0.0
+    router: float = 0.0
 
     context: int = 256
     supervision: Literal["every", "last"] = "every"
@@ -172,9 +200,23 @@ class TrainSettings:
             raise SettingsError(f"hard_low={self.hard_low}: must be below hard_high={self.hard_high}")
         if not (self.alpha or self.cosine or self.mse):
             raise SettingsError("alpha, cosine and mse are all 0; training would minimise nothing")
+        if self.model == "experts":
+            self._check_experts()
         if self.loss_on == "delta" and self.model != "published":
             raise SettingsError(f"loss_on=delta: {self.model} predicts no difference; only model=published does")
         if self.precision == "float16" and self.device == "cpu":
             raise SettingsError("precision=float16: too narrow to train in on a processor; the nearest right one is bfloat16")
         if self.supervision == "last" and self.context < 2:
             raise SettingsError(f"context={self.context}: passages that overlap by half need at least 2")
+
+    def _check_experts(self) -> None:
+        if self.top > self.experts:
+            raise SettingsError(f"top={self.top}: there are {self.experts} experts; the nearest right one is {self.experts}")
+        if self.lanes == "random" and self.experts not in (1, RANDOM_LANES):
+            raise SettingsError(f"experts={self.experts}: random lanes are {RANDOM_LANES}; the nearest right one is that")
+        if self.router and self.gate_on == "lane":
+            raise SettingsError("router: a gate on the lane alone has one number to train; choose gate_on=both or state")
+        if self.router and self.seconds:
+            raise SettingsError("router counts updates, and seconds may end them sooner; choose one")
+        if self.balance and self.segment:
+            raise SettingsError("balance needs a whole passage, segment cuts it; choose one")

@@ -22,13 +22,14 @@ from nextvec.models import PublishedMemoryGRU
 from nextvec.negatives import Mined, Queue, mine
 from nextvec.ranks import Ranks, paired_lift
 from nextvec.training.alarms import NOT_FINITE, REMEMBERED, collapse, explosion, few_updates, small_exam
-from nextvec.training.begin import VALID_ROWS, build, centre_of, epoch
+from nextvec.training.begin import VALID_ROWS, anchors_of, build, centre_of, epoch
 from nextvec.training.gradient import Computed, Gradient
 from nextvec.training.run import BEST, CHECKPOINT, Run, generator_seed
 from nextvec.training.settings import TrainSettings
 from nextvec.windows import Split, Windows, rows_of
 
 FLOOR = 0.02
+GATE = "gate."
 ORDER, MINING = 1, 4
 MINED_TARGETS = 4096
 USED_UP, OUT_OF_TIME, PATIENCE = "updates used up", "seconds used up", "no better for {} looks"
@@ -49,9 +50,10 @@ class Evaluated:
 
     Attributes:
         record: what the history keeps: update, loss, value and gradient norm of
-            each of its terms, gradient norm, learning rate, temperature,
-            negatives per target, Hit@1/5/10 and cosine on valid, variety of the
-            predictions, alarms.
+            each of its terms (none of the experts' balance, which pulls at the
+            gate), gradient norm, learning rate, temperature, negatives per
+            target, Hit@1/5/10 and cosine on valid, variety of the predictions,
+            alarms.
         best: whether no look before was as good.
     """
 
@@ -122,7 +124,8 @@ class _Training:
         self.run, self.bank, self.split, self.settings = run, bank, split, run.settings
         s = self.settings
         self.centre = centre_of(bank, split.train)
-        self.model = build(s, self.centre, run.origin.decay).to(s.device)
+        anchors = run.anchors() or anchors_of(s, bank, split.train)
+        self.model = build(s, self.centre, run.origin.decay, anchors).to(s.device)
         start = torch.tensor(math.log(s.temperature), device=s.device)
         self.log_temperature = nn.Parameter(start, requires_grad=s.learn_temperature)
         self.exam = Exam.over(bank, split.valid, "valid", s.pool, VALID_ROWS)
@@ -150,6 +153,8 @@ class _Training:
         at_a_look = self.update == self.records[-1]["update"]
         if at_a_look and self.settings.seconds and self.seconds() >= self.settings.seconds:
             return OUT_OF_TIME
+        if self.settings.router and self.update <= self._experts_until():
+            return None  # the router is still to come
         progress = max(n for n, record in enumerate(self.records) if record["progress"])
         return PATIENCE.format(self.settings.patience) if len(self.records) - 1 - progress >= self.settings.patience else None
 
@@ -173,6 +178,8 @@ class _Training:
         self.optimizer.zero_grad()
         measure = (self.update + 1) % s.evaluate_every == 0 or self.update + 1 == s.updates
         self.computed = self.gradient.compute(self.update, windows, chosen, others, measure)
+        for parameter in self._resting():
+            parameter.grad = None
         self.scaler.unscale_(self.optimizer)
         norm = float(nn.utils.clip_grad_norm_(_parameters(self.optimizer), s.clip))
         self._watch(norm)
@@ -187,6 +194,19 @@ class _Training:
         self.update += 1
         self.losses.append(self.computed.loss)
         return self.computed.loss
+
+    def _resting(self) -> list[Tensor]:
+        """What this update leaves alone where a router is trained after its experts."""
+        s = self.settings
+        if not s.router:
+            return []
+        gate: list[Tensor] = [parameter for name, parameter in self.model.named_parameters() if name.startswith(GATE)]
+        if self.update < self._experts_until():
+            return gate
+        return [p for p in _parameters(self.optimizer) if not any(p is q for q in gate)]
+
+    def _experts_until(self) -> int:
+        return round((1 - self.settings.router) * self.settings.updates)
 
     def look(self) -> Iterator[Event]:
         """Sit the valid exam, record it, save what a resumed run needs."""
@@ -370,7 +390,8 @@ def _clocks(device: str) -> tuple[float, float]:
 def _optimizer(model: nn.Module, log_temperature: nn.Parameter, settings: TrainSettings) -> torch.optim.AdamW:
     """Matrices decay and learn at ``lr``; vectors, scalars and the trunk do neither: few, and shared by all content."""
     named = dict(model.named_parameters())
-    quick = [p for name, p in named.items() if p.ndim < 2 or name.startswith(("trunk.", "recall_weights"))]
+    shared = tuple(f"{part}{name}" for part in ("", "shared.") for name in ("trunk.", "recall_weights"))
+    quick = [p for name, p in named.items() if p.ndim < 2 or name.startswith(shared)]
     slow = [p for p in named.values() if not any(p is q for q in quick)]
     temperature = [log_temperature] if settings.learn_temperature else []
     groups = [
