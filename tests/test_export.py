@@ -43,6 +43,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mixture": {},
     "hierarchical": {"layers": 2},
     "linear": {"layers": 2},
+    "experts": {"experts": 4, "expert_width": 8, "gate_on": "both", "top": 2, "common_width": 6},
+    "experts of random lanes": {"lanes": "random", "expert_width": 8, "route_per": "document"},
     "published": {"layers": 2},
 }
 
@@ -70,7 +72,7 @@ def finished(path: Path, bank: Path, variant: str) -> Run:
     run = begun(path, bank, variant)
     torch.manual_seed(1)
     centre = 0.1 * torch.randn(DIM)
-    model = build(run.settings, centre, run.origin.decay)
+    model = build(run.settings, centre, run.origin.decay, run.anchors())
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

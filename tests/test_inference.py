@@ -23,8 +23,9 @@ from nextvec.errors import DataError, NotFiniteError
 from nextvec.inference import Engine, Session
 from nextvec.inference.copies import SAME, Copies
 from nextvec.kernels.weights import FORMATS
-from nextvec.models import GRU, LSTM, Hierarchical, LinearRecurrence, MemoryGRU, Recurrent, Transformer
+from nextvec.models import GRU, LSTM, ExpertGRU, Hierarchical, LinearRecurrence, MemoryGRU, Recurrent, Transformer
 from nextvec.models.baselines import CopyLast
+from nextvec.models.experts import RandomLanes
 from nextvec.models.packed import Weights, pack
 from tests.conftest import walk_bank
 
@@ -37,6 +38,7 @@ MODELS: dict[str, Any] = {
     "memory": lambda: MemoryGRU(CENTRE, 0.5, hidden=160, slots=1024, working=10),
     "hierarchical": lambda: Hierarchical(CENTRE, 0.5, hidden=160, chunk=7),
     "linear": lambda: LinearRecurrence(CENTRE, 0.5, hidden=160),
+    "experts": lambda: ExpertGRU(MemoryGRU(CENTRE, 0.5, hidden=64, slots=64, working=10), RandomLanes(DIM, "position"), 64),
 }
 
 

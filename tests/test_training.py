@@ -251,6 +251,7 @@ def test_a_killed_training_resumes_bit_for_bit(tmp_path: Path, command: list[str
         {"ema": 0.9, "precision": "bfloat16", "segment": 7},
         {"model": "published", "supervision": "last", "across": True, "cached": False, "accumulate": 3, "coherence": 0.0},
         {"model": "published", "supervision": "last", "loss_on": "delta", "stop_on": "cosine"},
+        {"model": "experts", "experts": 3, "top": 2, "gate_on": "both", "balance": 0.1, "accumulate": 2, "router": 0.3},
         {"model": "transformer", "window": 9, "alpha": 0.03, "cosine": 0.5, "mse": 0.1, "learn_temperature": False},
     ],
     ids=lambda sets: "-".join(sets),
