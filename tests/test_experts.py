@@ -18,7 +18,7 @@ from nextvec.bank import Bank
 from nextvec.batches import passages
 from nextvec.errors import DataError, RunError, SettingsError
 from nextvec.inference.states import num_bytes
-from nextvec.lanes import by_clusters
+from nextvec.lanes import Lanes, by_clusters
 from nextvec.models import ExpertGRU, MemoryGRU
 from nextvec.models.experts import FAST, LaneScores, On, Per, RandomLanes, Routing, balance, chosen, expert_use
 from nextvec.models.packed import pack
@@ -372,3 +372,67 @@ def test_damaged_anchors_are_named(tmp_path: Path) -> None:
 def test_entropy_of_an_even_gate_is_that_of_its_experts() -> None:
     p = chosen(torch.zeros(1, 16), 1).probabilities
     assert float(-(p * p.log2()).sum()) == pytest.approx(log2(16))
+
+
+# Experts that are whole models
+
+
+def laned(bank: Bank, path: Path) -> Path:
+    by_clusters(bank, 2, seed=1).save(path)
+    return path
+
+
+def test_an_expert_of_a_lane_is_trained_on_its_documents_and_sits_everybodys_exam(tmp_path: Path) -> None:
+    bank = walk_bank(documents=40)
+    folder = laned(bank, tmp_path / "lanes")
+    lanes = Lanes.open(folder, bank)
+    plain = replace(SMALL, model="memory_gru", pool=20)
+    everything = begin(tmp_path / "all", "test", plain, bank)
+    run = begin(tmp_path / "run", "test", replace(plain, lanes=str(folder), only=lanes.names[0]), bank)
+    inside = {name for name, lane in zip(bank.ids, lanes.of_documents(bank)[0].tolist(), strict=True) if lane == 0}
+    for part in ("train", "valid"):
+        expected = set(everything.origin.parts[part]) & inside
+        assert set(run.origin.parts[part]) == expected
+        assert 0 < len(expected) < len(everything.origin.parts[part])
+    assert run.origin.parts["test"] == everything.origin.parts["test"]
+    assert isinstance(list(train(run, bank))[-1], Finished)
+
+
+@pytest.mark.parametrize("model", ["memory_gru", "experts"])
+def test_a_run_may_start_where_another_ended(model: Any, tmp_path: Path) -> None:
+    """Before its first update it predicts what the other predicts, experts included: they say nothing yet."""
+    bank = walk_bank(documents=20)
+    first = begin(tmp_path / "first", "test", replace(SMALL, model="memory_gru"), bank)
+    list(train(first, bank))
+    second = begin(tmp_path / "second", "test", replace(SMALL, model=model, start=str(first.path), lr=1e-8), bank)
+    event = next(e for e in train(second, bank) if isinstance(e, Evaluated))
+    assert event.record["valid"]["hit@5"] == pytest.approx(first.best_hit5)
+    expected, found = (load_model(run)[0](torch.from_numpy(bank.rows[None, :9].astype(np.float32))) for run in (first, second))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_a_start_may_be_gone_when_training_goes_on(tmp_path: Path) -> None:
+    bank = walk_bank(documents=20)
+    first = begin(tmp_path / "first", "test", replace(SMALL, model="memory_gru"), bank)
+    list(train(first, bank))
+    second = begin(tmp_path / "second", "test", replace(SMALL, model="memory_gru", start=str(first.path)), bank)
+    first.path.rename(tmp_path / "elsewhere")
+    assert isinstance(list(train(second, bank))[-1], Finished)
+
+
+def test_starts_and_lanes_that_do_not_fit_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    bank = walk_bank(documents=20)
+    folder = laned(bank, tmp_path / "lanes")
+    first = begin(tmp_path / "first", "test", replace(SMALL, model="memory_gru"), bank)
+    with pytest.raises(RunError, match="has it been trained"):
+        begin(tmp_path / "run", "test", replace(SMALL, model="memory_gru", start=str(first.path)), bank)
+    list(train(first, bank))
+    with pytest.raises(RunError, match="not of the same model and sizes"):
+        begin(tmp_path / "run", "test", replace(SMALL, model="memory_gru", hidden=16, start=str(first.path)), bank)
+    with pytest.raises(RunError, match="is not a run"):
+        begin(tmp_path / "run", "test", replace(SMALL, start=str(tmp_path / "nowhere")), bank)
+    with pytest.raises(SettingsError, match="has no lane 'cluster 7'; did you mean 'cluster "):
+        begin(tmp_path / "run", "test", replace(SMALL, model="memory_gru", lanes=str(folder), only="cluster 7"), bank)
+    with pytest.raises(SettingsError, match="needs lanes=FOLDER"):
+        replace(SMALL, only="cluster 0")
+    assert not (tmp_path / "run").exists()

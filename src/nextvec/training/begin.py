@@ -3,13 +3,14 @@
 # Axes: M documents, D width.
 
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from nextvec.bank import Bank
 from nextvec.errors import DataError, RunError, SettingsError
@@ -29,9 +30,9 @@ from nextvec.models import (
     Transformer,
 )
 from nextvec.models.experts import LaneScores, RandomLanes
-from nextvec.training.run import BEST, RUN, Origin, Run, document_sketch
+from nextvec.training.run import BEST, RUN, START, Origin, Run, document_sketch
 from nextvec.training.settings import TrainSettings
-from nextvec.windows import Windows, coherent, last_windows, rows_of, split, training_windows
+from nextvec.windows import Split, Windows, coherent, last_windows, rows_of, split, training_windows
 
 VALID_ROWS = 1000
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -50,13 +51,18 @@ def begin(path: str | Path, recipe: str, settings: TrainSettings, bank: Bank) ->
     if (Path(path) / RUN).exists():
         return Run.open(path).begun_with(settings, bank)
     parts = split(bank, settings.valid, settings.test)
+    if settings.only:
+        parts = _in_lane(parts, settings, bank)
     exam = Exam.over(bank, parts.train, "train", settings.pool, VALID_ROWS)
     for part in ("valid", "test"):
         Exam.over(bank, parts.part(part), part, settings.pool, VALID_ROWS)
     centre = centre_of(bank, parts.train)
     decay = strongest_decay(exam, centre)
     # What cannot be built or read is refused before anything is written.
-    build(settings, centre, decay, anchors := anchors_of(settings, bank, parts.train))
+    model = build(settings, centre, decay, anchors := anchors_of(settings, bank, parts.train))
+    start = _start(settings, bank) if settings.start else None
+    if start is not None:
+        take_over(model, start, settings.start)
     epoch(settings, bank, parts.train, np.random.default_rng(0))
     ids = bank.ids
     named = {name: [ids[m] for m in parts.part(name)] for name in ("train", "valid", "test")}
@@ -66,7 +72,50 @@ def begin(path: str | Path, recipe: str, settings: TrainSettings, bank: Bank) ->
     run = Run.create(path, recipe, settings, origin)
     if anchors is not None:
         run.save_anchors(anchors)
+    if start is not None:
+        run.save(START, start, 0)
     return run
+
+
+def _in_lane(parts: Split, settings: TrainSettings, bank: Bank) -> Split:
+    """The training and valid documents of one lane; the test documents of all, so that every expert sits the same exam."""
+    lanes = Lanes.open(settings.lanes, bank)
+    if settings.only not in lanes.names:
+        near = get_close_matches(settings.only, lanes.names, n=1)
+        known = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(lanes.names)}"
+        raise SettingsError(f"{settings.lanes} has no lane {settings.only!r}; {known}")
+    inside = lanes.of_documents(bank)[0] == lanes.names.index(settings.only)
+    return Split(parts.train[inside[parts.train]], parts.valid[inside[parts.valid]], parts.test)
+
+
+def _start(settings: TrainSettings, bank: Bank) -> dict[str, Tensor]:
+    """The weights that a run begins with, and its temperature.
+
+    Raises:
+        RunError: no trained run, or one of another encoder.
+    """
+    run = Run.open(settings.start)
+    if (run.origin.encoder, run.origin.dim) != (bank.manifest.encoder_fingerprint, bank.dim):
+        raise RunError(
+            f"{settings.start} was trained on vectors of {run.origin.encoder}, {run.origin.dim} wide, not this bank's"
+        )
+    tensors, _ = run.load(BEST)
+    del tensors["centre"]
+    return tensors
+
+
+def take_over(model: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
+    """Load the weights of another run; those of a memory GRU into the experts' shared one.
+
+    Raises:
+        RunError: they are of another model or other sizes.
+    """
+    held = {key: tensor for key, tensor in tensors.items() if key != "log_temperature"}
+    into = model.shared if isinstance(model, ExpertGRU) and "trunk.centre" in held else model
+    try:
+        into.load_state_dict(held)
+    except RuntimeError as error:
+        raise RunError(f"start={name}: not of the same model and sizes: {str(error).splitlines()[-1].strip()}") from None
 
 
 def present(device: Device) -> Device:

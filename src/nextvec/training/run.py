@@ -29,7 +29,8 @@ from nextvec.windows import Split
 FORMAT, SKETCH = 1, 16
 PATIENCE_SECONDS = 1.0  # `status` holds the lock for a moment
 RUN, HISTORY, TIMING, LOCK = "run.json", "training_history.json", "timing.json", "run.lock"
-CHECKPOINT, BEST, ANCHORS = "checkpoint.safetensors", "best.safetensors", "anchors.safetensors"
+CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
+ANCHORS, START = "anchors.safetensors", "start.safetensors"
 
 
 @dataclass(frozen=True)

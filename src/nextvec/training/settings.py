@@ -10,6 +10,8 @@ MODEL_NAMES: tuple[str, ...] = get_args(ModelName)
 
 RANDOM_LANES = 16  # what nextvec.models.experts hashes to
 
+NO_FOLDER = ("clusters", "balanced", "descriptions", "random")
+
 # The least and the most that each number may be; what is outside is refused with the nearest right value.
 BOUNDS: dict[str, tuple[float, float]] = {
     "context": (1, 1_000_000),
@@ -77,6 +79,12 @@ class TrainSettings:
         balance: weight of Switch's load-balancing term.
         router: the last share of the updates, which train the gate alone, as those before leave it alone; 0: all in one go.
 
+    Where it starts, any model:
+        start: a trained run of the same sizes, whose weights are taken over; of the memory GRU, experts take them for
+            what they share. Empty for none.
+        only: a lane of the folder ``lanes``: documents that lie in another are neither trained on nor looked at, so that
+            a whole model becomes an expert. Empty for all. The test documents stay those of all.
+
     Passages:
         context: vectors a training passage reads.
         supervision: ``every`` row after the first is a target, or only the
@@ -141,6 +149,9 @@ class TrainSettings:
     balance: float = 0.0
     router: float = 0.0
 
+    start: str = ""
+    only: str = ""
+
     context: int = 256
     supervision: Literal["every", "last"] = "every"
     across: bool = False
@@ -202,6 +213,8 @@ class TrainSettings:
             raise SettingsError("alpha, cosine and mse are all 0; training would minimise nothing")
         if self.model == "experts":
             self._check_experts()
+        if self.only and self.lanes in NO_FOLDER:
+            raise SettingsError(f"only={self.only}: needs lanes=FOLDER, of nextvec lanes BANK --out FOLDER, that names it")
         if self.loss_on == "delta" and self.model != "published":
             raise SettingsError(f"loss_on=delta: {self.model} predicts no difference; only model=published does")
         if self.precision == "float16" and self.device == "cpu":

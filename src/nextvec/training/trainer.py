@@ -22,9 +22,9 @@ from nextvec.models import PublishedMemoryGRU
 from nextvec.negatives import Mined, Queue, mine
 from nextvec.ranks import Ranks, paired_lift
 from nextvec.training.alarms import NOT_FINITE, REMEMBERED, collapse, explosion, few_updates, small_exam
-from nextvec.training.begin import VALID_ROWS, anchors_of, build, centre_of, epoch
+from nextvec.training.begin import VALID_ROWS, anchors_of, build, centre_of, epoch, take_over
 from nextvec.training.gradient import Computed, Gradient
-from nextvec.training.run import BEST, CHECKPOINT, Run, generator_seed
+from nextvec.training.run import BEST, CHECKPOINT, START, Run, generator_seed
 from nextvec.training.settings import TrainSettings
 from nextvec.windows import Split, Windows, rows_of
 
@@ -127,6 +127,10 @@ class _Training:
         anchors = run.anchors() or anchors_of(s, bank, split.train)
         self.model = build(s, self.centre, run.origin.decay, anchors).to(s.device)
         start = torch.tensor(math.log(s.temperature), device=s.device)
+        if s.start:
+            tensors, _ = run.load(START)
+            take_over(self.model, tensors, s.start)
+            start.copy_(tensors["log_temperature"])
         self.log_temperature = nn.Parameter(start, requires_grad=s.learn_temperature)
         self.exam = Exam.over(bank, split.valid, "valid", s.pool, VALID_ROWS)
         self.optimizer = _optimizer(self.model, self.log_temperature, s)
@@ -151,7 +155,7 @@ class _Training:
         if self.update >= self.settings.updates:
             return USED_UP
         at_a_look = self.update == self.records[-1]["update"]
-        if at_a_look and self.settings.seconds and self.seconds() >= self.settings.seconds:
+        if at_a_look and self.settings.seconds and self.clock[-1][1] >= self.settings.seconds:  # as it is recorded
             return OUT_OF_TIME
         if self.settings.router and self.update <= self._experts_until():
             return None  # the router is still to come
