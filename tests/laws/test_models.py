@@ -38,7 +38,8 @@ def experts(per: Per, on: On, top: int, common: int = 0) -> ExpertGRU:
     lanes = LaneScores(DIM, 6, per)
     lanes.anchors.copy_(normalize(torch.randn(6, DIM), dim=-1))
     lanes.prices.copy_(0.1 * torch.rand(6))
-    return ExpertGRU(MemoryGRU(centre(), 0.5, hidden=8, slots=16, working=5), lanes, 16, common, on, top)
+    shared = MemoryGRU(centre(), 0.5, hidden=8, slots=16, working=5)
+    return ExpertGRU(shared, lanes, 16, common, on, top, constants=per == "position")
 
 
 def randomly_laned(per: Per) -> ExpertGRU:

@@ -210,7 +210,9 @@ class ExpertGRU(Recurrent[ExpertGRUState]):
     """A memory GRU whose hidden state passes through experts before it gates, writes and asks the memories.
 
     h' = h + shared(h) + sum of w_i expert_i(h); the experts' last layers are
-    zero at the start, so that before training it is the memory GRU.
+    zero at the start, so that before training it is the memory GRU. With
+    ``constants`` each expert also adds a vector of its own to the mixture of
+    means, which takes off what all texts of its lane have in common.
 
     The gate's logits are ``sharpness`` times the mean score of every lane
     (``on="lane"``), a linear map of h (``"state"``), or their sum, which starts
@@ -234,6 +236,7 @@ class ExpertGRU(Recurrent[ExpertGRUState]):
         top: int = 1,
         temperature: float = 0.05,
         dropout: float = 0.2,
+        constants: bool = False,
     ) -> None:
         super().__init__()
         self.dim = shared.dim
@@ -241,6 +244,7 @@ class ExpertGRU(Recurrent[ExpertGRUState]):
         self.shared, self.lanes = shared, lanes
         self.common = silent([feed_forward(hidden, common, dropout)] if common else [])
         self.experts = Experts(hidden, inner, lanes.count, dropout)
+        self.constants = nn.Parameter(torch.zeros(lanes.count, self.dim)) if constants else None
         self.gate = Gate(hidden, lanes.count, on, top, temperature)
 
     def start(self, batch: int) -> ExpertGRUState:
@@ -260,7 +264,8 @@ class ExpertGRU(Recurrent[ExpertGRUState]):
         residual_BTH = self.experts(h_BTH, routing.weights)
         for block in self.common:
             residual_BTH = residual_BTH + block(h_BTH)
-        shared, y_BTD = self.shared.answer(read, h_BTH + residual_BTH)
+        beside_BTD = None if self.constants is None else routing.weights @ self.constants
+        shared, y_BTD = self.shared.answer(read, h_BTH + residual_BTH, beside_BTD)
         return ExpertGRUState(shared, lanes), y_BTD, routing
 
 

@@ -111,8 +111,13 @@ class MemoryGRU(Recurrent[MemoryGRUState]):
         h_BTH, hidden = self.cell(torch.cat([features_BTF, content_BTC], dim=-1), state.hidden.contiguous())
         return Read(MemoryGRUState(means, hidden, state.held), centred_BTD, means_BTKD, content_BTC), h_BTH
 
-    def answer(self, read: Read, h_BTH: Float[Tensor, "B T H"]) -> tuple[MemoryGRUState, Float[Tensor, "B T D"]]:
-        """The second half: what is mixed, recalled and added is decided by ``h``, which may come from elsewhere."""
+    def answer(
+        self, read: Read, h_BTH: Float[Tensor, "B T H"], beside_BTD: Float[Tensor, "B T D"] | None = None
+    ) -> tuple[MemoryGRUState, Float[Tensor, "B T D"]]:
+        """The second half: what is mixed, recalled and added is decided by ``h``, which may come from elsewhere.
+
+        ``beside`` is added to the mixture.
+        """
         h_BTH = self.dropout(h_BTH)
         gates = 1 + self.gates(h_BTH)
         mixed_BTD = self.trunk.mix(read.means, gates[..., : self.trunk.num_means])
@@ -122,6 +127,8 @@ class MemoryGRU(Recurrent[MemoryGRUState]):
             held, recalled_BTRD = self.working(held, normalize(read.centred, dim=-1), written_BT)
             weights_BTRD = gates[..., self.trunk.num_means :, None] * self.recall_weights
             mixed_BTD = mixed_BTD + (weights_BTRD * recalled_BTRD).sum(2)
+        if beside_BTD is not None:
+            mixed_BTD = mixed_BTD + beside_BTD
         residual_BTD = torch.zeros_like(mixed_BTD)
         if self.slots is not None:
             residual_BTD = self.dropout(self.slots(torch.cat([h_BTH, read.content], dim=-1)))

@@ -203,7 +203,9 @@ def build(settings: TrainSettings, centre: Float[Tensor, " D"], decay: float, an
             shared = MemoryGRU(centre, decay, s.hidden, s.slots, s.working, s.dropout)
             lanes = _lane_scores(s, len(centre), anchors)
             temperature = anchors.temperature if anchors else 0.1
-            return ExpertGRU(shared, lanes, s.expert_width, s.common_width, s.gate_on, s.top, temperature, s.dropout)
+            return ExpertGRU(
+                shared, lanes, s.expert_width, s.common_width, s.gate_on, s.top, temperature, s.dropout, s.constants
+            )
         case "published":
             return PublishedMemoryGRU(len(centre), s.hidden, s.layers, s.slots or 1, s.dropout)
 

@@ -76,6 +76,7 @@ class TrainSettings:
             ``descriptions``, ``random`` (the control), or a folder of ``nextvec lanes BANK --out``.
         route_per: the lane of a ``position`` (the last few vectors) or of the ``document`` so far.
         gate_on: the ``lane``, the ``state`` of the GRU, or ``both``. top: experts heard at each position.
+        constants: whether each also adds a vector of its own.
         balance: weight of Switch's load-balancing term.
         router: the last share of the updates, which train the gate alone, as those before leave it alone; 0: all in one go.
 
@@ -146,6 +147,7 @@ class TrainSettings:
     route_per: Literal["position", "document"] = "position"
     gate_on: Literal["lane", "state", "both"] = "lane"
     top: int = 1
+    constants: bool = False
     balance: float = 0.0
     router: float = 0.0
 

@@ -394,7 +394,7 @@ def _clocks(device: str) -> tuple[float, float]:
 def _optimizer(model: nn.Module, log_temperature: nn.Parameter, settings: TrainSettings) -> torch.optim.AdamW:
     """Matrices decay and learn at ``lr``; vectors, scalars and the trunk do neither: few, and shared by all content."""
     named = dict(model.named_parameters())
-    shared = tuple(f"{part}{name}" for part in ("", "shared.") for name in ("trunk.", "recall_weights"))
+    shared = tuple(f"{part}{name}" for part in ("", "shared.") for name in ("trunk.", "recall_weights", "constants"))
     quick = [p for name, p in named.items() if p.ndim < 2 or name.startswith(shared)]
     slow = [p for p in named.values() if not any(p is q for q in quick)]
     temperature = [log_temperature] if settings.learn_temperature else []
