@@ -54,6 +54,22 @@ class Ranks:
     def __len__(self) -> int:
         return len(self.above)
 
+    def only(self, rows: Int64[np.ndarray, " kept"]) -> "Ranks":
+        """The answers to some of the queries."""
+        return Ranks(self.above[rows], self.tied[rows], self.candidates[rows], self.clusters[rows])
+
+    def replaced(self, rows: Int64[np.ndarray, " kept"], other: "Ranks") -> "Ranks":
+        """Another's answers to some of the queries in place of these.
+
+        Raises:
+            ExamError: the two did not answer the same queries among the same candidates.
+        """
+        _refuse_other_exam(self, other)
+        chosen = np.zeros(len(self), dtype=bool)
+        chosen[rows] = True
+        above, tied = np.where(chosen, other.above, self.above), np.where(chosen, other.tied, self.tied)
+        return Ranks(above, tied, self.candidates, self.clusters)
+
     def hits(self, k: int) -> Float64[np.ndarray, " Q"]:
         """The probability that the truth is among the first ``k`` when ties fall at random."""
         return np.clip((k - self.above) / (1 + self.tied), 0.0, 1.0)
@@ -105,11 +121,15 @@ def paired_lift(a: Ranks, b: Ranks, k: int) -> Rate:
     Raises:
         ExamError: the two did not answer the same queries among the same candidates.
     """
-    if len(a) != len(b) or (a.clusters != b.clusters).any() or (a.candidates != b.candidates).any():
-        raise ExamError("these ranks come from different exams; a paired lift needs the same rows and candidates")
+    _refuse_other_exam(a, b)
     difference = a.hits(k) - b.hits(k)
     low, high = _bootstrap(difference, a.clusters)
     return Rate(float(difference.mean()), low, high, len(difference))
+
+
+def _refuse_other_exam(a: Ranks, b: Ranks) -> None:
+    if len(a) != len(b) or (a.clusters != b.clusters).any() or (a.candidates != b.candidates).any():
+        raise ExamError("these ranks come from different exams; a paired lift needs the same rows and candidates")
 
 
 def _bootstrap(values: Float64[np.ndarray, " Q"], clusters: Int64[np.ndarray, " Q"]) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from nextvec.experiments.decision import decide
 from nextvec.experiments.gate import read_gates
 from nextvec.experiments.search import Span, parse_over, search
 from nextvec.experiments.sweep import sweep as run_sweep
+from nextvec.lanes import Lanes
 from nextvec.training import Run
 from nextvec.training.evaluate import OWN_CONTEXT
 
@@ -21,11 +22,23 @@ def compare(arguments: Namespace) -> int:
     bank = bank_of(a, arguments.bank)
     context = arguments.context or OWN_CONTEXT
     with show.Bars() as bars:
-        found = run_compare(a, b, bank, arguments.split, context, arguments.pool, arguments.rows, bars).to_json()
+        lanes = Lanes.open(arguments.lanes, bank) if arguments.lanes else None
+        settings = (arguments.split, context, arguments.pool, arguments.rows)
+        found = run_compare(a, b, bank, *settings, bars, lanes, _experts(arguments.expert)).to_json()
     if arguments.json:
         return as_json(found)
     show_experiments.comparison_table(found)
     return 0
+
+
+def _experts(given: Sequence[str]) -> dict[str, Run]:
+    experts: dict[str, Run] = {}
+    for assignment in given:
+        lane, equals, path = assignment.partition("=")
+        if not equals or lane in experts:
+            raise SettingsError(f"--expert {assignment!r}: want LANE=RUN, each lane once")
+        experts[lane] = Run.open(path)
+    return experts
 
 
 def gate(arguments: Namespace) -> int:

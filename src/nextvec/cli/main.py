@@ -163,6 +163,7 @@ def _parser() -> _Parser:
     )
     evaluate.add_argument("--pool", type=_pool, default=1000, metavar="N|all", help="candidates per scored row (1000)")
     evaluate.add_argument("--rows", type=_positive, default=2000, help="scored rows at most (2000)")
+    evaluate.add_argument("--lanes", type=Path, metavar="FOLDER", help="figures lane by lane; made by nextvec lanes BANK --out")
 
     predict = verb(
         "predict",
@@ -237,6 +238,10 @@ def _parser() -> _Parser:
     compare.add_argument("--context", type=_positive, help="vectors read before each scored row (what each was trained with)")
     compare.add_argument("--pool", type=_pool, default=1000, metavar="N|all", help="candidates per scored row (1000)")
     compare.add_argument("--rows", type=_positive, default=2000, help="scored rows at most (2000)")
+    compare.add_argument("--lanes", type=Path, metavar="FOLDER", help="the lift lane by lane; made by nextvec lanes BANK --out")
+    compare.add_argument(
+        "--expert", action="append", default=[], metavar="LANE=RUN", help="a run that answers that lane in A's place"
+    )
 
     gate = verb(
         "gate",
@@ -291,7 +296,9 @@ def _parser() -> _Parser:
     phases.add_argument("--rows", type=_positive, default=2000, help="scored rows at most (2000)")
     phases.add_argument("--jobs", type=_positive, default=1, help="runs at a time (1)")
 
-    experiment = verbs.add_parser("experiment", help="controlled experiments: context", description="Controlled experiments.")
+    experiment = verbs.add_parser(
+        "experiment", help="controlled experiments: context, experts", description="Controlled experiments."
+    )
     which = experiment.add_subparsers(dest="which", required=True, metavar="WHICH")
     context = which.add_parser(
         "context",
@@ -310,6 +317,31 @@ def _parser() -> _Parser:
     context.add_argument("--pool", type=_pool, default=1000, metavar="N|all", help="candidates per scored row (1000)")
     context.add_argument("--rows", type=_positive, default=2000, help="scored rows at most (2000)")
     context.add_argument("--jobs", type=_positive, default=1, help="runs at a time (1)")
+
+    experts = which.add_parser(
+        "experts",
+        help="what experts are worth beside one model of as many parameters",
+        description="Trains one model without experts, with one that everything passes (equal active parameters), with one as "
+        "large as all (equal parameters), and with 16 routed by lanes: by description, by k-means, and by chance, the control. "
+        "All make equal updates and sit one exam. Writes DIR/experts.json. Killed at any moment, the same command goes on. "
+        "Example: nextvec experiment experts --bank books.bank --out runs/experts --kinds one,active,clusters,random",
+    )
+    experts.add_argument("--json", action="store_true", help="print one JSON object on standard output, nothing else")
+    experts.add_argument("--bank", type=Path, required=True, help="what to train on")
+    experts.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the runs and of the result")
+    experts.add_argument("--lanes", type=Path, metavar="FOLDER", help="figures lane by lane; made by nextvec lanes BANK --out")
+    experts.add_argument(
+        "--kinds",
+        type=_names,
+        metavar="A,B,…",
+        help="which (all: one,active,total,descriptions,clusters,random,adapters,constants,stages)",
+    )
+    experts.add_argument("--seeds", type=_positive, default=3, help="runs per kind (3)")
+    experts.add_argument("--recipe", default="default", help="what all runs share, as for train (default)")
+    experts.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting; may be repeated")
+    experts.add_argument("--pool", type=_pool, default=1000, metavar="N|all", help="candidates per scored row (1000)")
+    experts.add_argument("--rows", type=_positive, default=2000, help="scored rows at most (2000)")
+    experts.add_argument("--jobs", type=_positive, default=1, help="runs at a time (1)")
     return parser
 
 

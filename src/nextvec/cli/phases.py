@@ -1,13 +1,15 @@
-"""The verbs that tell the story of context: the phases on one exam, and the controlled experiment."""
+"""The verbs that tell the story of context: the phases on one exam, and the controlled experiments."""
 
 from argparse import Namespace
 
 from nextvec.bank import Bank
-from nextvec.cli import show, show_phases
+from nextvec.cli import show, show_experts, show_phases
 from nextvec.cli.verbs import as_json
 from nextvec.experiments.context import context_experiment
+from nextvec.experiments.experts import KINDS, experts_experiment
 from nextvec.experiments.phase_table import POOLS, RECIPES
 from nextvec.experiments.phases import phases as run_phases
+from nextvec.lanes import Lanes
 
 
 def phases(arguments: Namespace) -> int:
@@ -25,6 +27,34 @@ def phases(arguments: Namespace) -> int:
 
 
 def experiment(arguments: Namespace) -> int:
+    return _experts(arguments) if arguments.which == "experts" else _context(arguments)
+
+
+def _experts(arguments: Namespace) -> int:
+    bank = Bank.open(arguments.bank)
+    lanes = Lanes.open(arguments.lanes, bank) if arguments.lanes else None
+    with show.Bars() as bars:
+        found = experts_experiment(
+            arguments.out,
+            bank,
+            lanes,
+            arguments.kinds or tuple(KINDS),
+            arguments.seeds,
+            arguments.recipe,
+            arguments.set,
+            arguments.jobs,
+            arguments.rows,
+            arguments.pool,
+            bars,
+        )
+    if arguments.json:
+        return as_json(found)
+    show_experts.experiment_tables(found)
+    print(f"\nThe whole experiment: {(arguments.out / 'experts.json').resolve()}")
+    return 0
+
+
+def _context(arguments: Namespace) -> int:
     bank = Bank.open(arguments.bank)
     with show.Bars() as bars:
         found = context_experiment(

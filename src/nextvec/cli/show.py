@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from nextvec.cli.show_lanes import experts_table, lane_table
 from nextvec.training import Alarmed, Evaluated, Event, Finished, Stepped
 
 ALPHA_OK = 0.05  # of the judge, which this must not import: it is not there without the extra
@@ -111,6 +112,10 @@ def report_table(report: Mapping[str, Any]) -> None:
         f"context {context} ({exam['full_context']:.0%} of the rows have it all) · exam {exam['id']}[/dim]",
         highlight=False,
     )
+    if report["lanes"]:
+        lane_table(report["lanes"], f"over {lift['over']}")
+    if report["experts"]:
+        experts_table(report["experts"])
     for note in report["notes"]:
         console.print(f"[dim]{note}[/dim]", highlight=False)
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nextvec.cli.show_lanes import lane_table
 from nextvec.experiments.decision import Decision
 from nextvec.experiments.metrics import figure_text, threshold_text
 
@@ -32,6 +33,10 @@ def comparison_table(found: Json) -> None:
         shown = f"{name.replace('hit', 'Hit')}: {_points(lift)}: [bold]{lift['verdict']}[/bold]"
         console.print(shown, highlight=False)
     console.print(_reached(found["time_to_reach"]), highlight=False)
+    for lane, run in found["experts"].items():
+        console.print(f"{escape(lane)} is answered by {escape(run)}", highlight=False)
+    if found["lanes"]:
+        lane_table(found["lanes"], "lift")
     exam = found["exam"]
     console.print(
         f"[dim]{exam['rows']:,} rows of {exam['documents']} {exam['part']} documents · {exam['pool']:,} candidates each · "

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from nextvec.ranks import Rate
 
+FEW_DOCUMENTS = 10
 FEW = 6  # columns with their names whole
 CONFIDENCE = {
     "chance": "dealt by chance: confidence is 1 and says nothing",
@@ -44,6 +46,48 @@ def census_table(found: Mapping[str, Any]) -> None:
     _examples(found["lanes"], console)
     if found["out"]:
         print(f"\nThe lanes: {found['out']}")
+
+
+def lane_table(lanes: Mapping[str, Any], lift: str) -> None:
+    """Hit@K lane by lane, and what is gained in each."""
+    console = Console()
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("lane")
+    for name in ("rows", "docs", "Hit@5", "95 %", "Hit@10", lift):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, figures in lanes.items():
+        hit, gain = figures["hit@5"], figures["lift"]["hit@5"]
+        shown = gain["low"] > 0 or gain["high"] < 0
+        points = f"{100 * gain['value']:+.1f} ({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})"
+        table.add_row(
+            escape(name),
+            f"{figures['rows']:,}",
+            f"{figures['documents']:,}",
+            f"{hit['value']:.1%}",
+            f"{100 * hit['low']:.1f}–{100 * hit['high']:.1f}",
+            f"{figures['hit@10']['value']:.1%}",
+            points,
+            style="bold" if shown else "",
+        )
+    console.print("", table, sep="\n")
+    few = sum(figures["documents"] < FEW_DOCUMENTS for figures in lanes.values())
+    console.print(
+        f"[dim]bold: the interval of the lift lies off 0; of {len(lanes)} at 95 % about {0.05 * len(lanes):.1f} do by chance · "
+        f"{few} lanes have fewer than {FEW_DOCUMENTS} documents: their intervals are narrower than they ought to be[/dim]",
+        highlight=False,
+    )
+
+
+def experts_table(use: Mapping[str, Any]) -> None:
+    """Whom the predictions heard."""
+    console = Console()
+    heard = " ".join(f"{share:.0%}" for share in use["use"])
+    console.print(
+        f"\nexperts: {use['used']} of {use['experts']} heard by at least 1 % of the rows, nobody by {use['nobody']:.1%}; gate "
+        f"entropy {use['entropy_bits']:.2f} bits, {use['entropy_share']:.0%} of even\n[dim]heard by {heard}[/dim]",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _confidence(found: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from nextvec.inference import Engine, bank_of
 from nextvec.inference.export import export as export_model
 from nextvec.ingestion import Chunking
 from nextvec.ingestion import ingest as run_ingest
+from nextvec.lanes import Lanes
 from nextvec.recipes import recipe
 from nextvec.settings import override
 from nextvec.training import Run, begin
@@ -119,7 +120,8 @@ def evaluate(arguments: Arguments) -> int:
     bank = bank_of(run, arguments.bank)
     context = arguments.context or OWN_CONTEXT
     with show.Bars() as bars:
-        report = run_evaluate(run, bank, arguments.split, context, arguments.pool, arguments.rows, bars).to_json()
+        lanes = Lanes.open(arguments.lanes, bank) if arguments.lanes else None
+        report = run_evaluate(run, bank, arguments.split, context, arguments.pool, arguments.rows, bars, lanes).to_json()
     if arguments.json:
         return as_json(report)
     show.report_table(report)

@@ -1,7 +1,8 @@
 """A model's predictions for scored rows, exactly as it would make them one by one."""
 
-# Axes: R scored rows, D width.
+# Axes: R scored rows, B passages, T positions, D width, W what is asked for.
 
+from collections.abc import Callable
 from itertools import chain, pairwise
 from typing import Any
 
@@ -19,7 +20,6 @@ from nextvec.windows import Windows, scoring_windows
 POSITIONS = 8192  # per batch: large enough for the processor, small enough for the memory
 
 
-@torch.inference_mode()
 def predict_rows(
     model: Recurrent[Any],
     bank: Bank,
@@ -27,14 +27,34 @@ def predict_rows(
     context: int | None,
     progress: Progress = silent,
 ) -> Float[Tensor, "R D"]:
-    """The prediction for each row (ascending) from the ``context`` rows before it; None reads all its document has.
+    """The prediction for each row (ascending) from the ``context`` rows before it; None reads all its document has."""
+    return at_rows(model, model, model.last, bank.dim, bank, rows, context, progress)
+
+
+@torch.inference_mode()
+def at_rows(
+    model: Recurrent[Any],
+    every: Callable[[Tensor], Tensor],
+    last: Callable[[Tensor], Tensor],
+    width: int,
+    bank: Bank,
+    rows: Int64[np.ndarray, " R"],
+    context: int | None,
+    progress: Progress = silent,
+) -> Float[Tensor, "R W"]:
+    """What a model, in evaluation mode, says where it has read up to each row (ascending), but not the row.
 
     Rows whose windows start at the same place share one passage: a causal
-    model predicts the same at a position whatever follows, so this is exact.
+    model says the same at a position whatever follows, so this is exact.
+
+    Args:
+        every: what is asked of the model at every position, [B, T, D] to [B, T, W].
+        last: the same at the last position alone, [B, T, D] to [B, W].
+        width: W.
     """
     starts, stops, members = _cheapest(bank, rows, context or int(bank.lengths.max()), model.reach)
     order = np.argsort(stops - starts, kind="stable")
-    out = torch.empty(len(rows), bank.dim)
+    out = torch.empty(len(rows), width)
     training = model.training
     model.eval()
     device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), out.device)
@@ -45,12 +65,12 @@ def predict_rows(
         merged = Windows(starts[batch], starts[batch] + 1, stops[batch])
         x_BTD = passages(bank, merged, np.arange(len(batch))).x.to(device)
         if all(len(members[passage]) == 1 for passage in batch) and len(np.unique(stops[batch] - starts[batch])) == 1:
-            out[torch.from_numpy(np.concatenate([members[passage] for passage in batch]))] = model.last(x_BTD).float().cpu()
+            out[torch.from_numpy(np.concatenate([members[passage] for passage in batch]))] = last(x_BTD).float().cpu()
         else:
-            y_BTD = model(x_BTD).float().cpu()
+            y_BTW = every(x_BTD).float().cpu()
             for b, passage in enumerate(batch):
                 places = members[passage]
-                out[torch.from_numpy(places)] = y_BTD[b, rows[places] - starts[passage] - 1]
+                out[torch.from_numpy(places)] = y_BTW[b, rows[places] - starts[passage] - 1]
         done += len(batch)
         progress("evaluating", done, len(order))
     model.train(training)

@@ -3,7 +3,7 @@
 # Axes: R scored rows, D width.
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,11 @@ from torch import Tensor
 
 from nextvec.bank import Bank
 from nextvec.errors import ExamError
+from nextvec.evaluation.by_lane import ExpertUse, expert_use, lane_figures, places_by_lane
 from nextvec.evaluation.exam import Exam
 from nextvec.evaluation.predictions import predict_rows
-from nextvec.models import Recurrent
+from nextvec.lanes import Lanes
+from nextvec.models import ExpertGRU, Recurrent
 from nextvec.models.baselines import Constant, CopyLast, ExponentialMean, MeanOfAll, Successor
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks, Rate, paired_lift
@@ -38,6 +40,8 @@ class Report:
         ranks: of the model.
         baselines: ranks of every baseline, on the same rows and candidates.
         notes: what a reader must know beside the numbers.
+        lanes: which of the scored rows lie in each lane; empty where none were given.
+        use: whom a model with experts heard; None of other models.
     """
 
     exam: str
@@ -51,6 +55,8 @@ class Report:
     ranks: Ranks
     baselines: Mapping[str, Ranks]
     notes: tuple[str, ...] = ()
+    lanes: Mapping[str, Int64[np.ndarray, " kept"]] = field(default_factory=dict)
+    use: ExpertUse | None = None
 
     @property
     def best_baseline(self) -> str:
@@ -82,6 +88,8 @@ class Report:
             "lift": {"over": self.best_baseline, **lift},
             "chance": {f"hit@{k}": self.ranks.chance(k) for k in HITS},
             "notes": list(self.notes),
+            "lanes": lane_figures(self.lanes, self.ranks, self.baselines[self.best_baseline], HITS),
+            "experts": self.use.to_json(self.lanes) if self.use else None,
         }
 
     def __str__(self) -> str:
@@ -128,8 +136,12 @@ def examine(
     train: tuple[Bank, Int64[np.ndarray, " M"]] | None = None,
     notes: tuple[str, ...] = (),
     progress: Progress = silent,
+    lanes: Lanes | None = None,
 ) -> Report:
     """Let the model and every baseline sit the same exam.
+
+    Args:
+        lanes: of the exam's bank, to tell its figures lane by lane.
 
     Raises:
         ExamError: the model is not as wide as the bank.
@@ -162,6 +174,8 @@ def examine(
         own,
         beside,
         notes,
+        places_by_lane(lanes, exam.bank, exam.rows) if lanes else {},
+        expert_use(model, exam.bank, exam.rows, context) if isinstance(model, ExpertGRU) else None,
     )
 
 

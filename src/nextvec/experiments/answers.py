@@ -54,11 +54,6 @@ def few_documents(clusters: Int64[np.ndarray, " Q"]) -> list[str]:
     return [f"the intervals resample {documents} documents; of so few they are narrower than they ought to be"]
 
 
-def only(ranks: Ranks, rows: Int64[np.ndarray, " kept"]) -> Ranks:
-    """The answers to some of the queries."""
-    return Ranks(*(getattr(ranks, name)[rows] for name in FIELDS))
-
-
 def write_ranks(file: Path, answers: Mapping[str, Ranks]) -> None:
     """Keep answers by name, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)

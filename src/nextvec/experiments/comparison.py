@@ -1,18 +1,23 @@
 """Two runs, one exam: which is better, by how much, and how long each needed."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Int64
 
 from nextvec.bank import Bank
-from nextvec.errors import ExamError
+from nextvec.errors import ExamError, SettingsError
+from nextvec.evaluation.by_lane import lane_figures, places_by_lane
 from nextvec.evaluation.report import HITS
+from nextvec.lanes import Lanes
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Rate, paired_lift
 from nextvec.training import Run, Sitting, sittings
 from nextvec.training.evaluate import OWN_CONTEXT
 
+NOWHERE = np.array([], np.int64)
 Verdict = Literal["better", "worse", "cannot be told apart"]
 
 
@@ -47,6 +52,8 @@ class Comparison:
         part: whose documents were examined.
         sat_a, sat_b: their ranks, and the context each read.
         race: time to reach the second run's best.
+        lanes: which of the scored rows lie in each lane; empty where none were given.
+        experts: by lane, the runs that answered in the first's place.
     """
 
     a: Run
@@ -55,6 +62,8 @@ class Comparison:
     sat_a: Sitting
     sat_b: Sitting
     race: Race
+    lanes: Mapping[str, Int64[np.ndarray, " kept"]] = field(default_factory=dict)
+    experts: Mapping[str, Run] = field(default_factory=dict)
 
     def lift(self, k: int = 5) -> Rate:
         """Hit@k of the first above the second's, paired by row, resampled by document."""
@@ -82,6 +91,8 @@ class Comparison:
             "lift": {f"hit@{k}": {**self.lift(k).to_json(), "verdict": self.verdict(k)} for k in HITS},
             "verdict": self.verdict(),
             "time_to_reach": self.race.to_json(),
+            "lanes": lane_figures(self.lanes, self.sat_a.ranks, self.sat_b.ranks, HITS),
+            "experts": {lane: str(run.path) for lane, run in self.experts.items()},
         }
 
 
@@ -94,6 +105,8 @@ def compare(
     pool: int | None = 1000,
     rows: int = 2000,
     progress: Progress = silent,
+    lanes: Lanes | None = None,
+    experts: Mapping[str, Run] | None = None,
 ) -> Comparison:
     """Let two runs sit the same exam, on the bank that both were trained on.
 
@@ -102,14 +115,25 @@ def compare(
             document has; by default what each run was trained with.
         pool: candidates per scored row; None for the whole bank.
         rows: scored rows at most.
+        lanes: of that bank, to tell the lift lane by lane.
+        experts: by lane, runs that answer it in the first's place, as a server routes by lane.
 
     Raises:
+        SettingsError: an expert of a lane that is none.
         ExamError: they were trained on different banks or hold out different documents.
         RunError: an untrained run.
     """
     _refuse_other_documents(a, b, bank, part)
     sat_a, sat_b = (sittings(run, bank, part, context, (pool,), rows, progress)[0] for run in (a, b))
-    return Comparison(a, b, part, sat_a, sat_b, race(a, b))
+    places = places_by_lane(lanes, bank, sat_a.rows) if lanes else {}
+    for lane, run in (experts or {}).items():
+        if lanes is None or lane not in lanes.names:
+            known = ", ".join(lanes.names) if lanes else "none without lanes"
+            raise SettingsError(f"an expert answers lane {lane!r}; known: {known}")
+        _refuse_known_documents(run, b, bank)
+        sat = sittings(run, bank, part, context, (pool,), rows, progress)[0]
+        sat_a = replace(sat_a, ranks=sat_a.ranks.replaced(places.get(lane, NOWHERE), sat.ranks))
+    return Comparison(a, b, part, sat_a, sat_b, race(a, b), places, experts or {})
 
 
 def race(a: Run, b: Run) -> Race:
@@ -130,6 +154,13 @@ def _same_looks(a: Run, b: Run) -> bool:
 def _seconds_until(run: Run, hit5: float) -> float | None:
     clock = dict(run.clock())
     return next((clock.get(look["update"]) for look in run.history() if look["valid"]["hit@5"] >= hit5), None)
+
+
+def _refuse_known_documents(expert: Run, b: Run, bank: Bank) -> None:
+    if expert.origin.bank != bank.fingerprint or set(expert.origin.parts["train"]) & set(b.origin.parts["test"]):
+        raise ExamError(
+            f"{expert.path} was trained on another bank, or on test documents of {b.path}; train it beside that run"
+        )
 
 
 def _refuse_other_documents(a: Run, b: Run, bank: Bank, part: Literal["valid", "test"]) -> None:

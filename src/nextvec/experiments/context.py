@@ -18,7 +18,7 @@ from nextvec.bank.layout import write_atomically
 from nextvec.errors import ExamError, SettingsError
 from nextvec.evaluation import Exam, predict_rows
 from nextvec.evaluation.report import baselines
-from nextvec.experiments.answers import average, average_lift, digest, few_documents, kept_at, only, read_ranks, write_ranks
+from nextvec.experiments.answers import average, average_lift, digest, few_documents, kept_at, read_ranks, write_ranks
 from nextvec.experiments.context_effects import (
     FOREIGN,
     REMOVED,
@@ -165,7 +165,7 @@ class _Findings:
     def _effect(self, name: str, seeds: Sequence[Ranks], against: Sequence[Ranks], full: Rows) -> Effect:
         restricted = None
         if TOO_FEW <= len(full) < len(self.past):
-            a, b = ([only(ranks, full) for ranks in each] for each in (seeds, against))
+            a, b = ([ranks.only(full) for ranks in each] for each in (seeds, against))
             restricted = average(a, 5), average_lift(a, b, 5)
         each = tuple(float(ranks.hits(5).mean()) for ranks in seeds)
         return Effect(name, average(seeds, 5), each, average_lift(seeds, against, 5), restricted)

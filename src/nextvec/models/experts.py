@@ -7,7 +7,7 @@ from math import log
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nextvec.models.layers import feed_forward
@@ -267,8 +267,3 @@ class ExpertGRU(Recurrent[ExpertGRUState]):
         beside_BTD = None if self.constants is None else routing.weights @ self.constants
         shared, y_BTD = self.shared.answer(read, h_BTH + residual_BTH, beside_BTD)
         return ExpertGRUState(shared, lanes), y_BTD, routing
-
-
-def expert_use(weights: Float[Tensor, "N E"]) -> Int64[Tensor, " E"]:
-    """How many positions heard each expert."""
-    return (weights > 0).sum(0)

@@ -1,6 +1,6 @@
 """A trained run sits an exam on a bank, its own or one it never saw."""
 
-# Axes: M documents.
+# Axes: M documents, R scored rows.
 
 import hashlib
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from nextvec.bank import Bank
 from nextvec.bank.layout import write_atomically
 from nextvec.errors import RunError
 from nextvec.evaluation import Exam, Report, examine, predict_rows
+from nextvec.lanes import Lanes
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks
 from nextvec.training.begin import load_model
@@ -28,12 +29,17 @@ SITTINGS = "sittings"
 
 @dataclass(frozen=True)
 class Sitting:
-    """A run's answer to one exam: what any comparison needs, and nothing that has to be computed again."""
+    """A run's answer to one exam: what any comparison needs, and nothing that has to be computed again.
+
+    Attributes:
+        rows: [R] that were scored.
+    """
 
     exam: str
     pool: int | None
     context: int | None
     ranks: Ranks
+    rows: Int64[np.ndarray, " R"]
 
 
 def evaluate(
@@ -44,6 +50,7 @@ def evaluate(
     pool: int | None = 1000,
     max_rows: int = 2000,
     progress: Progress = silent,
+    lanes: Lanes | None = None,
 ) -> Report:
     """Exam a run beside every baseline.
 
@@ -54,6 +61,7 @@ def evaluate(
             document has; by default what the run was trained with.
         pool: candidates per scored row; None for the whole bank.
         max_rows: scored rows at most.
+        lanes: of that bank, to tell the figures lane by lane.
 
     Raises:
         RunError: an untrained run, a bank of another encoder, or a part of a bank that it does not know.
@@ -65,7 +73,7 @@ def evaluate(
     train = (bank, run.split(bank).train) if bank.fingerprint == run.origin.bank else None
     exam = Exam.over(bank, documents, part, pool, max_rows)
     read = run.settings.context if context == OWN_CONTEXT else context
-    return examine(exam, model, run.name, centre, read, train, notes, progress)
+    return examine(exam, model, run.name, centre, read, train, notes, progress, lanes)
 
 
 def sittings(
@@ -97,7 +105,7 @@ def sittings(
             held = {"above": ranks.above, "tied": ranks.tied, "candidates": ranks.candidates, "clusters": ranks.clusters}
             write_atomically(file, save(held))
     found = [Ranks(**load(file.read_bytes())) for file in files]
-    return [Sitting(exam.id, exam.pool, read, ranks) for exam, ranks in zip(exams, found, strict=True)]
+    return [Sitting(exam.id, exam.pool, read, ranks, exam.rows) for exam, ranks in zip(exams, found, strict=True)]
 
 
 def _sitting_file(run: Run, exam: Exam, context: int | None) -> Path:
