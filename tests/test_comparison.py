@@ -68,7 +68,7 @@ def test_the_verdict_is_what_the_interval_allows(runs: tuple[Run, Run, Bank], ab
     clusters = np.repeat(np.arange(10), 20)
     other = Ranks(rng.integers(0, 15, 200), np.zeros(200, int), np.full(200, 30), clusters)
     own = replace(other, above=rng.integers(0, 15, 200) if verdict.startswith("cannot") else np.full(200, above))
-    sat = [Sitting("x", 30, 5, ranks) for ranks in (own, other)]
+    sat = [Sitting("x", 30, 5, ranks, np.arange(len(ranks))) for ranks in (own, other)]
     assert Comparison(a, b, "test", *sat, Race(None, None, None)).verdict() == verdict
 
 

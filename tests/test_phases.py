@@ -16,7 +16,7 @@ import pytest
 from nextvec.bank import Bank
 from nextvec.cli.main import main
 from nextvec.errors import RunError, SettingsError
-from nextvec.experiments.answers import average, average_lift, only
+from nextvec.experiments.answers import average, average_lift
 from nextvec.experiments.phase_table import RECIPES, Phases, parts_of, reported
 from nextvec.experiments.phases import phases
 from nextvec.ranks import Ranks, clustered_rate, paired_lift
@@ -147,7 +147,7 @@ def test_one_seed_averages_to_itself() -> None:
     a, b = ranks_of(0), ranks_of(1)
     assert average([a], 5) == clustered_rate(a.hits(5), a.clusters)
     assert average_lift([a], [b], 5) == paired_lift(a, b, 5)
-    assert len(only(a, np.array([3, 5]))) == 2
+    assert len(a.only(np.array([3, 5]))) == 2
 
 
 @pytest.mark.parametrize("documents", [1, 7])

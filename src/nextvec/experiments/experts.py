@@ -37,7 +37,7 @@ KINDS: Mapping[str, str] = {
     "clusters": "experts, lanes by k-means",
     "random": "experts, random lanes",
     "adapters": "narrow experts beside a shared block, top-2, gate on lane and state",
-    "constants": "four experts of documents, each with a constant of its own",
+    "constants": "four narrow experts of documents beside a shared block, each with a constant of its own",
     "stages": "top-2, gate on lane and state, experts first, then the gate",
 }
 
@@ -160,7 +160,8 @@ def changed(base: TrainSettings, kind: str) -> TrainSettings:
         case "adapters":
             return replace(s, expert_width=max(1, s.expert_width // 8), common_width=s.expert_width, gate_on="both", top=2)
         case "constants":
-            return replace(s, experts=4, constants=True, route_per="document")
+            narrow = replace(s, expert_width=max(1, s.expert_width // 8), common_width=s.expert_width)
+            return replace(narrow, experts=4, constants=True, route_per="document")
         case "stages":
             return replace(s, gate_on="both", top=2, router=0.25, balance=0.01)
         case _:
