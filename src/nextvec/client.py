@@ -81,6 +81,7 @@ class Answer:
         arm, model, reason, digest: who answered, and why.
         seq: appends so far; None without a session.
         length: vectors so far.
+        lane: what the context is about; None where no lanes are served.
         request: the id to look for in the server's log.
     """
 
@@ -91,6 +92,7 @@ class Answer:
     digest: str
     seq: int | None
     length: int
+    lane: str | None
     request: str
 
 

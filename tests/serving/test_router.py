@@ -182,7 +182,7 @@ def test_a_request_that_both_arms_answer_alike_is_no_evidence() -> None:
         (100, "law", "old-law", "expert"),
         (101, "law", "old-short", "expert too short"),
         (300, "law", "old-long", "expert too short"),
-        (100, "art", "old-short", "unknown lane"),
+        (100, "art", "old-short", "no expert"),
     ],
 )
 def test_length_and_lane_choose_the_model(n_vectors: int, lane: str | None, model: str, reason: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nextvec.errors import ServingError
+from nextvec.errors import NotFiniteError, ServingError
 from nextvec.inference import Engine
 from nextvec.serving.router import Lineup, Served, Snapshot
 from nextvec.serving.service import INLINE, Asking, Closed, Event, Limits, Pair, Seen, Service
@@ -242,5 +242,22 @@ def test_one_broken_session_does_not_break_its_batch(runs: dict[str, Path], tmp_
         assert (
             await service.predict("s2", 3, Asking("s2", None, {}, frozenset()), asyncio.get_running_loop().time() + 9)
         ).length == 2
+
+    served(runs, tmp_path, talk)
+
+
+def test_a_reload_that_cannot_answer_leaves_the_old_model(runs: dict[str, Path], tmp_path: Path) -> None:
+    def broken(*_: object) -> Any:
+        raise NotFiniteError("planted")
+
+    async def talk(service: Service, events: list[Event]) -> None:
+        engine = Engine.open(runs["stable"])
+        engine.predict = broken  # type: ignore[method-assign]
+        service._open_run = lambda _: engine
+        with pytest.raises(RefusedError, match="the old model stays") as refused:
+            await service.reload("stable")
+        assert refused.value.status == 409
+        service.contexts.open("a")
+        assert (await say(service, "a", rows_of(1))).model == "stable"
 
     served(runs, tmp_path, talk)

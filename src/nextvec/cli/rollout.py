@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nextvec.errors import DataError, ServingError, SettingsError
 
 if TYPE_CHECKING:
+    from nextvec.inference import Engine
     from nextvec.serving.ledger import Ledger
 
 LEDGER = "rollouts.db"
@@ -51,6 +52,9 @@ def add_arguments(rollout: ArgumentParser) -> None:
     start.add_argument("--base", type=float, default=0.01, help="share of stable's sessions that fail, about (0.01)")
     start.add_argument("--dwell", type=float, default=900.0, metavar="SECONDS", help="least of a step (900)")
     start.add_argument("--pairs", type=int, default=1_000, help="mirrored sessions before any traffic (1000)")
+    start.add_argument(
+        "--lanes", type=Path, metavar="FOLDER", help="judge lane by lane; what the servers got as --lanes (judged by length)"
+    )
     start.add_argument("--gated", action="store_true", help="a person promotes at every step")
     start.add_argument("--budget", type=float, default=100.0, metavar="MS", help="P95 of the checks' answers at most (100)")
     _by(start)
@@ -94,6 +98,13 @@ def rollout(arguments: Namespace) -> int:
     return actions.get(arguments.action, _intervene)(arguments)
 
 
+def _strata(folder: Path, stable: "Engine") -> tuple[str, ...]:
+    from nextvec.lanes import Anchors
+    from nextvec.serving.lanes import strata
+
+    return strata(Anchors.open(folder, stable.encoder_fingerprint, stable.dim))
+
+
 def _start(arguments: Namespace) -> int:
     from nextvec.bank import Bank
     from nextvec.cli.show import Bars
@@ -122,7 +133,7 @@ def _start(arguments: Namespace) -> int:
     models = [identity(name, engine.digest) for name, engine in zip(names, (stable, canary), strict=True)]
     if models[0] == models[1]:
         raise ServingError(f"{names[1]} is the stable model itself; there is nothing to try")
-    evidence = Evidence(bands())
+    evidence = Evidence(_strata(arguments.lanes, stable) if arguments.lanes else bands())
     create(
         ledger, chosen, arguments.route, plan, stable=models[0], canary=models[1], actor=arguments.by, evidence=evidence
     )  # fmt: skip

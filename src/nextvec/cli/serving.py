@@ -25,6 +25,14 @@ def add_arguments(serve: ArgumentParser) -> None:
     )
     serve.add_argument("--long", metavar="NAME", help="the run that answers contexts above --threshold")
     serve.add_argument("--threshold", type=int, metavar="VECTORS", help="the longest context that the first run answers")
+    serve.add_argument("--lanes", type=Path, metavar="FOLDER", help="tell sessions' lanes; made by nextvec lanes BANK --out")
+    serve.add_argument(
+        "--expert",
+        action="append",
+        default=[],
+        metavar="LANE=NAME",
+        help="the run that answers sessions of a lane; while it fails, the first run does",
+    )
     serve.add_argument("--ledger", metavar="FILE|URL", help="of rollouts (nextvec rollout), to take part in them")
     serve.add_argument("--route", default="default", help="whose rollouts (default)")
     serve.add_argument("--node", default="server", help="this process's name in the ledger (server)")
@@ -79,6 +87,7 @@ def serve(arguments: Namespace) -> int:
             "--state-mib, --budget-ms, --deadline-ms, --threads, --turn and --idle must be above 0, --port below 65536, "
             "--mirror a percentage"
         )
+    experts = _experts(arguments, runs)
     bank = Bank.open(arguments.bank) if arguments.bank else None
     keys = read_keys(arguments.keys) if arguments.keys else ()
     place = Place(arguments.host, arguments.port, keys, ON_LOOPBACK | set(arguments.allow_host))
@@ -96,19 +105,38 @@ def serve(arguments: Namespace) -> int:
         announce,
         arguments.log_requests,
         arguments.threads,
-        lambda service, tell: _joined(arguments, service, tell),
+        lambda service, tell: _joined(arguments, experts, service, tell),
     )
     return 0
 
 
-def _joined(arguments: Namespace, service: "Service", tell: Callable[..., None]) -> "Canary | None":
+def _experts(arguments: Namespace, runs: dict[str, Path]) -> dict[str, str]:
+    experts: dict[str, str] = {}
+    for assignment in arguments.expert:
+        lane, equals, name = assignment.rpartition("=")
+        if not equals or not lane or lane in experts:
+            raise SettingsError(f"--expert {assignment!r}: want LANE=NAME, each lane once")
+        if name not in runs:
+            raise SettingsError(f"--expert {assignment!r}: {name!r} is not served; name one of {', '.join(runs)}")
+        experts[lane] = name
+    if experts and arguments.lanes is None:
+        raise SettingsError("--expert needs --lanes FOLDER, which tells what lane a session is in")
+    return experts
+
+
+def _joined(arguments: Namespace, experts: dict[str, str], service: "Service", tell: Callable[..., None]) -> "Canary | None":
+    from nextvec.lanes import Anchors
     from nextvec.serving.canary import Canary, Terms
+    from nextvec.serving.lanes import ServedLanes
     from nextvec.serving.ledger import open_ledger
 
     if arguments.record is not None:
         service.record = _recording(arguments.record, service)
     if arguments.long is not None:
         service.divide(arguments.threshold, arguments.long)
+    if arguments.lanes is not None:
+        anchors = Anchors.open(arguments.lanes, service.encoder, service.dim)
+        service.specialise(ServedLanes(anchors, experts, service.metrics))
     if arguments.ledger is None:
         return None
     terms = Terms(arguments.route, arguments.node, arguments.turn, arguments.idle, arguments.mirror)

@@ -41,6 +41,20 @@ class Anchors:
     prices: Float32[np.ndarray, " L"]
     temperature: float
 
+    @staticmethod
+    def open(folder: str | Path, encoder: str, dim: int) -> "Anchors":
+        """The anchors in a folder of lanes, for rows of any bank of the same encoder.
+
+        Raises:
+            DataError: no lanes there, damaged ones, or of another encoder or width.
+        """
+        folder = Path(folder)
+        m = Manifest.read(folder)
+        if (m.encoder, m.dim) != (encoder, dim):
+            raise DataError(f"{folder} holds lanes for vectors of {m.encoder}, {m.dim} wide, not of {encoder}, {dim} wide")
+        m.check_file(folder, ANCHORS)
+        return m.anchors(folder)
+
     def scores(self, rows: Float[np.ndarray, "B D"]) -> Float32[np.ndarray, "B L"]:
         return rows.astype(np.float32) @ self.vectors.T - self.prices
 
@@ -129,12 +143,34 @@ class Manifest:
             raise DataError(
                 f"{folder / MANIFEST} is damaged: it speaks of {self.rows} rows of {self.dim}; make the lanes again"
             )
-        for name, wanted in self.sizes.items():
-            path = folder / name
-            size = path.stat().st_size if path.is_file() else None
-            if size != wanted or _sha256(path) != self.sha256[name]:
-                got = "no file" if size is None else f"{size:,} bytes" if size != wanted else "not what was written"
-                raise DataError(f"{path} is damaged: {got} where the manifest says {wanted:,} bytes; make the lanes again")
+        for name in self.sizes:
+            self.check_file(folder, name)
+
+    def check_file(self, folder: Path, name: str) -> None:
+        """
+        Raises:
+            DataError: the file is not as it was written.
+        """
+        path, wanted = folder / name, self.sizes[name]
+        size = path.stat().st_size if path.is_file() else None
+        if size != wanted or _sha256(path) != self.sha256[name]:
+            got = "no file" if size is None else f"{size:,} bytes" if size != wanted else "not what was written"
+            raise DataError(f"{path} is damaged: {got} where the manifest says {wanted:,} bytes; make the lanes again")
+
+    def anchors(self, folder: Path) -> Anchors:
+        """
+        Raises:
+            DataError: the file is damaged.
+        """
+        path = folder / ANCHORS
+        try:
+            tensors = load(path.read_bytes())
+            anchors = Anchors(self.names, tensors["vectors"], tensors["prices"], self.temperature)
+        except (SafetensorError, KeyError) as error:
+            raise DataError(f"{path} is damaged: {error}; make the lanes again") from None
+        if anchors.vectors.shape != (len(self.names), self.dim) or anchors.prices.shape != (len(self.names),):
+            raise DataError(f"{path} is damaged: it is not {len(self.names)} vectors of {self.dim}; make the lanes again")
+        return anchors
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,13 +203,7 @@ class Lanes:
         folder = Path(folder)
         m = Manifest.read(folder)
         m.check(folder, bank)
-        try:
-            tensors = load((folder / ANCHORS).read_bytes())
-            anchors = Anchors(m.names, tensors["vectors"], tensors["prices"], m.temperature)
-        except (SafetensorError, KeyError) as error:
-            raise DataError(f"{folder / ANCHORS} is damaged: {error}; make the lanes again") from None
-        if anchors.vectors.shape != (len(m.names), m.dim) or anchors.prices.shape != (len(m.names),):
-            raise DataError(f"{folder / ANCHORS} is damaged: it is not {len(m.names)} vectors of {m.dim}; make the lanes again")
+        anchors = m.anchors(folder)
         lane = np.memmap(folder / LANE, np.uint8, "r", shape=(m.rows,))
         return Lanes(lane, np.memmap(folder / CONFIDENCE, np.float16, "r", shape=(m.rows,)), anchors, m)
 

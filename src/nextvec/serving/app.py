@@ -264,6 +264,7 @@ def _content(request: Request, answer: Answer) -> dict[str, Any]:
         "arm": answer.arm,
         "model": answer.model,
         "reason": answer.reason,
+        "lane": answer.lane,
         "digest": answer.digest,
         "seq": answer.seq,
         "length": answer.length,

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from nextvec.errors import NextvecError, ServingError
-from nextvec.serving.judge import CANARY, FAIL, Event
+from nextvec.serving.judge import CANARY, FAIL, Event, Evidence
 from nextvec.serving.ledger import Ledger, LedgerError, Record
 from nextvec.serving.rollout import Controller, Follower, Phase, fold, report
-from nextvec.serving.router import Lineup, Served, Snapshot
+from nextvec.serving.router import UNSURE, Lineup, Served, Snapshot
 from nextvec.serving.service import Closed, Pair, Seen, Service
 from nextvec.serving.service import Event as Happened
-from nextvec.serving.units import Units, band
+from nextvec.serving.units import Units, band, bands
 
 LATEST, FEWEST, MOST_FAILED = 60.0, 20, 0.5  # seconds; requests of the canary in them; share of them that stable answered
 MOST_SESSIONS = 100_000  # open ones that are remembered
@@ -111,7 +111,7 @@ class Canary:
         self._on_trial = ""
         self._follower: Follower | None = None
         self._controller: Controller | None = None
-        self._servable = False
+        self._servable = self._by_lane = False
         self._units: Units | None = None
         self._open: OrderedDict[str, float] = OrderedDict()
         self._tried: deque[tuple[float, bool]] = deque()
@@ -156,7 +156,7 @@ class Canary:
         self._open.move_to_end(happened.session)
         if isinstance(happened, Pair):
             bad = (happened.stable_bad, happened.canary_bad)
-            units.compared(happened.stream, happened.session, *bad, band(happened.vectors))
+            units.compared(happened.stream, happened.session, *bad, self._stratum(happened))
             return
         event = self._unit(units, happened)
         if event is not None:
@@ -167,7 +167,13 @@ class Canary:
             self._service.lapse(next(iter(self._open)))
 
     def _unit(self, units: Units, seen: Seen) -> Event | None:
-        return units.saw(seen.stream, seen.arm, seen.session, seen.weight, seen.value, band(seen.vectors))
+        return units.saw(seen.stream, seen.arm, seen.session, seen.weight, seen.value, self._stratum(seen))
+
+    def _stratum(self, happened: Seen | Pair) -> str:
+        """By length of the context, or by lane where the rollout is judged by lanes."""
+        if not self._by_lane or self._service.lanes is None:
+            return band(happened.vectors)
+        return happened.lane if happened.lane in self._service.lanes.strata else UNSURE
 
     def _trip(self, failed: bool) -> None:
         """More than half of the canary's latest requests answered by stable: no statistics are needed."""
@@ -246,7 +252,9 @@ class Canary:
         terms = self.ledger.rows(rollout)[0].evidence
         (stable, stable_digest), (canary, canary_digest) = (named(terms[arm]) for arm in ("stable", "canary"))
         faults = [self._serve(stable, stable_digest), self._serve(canary, canary_digest)]
-        fault = next((fault for fault in faults if fault), None)
+        strata = Evidence.from_json(terms["judge"]).strata
+        fault = next((fault for fault in faults if fault), None) or self._strata_fault(strata)
+        self._by_lane = strata != bands()
         now = self._service.snapshot.stable
         if fault is None and stable not in (now.short.name, now.long.name):
             fault = f"{stable} is not what this server answers with; that is {now.short.name}"
@@ -260,6 +268,13 @@ class Canary:
         self._tell("rollout", rollout=rollout, follows=record.state, fault=fault)
         if fault is not None:
             self._follower.alarm(f"{self.terms.node}: {fault}")
+
+    def _strata_fault(self, strata: tuple[str, ...]) -> str | None:
+        """What keeps this server from judging by the rollout's strata, if anything does."""
+        lanes = self._service.lanes
+        if strata == bands() or (lanes is not None and lanes.strata == strata):
+            return None
+        return "the rollout is judged by other lanes than this server's; start it with --lanes and the same folder"
 
     def _serve(self, name: str, digest: str) -> str | None:
         """Have a model of these weights open under this name; else what is in the way."""

@@ -37,12 +37,23 @@ class Metrics:
         self.sessions = Gauge("sessions", "Contexts held.", **new)
         self.states = Gauge("state_bytes", "Memory of model states.", **new)
         self.log = Gauge("context_log_bytes", "Disk of contexts.", **new)
+        lanes = Counter(
+            "lane_answers", "Predictions by the lane of what was read, and why who answered.", ["lane", "reason"], **new
+        )
+        hits = Counter("lane_labels", "Appends that told whether a prediction in a lane was right.", ["lane", "hit"], **new)
+        failures = Counter(
+            "expert_failures", "Requests that a lane's expert could not answer; the shared model did.", ["lane"], **new
+        )
+        up = Gauge("expert_up", "Whether a lane's expert is asked.", ["lane"], **new)
         # A label's child costs a lock and a lookup; there are few of them.
         self.requests = lru_cache(1024)(self._requests.labels)
         self.seconds = lru_cache(256)(self._seconds.labels)
         self.answers = lru_cache(1024)(self._answers.labels)
         self.engine = lru_cache(64)(self._engine.labels)
         self.labels = lru_cache(64)(self._labels.labels)
+        self.lane_answers = lru_cache(4096)(lanes.labels)
+        self.lane_labels = lru_cache(1024)(hits.labels)
+        self.expert_failures, self.expert_up = lru_cache(512)(failures.labels), lru_cache(512)(up.labels)
 
     def refused(self) -> None:
         """Count a request that was turned away before it was read."""

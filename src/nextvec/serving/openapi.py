@@ -46,10 +46,14 @@ _ANSWER: Json = {
     "expected": {"type": "array", "items": _ref("Expected")},
     "arm": {"enum": ["stable", "canary"]},
     "model": NAME,
-    "reason": {"type": "string", "description": "Why this arm and model: `no canary, short`, `bucket, long`, `canary late`, …"},
+    "reason": {
+        "type": "string",
+        "description": "Why this arm and model: `no canary, short`, `bucket, long`, `no canary, expert`, `canary late`, …",
+    },
     "digest": {"type": "string", "description": "Names the weights and their format."},
     "seq": {"type": ["integer", "null"], "minimum": 0, "description": "Appends so far; null without a session."},
     "length": {**WHOLE, "description": "Vectors so far."},
+    "lane": {"type": ["string", "null"], "description": "What the context is about; null where no lanes are served."},
 }
 
 SCHEMAS: Mapping[str, Json] = {

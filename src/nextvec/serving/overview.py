@@ -104,6 +104,7 @@ class Overview:
                 ],
             },
             "load": load_of(service),
+            "lanes": None if service.lanes is None else service.lanes.told(),
         }
 
     def _from_disk(self, models: Mapping[str, Model]) -> Json:

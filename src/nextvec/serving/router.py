@@ -9,11 +9,12 @@ from nextvec.errors import ServingError
 
 BUCKETS = 10_000
 PIN_HEADER, PIN_SCOPE = "x-nextvec-arm", "pin"
+UNSURE = "unsure"  # no lane in particular
 LONGEST_SALT = 64  # bytes, of a blake2b key
 
 Arm = Literal["stable", "canary"]
 ArmReason = Literal["bucket", "pin", "no canary", "lease expired", "no key", "same model"]
-ModelReason = Literal["short", "long", "expert", "expert down", "expert too short", "unknown lane"]
+ModelReason = Literal["short", "long", "expert", "expert down", "expert too short", "no expert", "unsure lane"]
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,11 @@ class Lineup:
         shared = self.short if is_short else self.long
         if lane is None:
             return shared, "short" if is_short else "long"
+        if lane == UNSURE:
+            return shared, "unsure lane"
         expert = next((expert for expert in self.experts if expert.lane == lane), None)
         if expert is None:
-            return shared, "unknown lane"
+            return shared, "no expert"
         if not expert.healthy:
             return shared, "expert down"
         if not expert.model.can_read(n_vectors):

@@ -9,10 +9,10 @@ eviction and a restart are all one thing: a state that is missing, made anew.
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from weakref import WeakValueDictionary
@@ -24,9 +24,10 @@ from jaxtyping import Float32
 from nextvec.errors import NextvecError, NotFiniteError, ServingError
 from nextvec.inference import Engine, Expected, Session
 from nextvec.serving.contexts import ConflictError, Contexts, FullError, View
+from nextvec.serving.lanes import ServedLanes
 from nextvec.serving.line import Job, Line
 from nextvec.serving.metrics import Metrics
-from nextvec.serving.router import BUCKETS, LONGEST_SALT, Arm, Lineup, Route, Served, Snapshot, bucket, route
+from nextvec.serving.router import BUCKETS, LONGEST_SALT, Arm, Expert, Lineup, Route, Served, Snapshot, bucket, route
 from nextvec.serving.states import States
 from nextvec.serving.wire import RefusedError, Vectors
 
@@ -80,6 +81,7 @@ class Seen:
         weight: percent that went to the canary when the arm was chosen.
         value: seconds for ``slow``; for others 1.0 bad or 0.0 good.
         vectors: of the context.
+        lane: of the context; None where no lanes are served.
     """
 
     stream: Stream
@@ -88,6 +90,7 @@ class Seen:
     weight: float
     value: float
     vectors: int
+    lane: str | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class Pair:
     stable_bad: bool
     canary_bad: bool
     vectors: int
+    lane: str | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,11 @@ class Settled:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is expected next, and who says so."""
+    """What is expected next, and who says so.
+
+    Attributes:
+        lane: of the context; None where no lanes are served.
+    """
 
     expected: Sequence[Expected]
     arm: Arm
@@ -142,6 +150,7 @@ class Answer:
     digest: str
     seq: int | None
     length: int
+    lane: str | None = None
 
 
 @dataclass(frozen=True)
@@ -167,6 +176,7 @@ class _Promise:
     time: float = 0.0
     seconds: float = 0.0
     failed: bool = False
+    lane: str | None = None
 
 
 class Service:
@@ -191,6 +201,7 @@ class Service:
         self.observe: Callable[[Event], None] = lambda _: None
         self.alarm: Callable[[str], None] = lambda _: None  # what needs no statistics
         self.record: Callable[[Settled], None] | None = None  # hears of every prediction, canary or not
+        self.lanes: ServedLanes | None = None
         self.ready = True
         self.apart = 0  # requests that wait for a thread, not for the loop
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -216,6 +227,8 @@ class Service:
         async with self._turn(session):
             gone = self._logged(lambda: self.contexts.delete(session))
             self.states.drop(session=session)
+            if self.lanes is not None:
+                self.lanes.forget(session)
             self.lapse(session)
             return gone
 
@@ -289,19 +302,34 @@ class Service:
             RefusedError: 503, 504 no time.
         """
         # Without a session there is no unit to be judged by: a rollout never sees these.
-        served, why = self.snapshot.stable.choose(max(map(len, contexts)), asking.lane, self.snapshot.threshold)
-        model = self.models[served.name]
-        states = [model.engine.session() for _ in contexts]
-        empty = np.empty((0, self.dim), np.float32)
-        long = sum(map(len, contexts)) > INLINE
-        if long:
-            await self._in_thread(lambda: [s.push_many(r) for s, r in zip(states, contexts, strict=True)], model.line.aside)
-        jobs = [Job(s, empty if long else rows, k, deadline) for s, rows in zip(states, contexts, strict=True)]
-        asked = [model.line.ask(job) for job in jobs]
-        found = await asyncio.gather(*asked)
-        self.metrics.answers("stable", model.name, why).inc(len(found))
-        digest = model.engine.digest
-        return [Answer(e, "stable", model.name, why, digest, None, len(rows)) for e, rows in zip(found, contexts, strict=True)]
+        return list(await asyncio.gather(*(self._once(rows, k, asking, deadline) for rows in contexts)))
+
+    async def _once(self, rows: Float32[np.ndarray, "T D"], k: int, asking: Asking, deadline: float) -> Answer:
+        began, lane, lanes = time.perf_counter(), asking.lane, self.lanes
+        if lanes is not None and lane is None:
+            long = len(rows) > INLINE
+            lane = lanes.lane(await self._in_thread(lambda: lanes.votes(rows)) if long else lanes.votes(rows))
+        served, why = self._now(lane).stable.choose(len(rows), lane, self.snapshot.threshold)
+        model, reason = self.models[served.name], str(why)
+        found = None
+        if why == "expert":
+            found, fault = await self._tried("expert", lambda: self._whole(model, rows, k, deadline), served.name, lane)
+            reason = fault or reason
+        if found is None:
+            if reason != why:
+                served, _ = self.snapshot.stable.choose(len(rows), None, self.snapshot.threshold)
+                model = self.models[served.name]
+            found = await self._whole(model, rows, k, deadline)
+        self.metrics.answers("stable", model.name, reason).inc()
+        self._in_lane(lane, reason, began)
+        return Answer(found, "stable", model.name, reason, model.engine.digest, None, len(rows), lane)
+
+    async def _whole(self, model: Model, rows: Float32[np.ndarray, "T D"], k: int, deadline: float) -> list[Expected]:
+        state, left = model.engine.session(), rows
+        if len(rows) > INLINE:
+            await self._in_thread(lambda: state.push_many(rows), model.line.aside)
+            left = np.empty((0, self.dim), np.float32)
+        return await model.line.ask(Job(state, left, k, deadline))
 
     async def encode(self, text: str) -> Float32[np.ndarray, "T D"]:
         """A text as rows, cut and encoded as the bank's were, in a thread.
@@ -347,6 +375,26 @@ class Service:
         short, other = (Served(name, self.models[name].engine.context) for name in (self.stable, long))
         self.snapshot = Snapshot(self.snapshot.epoch, Lineup(short, other), threshold=threshold)
 
+    def specialise(self, lanes: ServedLanes) -> None:
+        """Let models that are served answer the lanes that are theirs. They infer in threads of their own.
+
+        Raises:
+            ServingError: a lane that is none, a model that is not served, or one that looks predictions up elsewhere.
+        """
+        stable = self.models[self.stable].engine
+        for lane, name in lanes.experts.items():
+            if lane not in lanes.anchors.names:
+                raise ServingError(f"there is no lane {lane!r}; the lanes are {', '.join(lanes.anchors.names)}")
+            if name not in self.models:
+                raise ServingError(f"the expert of {lane!r}, {name!r}, is not served; name one of {', '.join(self.models)}")
+            if self.models[name].engine.bank.fingerprint != stable.bank.fingerprint:
+                raise ServingError(
+                    f"the expert of {lane!r}, {name!r}, looks predictions up in another bank than {self.stable!r}"
+                )
+        self.lanes, now = lanes, self.snapshot
+        experts = tuple(Expert(lane, Served(name)) for lane, name in lanes.experts.items())
+        self.adopt(replace(now, stable=replace(now.stable, experts=experts)))
+
     def promote(self, name: str) -> None:
         """Let a model be the stable one; sessions go on from their contexts."""
         before = self.snapshot.stable
@@ -368,9 +416,9 @@ class Service:
             try:
                 engine = await self._in_thread(lambda: self._open_run(old.run), self._disk)
                 self._check(name, engine)
+                new = self._model(name, old.run, engine)
             except NextvecError as error:
                 raise RefusedError(409, "the run cannot be opened, or does not fit; the old model stays") from error
-            new = self._model(name, old.run, engine)
             new.line.apart = old.line.apart
             self.models = {**self.models, name: new}
             await old.line.close()
@@ -388,10 +436,13 @@ class Service:
         if missing := sorted(named - set(self.models)):
             raise ServingError(f"model {missing[0]!r} is not served; open it first")
         for name, model in self.models.items():
-            model.line.apart = snapshot.canary is not None and name in named
+            model.line.apart = (snapshot.canary is not None and name in named) or self._is_expert(name)
         if snapshot.rollout != self.snapshot.rollout:
             self._promises.clear()
         self.snapshot = snapshot
+
+    def _is_expert(self, name: str) -> bool:
+        return self.lanes is not None and name in self.lanes.experts.values()
 
     @property
     def candidates(self) -> int:
@@ -430,13 +481,16 @@ class Service:
         began, view = time.perf_counter(), self._view(session)
         if not view.head.length:
             raise RefusedError(409, "this session is empty; append a vector first", seq=view.head.seq, length=0)
-        snapshot = self.snapshot
-        chosen = self._route(asking, view.head.length, snapshot)
-        expected, model, reason = await self._routed(chosen, session, view, new, k, asking, deadline)
-        if (snapshot.canary is not None or self.record is not None) and reason != WARMING:
+        lane = await self._lane(session, view, new, asking)
+        snapshot = self._now(lane)
+        chosen = self._route(replace(asking, lane=lane), view.head.length, snapshot)
+        expected, model, reason = await self._routed(chosen, session, view, new, k, lane, deadline)
+        watched = snapshot.canary is not None or self.record is not None or self.lanes is not None
+        if watched and reason != WARMING:
             found, taken = frozenset(e.row for e in expected), time.perf_counter() - began
             promise = _Promise(chosen.arm, found, view.head.length, snapshot.weight, chosen.counted)
             promise.time, promise.seconds, promise.failed = time.time() - taken, taken, reason.startswith("canary ")
+            promise.lane = lane
             self._settle(session, self._promises.get(session), None)
             self._promises[session] = promise
             self._tell("assign", promise, session, 0.0)
@@ -444,10 +498,44 @@ class Service:
             # Time spent on a fallback is the canary's: it is what the user waited for.
             self._tell("slow", promise, session, promise.seconds)
             if snapshot.canary is not None and chosen.arm == "stable" and self._is_mirrored(session, snapshot):
-                self._mirror(snapshot, session, view, k, asking, promise)
+                self._mirror(snapshot, session, view, k, replace(asking, lane=lane), promise)
         arm: Arm = "canary" if chosen.arm == "canary" and model.name == chosen.model.name else "stable"
         self.metrics.answers(arm, model.name, reason).inc()
-        return Answer(expected, arm, model.name, reason, model.engine.digest, view.head.seq, view.head.length)
+        self._in_lane(lane, reason, began)
+        return Answer(expected, arm, model.name, reason, model.engine.digest, view.head.seq, view.head.length, lane)
+
+    async def _lane(self, session: str, view: View, new: Float32[np.ndarray, "T D"] | None, asking: Asking) -> str | None:
+        """What the request says, else what the context is about; None where no lanes are served."""
+        lanes = self.lanes
+        if asking.lane is not None or lanes is None:
+            return asking.lane
+        voted = lanes.length(session)
+        behind = view.head.length - voted
+        if behind < 0:  # of a session of the same name that was deleted meanwhile
+            lanes.forget(session)
+            voted, behind = 0, view.head.length
+        if behind > INLINE:
+            rows = await self._in_thread(lambda: view.read(voted))
+        else:
+            rows = new if new is not None and len(new) == behind else view.read(voted)
+        return lanes.read(session, rows)
+
+    def _now(self, lane: str | None) -> Snapshot:
+        """Who answers, without the expert of this lane while it is down."""
+        snapshot, lanes = self.snapshot, self.lanes
+        if lanes is None or lane not in lanes.experts or lanes.health[lane].asked():
+            return snapshot
+
+        def without(lineup: Lineup) -> Lineup:
+            experts = tuple(replace(e, healthy=e.healthy and e.lane != lane) for e in lineup.experts)
+            return replace(lineup, experts=experts)
+
+        canary = None if snapshot.canary is None else without(snapshot.canary)
+        return replace(snapshot, stable=without(snapshot.stable), canary=canary)
+
+    def _in_lane(self, lane: str | None, reason: str, began: float) -> None:
+        if self.lanes is not None:
+            self.lanes.answered(lane, reason, time.perf_counter() - began)
 
     async def _routed(
         self,
@@ -456,33 +544,50 @@ class Service:
         view: View,
         new: Float32[np.ndarray, "T D"] | None,
         k: int,
-        asking: Asking,
+        lane: str | None,
         deadline: float,
     ) -> tuple[list[Expected], Model, str]:
-        """A prediction changes nothing, so what the canary fails at is asked again of stable: no user meets its faults."""
+        """A prediction changes nothing, so what a canary or an expert fails at is asked of the shared stable model."""
         model = self.models[chosen.model.name]
-        if chosen.arm == "stable":
+        what = "canary" if chosen.arm == "canary" else "expert" if chosen.model_reason == "expert" else None
+        if what is None:
             return await self._ask(model, session, view, new, k, deadline), model, chosen.reason
         if self._behind(model, session, view) > INLINE:
             # The first request after a switch would wait for a rebuild that says nothing of the model: stable answers.
-            self._warm(
-                model, session, view, _Promise("canary", frozenset(), view.head.length, self.snapshot.weight, chosen.counted)
-            )
-            reason = WARMING
+            length, weight = view.head.length, self.snapshot.weight
+            promise = _Promise(chosen.arm, frozenset(), length, weight, chosen.counted, lane=lane)
+            self._warm(model, session, view, promise, lane if what == "expert" else None)
+            reason = f"{what} warming"
         else:
-            try:
-                async with asyncio.timeout(LATE * self.limits.budget):
-                    return await self._ask(model, session, view, new, k, deadline), model, chosen.reason
-            except TimeoutError:
-                reason = "canary late"
-            except NotFiniteError:
-                reason = "canary not finite"
-                self.alarm(f"{chosen.model.name} answered with a score that is not finite")
-            except Exception as error:
-                reason = f"canary {type(error).__name__}"
-        served, _ = self.snapshot.stable.choose(view.head.length, asking.lane, self.snapshot.threshold)
+            ask = lambda: self._ask(model, session, view, new, k, deadline)  # noqa: E731
+            found, fault = await self._tried(what, ask, model.name, lane)
+            if found is not None:
+                return found, model, chosen.reason
+            reason = fault
+        served, _ = self.snapshot.stable.choose(view.head.length, None, self.snapshot.threshold)
         stable = self.models[served.name]
         return await self._ask(stable, session, view, None, k, deadline), stable, reason
+
+    async def _tried(
+        self, what: str, ask: Callable[[], Awaitable[list[Expected]]], name: str, lane: str | None
+    ) -> tuple[list[Expected] | None, str]:
+        """The answer of a model that another can stand in for; else None, and why."""
+        reason, refused = "", False
+        found: list[Expected] | None = None
+        try:
+            async with asyncio.timeout(LATE * self.limits.budget):
+                found = await ask()
+        except TimeoutError:
+            reason = f"{what} late"
+        except NotFiniteError:
+            reason = f"{what} not finite"
+            if what == "canary":
+                self.alarm(f"{name} answered with a score that is not finite")
+        except Exception as error:
+            reason, refused = f"{what} {type(error).__name__}", isinstance(error, RefusedError)
+        if what == "expert" and self.lanes is not None and lane is not None and not refused:
+            (self.lanes.failed if reason else self.lanes.well)(lane)
+        return found, reason
 
     def _route(self, asking: Asking, length: int, snapshot: Snapshot) -> Route:
         return route(asking.key, length, asking.lane, asking.headers, snapshot, now=time.monotonic(), scopes=asking.rights)
@@ -490,7 +595,9 @@ class Service:
     def _behind(self, model: Model, session: str, view: View) -> int:
         return view.head.length - self.states.length(session, model.engine.digest)
 
-    def _warm(self, model: Model, session: str, view: View, promise: _Promise) -> None:
+    def _warm(self, model: Model, session: str, view: View, promise: _Promise, lane: str | None) -> None:
+        """Bring a state up to date; ``lane``: of the expert whose state it is, None of a canary's."""
+
         async def warm() -> None:
             try:
                 async with asyncio.timeout(WARMING_SECONDS):
@@ -500,7 +607,10 @@ class Service:
                 else:
                     self._put(model, session, state)
             except Exception:  # whatever a canary does is its failure, and nobody else's
-                self._tell("fail", promise, session, 1.0)
+                if lane is None:
+                    self._tell("fail", promise, session, 1.0)
+                elif self.lanes is not None:
+                    self.lanes.failed(lane)
 
         self._beside(model, session, warm)
 
@@ -511,6 +621,8 @@ class Service:
         """Ask the canary what stable has answered; nobody waits for it."""
         assert snapshot.canary is not None
         served, _ = snapshot.canary.choose(view.head.length, asking.lane, snapshot.threshold)
+        if served == self.snapshot.stable.choose(view.head.length, asking.lane, snapshot.threshold)[0]:
+            return  # an expert is its lane's in both arms
         model = self.models[served.name]
         until = asyncio.get_running_loop().time() + WARMING_SECONDS
 
@@ -521,11 +633,11 @@ class Service:
                 promise.mirrored = frozenset(e.row for e in found)
             except NotFiniteError:
                 self.alarm(f"{model.name} answered with a score that is not finite")
-                self.observe(Pair("fail", session, False, True, view.head.length))
+                self.observe(Pair("fail", session, False, True, view.head.length, asking.lane))
             except Exception:  # whatever a canary does is its failure, and nobody else's
-                self.observe(Pair("fail", session, False, True, view.head.length))
+                self.observe(Pair("fail", session, False, True, view.head.length, asking.lane))
             else:
-                self.observe(Pair("fail", session, False, False, view.head.length))
+                self.observe(Pair("fail", session, False, False, view.head.length, asking.lane))
 
         self._beside(model, session, mirror)
 
@@ -586,11 +698,13 @@ class Service:
         truth = vectors.ids[0] if vectors.ids else await self._nearest(vectors.rows)
         hit = truth in promise.rows
         self.metrics.labels(promise.arm, str(hit).lower()).inc()
+        if self.lanes is not None:
+            self.lanes.labelled(promise.lane, hit)
         self._settle(session, promise, hit)
         self._tell("miss", promise, session, float(not hit))
         self._tell("unlabelled", promise, session, 0.0)
         if promise.mirrored is not None:
-            self.observe(Pair("miss", session, not hit, truth not in promise.mirrored, promise.vectors))
+            self.observe(Pair("miss", session, not hit, truth not in promise.mirrored, promise.vectors, promise.lane))
 
     def _settle(self, session: str, promise: _Promise | None, hit: bool | None) -> None:
         if promise is not None and self.record is not None:
@@ -603,7 +717,7 @@ class Service:
 
     def _tell(self, stream: Stream, promise: _Promise, session: str, value: float) -> None:
         if promise.counted:
-            self.observe(Seen(stream, promise.arm, session, promise.weight, value, promise.vectors))
+            self.observe(Seen(stream, promise.arm, session, promise.weight, value, promise.vectors, promise.lane))
 
     # The rest
 
