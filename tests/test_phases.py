@@ -28,7 +28,7 @@ from tests.test_training import on_disk
 
 SETS = ["updates=4", "evaluate_every=2", "hidden=8", "layers=1", "slots=16", "working=8", "pool=30", "batch=2", "negatives=4"]
 SETS += ["accumulate=1"]
-NAMES = ("phase1", "phase3", "phase1-published", "phase1-published-no-A")
+NAMES = ("phase1", "phase3", "phase4", "phase1-published", "phase1-published-no-A")
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,16 @@ def found(place: Path) -> Phases:
 @pytest.fixture(scope="module")
 def table(found: Phases) -> dict[str, Any]:
     return found.to_json()
+
+
+def test_the_phase_with_experts_says_whom_it_heard(table: dict[str, Any], place: Path) -> None:
+    by_name = {row["recipe"]: row for row in table["phases"]}
+    use = by_name["phase4"]["experts"]
+    assert use["experts"] == 16
+    assert 0 <= use["entropy_share"] <= 1
+    assert by_name["phase3"]["experts"] is None
+    assert by_name["phase4"]["change"]["from"] == "phase3"
+    assert f"{use['used']} of 16" in (place / "all" / "phases.html").read_text()
 
 
 def test_every_recipe_of_the_table_exists() -> None:
@@ -97,7 +107,7 @@ def test_the_table_holds_every_figure_with_its_terms(table: dict[str, Any]) -> N
 
 def test_a_change_is_to_the_phase_before_of_the_same_form(table: dict[str, Any]) -> None:
     changes = {row["recipe"]: row["change"] and row["change"]["from"] for row in table["phases"]}
-    assert changes == dict(zip(NAMES, [None, "phase1", None, "phase1-published"], strict=True))
+    assert changes == dict(zip(NAMES, [None, "phase1", "phase3", None, "phase1-published"], strict=True))
 
 
 def test_the_baseline_beside_a_phase_is_the_best_on_that_exam(found: Phases) -> None:
@@ -262,6 +272,6 @@ def test_a_killed_command_goes_on_and_ends_the_same(
     subprocess.run(line, env=quiet_environment, check=True, **silent)
     assert (first / "best.safetensors").stat().st_mtime_ns == written
     again = json.loads((tmp_path / "phases.json").read_text())["phases"]
-    unkilled = [row for row in table["phases"] if row["form"] == "ours"]
+    unkilled = [row for row in table["phases"] if row["recipe"] in ("phase1", "phase3")]
     # How long it took is all that may differ.
     assert [{**row, "seconds": None} for row in again] == [{**row, "seconds": None} for row in unkilled]

@@ -14,13 +14,14 @@ def experiment_tables(found: Json) -> None:
     console = Console()
     kinds = found["kinds"]
     rivals = [kind["kind"] for kind in kinds if kind["experts"] is None]
-    table = _table("kind", "parameters", "active", "Hit@5", "seeds", *(f"over {rival}" for rival in rivals))
+    table = _table("kind", "parameters", "active", "Hit@5", "95 %", "seeds")
+    worth = _table("kind", *(f"over {rival}" for rival in rivals))
     for kind in kinds:
-        hit = f"{kind['hit@5']['value']:.1%}"
-        seeds = f"{100 * min(kind['seeds']):.1f}–{100 * max(kind['seeds']):.1f}"
-        lifts = [_points(kind["lift"].get(rival)) for rival in rivals]
-        table.add_row(kind["kind"], f"{kind['parameters']:,}", f"{kind['active']:,}", hit, seeds, *lifts)
-    console.print(table)
+        hit, each = kind["hit@5"], [100 * seed for seed in kind["seeds"]]
+        shares = (f"{hit['value']:.1%}", f"{100 * hit['low']:.1f}–{100 * hit['high']:.1f}", f"{min(each):.1f}–{max(each):.1f}")
+        table.add_row(kind["kind"], f"{kind['parameters']:,}", f"{kind['active']:,}", *shares)
+        worth.add_row(kind["kind"], *(_points(kind["lift"].get(rival)) for rival in rivals))
+    console.print(table, "", worth, "", sep="\n")
     for kind in kinds:
         console.print(f"[dim]{kind['kind']}: {kind['what']}[/dim]", highlight=False)
     if found["lanes"] and rivals:
@@ -44,26 +45,45 @@ def experiment_tables(found: Json) -> None:
 
 
 def _lanes(console: Console, found: Json, rival: str) -> None:
-    names = [kind["kind"] for kind in found["kinds"] if kind["kind"] != rival]
-    table = _table("lane", "rows", "docs", f"{rival}, Hit@5", *(f"{name}, over it" for name in names))
+    """Points gained over the model without experts; intervals of those that lie off 0, all of them in the JSON."""
     by_name = {kind["kind"]: kind for kind in found["kinds"]}
-    for lane, held in found["lanes"].items():
+    names = [name for name in by_name if name != rival]
+    table = _table("lane", rival, *(name[:6] for name in names))
+    table.padding = (0, 1, 0, 0)
+    shown: list[str] = []
+    for lane in found["lanes"]:
+        gains = {name: by_name[name]["lanes"][lane]["lift"][rival] for name in names}
         own = f"{by_name[rival]['lanes'][lane]['hit@5']['value']:.1%}"
-        lifts = [_points(by_name[name]["lanes"][lane]["lift"].get(rival)) for name in names]
-        table.add_row(lane, f"{held['rows']:,}", f"{held['documents']:,}", own, *lifts)
-    console.print("", table, "", sep="\n")
+        table.add_row(lane, own, *(_gain(gain) for gain in gains.values()))
+        shown += [f"{name} in {lane}: {_points(gain)}" for name, gain in gains.items() if _is_shown(gain)]
+    console.print("", table, sep="\n")
+    chance = (
+        f"of {len(names) * len(found['lanes'])} intervals at 95 % about {0.05 * len(names) * len(found['lanes']):.0f} would"
+    )
+    sizes = ", ".join(f"{lane} {held['rows']:,} of {held['documents']:,}" for lane, held in found["lanes"].items())
+    console.print(f"[dim]rows of documents: {sizes}[/dim]", highlight=False)
+    console.print(f"[dim]bold: the interval lies off 0; {chance} by chance[/dim]", *shown, "", sep="\n", highlight=False)
+
+
+def _gain(lift: Json) -> str:
+    value = f"{100 * lift['value']:+.1f}"
+    return f"[bold]{value}[/bold]" if _is_shown(lift) else value
+
+
+def _is_shown(lift: Json) -> bool:
+    return lift["low"] > 0 or lift["high"] < 0
 
 
 def _points(lift: Json | None) -> str:
     if lift is None:
         return ""
     shown = f"{100 * lift['value']:+.1f} ({100 * lift['low']:+.1f} to {100 * lift['high']:+.1f})"
-    return f"[bold]{shown}[/bold]" if lift["low"] > 0 or lift["high"] < 0 else shown
+    return f"[bold]{shown}[/bold]" if _is_shown(lift) else shown
 
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column(columns[0], no_wrap=True)
     for name in columns[1:]:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     return table

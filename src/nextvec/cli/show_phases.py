@@ -30,6 +30,13 @@ def phases_table(found: Json) -> None:
         change = _points(row["change"]) if row["change"] else ""
         worth.add_row(row["recipe"], change, _points(row["lift"]), row["verdict"], style=style)
     console.print(table, "", worth, sep="\n")
+    for row in found["phases"]:
+        if use := row["experts"]:
+            console.print(
+                f"{row['recipe']}: {use['used']} of {use['experts']} experts heard by 1 % of the rows or more, nobody by "
+                f"{use['nobody']:.1%}; gate entropy {use['entropy_bits']:.2f} bits, {use['entropy_share']:.0%} of even",
+                highlight=False,
+            )
     if found["illusion"]["steps"]:
         _illusion(console, found)
     _terms(console, exam, found["notes"])

@@ -16,9 +16,14 @@ from nextvec.training import Run
 
 Pool = int | None  # candidates per scored row; None for the whole bank
 
-ORDER = ("broken", "phase1", "phase2", "phase2b", "phase2c", "phase3", "phase3_5")
+ORDER = ("broken", "phase1", "phase2", "phase2b", "phase2c", "phase3", "phase3_5", "phase4")
+PLANNED = ("phase4",)  # by the predecessor, which never built it
 FORMS = ("ours", "published")
-RECIPES = (*ORDER, *(f"{phase}-published" for phase in ORDER), *(f"phase1-published-no-{fix}" for fix in "ABCD"))
+RECIPES = (
+    *ORDER,
+    *(f"{phase}-published" for phase in ORDER if phase not in PLANNED),
+    *(f"phase1-published-no-{fix}" for fix in "ABCD"),
+)
 POOLS: tuple[Pool, ...] = (58, 115, 230, 1000, 1148, None)
 FIXED_POOL = 1000
 
@@ -48,6 +53,7 @@ class Phase:
         pool: that of the headline figures.
         before: what it is measured against: the phase before of the same form,
             and for an ablation what it was taken from.
+        use: whom the first seed's predictions heard, of its experts; None where there are none.
     """
 
     recipe: str
@@ -57,6 +63,7 @@ class Phase:
     full_context: float
     pool: Pool
     before: "Phase | None" = None
+    use: dict[str, Any] | None = None
 
     @property
     def best_baseline(self) -> str:
@@ -106,6 +113,7 @@ class Phase:
             "kept_at": [kept_at(run) for run in self.runs],
             "updates": [run.history()[-1]["update"] for run in self.runs],
             "seconds": [round(run.seconds(), 1) for run in self.runs],
+            "experts": self.use,
             "alarms": self.alarms(),
             "verdict": self.verdict,
             "reported": reported(self.recipe),

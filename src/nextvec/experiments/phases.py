@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from nextvec.bank import Bank
-from nextvec.bank.layout import MANIFEST, write_atomically
+from nextvec.bank.layout import MANIFEST, read_json, write_atomically
 from nextvec.errors import ExamError, RunError, SettingsError
 from nextvec.evaluation import Exam, predict_rows
+from nextvec.evaluation.by_lane import expert_use
 from nextvec.evaluation.report import baselines
 from nextvec.experiments.answers import average, digest, few_documents, read_ranks, write_ranks
 from nextvec.experiments.phase_table import (
@@ -28,13 +29,14 @@ from nextvec.experiments.phase_table import (
     parts_of,
 )
 from nextvec.experiments.runs import Plan, train_all
+from nextvec.models import ExpertGRU
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks
 from nextvec.recipes import recipe as settings_of
 from nextvec.report.phases_page import write_phases_page
 from nextvec.settings import override
 from nextvec.training import Run, load_model, sittings
-from nextvec.training.run import RUN
+from nextvec.training.run import BEST, RUN
 from nextvec.windows import Split
 
 
@@ -162,8 +164,24 @@ class _Table:
             context = runs[0].settings.context
             before = table.get(_before(name, table))
             beside = self._beside(context)
-            table[name] = Phase(name, tuple(runs), answers, beside, self._full(context), self._pool, before)
+            use = self._use(runs[0])
+            table[name] = Phase(name, tuple(runs), answers, beside, self._full(context), self._pool, before, use)
         return table
+
+    def _use(self, run: Run) -> dict[str, Any] | None:
+        """Whom its predictions heard, of its experts; found once, kept on disk."""
+        if run.settings.model != "experts":
+            return None
+        exam = self.exams[self._pool]
+        weights = (run.path / BEST).read_bytes()
+        file = self.folder / "experts" / f"{digest(exam.id, str(run.settings.context), weights)}.json"
+        if not file.exists():
+            model, _ = load_model(run)
+            assert isinstance(model, ExpertGRU)
+            found = expert_use(model, self.bank, exam.rows, run.settings.context, self.progress).to_json()
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, json.dumps(found))
+        return read_json(file)
 
     def _full(self, context: int) -> float:
         exam = self.exams[self._pool]
