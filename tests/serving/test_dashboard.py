@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -23,10 +24,12 @@ from nextvec.client import Client
 from nextvec.encoders import MiniLM
 from nextvec.inference import Engine
 from nextvec.ingestion import Chunking, ingest
+from nextvec.lanes import by_clusters
 from nextvec.serving import overview
 from nextvec.serving.canary import identity
 from nextvec.serving.guard import Key
 from nextvec.serving.judge import ALPHA_OK, STREAMS, WEIGHTS, Evidence, Rung
+from nextvec.serving.lanes import ENOUGH
 from nextvec.serving.ledger import Ledger, open_ledger
 from nextvec.serving.recent import BINS, MOST_SESSIONS, SECONDS, Recent, percentiles
 from nextvec.serving.rollout import Command, Controller, Follower, Plan, create, intervene, report
@@ -34,6 +37,7 @@ from nextvec.serving.units import bands
 from nextvec.training import Run, TrainSettings, begin, sittings, train
 from tests.serving.drive import NEW, OLD, alike
 from tests.serving.server import Running, make_run, serving
+from tests.serving.test_lanes import spoil
 
 CHROMIUM = Path("/usr/bin/chromium")
 needs_browser = pytest.mark.skipif(
@@ -386,6 +390,34 @@ def test_the_page_says_what_is_served_and_how_fast(server: Running, visit: Calla
     assert "This server takes part in no rollouts." in page.inner_text("#rollout")
     assert "nextvec rollout start" in page.inner_text("#rollout")
     reader.picture(tmp_path, "quiet")
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [360, 1080])
+def test_a_lanes_expert_is_shown_and_that_it_is_down(
+    text_runs: list[Path], visit: Callable[..., Reader], tmp_path: Path, width: int
+) -> None:
+    for run in text_runs:
+        shutil.copytree(run, tmp_path / run.name)
+    runs, bank = [tmp_path / run.name for run in text_runs], Bank.open(text_runs[0].parent / "bank")
+    found = by_clusters(bank, 3)
+    found.save(tmp_path / "lanes")
+    lane, row = found.names[1], found.anchors.vectors[1]
+    with serving(runs, tmp_path / "s", "--lanes", str(tmp_path / "lanes"), "--expert", f"{lane}={runs[1].name}") as server:
+        page = visit(server, width=width).page
+        with Client(server.url) as client:
+            session = client.session("reader")
+            assert session.append(row[None], k=3).model == runs[1].name
+            page.get_by_role("row", name=f"{lane} {runs[1].name} 1").wait_for()
+            spoil(runs[1], np.asarray(bank.rows[0], np.float32), row)
+            httpx.post(f"{server.url}/v1/models/{runs[1].name}/reload", timeout=30).raise_for_status()
+            for _ in range(ENOUGH):
+                assert client.session("reader").append(row[None], k=3).model == runs[0].name
+        page.get_by_role("row", name=f"{lane} {runs[1].name} down").wait_for()
+        page.locator("#lanes-card").screenshot(path=tmp_path / "lanes.png")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(CUT) == []
+        assert [it for it in page.evaluate(CONTRAST) if it["ratio"] < 4.5] == []
 
 
 @needs_browser

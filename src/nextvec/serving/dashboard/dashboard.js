@@ -199,6 +199,8 @@ function render(told) {
   latency(told);
   histogram(told);
   show("sessions", told.sessions, sessions);
+  $("lanes-card").hidden = told.lanes === null;
+  if (told.lanes) show("lanes", told.lanes, lanes);
   rollout(told);
   show("runs-body", [told.runs, told.models], runs);
   tryable(told);
@@ -421,6 +423,16 @@ function sessions(held) {
   const rows = held.recent.slice(0, 8).map((it) => [it.session, count(it.length), count(it.seq), bytes(it.bytes), ago(it.idle)]);
   const heads = [["Session", "name"], ["Vectors", "n"], ["Appends", "n spare"], ["On disk", "n spare"], ["Last asked", "n"]];
   return [table(heads, rows, "Sessions asked for lately", "brief"), held.open > rows.length ? make("p", { class: "empty aside" }, `and ${count(held.open - rows.length)} more; all contexts take ${bytes(held.bytes)} on disk, model states ${bytes(held.state_bytes)} of memory.`) : ""];
+}
+
+function lanes(told) {
+  if (!told.length) return make("p", { class: "empty" }, "No lane has an expert, and nothing was asked yet.");
+  const health = (it) => (it.expert === null ? "shared model" : it.up ? it.expert : [it.expert, " ", make("b", { class: "down" }, "down")]);
+  const rows = told.map((it) => [
+    it.lane, health(it), count(it.answers), count(it.failures), it.p95 === null ? "–" : duration(it.p95), it.labels ? percent(it.hits / it.labels) : "–",
+  ]);
+  const heads = [["Lane", "name"], ["Answered by", "name"], ["Answers", "n"], ["Failures", "n spare"], ["P95", "n spare"], ["Hits", "n"]];
+  return [table(heads, rows, "Lanes and their experts", "brief"), make("p", { class: "empty aside" }, "Since this server started. What an expert fails at, the shared model answers.")];
 }
 
 // Rollout
