@@ -19,6 +19,7 @@ from nextvec.errors import RunError, SettingsError
 from nextvec.experiments.answers import average, average_lift
 from nextvec.experiments.phase_table import RECIPES, Phases, parts_of, reported
 from nextvec.experiments.phases import phases
+from nextvec.lanes import by_chance
 from nextvec.ranks import Ranks, clustered_rate, paired_lift
 from nextvec.recipes import recipe
 from nextvec.report.phases_page import phase_title, write_phases_page
@@ -41,7 +42,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(place: Path) -> Phases:
-    return phases(place / "all", Bank.open(place / "bank"), NAMES, 2, SETS)
+    bank = Bank.open(place / "bank")
+    return phases(place / "all", bank, NAMES, 2, SETS, lanes=by_chance(bank, 3))
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,16 @@ def test_the_phase_with_experts_says_whom_it_heard(table: dict[str, Any], place:
     assert by_name["phase3"]["experts"] is None
     assert by_name["phase4"]["change"]["from"] == "phase3"
     assert f"{use['used']} of 16" in (place / "all" / "phases.html").read_text()
+
+
+def test_lanes_of_a_phase_average_to_the_whole(table: dict[str, Any], place: Path) -> None:
+    for row in table["phases"]:
+        rows = sum(lane["rows"] for lane in row["lanes"].values())
+        assert rows == table["exam"]["rows"]
+        assert sum(lane["rows"] * lane["hit@5"]["value"] for lane in row["lanes"].values()) / rows == pytest.approx(
+            row["hit@5"]["value"]
+        )
+    assert "Lane by lane" in (place / "all" / "phases.html").read_text()
 
 
 def test_every_recipe_of_the_table_exists() -> None:
@@ -215,7 +227,7 @@ def test_a_table_without_an_illusion_has_a_page(tmp_path: Path, table: dict[str,
 
 def test_without_a_bank_the_table_is_built_from_what_has_finished(place: Path, table: dict[str, Any]) -> None:
     before = (place / "all" / "phases.html").read_bytes()
-    assert phases(place / "all").to_json() == table
+    assert phases(place / "all", lanes=by_chance(Bank.open(place / "bank"), 3)).to_json() == table
     assert (place / "all" / "phases.html").read_bytes() == before
 
 
@@ -274,4 +286,6 @@ def test_a_killed_command_goes_on_and_ends_the_same(
     again = json.loads((tmp_path / "phases.json").read_text())["phases"]
     unkilled = [row for row in table["phases"] if row["recipe"] in ("phase1", "phase3")]
     # How long it took is all that may differ.
-    assert [{**row, "seconds": None} for row in again] == [{**row, "seconds": None} for row in unkilled]
+    assert [{**row, "seconds": None, "lanes": None} for row in again] == [
+        {**row, "seconds": None, "lanes": None} for row in unkilled
+    ]

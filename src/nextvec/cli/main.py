@@ -294,6 +294,7 @@ def _parser() -> _Parser:
     )
     phases.add_argument("--pools", type=_pools, metavar="N,…,all", help="candidates per scored row (58,115,230,1000,1148,all)")
     phases.add_argument("--rows", type=_positive, default=2000, help="scored rows at most (2000)")
+    phases.add_argument("--lanes", type=Path, metavar="FOLDER", help="figures lane by lane; made by nextvec lanes BANK --out")
     phases.add_argument("--jobs", type=_positive, default=1, help="runs at a time (1)")
 
     experiment = verbs.add_parser(

@@ -5,6 +5,7 @@ from argparse import Namespace
 from nextvec.bank import Bank
 from nextvec.cli import show, show_experts, show_phases
 from nextvec.cli.verbs import as_json
+from nextvec.errors import SettingsError
 from nextvec.experiments.context import context_experiment
 from nextvec.experiments.experts import KINDS, experts_experiment
 from nextvec.experiments.phase_table import POOLS, RECIPES
@@ -15,9 +16,12 @@ from nextvec.lanes import Lanes
 def phases(arguments: Namespace) -> int:
     bank = Bank.open(arguments.bank) if arguments.bank else None
     recipes, pools = arguments.recipes or RECIPES, arguments.pools or POOLS
+    if arguments.lanes and bank is None:
+        raise SettingsError("--lanes needs --bank, the bank that they are of")
+    lanes = Lanes.open(arguments.lanes, bank) if arguments.lanes and bank else None
     with show.Bars() as bars:
         found = run_phases(
-            arguments.folder, bank, recipes, arguments.seeds, arguments.set, pools, arguments.jobs, arguments.rows, bars
+            arguments.folder, bank, recipes, arguments.seeds, arguments.set, pools, arguments.jobs, arguments.rows, bars, lanes
         ).to_json()
     if arguments.json:
         return as_json(found)

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from nextvec.bank import Bank
 from nextvec.evaluation import Exam
@@ -54,6 +55,7 @@ class Phase:
         before: what it is measured against: the phase before of the same form,
             and for an ablation what it was taken from.
         use: whom the first seed's predictions heard, of its experts; None where there are none.
+        places: which of the scored rows lie in each lane; empty where none were given.
     """
 
     recipe: str
@@ -64,6 +66,7 @@ class Phase:
     pool: Pool
     before: "Phase | None" = None
     use: dict[str, Any] | None = None
+    places: Mapping[str, Int64[np.ndarray, " kept"]] = field(default_factory=dict)
 
     @property
     def best_baseline(self) -> str:
@@ -84,6 +87,13 @@ class Phase:
         """What the interval of the lift allows to say."""
         lift = self.lift()
         return "above the best baseline" if lift.low > 0 else "below it" if lift.high < 0 else "not shown"
+
+    def _in_lane(self, rows: Int64[np.ndarray, " kept"]) -> dict[str, Any]:
+        own = [ranks.only(rows) for ranks in self.answers[self.pool]]
+        rival = self.baselines[self.pool][self.best_baseline].only(rows)
+        documents = len(np.unique(rival.clusters))
+        lift = average_lift(own, [rival], 5).to_json()
+        return {"rows": len(rows), "documents": documents, "hit@5": average(own, 5).to_json(), "lift": lift}
 
     def alarms(self) -> list[str]:
         """Of every seed, named where there are several."""
@@ -114,6 +124,7 @@ class Phase:
             "updates": [run.history()[-1]["update"] for run in self.runs],
             "seconds": [round(run.seconds(), 1) for run in self.runs],
             "experts": self.use,
+            "lanes": {lane: self._in_lane(rows) for lane, rows in self.places.items()},
             "alarms": self.alarms(),
             "verdict": self.verdict,
             "reported": reported(self.recipe),

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from nextvec.bank import Bank
 from nextvec.bank.layout import MANIFEST, read_json, write_atomically
 from nextvec.errors import ExamError, RunError, SettingsError
 from nextvec.evaluation import Exam, predict_rows
-from nextvec.evaluation.by_lane import expert_use
+from nextvec.evaluation.by_lane import expert_use, places_by_lane
 from nextvec.evaluation.report import baselines
 from nextvec.experiments.answers import average, digest, few_documents, read_ranks, write_ranks
 from nextvec.experiments.phase_table import (
@@ -29,6 +30,7 @@ from nextvec.experiments.phase_table import (
     parts_of,
 )
 from nextvec.experiments.runs import Plan, train_all
+from nextvec.lanes import Lanes
 from nextvec.models import ExpertGRU
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks
@@ -50,6 +52,7 @@ def phases(
     jobs: int = 1,
     rows: int = 2000,
     progress: Progress = silent,
+    lanes: Lanes | None = None,
 ) -> Phases:
     """Train what is missing in ``folder/<recipe>/seed-<s>`` and let every finished run there sit one exam.
 
@@ -63,6 +66,7 @@ def phases(
         pools: candidates per scored row; those larger than the bank are left out, with a note.
         jobs: runs trained at a time.
         rows: scored rows at most.
+        lanes: of the bank, to tell each phase's figures lane by lane.
 
     Raises:
         SettingsError: an unknown recipe or setting.
@@ -71,9 +75,9 @@ def phases(
     """
     folder = Path(folder)
     if bank is None:
-        table = _Table(folder, _bank_of(folder), pools, rows, progress)
+        table = _Table(folder, _bank_of(folder), pools, rows, progress, lanes)
         return table.write(())
-    table = _Table(folder, bank, pools, rows, progress)
+    table = _Table(folder, bank, pools, rows, progress, lanes)
     plans = _plans(folder, bank, recipes, seeds, sets)
 
     def follow(what: str, done: int, total: int) -> None:
@@ -88,10 +92,12 @@ def phases(
 class _Table:
     """What was already read of a folder, so that a run that ends costs its own exam and no other's."""
 
-    def __init__(self, folder: Path, bank: Bank, pools: Sequence[Pool], rows: int, progress: Progress) -> None:
+    def __init__(
+        self, folder: Path, bank: Bank, pools: Sequence[Pool], rows: int, progress: Progress, lanes: Lanes | None
+    ) -> None:
         if not pools:
             raise SettingsError("no pool was asked for; name one, like --pools 1000")
-        self.folder, self.bank, self.rows, self.progress = folder, bank, rows, progress
+        self.folder, self.bank, self.rows, self.progress, self.lanes = folder, bank, rows, progress, lanes
         self.pools = tuple(dict.fromkeys(pools))
         self.notes: list[str] = []
         self.exams: dict[Pool, Exam] = {}
@@ -164,9 +170,12 @@ class _Table:
             context = runs[0].settings.context
             before = table.get(_before(name, table))
             beside = self._beside(context)
-            use = self._use(runs[0])
-            table[name] = Phase(name, tuple(runs), answers, beside, self._full(context), self._pool, before, use)
+            use, places = self._use(runs[0]), self._places()
+            table[name] = Phase(name, tuple(runs), answers, beside, self._full(context), self._pool, before, use, places)
         return table
+
+    def _places(self) -> dict[str, Int64[np.ndarray, " kept"]]:
+        return places_by_lane(self.lanes, self.bank, self.exams[self._pool].rows) if self.lanes else {}
 
     def _use(self, run: Run) -> dict[str, Any] | None:
         """Whom its predictions heard, of its experts; found once, kept on disk."""
