@@ -111,7 +111,8 @@ class Canary:
         self._on_trial = ""
         self._follower: Follower | None = None
         self._controller: Controller | None = None
-        self._servable = self._by_lane = False
+        self._servable = False
+        self._strata = frozenset(bands())
         self._units: Units | None = None
         self._open: OrderedDict[str, float] = OrderedDict()
         self._tried: deque[tuple[float, bool]] = deque()
@@ -171,9 +172,9 @@ class Canary:
 
     def _stratum(self, happened: Seen | Pair) -> str:
         """By length of the context, or by lane where the rollout is judged by lanes."""
-        if not self._by_lane or self._service.lanes is None:
+        if self._strata.issuperset(bands()):
             return band(happened.vectors)
-        return happened.lane if happened.lane in self._service.lanes.strata else UNSURE
+        return happened.lane if happened.lane in self._strata else UNSURE
 
     def _trip(self, failed: bool) -> None:
         """More than half of the canary's latest requests answered by stable: no statistics are needed."""
@@ -252,9 +253,8 @@ class Canary:
         terms = self.ledger.rows(rollout)[0].evidence
         (stable, stable_digest), (canary, canary_digest) = (named(terms[arm]) for arm in ("stable", "canary"))
         faults = [self._serve(stable, stable_digest), self._serve(canary, canary_digest)]
-        strata = Evidence.from_json(terms["judge"]).strata
-        fault = next((fault for fault in faults if fault), None) or self._strata_fault(strata)
-        self._by_lane = strata != bands()
+        self._strata = frozenset(Evidence.from_json(terms["judge"]).strata)
+        fault = next((fault for fault in faults if fault), None) or self._strata_fault()
         now = self._service.snapshot.stable
         if fault is None and stable not in (now.short.name, now.long.name):
             fault = f"{stable} is not what this server answers with; that is {now.short.name}"
@@ -269,10 +269,10 @@ class Canary:
         if fault is not None:
             self._follower.alarm(f"{self.terms.node}: {fault}")
 
-    def _strata_fault(self, strata: tuple[str, ...]) -> str | None:
+    def _strata_fault(self) -> str | None:
         """What keeps this server from judging by the rollout's strata, if anything does."""
         lanes = self._service.lanes
-        if strata == bands() or (lanes is not None and lanes.strata == strata):
+        if self._strata.issuperset(bands()) or (lanes is not None and self._strata.issuperset(lanes.strata)):
             return None
         return "the rollout is judged by other lanes than this server's; start it with --lanes and the same folder"
 
