@@ -26,6 +26,7 @@ check: $(VENV)/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright --project tests --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 bench: $(VENV)/ready-dev

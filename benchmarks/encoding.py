@@ -33,7 +33,7 @@ def main() -> None:
     )
     if importlib.util.find_spec("sentence_transformers"):
         os.environ["HF_HUB_OFFLINE"] = "1"
-        from sentence_transformers import SentenceTransformer
+        from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports]
 
         plain = SentenceTransformer(str(model_folder()), device="cpu")
 

@@ -1,6 +1,6 @@
 """What HTTP adds to the engine, beside a floor; whether a longer context costs more; what is left of it under overload.
 
-PYTHONPATH=src python benchmarks/serving.py [--seconds 4]
+python benchmarks/serving.py [--seconds 4] [--isolate]
 
 The load is open: requests leave on their schedule whether or not earlier ones
 were answered, and a latency counts from when its request was due, so a server
@@ -66,11 +66,13 @@ def trained(folder: Path) -> Path:
 @contextmanager
 def process(command: list[str], core: int) -> Iterator[int]:
     """A server on one core; yields its port."""
+    here = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})  # inherited, by the processes of a server as well
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    os.sched_setaffinity(0, here)
     try:
         assert child.stdout is not None
         line = child.stdout.readline().strip()
-        os.sched_setaffinity(child.pid, {core})
         yield int(line.rstrip('"}').split(":")[-1])
     finally:
         child.send_signal(signal.SIGTERM)
@@ -224,14 +226,16 @@ async def overload(port: int, seconds: float, payloads: list[bytes]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=4.0)
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--isolate", action="store_true", help="the engine in a process of its own, on the server's core")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         run = trained(Path(folder))
         serve = [sys.executable, "-m", "nextvec.cli.main", "serve", str(run), "--port", "0", "--json", "--weights", "float32"]
+        serve += ["--isolate"] * arguments.isolate
         last = os.cpu_count() or 1
         os.sched_setaffinity(0, {0})
         with process(serve, last - 1) as port, process([sys.executable, "-c", FLOOR], last - 1) as floor:
-            asyncio.run(measure(run, port, floor, seconds))
+            asyncio.run(measure(run, port, floor, arguments.seconds))
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def test_a_broken_model_moves_nobody(bank: Bank) -> None:
     session = engine.session()
     session.push_many(vectors(4))
     before = session.snapshot()
-    engine.model.trunk.scale.fill_(float("nan"))
+    engine.model.get_parameter("trunk.scale").fill_(float("nan"))
     for move in (lambda: session.push(vectors(1)[0]), lambda: session.push_many(vectors(3))):
         with pytest.raises(NotFiniteError, match="not finite"):
             move()

@@ -205,7 +205,7 @@ def exact_worse(seen: Sequence[Event]) -> Fraction:
         return sum(entered, Fraction(1, segments + 1))
 
     live = [event for event in seen if event.weight is not None and event.bad]
-    strata = sum(restarted([event for event in live if event.stratum == name]) for name in ("a", "b", "c")) / 3
+    strata = sum((restarted([event for event in live if event.stratum == name]) for name in ("a", "b", "c")), Fraction(0)) / 3
     mirrored = Fraction(0)
     for ratio in BETS:
         stake, bet = Fraction(1), (ratio - 1) / (ratio + 1)

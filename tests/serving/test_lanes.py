@@ -250,6 +250,9 @@ def test_a_circuit_opens_is_tried_now_and_then_and_closes() -> None:
         pauses.append(now[0] - began)
         health.failed()
     assert pauses == [min(FIRST * 2**n, MOST) for n in range(10)]
+    health.anew()
+    assert health.asked(), "whoever was loaded again is tried at once"
+    assert not health.asked()
     health.well()
     assert all(health.asked() for _ in range(5))
 
@@ -315,7 +318,7 @@ def test_a_sick_expert_under_load_is_met_by_nobody(made: Path, anchors: Anchors,
             for client in clients:
                 client.join(30)
     assert not errors
-    assert len(answers) > 100
+    assert len(answers) > 24
 
 
 def spoil(run: Path, well: np.ndarray, sick: np.ndarray) -> bytes:

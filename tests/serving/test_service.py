@@ -85,7 +85,7 @@ def test_a_canary_that_fails_is_answered_for(runs: dict[str, Path], tmp_path: Pa
         service.models["new"].engine.predict = FAULTS[name]  # type: ignore[method-assign]
         service.contexts.open("a")
         answers = [await say(service, "a", rows_of(1, n)) for n in range(3)]
-        want = service.models["stable"].engine.session()
+        want = Engine.open(runs["stable"]).session()
         want.push_many(np.concatenate([rows_of(1, n) for n in range(3)]))
         assert [e.row for e in answers[-1].expected] == [e.row for e in want.predict(5)]
         assert {a.arm for a in answers} == {"stable"}
@@ -112,7 +112,7 @@ def test_both_arms_answer_and_switching_is_a_rebuild(runs: dict[str, Path], tmp_
         third = await say(service, "a", rows_of(1, 4))
         assert (first.model, third.model) == ("stable", "stable")
         whole = np.concatenate([rows, rows_of(1, 2), rows_of(1, 3), rows_of(1, 4)])
-        want = service.models["stable"].engine.session()
+        want = Engine.open(runs["stable"]).session()
         want.push_many(whole)
         assert [e.row for e in third.expected] == [e.row for e in want.predict(5)]
 
@@ -231,7 +231,7 @@ def test_one_broken_session_does_not_break_its_batch(runs: dict[str, Path], tmp_
         for n in range(5):
             service.contexts.open(f"s{n}")
             await say(service, f"s{n}", rows_of(2, n))
-        poisoned = service.states._held["s2", engine.digest][0]
+        poisoned: Any = service.states._held["s2", engine.digest][0]
         poisoned.prediction = None  # as no sound engine would leave it
         asked = [
             service.predict(f"s{n}", 3, Asking(f"s{n}", None, {}, frozenset()), asyncio.get_running_loop().time() + 9)

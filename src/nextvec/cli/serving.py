@@ -5,13 +5,16 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from nextvec.errors import ServingError, SettingsError
 
 if TYPE_CHECKING:
+    from nextvec.inference import Engine
+    from nextvec.models.packed import Weights
     from nextvec.serving.canary import Canary
     from nextvec.serving.service import Service, Settled
 
@@ -55,6 +58,9 @@ def add_arguments(serve: ArgumentParser) -> None:
     serve.add_argument("--budget-ms", type=float, default=100.0, help="a request that would wait longer is refused (100)")
     serve.add_argument("--deadline-ms", type=float, default=1000.0, help="of a request that names none (1000)")
     serve.add_argument("--threads", type=int, default=1, help="of one inference (1)")
+    serve.add_argument(
+        "--isolate", action="store_true", help="a process per run: one that is killed or hangs takes no other with it"
+    )
     serve.add_argument("--record", type=Path, metavar="FILE", help="traffic as .jsonl, for `nextvec rollout simulate`")
     serve.add_argument(
         "--log-requests", action="store_true", help="a JSON line per request on standard error, not only of failures"
@@ -67,10 +73,9 @@ def serve(arguments: Namespace) -> int:
         raise SettingsError(f"serving needs {', '.join(missing)}: pip install 'nextvec[serve]'")
     if arguments.add_key:
         return _add_key(arguments)
-    from nextvec.bank import Bank
-    from nextvec.inference import Engine
     from nextvec.serving.app import Place, serve
     from nextvec.serving.guard import ON_LOOPBACK, read_keys
+    from nextvec.serving.isolated import EngineProcess
     from nextvec.serving.service import Limits
 
     runs = _named(arguments.run)
@@ -88,7 +93,6 @@ def serve(arguments: Namespace) -> int:
             "--mirror a percentage"
         )
     experts = _experts(arguments, runs)
-    bank = Bank.open(arguments.bank) if arguments.bank else None
     keys = read_keys(arguments.keys) if arguments.keys else ()
     place = Place(arguments.host, arguments.port, keys, ON_LOOPBACK | set(arguments.allow_host))
     limits = Limits(int(arguments.state_mib * 2**20), arguments.budget_ms / 1e3, arguments.deadline_ms / 1e3)
@@ -96,9 +100,10 @@ def serve(arguments: Namespace) -> int:
     def announce(url: str) -> None:
         print(json.dumps({"url": url}) if arguments.json else f"serving {', '.join(runs)} on {url}", flush=True)
 
+    open_run = partial(_opened, arguments.bank, arguments.weights)
     serve(
         runs,
-        lambda run: Engine.open(run, bank, weights=arguments.weights),
+        partial(EngineProcess, open_run=open_run) if arguments.isolate else open_run,
         arguments.sessions or arguments.run[0] / "sessions",
         place,
         limits,
@@ -108,6 +113,14 @@ def serve(arguments: Namespace) -> int:
         lambda service, tell: _joined(arguments, experts, service, tell),
     )
     return 0
+
+
+def _opened(bank: Path | None, weights: "Weights | Literal['auto']", run: Path) -> "Engine":
+    """At the top of a module, for another process to find it."""
+    from nextvec.bank import Bank
+    from nextvec.inference import Engine
+
+    return Engine.open(run, Bank.open(bank) if bank is not None else None, weights=weights)
 
 
 def _experts(arguments: Namespace, runs: dict[str, Path]) -> dict[str, str]:

@@ -1,18 +1,20 @@
 """The engine: a trained run opened for answering, and the sessions that it moves forward, alone or many at once."""
 
-# Axes: B sessions, T vectors, D width.
+# Axes: B sessions, T vectors, R rows, D width.
 
 import hashlib
 import json
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
 from nextvec import settings as frozen
 from nextvec.bank import Bank
@@ -33,6 +35,21 @@ from nextvec.training.evaluate import check_encoder
 
 SEGMENT = 1024  # vectors read at once: the memory of a long context stays bounded
 TOGETHER = 256  # sessions in one step: enough for the processor, and the states of no more lie twice in memory
+
+
+@dataclass(eq=False)
+class Question:
+    """What a session reads, and how much it is asked then.
+
+    Attributes:
+        state: the session; unknown after an error.
+        rows: vectors [T, D] that it has not read; emptied once it has, so that nothing is read twice.
+        k: candidates wanted; 0 for none.
+    """
+
+    state: Any
+    rows: Float32[np.ndarray, "T D"]
+    k: int
 
 
 class Engine:
@@ -191,6 +208,26 @@ class Engine:
             for rows, scores in zip(found.rows.tolist(), found.scores.tolist(), strict=True)
         ]
 
+    def answers(self, questions: Sequence[Question]) -> list[list[Expected] | Exception]:
+        """One batched step and one batched search for all of them, each of another session.
+
+        A batch that fails is asked one by one, so that one session fails alone.
+        """
+        try:
+            return list(self._answers(questions))
+        except Exception as error:
+            if len(questions) == 1:
+                return [error]
+            return [self.answers([question])[0] for question in questions]
+
+    def nearest(self, vectors: np.ndarray) -> Int64[np.ndarray, " R"]:
+        """The row of the bank nearest to each vector [R, D].
+
+        Raises:
+            DataError: a vector that cannot be read.
+        """
+        return self.index.search(unit_rows(vectors, self.dim), 1).rows[:, 0]
+
     @cached_property
     def copies(self) -> Copies:
         """Which rows of the bank a context already holds; made when it is first asked for."""
@@ -220,6 +257,24 @@ class Engine:
         encoder = self.encoder
         size, unit, _, overlap = self.bank.manifest.chunking.replace(",", "").split()
         return encode_context(text, encoder, Chunking(int(size), "tokens" if unit == "tokens" else "characters", int(overlap)))
+
+    def _answers(self, questions: Sequence[Question]) -> list[list[Expected]]:
+        stepping = [question for question in questions if len(question.rows) == 1]
+        if stepping:
+            self.step([question.state for question in stepping], np.concatenate([question.rows for question in stepping]))
+        for question in stepping:
+            question.rows = question.rows[:0]
+        for question in questions:
+            if len(question.rows):
+                question.state.push_many(question.rows)
+                question.rows = question.rows[:0]
+        asking = [question for question in questions if question.k]
+        found = self.predict([q.state for q in asking], max(q.k for q in asking)) if asking else []
+        of = {id(question): expected for question, expected in zip(asking, found, strict=True)}
+        answers = [of.get(id(question), [])[: question.k] for question in questions]
+        if not all(math.isfinite(expected.score) for answer in answers for expected in answer):
+            raise NotFiniteError("an engine answered with a score that is not finite")
+        return answers
 
     def _groups(self, sessions: Sequence[Session]) -> list[list[int]]:
         alike: defaultdict[Hashable, list[int]] = defaultdict(list)

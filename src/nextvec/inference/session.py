@@ -51,6 +51,15 @@ class Session:
         """
         return self.engine.read(self, vectors)
 
+    def catch_up(self, vectors: np.ndarray) -> None:
+        """:meth:`push_many`, and look up at once what the vectors hold of the bank: a prediction need not wait for it.
+
+        Raises:
+            DataError: as :meth:`push`; then nothing is read.
+        """
+        self.push_many(vectors)
+        self.rows_seen()
+
     def push_text(self, text: str) -> Float32[np.ndarray, " D"]:
         """Read a text, cut and encoded as the bank was; what is expected after it.
 

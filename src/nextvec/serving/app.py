@@ -3,6 +3,7 @@
 # Axes: T vectors, D width.
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -20,12 +21,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
-from nextvec.inference import Engine
 from nextvec.serving import openapi, wire
 from nextvec.serving.canary import Canary
 from nextvec.serving.control import Control
 from nextvec.serving.dashboard import FILES, page
 from nextvec.serving.guard import ON_LOOPBACK, App, Guard, Key, Log, Receive, Scope, Send, check_host
+from nextvec.serving.isolated import Answering, EndedError, EngineProcess
 from nextvec.serving.metrics import CONTENT_TYPE
 from nextvec.serving.overview import Overview, unready
 from nextvec.serving.protocol import protocol
@@ -175,6 +176,7 @@ class Handlers:
             "dim": engine.dim,
             "encoder": engine.encoder_fingerprint,
             "stable": stable,
+            "process": engine.pid if isinstance(engine, EngineProcess) else os.getpid(),
         }
 
     def _deadline(self, request: Request) -> float:
@@ -233,6 +235,9 @@ def application(
             await router(scope, receive, send)
         except HTTPException as error:
             raise RefusedError(error.status_code, "this path takes another method", dict(error.headers or {})) from None
+        except EndedError:
+            detail = "the model's process has ended and is being started again"
+            raise RefusedError(503, detail, {"retry-after": "1"}) from None
 
     return Guard(inner, service.metrics, log, keys, hosts)
 
@@ -320,7 +325,7 @@ class _Server(uvicorn.Server):
 
 def serve(
     runs: Mapping[str, Path],
-    open_run: Callable[[Path], Engine],
+    open_run: Callable[[Path], Answering],
     sessions: Path,
     place: Place,
     limits: Limits,
@@ -354,7 +359,7 @@ def serve(
 
 async def _serve(
     runs: Mapping[str, Path],
-    open_run: Callable[[Path], Engine],
+    open_run: Callable[[Path], Answering],
     sessions: Path,
     place: Place,
     limits: Limits,
@@ -365,6 +370,7 @@ async def _serve(
 ) -> None:
     service = Service(runs, open_run, sessions, limits)
     log, canary = Log(service.metrics, log_requests), None
+    service.tell = log.line
     try:
         if service.contexts.cut:
             log.line("torn", bytes=service.contexts.cut, detail="the end of the log was torn and has been put aside")

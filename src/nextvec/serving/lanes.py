@@ -52,6 +52,10 @@ class Health:
     def well(self) -> None:
         self.row, self.pause = 0, FIRST
 
+    def anew(self) -> None:
+        """The next request may try: something has changed."""
+        self.pause, self.until = FIRST, 0.0
+
     def failed(self) -> None:
         self.row += 1
         if not self.up:
@@ -137,6 +141,12 @@ class ServedLanes:
         self.tallies[lane].failures += 1
         self.metrics.expert_failures(lane).inc()
         self.metrics.expert_up(lane).set(int(self.health[lane].up))
+
+    def anew(self, model: str) -> None:
+        """A model is there again: nobody waits out the pause of its lanes."""
+        for lane, name in self.experts.items():
+            if name == model:
+                self.health[lane].anew()
 
     # What became of it
 

@@ -1,20 +1,13 @@
 """Requests waiting for one engine: whatever waits is one batch, and nothing waits for a batch to fill."""
 
-# Axes: T vectors, D width.
-
 import asyncio
-import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-import numpy as np
-from jaxtyping import Float32
-
-from nextvec.errors import NotFiniteError
-from nextvec.inference import Engine, Expected, Session
+from nextvec.inference import Expected, Question
+from nextvec.serving.isolated import Answering, EngineProcess
 from nextvec.serving.metrics import Metrics, span
 from nextvec.serving.wire import RefusedError
 
@@ -23,22 +16,15 @@ SMOOTH = 0.05  # weight of the newest batch in the running mean of what a reques
 
 
 @dataclass(eq=False)
-class Job:
-    """One question.
+class Job(Question):
+    """A question that somebody waits for; its session is the line's alone until ``found`` is set.
 
     Attributes:
-        state: its session, the line's alone until ``found`` is set.
-        rows: vectors that the state has not read; emptied once it has.
         deadline: on the loop's clock, after which nobody wants the answer.
-        found: the answer; an error leaves the state unknown unless ``touched`` is still False.
     """
 
-    state: Session
-    rows: Float32[np.ndarray, "T D"]
-    k: int
     deadline: float
     found: asyncio.Future[list[Expected]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    touched: bool = False
     arrived: float = field(default_factory=time.monotonic)
 
 
@@ -47,11 +33,12 @@ class Line:
 
     Inference runs in the loop's own thread: a hand-off to another costs more than a step. ``apart`` it runs in a thread
     of its own, so that an engine that hangs holds up nobody else; while two arms are compared, both run so, for their
-    times to be comparable.
+    times to be comparable. For an engine in a process of its own a thread waits.
     """
 
-    def __init__(self, engine: Engine, metrics: Metrics, model: str) -> None:
-        self.engine, self.model, self.apart = engine, model, False
+    def __init__(self, engine: Answering, metrics: Metrics, model: str) -> None:
+        self.engine, self.model = engine, model
+        self.apart = isinstance(engine, EngineProcess)
         self.seconds = 0.0  # what a request costs, running mean over batches
         self._metrics = metrics
         self._waiting: deque[Job] = deque()
@@ -109,9 +96,9 @@ class Line:
         began = time.perf_counter()
         with span("engine", sessions=len(jobs), model=self.model):
             if self.apart:
-                answers = await asyncio.get_running_loop().run_in_executor(self._thread, answers_of, self.engine, jobs)
+                answers = await asyncio.get_running_loop().run_in_executor(self._thread, self.engine.answers, jobs)
             else:
-                answers = answers_of(self.engine, jobs)
+                answers = self.engine.answers(jobs)
         self._metrics.engine(self.model).observe(time.perf_counter() - began)
         self._metrics.batch.observe(len(jobs))
         for job, answer in zip(jobs, answers, strict=True):
@@ -121,39 +108,3 @@ class Line:
                 job.found.set_exception(answer)
             else:
                 job.found.set_result(answer)
-
-
-def answers_of(engine: Engine, jobs: Sequence[Job]) -> list[list[Expected] | Exception]:
-    """One batched step, one batched search. A batch that fails is asked one by one, so that one session fails alone."""
-    try:
-        return list(_batched(engine, jobs))
-    except Exception as error:
-        if len(jobs) == 1:
-            return [error]
-        return [answers_of(engine, [job])[0] for job in jobs]
-
-
-def _batched(engine: Engine, jobs: Sequence[Job]) -> list[list[Expected]]:
-    stepping = [job for job in jobs if len(job.rows) == 1]
-    if stepping:
-        rows = np.concatenate([job.rows for job in stepping])
-        _read(stepping, lambda: engine.step([job.state for job in stepping], rows))
-    for job in jobs:
-        if len(job.rows):
-            _read([job], lambda job=job: job.state.push_many(job.rows))
-    asking = [job for job in jobs if job.k]
-    found = engine.predict([job.state for job in asking], max(job.k for job in asking)) if asking else []
-    of = {id(job): expected for job, expected in zip(asking, found, strict=True)}
-    answers = [of.get(id(job), [])[: job.k] for job in jobs]
-    if not all(math.isfinite(expected.score) for answer in answers for expected in answer):
-        raise NotFiniteError("an engine answered with a score that is not finite")
-    return answers
-
-
-def _read(jobs: Sequence[Job], read: Callable[[], object]) -> None:
-    """Vectors are read once, whatever is asked again."""
-    for job in jobs:
-        job.touched = True
-    read()
-    for job in jobs:
-        job.rows, job.touched = job.rows[:0], False

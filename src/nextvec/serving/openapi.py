@@ -70,7 +70,14 @@ SCHEMAS: Mapping[str, Json] = {
     "Answers": _object({"answers": {"type": "array", "items": _object(_ANSWER)}, "request": {"type": "string"}}),
     "Session": _object({"session": NAME, "seq": WHOLE, "length": WHOLE, "bytes": WHOLE}),
     "Model": _object(
-        {"name": NAME, "digest": {"type": "string"}, "dim": WHOLE, "encoder": {"type": "string"}, "stable": {"type": "boolean"}}
+        {
+            "name": NAME,
+            "digest": {"type": "string"},
+            "dim": WHOLE,
+            "encoder": {"type": "string"},
+            "stable": {"type": "boolean"},
+            "process": {"type": ["integer", "null"], "description": "that computes; null while it is being started again"},
+        }
     ),
     "Models": _object({"models": {"type": "array", "items": _ref("Model")}}),
     "Rollouts": _object(

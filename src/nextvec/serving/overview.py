@@ -20,6 +20,7 @@ from nextvec.bank import Bank
 from nextvec.errors import NextvecError
 from nextvec.experiments.answers import kept_at
 from nextvec.ranks import Ranks
+from nextvec.serving.isolated import EngineProcess
 from nextvec.serving.judge import ALPHA_OK, ASSIGN, CANARY, STABLE, Evidence, Rung
 from nextvec.serving.ledger import LedgerError
 from nextvec.serving.recent import BINS, DECADE, SECONDS, edges, percentiles
@@ -161,6 +162,9 @@ def unready(service: Service) -> str | None:
     """Why a server takes no requests, or not all of them; None where it does."""
     if not service.ready:
         return "this server is stopping"
+    stable = service.models[service.stable].engine
+    if isinstance(stable, EngineProcess) and stable.fault is not None:
+        return stable.fault
     return "the log of contexts cannot be written; predictions go on" if service.contexts.failure else None
 
 

@@ -18,12 +18,12 @@ from typing import Any, Literal, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
-import torch
 from jaxtyping import Float32
 
 from nextvec.errors import NextvecError, NotFiniteError, ServingError
-from nextvec.inference import Engine, Expected, Session
+from nextvec.inference import Expected, Question
 from nextvec.serving.contexts import ConflictError, Contexts, FullError, View
+from nextvec.serving.isolated import Answering, EndedError, EngineProcess, Reading
 from nextvec.serving.lanes import ServedLanes
 from nextvec.serving.line import Job, Line
 from nextvec.serving.metrics import Metrics
@@ -159,7 +159,7 @@ class Model:
 
     name: str
     run: Path
-    engine: Engine
+    engine: Answering
     line: Line
 
 
@@ -185,7 +185,7 @@ class Service:
     ``snapshot`` says who answers (at first: the first model, always); ``observe`` hears how it went.
     """
 
-    def __init__(self, runs: Mapping[str, Path], open_run: Callable[[Path], Engine], sessions: Path, limits: Limits) -> None:
+    def __init__(self, runs: Mapping[str, Path], open_run: Callable[[Path], Answering], sessions: Path, limits: Limits) -> None:
         self.metrics = Metrics()
         self.limits, self._open_run = limits, open_run
         self.stable = next(iter(runs))
@@ -200,6 +200,7 @@ class Service:
         self.mirror = 0.0  # percent of sessions whose questions a canary is asked too, while one is there
         self.observe: Callable[[Event], None] = lambda _: None
         self.alarm: Callable[[str], None] = lambda _: None  # what needs no statistics
+        self.tell: Callable[..., None] = lambda *_, **__: None  # a line for the log
         self.record: Callable[[Settled], None] | None = None  # hears of every prediction, canary or not
         self.lanes: ServedLanes | None = None
         self.ready = True
@@ -319,7 +320,7 @@ class Service:
             if reason != why:
                 served, _ = self.snapshot.stable.choose(len(rows), None, self.snapshot.threshold)
                 model = self.models[served.name]
-            found = await self._whole(model, rows, k, deadline)
+            found = await self._surely(model, lambda: self._whole(model, rows, k, deadline), deadline)
         self.metrics.answers("stable", model.name, reason).inc()
         self._in_lane(lane, reason, began)
         return Answer(found, "stable", model.name, reason, model.engine.digest, None, len(rows), lane)
@@ -327,7 +328,7 @@ class Service:
     async def _whole(self, model: Model, rows: Float32[np.ndarray, "T D"], k: int, deadline: float) -> list[Expected]:
         state, left = model.engine.session(), rows
         if len(rows) > INLINE:
-            await self._in_thread(lambda: state.push_many(rows), model.line.aside)
+            await self._in_thread(lambda: state.catch_up(rows), model.line.aside)
             left = np.empty((0, self.dim), np.float32)
         return await model.line.ask(Job(state, left, k, deadline))
 
@@ -340,6 +341,8 @@ class Service:
         engine = self.models[self.stable].engine
         try:
             return await self._in_thread(lambda: engine.encode(text))
+        except EndedError:
+            raise
         except NextvecError as error:
             raise RefusedError(422, str(error)) from None
 
@@ -421,7 +424,11 @@ class Service:
                 raise RefusedError(409, "the run cannot be opened, or does not fit; the old model stays") from error
             new.line.apart = old.line.apart
             self.models = {**self.models, name: new}
+            if self.lanes is not None:
+                self.lanes.anew(name)
             await old.line.close()
+            if isinstance(old.engine, EngineProcess):
+                await self._in_thread(old.engine.close, self._disk)
             if old.engine.digest != engine.digest:
                 self.states.drop(digest=old.engine.digest)
             return new
@@ -436,7 +443,8 @@ class Service:
         if missing := sorted(named - set(self.models)):
             raise ServingError(f"model {missing[0]!r} is not served; open it first")
         for name, model in self.models.items():
-            model.line.apart = (snapshot.canary is not None and name in named) or self._is_expert(name)
+            tried = snapshot.canary is not None and name in named
+            model.line.apart = tried or self._is_expert(name) or isinstance(model.engine, EngineProcess)
         if snapshot.rollout != self.snapshot.rollout:
             self._promises.clear()
         self.snapshot = snapshot
@@ -467,6 +475,8 @@ class Service:
         self.ready = False
         for model in self.models.values():
             await model.line.close()
+            if isinstance(model.engine, EngineProcess):
+                await self._in_thread(model.engine.close, self._disk)
         self._keeper.cancel()
         await asyncio.gather(self._keeper, return_exceptions=True)
         self._aside.shutdown(wait=False, cancel_futures=True)
@@ -551,7 +561,8 @@ class Service:
         model = self.models[chosen.model.name]
         what = "canary" if chosen.arm == "canary" else "expert" if chosen.model_reason == "expert" else None
         if what is None:
-            return await self._ask(model, session, view, new, k, deadline), model, chosen.reason
+            ask = lambda: self._ask(model, session, view, new, k, deadline)  # noqa: E731
+            return await self._surely(model, ask, deadline), model, chosen.reason
         if self._behind(model, session, view) > INLINE:
             # The first request after a switch would wait for a rebuild that says nothing of the model: stable answers.
             length, weight = view.head.length, self.snapshot.weight
@@ -566,7 +577,24 @@ class Service:
             reason = fault
         served, _ = self.snapshot.stable.choose(view.head.length, None, self.snapshot.threshold)
         stable = self.models[served.name]
-        return await self._ask(stable, session, view, None, k, deadline), stable, reason
+        ask = lambda: self._ask(stable, session, view, None, k, deadline)  # noqa: E731
+        return await self._surely(stable, ask, deadline), stable, reason
+
+    async def _surely(self, model: Model, ask: Callable[[], Awaitable[list[Expected]]], deadline: float) -> list[Expected]:
+        """Ask the model that nobody stands in for; once more, when it is there again, if its process ended meanwhile.
+
+        Raises:
+            EndedError: it was not there again before the deadline.
+        """
+        try:
+            return await ask()
+        except EndedError:
+            loop, engine = asyncio.get_running_loop(), model.engine
+            while isinstance(engine, EngineProcess) and engine.fault is not None:
+                if loop.time() > deadline:
+                    raise
+                await asyncio.sleep(0.02)
+            return await ask()
 
     async def _tried(
         self, what: str, ask: Callable[[], Awaitable[list[Expected]]], name: str, lane: str | None
@@ -666,10 +694,10 @@ class Service:
 
     async def _state(
         self, model: Model, session: str, view: View, new: Float32[np.ndarray, "T D"] | None
-    ) -> tuple[Session, Float32[np.ndarray, "T D"]]:
+    ) -> tuple[Reading, Float32[np.ndarray, "T D"]]:
         """A session's state, taken out, and the few vectors it has still to read."""
         digest, length = model.engine.digest, view.head.length
-        state = self.states.take(session, digest)
+        state: Reading | None = self.states.take(session, digest)
         if state is not None and state.length > length:  # of a session of the same name that was deleted meanwhile
             self.states.lose(session, digest)
             state = None
@@ -685,7 +713,7 @@ class Service:
             raise
         return caught_up, np.empty((0, self.dim), np.float32)
 
-    def _put(self, model: Model, session: str, state: Session) -> None:
+    def _put(self, model: Model, session: str, state: Reading) -> None:
         self.states.put(session, model.engine.digest, state, state.num_bytes)
 
     # What became of it
@@ -695,7 +723,12 @@ class Service:
         promise = self._promises.pop(session, None)
         if promise is None:
             return
-        truth = vectors.ids[0] if vectors.ids else await self._nearest(vectors.rows)
+        try:
+            truth = vectors.ids[0] if vectors.ids else await self._nearest(vectors.rows)
+        except EndedError:  # the append stands; what it says of the prediction is lost
+            self._tell("unlabelled", promise, session, 1.0)
+            self._settle(session, promise, None)
+            return
         hit = truth in promise.rows
         self.metrics.labels(promise.arm, str(hit).lower()).inc()
         if self.lanes is not None:
@@ -711,9 +744,8 @@ class Service:
             self.record(Settled(session, promise.time, promise.vectors, promise.seconds, promise.failed, hit))
 
     async def _nearest(self, vectors: Float32[np.ndarray, "T D"]) -> int:
-        engine, query = self.models[self.stable].engine, torch.from_numpy(vectors[:1].copy())
-        found = await self._in_thread(lambda: engine.index.search(torch.nn.functional.normalize(query), 1))
-        return int(found.rows[0, 0])
+        engine = self.models[self.stable].engine
+        return int((await self._in_thread(lambda: engine.nearest(vectors[:1])))[0])
 
     def _tell(self, stream: Stream, promise: _Promise, session: str, value: float) -> None:
         if promise.counted:
@@ -747,13 +779,29 @@ class Service:
         except FullError as full:
             raise RefusedError(507, str(full)) from None
 
-    def _model(self, name: str, run: Path, engine: Engine) -> Model:
-        session = engine.session()  # the first answer of all takes what no later one does; nobody shall wait for it
-        session.push(np.asarray(engine.bank.rows[0], np.float32))
-        session.predict(1)
+    def _model(self, name: str, run: Path, engine: Answering) -> Model:
+        # The first answer of all takes what no later one does; nobody shall wait for it.
+        (answer,) = engine.answers([Question(engine.session(), np.asarray(engine.bank.rows[:1], np.float32), 1)])
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(engine, EngineProcess):
+            loop = asyncio.get_running_loop()
+
+            def told(what: str) -> None:
+                loop.call_soon_threadsafe(self._process_told, name, engine, what)
+
+            engine.told = told
         return Model(name, run, engine, Line(engine, self.metrics, name))
 
-    def _check(self, name: str, engine: Engine) -> None:
+    def _process_told(self, name: str, engine: EngineProcess, what: str) -> None:
+        if engine.fault is not None:
+            self.metrics.ended(name).inc()
+        elif self.lanes is not None:
+            self.lanes.anew(name)
+        self.states.drop(digest=engine.digest)
+        self.tell("engine", model=name, detail=what)
+
+    def _check(self, name: str, engine: Answering) -> None:
         if (engine.dim, engine.encoder_fingerprint) != (self.dim, self.encoder):
             raise ServingError(f"model {name!r} reads vectors of another encoder or width than {self.stable!r}; serve it apart")
 
@@ -787,22 +835,21 @@ class Service:
         self.contexts.give_up_oldest()
 
 
-def _load_encoder(engine: Engine) -> None:
+def _load_encoder(engine: Answering) -> None:
     with suppress(NextvecError):  # whoever sends text is told
-        _ = engine.encoder
+        engine.encode("The first text takes what no later one does.")
 
 
 def _served(lineup: Lineup) -> list[Served]:
     return [lineup.short, lineup.long, *(expert.model for expert in lineup.experts)]
 
 
-def _saved(state: Session, rows: Float32[np.ndarray, "T D"]) -> bytes:
+def _saved(state: Reading, rows: Float32[np.ndarray, "T D"]) -> bytes:
     if len(rows):
-        state.push_many(rows)
+        state.catch_up(rows)
     return state.snapshot()
 
 
-def _caught_up(state: Session, view: View) -> Session:
-    state.push_many(view.read(state.length))
-    state.rows_seen()  # looking up what a long context holds of the bank takes long too
+def _caught_up(state: Reading, view: View) -> Reading:
+    state.catch_up(view.read(state.length))
     return state

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 
-from nextvec.inference import Session
+from nextvec.serving.isolated import Reading
 
 OVERHEAD = 4096  # bytes of objects around a state's tensors, about
 Name = tuple[str, str]  # session, digest of the engine
@@ -13,13 +13,13 @@ class States:
 
     def __init__(self, budget: int) -> None:
         self.budget, self.bytes = budget, 0
-        self._held: OrderedDict[Name, tuple[Session, int]] = OrderedDict()
+        self._held: OrderedDict[Name, tuple[Reading, int]] = OrderedDict()
         self._out: dict[Name, int] = {}
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def take(self, session: str, digest: str) -> Session | None:
+    def take(self, session: str, digest: str) -> Reading | None:
         """The state, for the caller alone until it is put back; None on a miss."""
         name = (session, digest)
         held = self._held.pop(name, None)
@@ -33,7 +33,7 @@ class States:
         held = self._held.get((session, digest))
         return held[0].length if held is not None else 0
 
-    def put(self, session: str, digest: str, state: Session, size: int) -> None:
+    def put(self, session: str, digest: str, state: Reading, size: int) -> None:
         """Put back, or put in, a state of ``size`` bytes; others go until all fit."""
         name = (session, digest)
         size += OVERHEAD

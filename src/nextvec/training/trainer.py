@@ -4,7 +4,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +81,7 @@ class Finished:
 Event = Stepped | Evaluated | Alarmed | Finished
 
 
-def train(run: Run, bank: Bank) -> Iterator[Event]:
+def train(run: Run, bank: Bank) -> Generator[Event]:
     """Train a run, from its last checkpoint if it has one, and yield what happens.
 
     The history and all weights are a function of settings and data: a run that
@@ -100,7 +100,7 @@ def train(run: Run, bank: Bank) -> Iterator[Event]:
             torch.set_num_threads(threads)
 
 
-def _events(run: Run, bank: Bank, parts: Split) -> Iterator[Event]:
+def _events(run: Run, bank: Bank, parts: Split) -> Generator[Event]:
     settings = run.settings
     if run.finished:
         yield Finished(run.history()[-1]["update"], run.finished)

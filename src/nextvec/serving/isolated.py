@@ -1,0 +1,447 @@
+"""An engine in a process of its own: whatever becomes of it, the server goes on.
+
+A model that is killed for the memory it takes, that crashes in compiled code,
+or that hangs holding the interpreter takes a process with it. Here it is not
+the server's: who asks gets an error, states are made anew from contexts, and
+the process is started again. Questions and answers are JSON and raw rows over
+a socket between parent and child; nothing is unpickled.
+"""
+
+# Axes: T vectors, R rows, D width.
+
+import atexit
+import ctypes
+import itertools
+import multiprocessing
+import signal
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import orjson
+import torch
+from jaxtyping import Float32, Int64
+
+from nextvec.bank import Bank
+from nextvec.errors import NextvecError, NotFiniteError, RunError, ServingError
+from nextvec.inference import Engine, Expected, Question, Session
+
+ANSWER_SECONDS, READ_SECONDS = 10.0, 300.0  # then a process counts as hung and is ended
+WATCH_SECONDS = 0.25
+FIRST_PAUSE, LONGEST_PAUSE, SOUND_SECONDS = 0.2, 30.0, 60.0  # before a start; of a process that lived so long it is the first
+MOST_REPLY = 1 << 30
+EXPENDABLE = b"700"  # of 1000: whom the kernel ends first where memory runs out
+PR_SET_PDEATHSIG = 1
+Json = dict[str, Any]
+
+
+class EndedError(ServingError):
+    """The process of an engine is not there, or was not to the end of the question."""
+
+
+@runtime_checkable
+class Reading(Protocol):
+    """A session, wherever its state lies."""
+
+    length: int
+
+    @property
+    def num_bytes(self) -> int: ...
+    def catch_up(self, vectors: np.ndarray) -> None: ...
+    def snapshot(self) -> bytes: ...
+
+
+@runtime_checkable
+class Answering(Protocol):
+    """What a server needs of an engine, wherever it computes."""
+
+    bank: Bank
+    digest: str
+    weights: Any
+    context: int | None
+
+    @property
+    def dim(self) -> int: ...
+    @property
+    def encoder_fingerprint(self) -> str: ...
+    def session(self) -> Reading: ...
+    def answers(self, questions: Sequence[Question]) -> list[list[Expected] | Exception]: ...
+    def nearest(self, vectors: np.ndarray) -> Int64[np.ndarray, " R"]: ...
+    def encode(self, text: str) -> Float32[np.ndarray, "T D"]: ...
+
+
+class RemoteSession:
+    """A session whose state lies in the engine's process, for as long as this object lives.
+
+    Attributes:
+        length: vectors read.
+        num_bytes: of the state over there.
+        life: of the process, counted from its first start; a state does not survive it.
+    """
+
+    def __init__(self, engine: "EngineProcess", number: int, life: int) -> None:
+        self.engine, self.number, self.life = engine, number, life
+        self.length = self.num_bytes = 0
+
+    def catch_up(self, vectors: np.ndarray) -> None:
+        """Read a long context, beside those who answer.
+
+        Raises:
+            DataError, ServingError: the engine refuses the vectors; its process has ended.
+        """
+        self.engine.catch_up(self, vectors)
+
+    def snapshot(self) -> bytes:
+        """:meth:`nextvec.inference.Session.snapshot`.
+
+        Raises:
+            EndedError: its process has ended.
+        """
+        return self.engine.snapshot(self)
+
+
+@dataclass
+class _Wire:
+    """One of the two ways to ask: answers do not wait behind who reads a long context.
+
+    Attributes:
+        since: when the question under way was asked, on the monotonic clock.
+    """
+
+    patience: float
+    connection: Connection | None = None
+    since: float | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class EngineProcess:
+    """An :class:`~nextvec.inference.Engine` in a process of its own, started again when it ends.
+
+    Attributes:
+        held: states that lay over there at the last answer.
+
+    Args:
+        run: the run's folder.
+        open_run: called over there; a function that can be pickled.
+        told: called with one line, in a thread, when the process has ended or is there again; states are gone then.
+
+    Raises:
+        NextvecError: the run cannot be opened; with the message of over there.
+    """
+
+    def __init__(self, run: Path, open_run: Callable[[Path], Engine], told: Callable[[str], None] = lambda _: None) -> None:
+        self.told = told
+        self._run, self._open = run, open_run
+        self._front, self._aside = _Wire(ANSWER_SECONDS), _Wire(READ_SECONDS)
+        self._numbers, self._life = itertools.count(), 0
+        self._gone: deque[int] = deque()
+        self.held = 0
+        self._process: BaseProcess | None = None
+        self._fault = "it has not begun"
+        self._facts: Json = {}
+        self._begun, self._closing = threading.Event(), threading.Event()
+        self._refused: Exception | None = None
+        # The kernel ends a child with the thread that started it, so it is one thread that starts them all.
+        self._keeper = threading.Thread(target=self._keep, name=f"keeper {run.name}", daemon=True)
+        self._keeper.start()
+        atexit.register(self.close)
+        self._begun.wait()
+        if self._refused is not None:
+            raise self._refused
+        self.bank = Bank.open(self._facts["bank"])
+        self.digest, self.weights = str(self._facts["digest"]), self._facts["weights"]
+        self.context: int | None = self._facts["context"]
+
+    @property
+    def dim(self) -> int:
+        return self.bank.dim
+
+    @property
+    def encoder_fingerprint(self) -> str:
+        return self.bank.manifest.encoder_fingerprint
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process; None while there is none."""
+        return self._process.pid if self.fault is None and self._process is not None else None
+
+    @property
+    def fault(self) -> str | None:
+        """Why it cannot be asked now; None where it can."""
+        return None if self._front.connection is not None else self._fault
+
+    def session(self) -> RemoteSession:
+        """A session that has read nothing."""
+        session = RemoteSession(self, next(self._numbers), self._life)
+        weakref.finalize(session, self._gone.append, session.number)
+        return session
+
+    def answers(self, questions: Sequence[Question]) -> list[list[Expected] | Exception]:
+        """:meth:`nextvec.inference.Engine.answers`; of a process that ends meanwhile, :class:`EndedError` to everybody."""
+        life = self._life
+        here = [question for question in questions if question.state.life == life]
+        given: dict[int, list[Expected] | Exception] = {}
+        try:
+            given = dict(zip(map(id, here), self._answers(here, life), strict=True)) if here else {}
+        except EndedError as error:
+            given = {id(question): error for question in here}
+        lost = EndedError("this state ended with the engine's process")
+        return [given.get(id(question), lost) for question in questions]
+
+    def catch_up(self, session: RemoteSession, vectors: np.ndarray) -> None:
+        """:meth:`RemoteSession.catch_up`."""
+        said, _ = self._ask(self._aside, {"do": "catch_up", "session": session.number}, vectors, session.life)
+        session.length, session.num_bytes = said["length"], said["bytes"]
+
+    def snapshot(self, session: RemoteSession) -> bytes:
+        """:meth:`RemoteSession.snapshot`."""
+        return self._ask(self._aside, {"do": "snapshot", "session": session.number}, None, session.life)[1]
+
+    def nearest(self, vectors: np.ndarray) -> Int64[np.ndarray, " R"]:
+        """:meth:`nextvec.inference.Engine.nearest`.
+
+        Raises:
+            NextvecError: a vector that cannot be read; the process has ended.
+        """
+        return np.array(self._ask(self._aside, {"do": "nearest"}, vectors)[0]["rows"], np.int64)
+
+    def encode(self, text: str) -> Float32[np.ndarray, "T D"]:
+        """:meth:`nextvec.inference.Engine.encode`.
+
+        Raises:
+            NextvecError: an empty text, no encoder, or the process has ended.
+        """
+        return _rows(self._ask(self._aside, {"do": "encode", "text": text})[1], self.dim)
+
+    def close(self) -> None:
+        """End the process and wait for that; whoever still asks is told so."""
+        atexit.unregister(self.close)
+        self._closing.set()
+        self._keeper.join(5.0)
+
+    def _answers(self, questions: Sequence[Question], life: int) -> list[list[Expected] | Exception]:
+        asked = [(q.state.number, len(q.rows), q.k) for q in questions]
+        rows = np.concatenate([q.rows for q in questions])
+        said, _ = self._ask(self._front, {"do": "answers", "asked": asked, "gone": self._forgotten()}, rows, life)
+        self.held = said["held"]
+        answers: list[list[Expected] | Exception] = []
+        for question, answer in zip(questions, said["answers"], strict=True):
+            if "error" in answer:
+                answers.append(_error(answer))
+                continue
+            question.rows = question.rows[:0]
+            question.state.length, question.state.num_bytes = answer["length"], answer["bytes"]
+            answers.append([Expected.of(self.bank, *found) for found in zip(answer["rows"], answer["scores"], strict=True)])
+        return answers
+
+    def _forgotten(self) -> list[int]:
+        return [self._gone.popleft() for _ in range(len(self._gone))]
+
+    def _ask(self, wire: _Wire, question: Json, rows: np.ndarray | None = None, life: int | None = None) -> tuple[Json, bytes]:
+        with wire.lock:
+            connection = wire.connection
+            if connection is None:
+                raise EndedError(self._fault)
+            if life not in (None, self._life):
+                raise EndedError("this state ended with the engine's process")
+            wire.since = time.monotonic()
+            try:
+                connection.send_bytes(_packed(question, b"" if rows is None else _bytes(rows)))
+                said, payload = _unpacked(connection.recv_bytes(MOST_REPLY))
+            except (OSError, EOFError):
+                raise EndedError("the engine's process ended during the question") from None
+            finally:
+                wire.since = None
+        if "error" in said:
+            raise _error(said)
+        return said, payload
+
+    # In the keeper's thread.
+
+    def _keep(self) -> None:
+        pause = FIRST_PAUSE
+        while not self._closing.is_set():
+            began = time.monotonic()
+            try:
+                self._start()
+            except Exception as error:
+                if not self._begun.is_set():
+                    self._refused = error
+                    self._begun.set()
+                    return
+                self._fault = str(error)
+                self.told(f"its process cannot be started again: {error}")
+            else:
+                if self._begun.is_set():
+                    self.told(f"its process is there again, number {self._life}")
+                self._begun.set()
+                self._watch()
+            pause = FIRST_PAUSE if time.monotonic() - began > SOUND_SECONDS else min(LONGEST_PAUSE, 2 * pause)
+            self._closing.wait(pause)
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        (front, its_front), (aside, its_aside) = context.Pipe(), context.Pipe()
+        given = (self._run, self._open, torch.get_num_threads(), its_front, its_aside)
+        process = context.Process(target=_serve, args=given, name=f"engine {self._run.name}", daemon=True)
+        process.start()
+        its_front.close()
+        its_aside.close()
+        try:
+            while not front.poll(WATCH_SECONDS):
+                if self._closing.is_set():
+                    process.kill()
+            facts, _ = _unpacked(front.recv_bytes(MOST_REPLY))
+        except (OSError, EOFError):
+            process.join()
+            raise RunError(f"{self._run}: the engine's process ended while it opened the run ({_how(process)})") from None
+        if "error" in facts:
+            process.join()
+            raise _error(facts)
+        if self._facts and facts != self._facts:
+            process.kill()
+            raise RunError(f"{self._run} holds another model than the one that was served; reload it")
+        self._facts, self._process = facts, process
+        self._life += 1
+        self._front.connection, self._aside.connection = front, aside
+
+    def _watch(self) -> None:
+        """Until the process has ended: by itself, because it hung, or because the server closes."""
+        process = self._process
+        assert process is not None
+        hung = False
+        while not wait([process.sentinel], WATCH_SECONDS):
+            now = time.monotonic()
+            waits = [(wire, wire.since) for wire in (self._front, self._aside)]
+            hung = hung or any(since is not None and now - since > wire.patience for wire, since in waits)
+            if hung or self._closing.is_set():
+                process.kill()
+        process.join()
+        self._fault = f"the engine's process has ended ({'it hung' if hung else _how(process)}); it is being started again"
+        for wire in (self._front, self._aside):
+            connection, wire.connection = wire.connection, None
+            assert connection is not None
+            with wire.lock:  # who asks has seen the end of the stream by now
+                connection.close()
+        if not self._closing.is_set():
+            self.told(self._fault)
+
+
+def _how(process: BaseProcess) -> str:
+    code = process.exitcode or 0
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+# What is said
+
+
+def _packed(said: Json, payload: bytes = b"") -> bytes:
+    """Four bytes of length, JSON of that length, and whatever else there is."""
+    head = orjson.dumps(said)
+    return b"".join((len(head).to_bytes(4, "little"), head, payload))
+
+
+def _unpacked(frame: bytes) -> tuple[Json, bytes]:
+    size = 4 + int.from_bytes(frame[:4], "little")
+    return orjson.loads(frame[4:size]), frame[size:]
+
+
+def _bytes(rows: np.ndarray) -> bytes:
+    return np.ascontiguousarray(rows, np.float32).tobytes()
+
+
+def _rows(payload: bytes, dim: int) -> Float32[np.ndarray, "T D"]:
+    return np.frombuffer(payload, np.float32).reshape(-1, dim).copy()
+
+
+def _told(error: Exception) -> Json:
+    return {"error": type(error).__name__, "message": str(error), "known": isinstance(error, NextvecError)}
+
+
+def _error(said: Json) -> NextvecError:
+    """What went wrong over there; kinds that nobody tells apart are one."""
+    if said["error"] == NotFiniteError.__name__:
+        return NotFiniteError(said["message"])
+    return ServingError(said["message"] if said["known"] else f"{said['error']}: {said['message']}")
+
+
+# In the other process
+
+
+def _serve(run: Path, open_run: Callable[[Path], Engine], threads: int, front: Connection, aside: Connection) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # a terminal tells all of its processes; the server says when to end
+    with suppress(OSError):  # Linux alone
+        Path("/proc/self/oom_score_adj").write_bytes(EXPENDABLE)
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    torch.set_num_threads(threads)
+    try:
+        engine = open_run(run)
+    except Exception as error:
+        front.send_bytes(_packed(_told(error)))
+        return
+    facts = {"digest": engine.digest, "weights": engine.weights, "context": engine.context, "bank": str(engine.bank.path)}
+    front.send_bytes(_packed(facts))
+    sessions: dict[int, Session] = {}
+    threading.Thread(target=_listen, args=(engine, sessions, aside), daemon=True).start()
+    _listen(engine, sessions, front)
+
+
+def _listen(engine: Engine, sessions: dict[int, Session], connection: Connection) -> None:
+    with suppress(OSError, EOFError):  # the server has let go
+        while True:
+            said, payload = _unpacked(connection.recv_bytes(MOST_REPLY))
+            try:
+                reply = _replied(engine, sessions, said, payload)
+            except Exception as error:
+                reply = _packed(_told(error))
+            connection.send_bytes(reply)
+
+
+def _replied(engine: Engine, sessions: dict[int, Session], said: Json, payload: bytes) -> bytes:
+    if said["do"] == "answers":
+        for number in said["gone"]:
+            sessions.pop(number, None)
+        return _answered(engine, sessions, said["asked"], _rows(payload, engine.dim))
+    if said["do"] == "catch_up":
+        session = _session(engine, sessions, said["session"])
+        session.catch_up(_rows(payload, engine.dim))
+        return _packed({"length": session.length, "bytes": session.num_bytes})
+    if said["do"] == "snapshot":
+        return _packed({}, _session(engine, sessions, said["session"]).snapshot())
+    if said["do"] == "nearest":
+        return _packed({"rows": engine.nearest(_rows(payload, engine.dim)).tolist()})
+    return _packed({}, _bytes(engine.encode(said["text"])))
+
+
+def _session(engine: Engine, sessions: dict[int, Session], number: int) -> Session:
+    session = sessions.get(number)
+    if session is None:
+        session = sessions[number] = engine.session()
+    return session
+
+
+def _answered(engine: Engine, sessions: dict[int, Session], asked: Sequence[Sequence[int]], rows: np.ndarray) -> bytes:
+    questions: list[Question] = []
+    first = 0
+    for number, count, k in asked:
+        questions.append(Question(_session(engine, sessions, number), rows[first : first + count], k))
+        first += count
+    answers: list[Json] = []
+    for question, answer in zip(questions, engine.answers(questions), strict=True):
+        if isinstance(answer, Exception):
+            answers.append(_told(answer))
+            continue
+        found = {"rows": [e.row for e in answer], "scores": [e.score for e in answer]}
+        answers.append({**found, "length": question.state.length, "bytes": question.state.num_bytes})
+    return _packed({"answers": answers, "held": len(sessions)})

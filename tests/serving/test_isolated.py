@@ -1,0 +1,355 @@
+"""Engines in processes of their own: what they say is what an engine says, and what becomes of them is their own affair."""
+
+import gc
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from nextvec.client import Client
+from nextvec.errors import DataError, RunError, ServingError
+from nextvec.inference import Engine, Question
+from nextvec.serving import isolated
+from nextvec.serving.canary import identity
+from nextvec.serving.isolated import EndedError, EngineProcess
+from nextvec.serving.judge import Evidence, Rung
+from nextvec.serving.ledger import Ledger, open_ledger
+from nextvec.serving.rollout import Command, Plan, create, intervene
+from nextvec.serving.units import bands
+from tests.serving.server import Running, make_run, rows_of, serving
+
+RUNGS = (Rung(50.0, 0.0, 10**6), Rung(98.0, 0.0, 10**6))
+ISOLATED = ("--isolate", "--turn", "0.05", "--budget-ms", "100", "--deadline-ms", "20000")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    make_run(folder, 0)
+    make_run(folder, 1)
+    return folder
+
+
+@pytest.fixture
+def engine(made: Path) -> Iterator[EngineProcess]:
+    opened = EngineProcess(made / "run0", Engine.open)
+    yield opened
+    opened.close()
+
+
+def until(what: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def told(answers: list[Any]) -> list[list[tuple[int, float, str, str | None]]]:
+    return [[(e.row, e.score, e.document, e.text) for e in answer] for answer in answers]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that nobody has waited for does not."""
+    with suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+# One engine
+
+
+def test_it_says_what_the_engine_says(made: Path, engine: EngineProcess) -> None:
+    here = Engine.open(made / "run0")
+    assert (engine.digest, engine.dim, engine.encoder_fingerprint, engine.context, engine.weights) == (
+        here.digest,
+        here.dim,
+        here.encoder_fingerprint,
+        here.context,
+        here.weights,
+    )
+    near, far = [here.session() for _ in range(4)], [engine.session() for _ in range(4)]
+    for turn, counts in enumerate([(1, 1, 1, 1), (3, 1, 1, 2), (1, 1, 0, 5)]):
+        rows = [rows_of(count, 10 * turn + n) for n, count in enumerate(counts)]
+        want = here.answers([Question(s, r, 3) for s, r in zip(near, rows, strict=True)])
+        asked = [Question(s, r, 3) for s, r in zip(far, rows, strict=True)]
+        assert told(engine.answers(asked)) == told(want)
+        assert [len(question.rows) for question in asked] == [0, 0, 0, 0]
+        assert [s.length for s in far] == [s.length for s in near]
+        assert [s.num_bytes for s in far] == [s.num_bytes for s in near]
+    near[0].catch_up(rows_of(50, 99))
+    far[0].catch_up(rows_of(50, 99))
+    assert (far[0].length, far[0].num_bytes) == (near[0].length, near[0].num_bytes)
+    assert far[0].snapshot() == near[0].snapshot()
+    assert engine.nearest(rows_of(4, 7)).tolist() == here.nearest(rows_of(4, 7)).tolist()
+    assert engine.nearest(np.asarray(here.bank.rows[5:7])).tolist() == [5, 6]
+
+
+def test_one_session_fails_alone(engine: EngineProcess) -> None:
+    questions = [Question(engine.session(), rows_of(1, n), 2) for n in range(3)]
+    questions[1].rows = np.full((1, engine.dim), np.nan, np.float32)
+    first, second, third = engine.answers(questions)
+    assert isinstance(first, list)
+    assert isinstance(third, list)
+    assert isinstance(second, ServingError)
+    assert "not finite" in str(second)
+    with pytest.raises(ServingError, match="zero"):
+        engine.nearest(np.zeros((1, engine.dim), np.float32))
+    with pytest.raises(ServingError, match="vectors only"):
+        engine.encode("a text")
+
+
+def test_states_that_nobody_holds_are_forgotten(engine: EngineProcess) -> None:
+    for n in range(50):
+        engine.answers([Question(engine.session(), rows_of(1, n), 1)])
+    kept = engine.session()
+    gc.collect()
+    engine.answers([Question(kept, rows_of(1), 1)])
+    assert engine.held == 1
+
+
+def test_who_is_killed_is_there_again_without_its_states(made: Path) -> None:
+    said: list[str] = []
+    engine = EngineProcess(made / "run0", Engine.open, said.append)
+    try:
+        old, pid = engine.session(), engine.pid
+        (want,) = engine.answers([Question(old, rows_of(1), 3)])
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: bool(said))
+        assert engine.pid is None
+        (answer,) = engine.answers([Question(engine.session(), rows_of(1), 3)])
+        assert isinstance(answer, EndedError)
+        until(lambda: len(said) == 2)
+        assert engine.pid not in (None, pid)
+        assert "SIGKILL" in said[0]
+        assert "there again" in said[1]
+        lost, again = engine.answers([Question(old, rows_of(1), 3), Question(engine.session(), rows_of(1), 3)])
+        assert isinstance(lost, EndedError)
+        assert told([again]) == told([want])
+        with pytest.raises(EndedError):
+            old.snapshot()
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("way", ["front", "aside"])
+def test_who_hangs_is_ended(made: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    monkeypatch.setattr(isolated, "ANSWER_SECONDS", 1.0 if way == "front" else 1e9)
+    monkeypatch.setattr(isolated, "READ_SECONDS", 1.0 if way == "aside" else 1e9)
+    said: list[str] = []
+    engine = EngineProcess(made / "run0", Engine.open, said.append)
+    try:
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGSTOP)
+        rows = rows_of(100_000)  # more than a socket holds: it is the sending that waits
+        if way == "front":
+            (answer,) = engine.answers([Question(engine.session(), rows, 3)])
+            assert isinstance(answer, EndedError)
+        else:
+            with pytest.raises(EndedError):
+                engine.session().catch_up(rows)
+        until(lambda: engine.fault is None and bool(said))
+        assert "it hung" in said[0]
+        assert isinstance(engine.answers([Question(engine.session(), rows_of(1), 3)])[0], list)
+    finally:
+        engine.close()
+
+
+def test_answers_do_not_wait_behind_who_reads(engine: EngineProcess) -> None:
+    reading = threading.Thread(target=lambda: engine.session().catch_up(rows_of(60_000)))
+    reading.start()
+    answered = 0
+    while reading.is_alive():
+        assert isinstance(engine.answers([Question(engine.session(), rows_of(1), 1)])[0], list)
+        answered += 1
+    reading.join()
+    assert answered > 2
+
+
+def test_a_run_that_cannot_be_opened_is_refused_with_its_reason(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(ServingError, match="no run"):
+        EngineProcess(tmp_path / "none", Engine.open)
+    with pytest.raises(RunError, match=r"exit code 3"):
+        EngineProcess(made / "run0", _ends)
+
+
+def _ends(_: Path) -> Engine:
+    os._exit(3)
+
+
+def test_another_model_in_its_place_is_not_served_by_accident(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "run0", tmp_path / "run")
+    said: list[str] = []
+    engine = EngineProcess(tmp_path / "run", Engine.open, said.append)
+    try:
+        shutil.copyfile(made / "run1" / "best.safetensors", tmp_path / "run" / "best.safetensors")
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGKILL)
+        until(lambda: any("another model" in line for line in said))
+        assert "reload" in str(engine.fault)
+    finally:
+        engine.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="Linux alone says whom it ends first")
+def test_it_is_ended_before_the_server_where_memory_runs_out(engine: EngineProcess) -> None:
+    own = int(Path("/proc/self/oom_score_adj").read_text())
+    assert int(Path(f"/proc/{engine.pid}/oom_score_adj").read_text()) > own
+
+
+# A server
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    for name in ("run0", "run1"):
+        shutil.copytree(made / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
+def ledger(folder: Path) -> Iterator[Ledger]:
+    opened = open_ledger(folder / "rollouts.db")
+    yield opened
+    opened.close()
+
+
+def start(ledger: Ledger, folder: Path) -> None:
+    """A rollout that gives half of the sessions to the canary."""
+    stable, canary = (identity(name, Engine.open(folder / name).digest) for name in ("run0", "run1"))
+    terms = Plan(harm=3.0, base=0.01, rungs=RUNGS, lease=2.0)
+    create(ledger, "r", "default", terms, stable=stable, canary=canary, actor="tester", evidence=Evidence(bands()))
+    for verb in ("start", "promote"):
+        intervene(ledger, "r", Command(verb, "tester"))
+
+
+def served(folder: Path, *options: str) -> Any:
+    runs = [folder / "run0", folder / "run1"]
+    return serving(runs, folder / "sessions", *ISOLATED, *options)
+
+
+def processes(server: Running) -> dict[str, int | None]:
+    return {model["name"]: model["process"] for model in httpx.get(f"{server.url}/v1/models").json()["models"]}
+
+
+def warm(client: Client, names: list[str], arm: str | None = None) -> None:
+    """Every session has been answered, and some by this arm."""
+    seen = {client.session(name).append(rows_of(1, n), k=3).arm for n, name in enumerate(names)}
+    assert arm is None or arm in seen
+
+
+@pytest.mark.parametrize("harm", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_canary_whose_process_is_ended_or_hangs_is_answered_for_and_rolled_back(
+    ledger: Ledger, folder: Path, harm: signal.Signals
+) -> None:
+    start(ledger, folder)
+    names = [f"s{n}" for n in range(16)]
+    with served(folder, "--ledger", str(folder / "rollouts.db")) as server, Client(server.url) as client:
+        until(lambda: bool(httpx.get(f"{server.url}/v1/rollouts").json()["watching"]))
+        until(lambda: "canary" in {client.session(name).append(rows_of(1), k=3).arm for name in names})
+        own = processes(server)
+        assert server.process.pid not in own.values()
+        reasons: set[str] = set()
+        end = time.monotonic() + 60
+        while ledger.record("r").state not in ("ROLLING_BACK", "ROLLED_BACK"):
+            assert time.monotonic() < end, (ledger.record("r").state, reasons)
+            pid = processes(server)["run1"]
+            with suppress(ProcessLookupError):
+                if pid is not None:
+                    os.kill(pid, harm)
+            for n, name in enumerate(names):
+                answer = client.session(name).append(rows_of(1, n), k=3)  # raises where a status is not 200
+                assert len(answer.expected) == 3
+                reasons.add(answer.reason)
+        assert reasons & ({"canary EndedError"} if harm is signal.SIGKILL else {"canary late"}), reasons
+        until(lambda: ledger.record("r").state == "ROLLED_BACK")
+        after = [client.session(name).append(rows_of(1, n), k=3) for n, name in enumerate(names)]
+        assert {answer.model for answer in after} == {"run0"}
+        assert processes(server)["run0"] == own["run0"]
+        assert "stable had to answer" in ledger.rows("r")[-1].cause or "stable had to answer" in ledger.rows("r")[-2].cause
+
+
+def test_when_the_stable_process_is_killed_nothing_is_lost_and_requests_wait_for_it(folder: Path) -> None:
+    with served(folder) as server, Client(server.url) as client:
+        names = [f"s{n}" for n in range(8)]
+        warm(client, names)
+        pid = processes(server)["run0"]
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: httpx.get(f"{server.url}/readyz").status_code == 503)
+        with ThreadPoolExecutor(len(names)) as many:
+            answers = list(many.map(lambda name: client.session(name).append(rows_of(1, 77), k=3), names))
+        assert httpx.get(f"{server.url}/readyz").status_code == 200
+        assert processes(server)["run0"] not in (None, pid)
+        here = Engine.open(folder / "run0")
+        for n, answer in enumerate(answers):
+            want = here.session()
+            want.push(rows_of(1, n)[0])
+            want.push(rows_of(1, 77)[0])
+            assert answer.length == 2
+            assert [e.row for e in answer.expected] == [e.row for e in want.predict(3)]
+        assert 'nextvec_engine_ends_total{model="run0"} 1.0' in httpx.get(f"{server.url}/metrics").text
+    assert "SIGKILL" in (folder / "sessions.log").read_text()
+
+
+def test_a_deadline_before_the_process_is_there_again_is_a_503(folder: Path) -> None:
+    with served(folder) as server, Client(server.url) as client:
+        warm(client, ["s"])
+        pid = processes(server)["run0"]
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: httpx.get(f"{server.url}/readyz").status_code == 503)
+        said = httpx.post(f"{server.url}/v1/sessions/s/predict", headers={"x-deadline-ms": "10"})
+        assert said.status_code == 503
+        assert said.headers["retry-after"] == "1"
+        assert said.json()["detail"] == "the model's process has ended and is being started again"
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_no_process_outlives_its_server(folder: Path, end: signal.Signals) -> None:
+    with served(folder) as server:
+        own = [pid for pid in processes(server).values() if pid is not None]
+        assert len(own) == 2
+        if end is signal.SIGINT:  # a terminal tells all of them
+            for pid in own:
+                os.kill(pid, end)
+            assert all(map(is_alive, own))
+        server.process.send_signal(end)
+        assert server.process.wait(20) == (-9 if end is signal.SIGKILL else 0)
+        until(lambda: not any(map(is_alive, own)), 10)
+
+
+def test_a_start_that_is_refused_ends(folder: Path) -> None:
+    (folder / "run1" / "best.safetensors").write_bytes(b"")
+    command = ["nextvec.cli.main", "serve", str(folder / "run0"), str(folder / "run1"), "--isolate", "--port", "0"]
+    ended = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert "best.safetensors" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_reload_ends_the_old_process(folder: Path) -> None:
+    with served(folder) as server:
+        before = processes(server)
+        assert httpx.post(f"{server.url}/v1/models/run0/reload", timeout=30).status_code == 200
+        after = processes(server)
+        assert after["run0"] not in (None, before["run0"])
+        assert after["run1"] == before["run1"]
+        assert not is_alive(int(before["run0"] or 0))
+
+
+def test_a_session_is_refused_as_by_an_engine(engine: EngineProcess) -> None:
+    with pytest.raises((DataError, ServingError), match="zero"):
+        engine.session().catch_up(np.zeros((3, engine.dim), np.float32))
