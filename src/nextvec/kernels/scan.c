@@ -391,11 +391,56 @@ static void sort(const Best *best, int64_t queries) {
   }
 }
 
+INLINE int any_above(floats products, float threshold) {
+#if W == 16
+  return _mm512_cmp_ps_mask((__m512)products, _mm512_set1_ps(threshold), _CMP_GT_OQ) != 0;
+#else
+  ints above = products > threshold;
+  int any = 0;
+  UNROLL for (int r = 0; r < W; r++) any |= above[r];
+  return any;
+#endif
+}
+
+/* W rows with one query, as block_products has them. */
+INLINE floats products_of_one(const Stored *s, const Queries *q, int64_t row, const int64_t dim) {
+  if (s->code == FLOAT32) return float_strip((const char *)s->codes + row * dim * 4, FLOAT32, q->vectors, dim, 1);
+  if (s->code == FLOAT16) return float_strip((const char *)s->codes + row * dim * 2, FLOAT16, q->vectors, dim, 1);
+  floats sums = __builtin_convertvector(int_strip((const int8_t *)s->codes + row * dim, q->codes, dim, 1), floats);
+  return sums * (*(const loose_floats *)(s->scales + row) * q->scales[0]) +
+         *(const loose_floats *)(s->errors + row) * q->lengths[0];
+}
+
+/* What a service asks all day: nothing but rows passes through memory, which would have to wait for it. */
+INLINE int64_t read_for_one(const Stored *s, const Queries *q, int64_t start, int64_t stop, const Filter *f, const Best *best,
+                            Scratch *scratch, const int64_t dim) {
+  int64_t decided = 0;
+  for (int64_t row = start; row < stop; row += W) {
+    int64_t count = stop - row < W ? stop - row : W;
+    if (none_allowed(f, s->first + row, count)) continue;
+    floats products;
+    if (count == W)
+      products = products_of_one(s, q, row, dim);
+    else {
+      block_products(s, q, row, count, scratch);
+      memcpy(&products, scratch->products, sizeof products);
+    }
+    if (!any_above(products, best->filled[0] == best->k ? best->scores[0] - q->slack[0] : -INFINITY)) continue;
+    memcpy(scratch->products, &products, sizeof products);
+    decided += keep_best(s, q, 0, row, count, scratch->products, f, best);
+  }
+  return decided;
+}
+
 /* Rows start:stop into the best of each query; how many products decided. */
 static int64_t read_rows(const Stored *s, const Queries *q, int64_t start, int64_t stop, const Filter *f, const Best *best,
                          Scratch *scratch) {
   const float *products = scratch->products;
   int64_t decided = 0;
+  /* The widths of most encoders, known to the compiler: a row is then read without a branch. */
+  if (q->count == 1 && s->dim == 384) return read_for_one(s, q, start, stop, f, best, scratch, 384);
+  if (q->count == 1 && s->dim == 768) return read_for_one(s, q, start, stop, f, best, scratch, 768);
+  if (q->count == 1) return read_for_one(s, q, start, stop, f, best, scratch, s->dim);
   for (int64_t row = start; row < stop; row += ROWS) {
     int64_t count = stop - row < ROWS ? stop - row : ROWS;
     if (none_allowed(f, s->first + row, count)) continue;
