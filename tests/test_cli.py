@@ -1,10 +1,12 @@
 """What scripts rely on, and what a user meets who gets something wrong."""
 
+import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +197,7 @@ ZERO = ROWS * (np.arange(6) != 2)[:, None].astype(np.float32)
 def damaged_run(path: Path) -> Path:
     run = {"format": 1, "recipe": "default", "settings": {}}
     origin = {"bank": "", "bank_path": "", "dim": 1, "encoder": "", "parts": {}, "trained_on": [], "decay": 0.5}
+    origin["parts"] = {"train": [], "valid": [], "test": []}
     text_file(path / "run.json", json.dumps({**run, "origin": origin}).encode())
     text_file(path / "training_history.json", b"{")
     return path
@@ -292,6 +295,48 @@ def test_bad_input_gets_one_line_and_leaves_nothing(name: str, tmp_path: Path, c
     assert captured.err.startswith("nextvec: ")
     assert message in captured.err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def places_in(content: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where anything lies in what JSON holds; of a list its first two."""
+    yield at
+    items = content.items() if isinstance(content, dict) else enumerate(content[:2]) if isinstance(content, list) else ()
+    for name, item in items:
+        yield from places_in(item, (*at, name))
+
+
+def with_at(content: Any, at: tuple[Any, ...], value: Any) -> Any:
+    if not at:
+        return value
+    changed = list(content) if isinstance(content, list) else dict(content)
+    changed[at[0]] = with_at(content[at[0]], at[1:], value)
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("file", "verb"),
+    [
+        ("run/run.json", "evaluate"),
+        ("run/training_history.json", "status"),
+        ("run/timing.json", "status"),
+        ("bank/bank.json", "evaluate"),
+    ],
+)
+def test_whatever_stands_in_a_file_is_read_or_refused_in_one_line(
+    file: str, verb: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("bank", "run"):
+        shutil.copytree(place / name, tmp_path / name)
+    whole = json.loads((tmp_path / file).read_text())
+    refused = 0
+    for at, value in itertools.product(places_in(whole), (None, "x", [1], {"a": 1}, -1)):
+        (tmp_path / file).write_text(json.dumps(with_at(whole, at, value)))
+        bank = [] if verb == "status" else ["--bank", str(tmp_path / "bank"), "--pool", "30"]
+        ended = main([verb, str(tmp_path / "run"), *bank, "--json"])
+        said = capsys.readouterr().err.splitlines()
+        assert ended == 0 or (ended == 2 and said[-1].startswith("nextvec: ")), (at, value)
+        refused += ended == 2
+    assert refused > 10
 
 
 BAD_RUN: dict[str, tuple[Make, str]] = {

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import types
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from nextvec.errors import SettingsError
 
@@ -35,11 +35,37 @@ def from_json(kind: type[S], values: Mapping[str, Any]) -> S:
     """Read back what :func:`to_json` wrote.
 
     Raises:
-        SettingsError: a name that ``kind`` does not have.
+        SettingsError: a name that ``kind`` does not have, or a value that is not of its type.
     """
-    for name in values:
-        _hint(kind, name)
+    if not isinstance(values, Mapping):
+        raise SettingsError(f"{kind.__name__} is {values!r}; want names and values")
+    for name, value in values.items():
+        hint = _hint(kind, name)
+        if not fits(hint, value):
+            raise SettingsError(f"{name} is {value!r}; want {getattr(hint, '__name__', hint)}")
     return kind(**values)
+
+
+def fits(hint: Any, value: object) -> bool:
+    """Whether something that was read from JSON is of a type: a plain one, a choice, or a list or dict of such."""
+    origin, given = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (Union, types.UnionType):
+        return any(fits(kind, value) for kind in given)
+    if origin is Literal:
+        return value in given
+    if origin is list:
+        return isinstance(value, list) and all(fits(given[0], item) for item in cast("list[Any]", value))
+    if origin is tuple:
+        held = cast("list[Any]", value) if isinstance(value, list) else []
+        return len(held) == len(given) and all(map(fits, given, held))
+    if origin is dict:
+        items = cast("dict[Any, Any]", value).items() if isinstance(value, dict) else None
+        return items is not None and all(fits(given[0], key) and fits(given[1], item) for key, item in items)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
 
 
 def _hint(kind: type, name: str) -> Any:

@@ -4,9 +4,10 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from nextvec.errors import DataError
+from nextvec.errors import DataError, SettingsError
+from nextvec.settings import from_json
 
 FORMAT = 1
 MANIFEST = "bank.json"
@@ -33,7 +34,7 @@ class Manifest:
     rows: int
     dim: int
     documents: int
-    dtype: str
+    dtype: Literal["float16", "float32"]
     encoder: str
     encoder_fingerprint: str
     fingerprint: str
@@ -55,8 +56,8 @@ class Manifest:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if values.get("format") != FORMAT:
                 raise DataError(f"{path} has format {values.get('format')}; this version reads format {FORMAT}")
-            return Manifest(**values)
-        except (ValueError, TypeError, AttributeError) as error:
+            return from_json(Manifest, values)
+        except (ValueError, TypeError, AttributeError, SettingsError) as error:
             raise DataError(f"{path} is damaged: {error}; ingest the source again") from None
 
     def write(self, folder: Path) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch import Tensor
 from nextvec import settings as frozen
 from nextvec.bank import Bank, row_hashes
 from nextvec.bank.layout import read_json, write_atomically
-from nextvec.errors import RunError
+from nextvec.errors import RunError, SettingsError
 from nextvec.lanes import Anchors
 from nextvec.training.settings import TrainSettings
 from nextvec.windows import Split
@@ -31,6 +31,11 @@ PATIENCE_SECONDS = 1.0  # `status` holds the lock for a moment
 RUN, HISTORY, TIMING, LOCK = "run.json", "training_history.json", "timing.json", "run.lock"
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
 ANCHORS, START = "anchors.safetensors", "start.safetensors"
+
+# What files of a run hold, as far as anybody reads it.
+PAST = {"best_hit5": float | None, "finished": str | None, "alarms": list[str], "evaluations": list[dict[str, Any]]}
+LOOK = {"update": int, "valid": dict[str, float], "best": bool}
+LOOKS = {"looks": list[tuple[float, float, float]]}
 
 
 @dataclass(frozen=True)
@@ -118,9 +123,14 @@ class Run:
             if content["format"] != FORMAT:
                 raise RunError(f"{file} has format {content['format']}; this version reads format {FORMAT}")
             settings = frozen.from_json(TrainSettings, content["settings"])
-            return Run(Path(path), content["recipe"], settings, frozen.from_json(Origin, content["origin"]))
+            origin = frozen.from_json(Origin, content["origin"])
+            if set(origin.parts) != {"train", "valid", "test"}:
+                raise ValueError(f"parts are {sorted(origin.parts)}")
+            return Run(Path(path), content["recipe"], settings, origin)
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{file} is damaged: {error!r}") from None
+        except SettingsError as error:
+            raise RunError(f"{file} is damaged, or of another version: {error}") from None
 
     @property
     def name(self) -> str:
@@ -133,7 +143,8 @@ class Run:
     @property
     def best_hit5(self) -> float | None:
         """Hit@5 on the valid exam at the look whose weights are kept."""
-        return self._read_history()["best_hit5"]
+        best = self._read_history()["best_hit5"]
+        return None if best is None else float(best)
 
     def alarms(self) -> list[str]:
         """What makes this run's figures doubtful, each line begun by a name of :mod:`nextvec.training.alarms`."""
@@ -157,7 +168,10 @@ class Run:
         that what else a machine does is not counted, else the wall's.
         """
         file = self.path / TIMING
-        return [(int(u), float(s), float(w)) for u, s, w in read_json(file)["looks"]] if file.exists() else []
+        if not file.exists():
+            return []
+        looks = self._sound(TIMING, LOOKS)["looks"]
+        return [(int(update), float(seconds), float(wall)) for update, seconds, wall in looks]
 
     def clock(self) -> list[tuple[int, float]]:
         """(update, seconds of training) until every look."""
@@ -247,6 +261,8 @@ class Run:
                 f"{bank.path or 'this bank'} is not what {self.path} was trained on; evaluate it whole with --split all"
             )
         index = {name: m for m, name in enumerate(bank.ids)}
+        if foreign := [name for part in self.origin.parts.values() for name in part if name not in index]:
+            raise RunError(f"{self.path / RUN} is damaged: its bank has no document {foreign[0]!r}")
         train, valid, test = (
             np.array(sorted(index[name] for name in self.origin.parts[part]), dtype=np.int64)
             for part in ("train", "valid", "test")
@@ -293,7 +309,23 @@ class Run:
         file = self.path / HISTORY
         if not file.exists():
             return {"best_hit5": None, "finished": None, "alarms": [], "evaluations": []}
-        return read_json(file)
+        content = self._sound(HISTORY, PAST)
+        for look in content["evaluations"]:
+            _check(file, look, LOOK)
+        return content
+
+    def _sound(self, name: str, form: Mapping[str, Any]) -> dict[str, Any]:
+        content = read_json(self.path / name)
+        _check(self.path / name, content, form)
+        return content
+
+
+def _check(file: Path, content: Any, form: Mapping[str, Any]) -> None:
+    for name, hint in form.items():
+        if not isinstance(content, dict) or name not in content or not frozen.fits(hint, content[name]):
+            raise RunError(
+                f"{file} is damaged, or of another version: it has no {name!r} that can be read; train the run again"
+            )
 
 
 def _metadata(data: bytes) -> dict[str, str]:
