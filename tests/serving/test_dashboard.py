@@ -408,13 +408,18 @@ def test_a_lanes_expert_is_shown_and_that_it_is_down(
         with Client(server.url) as client:
             session = client.session("reader")
             assert session.append(row[None], k=3).model == runs[1].name
-            page.get_by_role("row", name=f"{lane} {runs[1].name} 1").wait_for()
+            for m in range(6):
+                others = client.session(f"other{m}")
+                for at in range(int(bank.offsets[m]), int(bank.offsets[m]) + 8):
+                    others.append_rows([at], k=5)
+            page.get_by_role("row", name=f"{lane} {runs[1].name}").wait_for()
             spoil(runs[1], np.asarray(bank.rows[0], np.float32), row)
             httpx.post(f"{server.url}/v1/models/{runs[1].name}/reload", timeout=30).raise_for_status()
             for _ in range(ENOUGH):
                 assert client.session("reader").append(row[None], k=3).model == runs[0].name
         page.get_by_role("row", name=f"{lane} {runs[1].name} down").wait_for()
-        page.locator("#lanes-card").screenshot(path=tmp_path / "lanes.png")
+        for_docs = FOR_DOCS and width == 1080
+        page.locator("#lanes-card").screenshot(path=(DOCS if for_docs else tmp_path) / "dashboard-lanes.png")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate(CUT) == []
         assert [it for it in page.evaluate(CONTRAST) if it["ratio"] < 4.5] == []
