@@ -460,7 +460,58 @@ def test_a_rollout_is_shown_with_its_evidence(
         with closing(open_ledger(tmp_path / "rollouts.db")) as ledger:
             intervene(ledger, "guide-next-1123", Command("abort", "ann", "seen enough"))
         page.get_by_text("No rollout is under way.").wait_for()
+        assert page.locator("#hand").is_hidden()
         assert "rolled back" in page.get_by_role("table", name="Past rollouts").inner_text()
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [360, 1080])
+def test_a_person_holds_a_rollout_and_takes_it_back_by_keyboard(
+    text_runs: list[Path], visit: Callable[..., Reader], tmp_path: Path, width: int
+) -> None:
+    with in_rollout(text_runs, tmp_path) as server, closing(open_ledger(tmp_path / "rollouts.db")) as ledger:
+        reader = visit(server, width=width)
+        page = reader.page
+        rollout = "guide-next-1123"
+        page.get_by_label("By hand: a reason").fill("lunch")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        page.get_by_text("Done: it is paused at 25 %.").wait_for()
+        last = ledger.rows(rollout)[-1]
+        assert last.after == "PAUSED(CANARY(2))"
+        assert "lunch" in last.cause
+        page.get_by_role("button", name="Resume").wait_for()
+        assert page.evaluate("document.activeElement.id") == "hold"
+        page.keyboard.press("Enter")
+        page.get_by_role("button", name="Pause").wait_for()
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")  # once is not enough
+        page.get_by_role("button", name="Abort now").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(CUT) == []
+        assert [it for it in page.evaluate(CONTRAST) if it["ratio"] < 4.5] == []
+        page.locator("#hand").screenshot(path=tmp_path / "hand.png")
+        assert ledger.record(rollout).state == "CANARY(2)"
+        page.wait_for_timeout(6_200)
+        assert page.get_by_role("button", name="Abort", exact=True).is_visible()
+        page.keyboard.press("Enter")
+        page.keyboard.press("Enter")
+        until(lambda: ledger.record(rollout).state in ("ROLLING_BACK", "ROLLED_BACK"))
+        page.get_by_text("No rollout is under way.").wait_for()
+        assert page.locator("#hand").is_hidden()
+
+
+@needs_browser
+def test_what_is_refused_by_hand_says_why(text_runs: list[Path], visit: Callable[..., Reader], tmp_path: Path) -> None:
+    with in_rollout(text_runs, tmp_path) as server, closing(open_ledger(tmp_path / "rollouts.db")) as ledger:
+        reader = visit(server)
+        reader.expected = ["409"]
+        page = reader.page
+        page.get_by_role("button", name="Pause").wait_for()
+        page.evaluate("clearTimeout(page.timer); look = async () => {}")  # the page has not heard yet of what another has done
+        intervene(ledger, "guide-next-1123", Command("pause", "ann", "first"))
+        page.get_by_role("button", name="Pause").click()
+        page.get_by_text("Nothing was done:").wait_for()
 
 
 @needs_browser

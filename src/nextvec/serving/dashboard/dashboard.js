@@ -453,6 +453,7 @@ function rollout(told) {
   const held = told.rollout, now = held?.current;
   const lead = now ? standing(now, held) : held?.trouble ? `Something is wrong: ${held.trouble}.` : held ? "No rollout is under way." : "This server takes part in no rollouts.";
   if ($("rollout-lead").textContent !== lead) $("rollout-lead").textContent = lead;
+  byHand(now);
   show("rollout-body", held, () => (now ? [trial(now), evidence(now), make("div", { class: "two half" }, steps(now), unseen(now)), past(held.past)] : [begin(told), past(held?.past ?? [])]));
 }
 
@@ -461,6 +462,49 @@ function standing(now, held) {
   const what = now.down ? DOWN[now.state] : now.at < 0 ? "a draft" : where;
   const who = held.trouble ? ` Trouble: ${held.trouble}.` : now.ended ? "" : held.watching ? " This server drives it." : " Another server drives it, or nobody yet.";
   return `${now.rollout}: the canary is ${what}${now.paused ? ", paused: the weight is held and watching goes on" : ""}.${who}`;
+}
+
+// What a person may do: hold it, or take it back. A promotion needs more than a click: `nextvec rollout promote`.
+
+const ARMED = 6000; // milliseconds in which a second press means it
+const hand = { timer: 0 };
+
+function byHand(now) {
+  const live = Boolean(now) && !now.ended && !now.down && now.at >= 0;
+  if (!live && $("hand").contains(document.activeElement)) $("rollout").focus();
+  $("hand").hidden = !live;
+  if (live) $("hold").textContent = now.paused ? "Resume" : "Pause";
+}
+
+function disarm() {
+  clearTimeout(hand.timer);
+  $("abort").classList.remove("armed");
+  $("abort").textContent = "Abort";
+}
+
+function abort() {
+  if ($("abort").classList.contains("armed")) return act("abort");
+  $("abort").classList.add("armed");
+  $("abort").textContent = "Abort now";
+  $("hand-said").textContent = "Press again within 6 seconds: every session goes back to stable, and this rollout is over.";
+  hand.timer = setTimeout(() => {
+    disarm();
+    $("hand-said").textContent = "";
+  }, ARMED);
+}
+
+async function act(verb) {
+  disarm();
+  const now = page.told.rollout.current;
+  try {
+    const told = await ask(`/v1/rollouts/${encodeURIComponent(now.rollout)}/${verb}`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ reason: $("why").value.trim() }) });
+    $("why").value = "";
+    $("hand-said").textContent = `Done: it is ${called(told.state, now.ladder)}.`;
+  } catch (problem) {
+    if (!(problem instanceof Problem)) throw problem;
+    $("hand-said").textContent = `Nothing was done: ${problem.message}.`;
+  }
+  await look();
 }
 
 function begin(told) {
@@ -759,6 +803,9 @@ function begun() {
   $("key-form").addEventListener("submit", takeKey);
   $("key").addEventListener("cancel", (event) => event.preventDefault()); // there is nothing behind it without a key
   $("forget").addEventListener("click", forgetKey);
+  $("hand").addEventListener("submit", (event) => event.preventDefault());
+  $("hold").addEventListener("click", () => act($("hold").textContent.toLowerCase()));
+  $("abort").addEventListener("click", abort);
   $("try-form").addEventListener("submit", read);
   $("text").addEventListener("keydown", entered);
   $("text").addEventListener("input", typed);
