@@ -17,7 +17,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import torch
-from usearch.index import Index, search
+from usearch.index import Index, search  # pyright: ignore[reportMissingImports]
 
 from nextvec.bank import Bank
 from nextvec.index import ApproximateIndex, ExactIndex

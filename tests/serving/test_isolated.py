@@ -311,7 +311,7 @@ def test_a_deadline_before_the_process_is_there_again_is_a_503(folder: Path) -> 
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         until(lambda: httpx.get(f"{server.url}/readyz").status_code == 503)
-        said = httpx.post(f"{server.url}/v1/sessions/s/predict", headers={"x-deadline-ms": "10"})
+        said = httpx.post(f"{server.url}/v1/sessions/s/predict", headers={"x-deadline-ms": "300"})
         assert said.status_code == 503
         assert said.headers["retry-after"] == "1"
         assert said.json()["detail"] == "the model's process has ended and is being started again"
