@@ -200,6 +200,8 @@ def test_the_probes_models_metrics_and_document(http: httpx.Client, run: Path) -
     check(http.get("/healthz"), "Status")
     check(http.get("/readyz"), "Status")
     check(http.get("/v1/models"), "Models")
+    check(http.get("/v1/overview?documents=1"), "Overview")
+    check(http.get("/v1/rollouts"), "Rollouts")
     assert check(http.post(f"/v1/models/{run.name}/reload"), "Model")["digest"] == Engine.open(run).digest
     assert http.get("/openapi.json").json() == openapi.document(DIM)
     http.post("/v1/predict", json={"rows": [1]})

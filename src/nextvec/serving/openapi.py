@@ -101,6 +101,11 @@ SCHEMAS: Mapping[str, Json] = {
                 "type": "object",
                 "description": "Queue, budget, and the last 15 minutes: points are answers, refused, failed, p50, p95, p99.",
             },
+            "lanes": {
+                "type": ["array", "null"],
+                "items": {"type": "object"},
+                "description": "Who answers each, whether it is up, answers, failures, P95, hits; null without lanes.",
+            },
             "rollout": {"type": ["object", "null"], "description": "Null where the server takes part in none."},
             "runs": {"type": "array", "items": {"type": "object"}, "description": "Settings, and every exam that was sat."},
             "documents": {"type": "array", "items": {"type": "object"}, "description": "With ?documents=1; the first ones."},
