@@ -17,6 +17,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from nextvec.client import Client
 from nextvec.errors import DataError, RunError, ServingError
@@ -121,7 +123,7 @@ def test_states_that_nobody_holds_are_forgotten(engine: EngineProcess) -> None:
 
 def test_who_is_killed_is_there_again_without_its_states(made: Path) -> None:
     said: list[str] = []
-    engine = EngineProcess(made / "run0", Engine.open, said.append)
+    engine = EngineProcess(made / "run0", Engine.open, lambda _, detail: said.append(detail))
     try:
         old, pid = engine.session(), engine.pid
         (want,) = engine.answers([Question(old, rows_of(1), 3)])
@@ -149,7 +151,7 @@ def test_who_hangs_is_ended(made: Path, monkeypatch: pytest.MonkeyPatch, way: st
     monkeypatch.setattr(isolated, "ANSWER_SECONDS", 1.0 if way == "front" else 1e9)
     monkeypatch.setattr(isolated, "READ_SECONDS", 1.0 if way == "aside" else 1e9)
     said: list[str] = []
-    engine = EngineProcess(made / "run0", Engine.open, said.append)
+    engine = EngineProcess(made / "run0", Engine.open, lambda _, detail: said.append(detail))
     try:
         assert engine.pid is not None
         os.kill(engine.pid, signal.SIGSTOP)
@@ -192,7 +194,7 @@ def _ends(_: Path) -> Engine:
 def test_another_model_in_its_place_is_not_served_by_accident(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "run0", tmp_path / "run")
     said: list[str] = []
-    engine = EngineProcess(tmp_path / "run", Engine.open, said.append)
+    engine = EngineProcess(tmp_path / "run", Engine.open, lambda _, detail: said.append(detail))
     try:
         shutil.copyfile(made / "run1" / "best.safetensors", tmp_path / "run" / "best.safetensors")
         assert engine.pid is not None
@@ -340,14 +342,42 @@ def test_a_start_that_is_refused_ends(folder: Path) -> None:
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_a_reload_ends_the_old_process(folder: Path) -> None:
-    with served(folder) as server:
+def test_a_reload_ends_the_old_process_and_mixes_up_no_sessions(folder: Path) -> None:
+    here = Engine.open(folder / "run0")
+    with served(folder) as server, Client(server.url) as client:
+        names = [f"s{n}" for n in range(6)]
+        warm(client, names)
         before = processes(server)
         assert httpx.post(f"{server.url}/v1/models/run0/reload", timeout=30).status_code == 200
         after = processes(server)
         assert after["run0"] not in (None, before["run0"])
         assert after["run1"] == before["run1"]
         assert not is_alive(int(before["run0"] or 0))
+        for n, name in reversed(list(enumerate(names))):  # in the new process their states get other numbers
+            want = here.session()
+            want.push_many(np.concatenate([rows_of(1, n), rows_of(1, 50 + n)]))
+            answer = client.session(name).append(rows_of(1, 50 + n), k=3)
+            expected = want.predict(3)
+            assert [e.row for e in answer.expected] == [e.row for e in expected]
+            assert [e.score for e in answer.expected] == pytest.approx([e.score for e in expected])
+
+
+def children_of(server: Running) -> set[str]:
+    """Process ids of the server's living child processes."""
+    pids = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    return {pid for pid in pids if is_alive(int(pid))}
+
+
+def test_a_reload_that_is_refused_leaves_no_process(folder: Path) -> None:
+    with served(folder) as server:
+        before, children = processes(server), children_of(server)
+        weights = folder / "run0" / "best.safetensors"
+        with safe_open(weights, "np") as file:
+            notes = file.metadata()
+        save_file({name: np.full_like(x, np.nan) for name, x in load_file(weights).items()}, weights, notes)
+        assert httpx.post(f"{server.url}/v1/models/run0/reload", timeout=30).status_code == 409
+        assert processes(server) == before
+        until(lambda: children_of(server) == children)
 
 
 def test_a_session_is_refused_as_by_an_engine(engine: EngineProcess) -> None:

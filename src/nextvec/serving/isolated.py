@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import orjson
@@ -42,6 +42,7 @@ MOST_REPLY = 1 << 30
 EXPENDABLE = b"700"  # of 1000: whom the kernel ends first where memory runs out
 PR_SET_PDEATHSIG = 1
 Json = dict[str, Any]
+Told = Callable[[Literal["ended", "there", "refused"], str], None]
 
 
 class EndedError(ServingError):
@@ -132,13 +133,14 @@ class EngineProcess:
     Args:
         run: the run's folder.
         open_run: called over there; a function that can be pickled.
-        told: called with one line, in a thread, when the process has ended or is there again; states are gone then.
+        told: called in a thread when the process has ``ended``, is ``there`` again or is ``refused``, with one line; its states
+            are gone.
 
     Raises:
         NextvecError: the run cannot be opened; with the message of over there.
     """
 
-    def __init__(self, run: Path, open_run: Callable[[Path], Engine], told: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, run: Path, open_run: Callable[[Path], Engine], told: Told = lambda *_: None) -> None:
         self.told = told
         self._run, self._open = run, open_run
         self._front, self._aside = _Wire(ANSWER_SECONDS), _Wire(READ_SECONDS)
@@ -188,7 +190,7 @@ class EngineProcess:
     def answers(self, questions: Sequence[Question]) -> list[list[Expected] | Exception]:
         """:meth:`nextvec.inference.Engine.answers`; of a process that ends meanwhile, :class:`EndedError` to everybody."""
         life = self._life
-        here = [question for question in questions if question.state.life == life]
+        here = [question for question in questions if question.state.engine is self and question.state.life == life]
         given: dict[int, list[Expected] | Exception] = {}
         try:
             given = dict(zip(map(id, here), self._answers(here, life), strict=True)) if here else {}
@@ -279,10 +281,10 @@ class EngineProcess:
                     self._begun.set()
                     return
                 self._fault = str(error)
-                self.told(f"its process cannot be started again: {error}")
+                self.told("refused", f"its process cannot be started again: {error}")
             else:
                 if self._begun.is_set():
-                    self.told(f"its process is there again, number {self._life}")
+                    self.told("there", f"its process is there again, number {self._life}")
                 self._begun.set()
                 self._watch()
             pause = FIRST_PAUSE if time.monotonic() - began > SOUND_SECONDS else min(LONGEST_PAUSE, 2 * pause)
@@ -333,7 +335,7 @@ class EngineProcess:
             with wire.lock:  # who asks has seen the end of the stream by now
                 connection.close()
         if not self._closing.is_set():
-            self.told(self._fault)
+            self.told("ended", self._fault)
 
 
 def _how(process: BaseProcess) -> str:

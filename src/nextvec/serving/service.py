@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from weakref import WeakValueDictionary
@@ -189,11 +190,11 @@ class Service:
         self.metrics = Metrics()
         self.limits, self._open_run = limits, open_run
         self.stable = next(iter(runs))
-        self.models = {name: self._model(name, run, open_run(run)) for name, run in runs.items()}
+        self.models: dict[str, Model] = {}
+        for name, run in runs.items():
+            self.models[name] = self._model(name, run, self._opened(name, run))
         first = self.models[self.stable].engine
         self.dim, self.encoder = first.dim, first.encoder_fingerprint
-        for model in self.models.values():
-            self._check(model.name, model.engine)
         self.contexts = Contexts(sessions, self.dim, self.encoder)
         self.states = States(limits.state_bytes)
         self.snapshot = Snapshot(0, Lineup(Served(self.stable), Served(self.stable)))
@@ -359,8 +360,7 @@ class Service:
             NextvecError: it cannot be opened, or does not fit.
         """
         async with self._reloading:
-            engine = await self._in_thread(lambda: self._open_run(run), self._disk)
-            self._check(name, engine)
+            engine = await self._in_thread(lambda: self._opened(name, run), self._disk)
             self.models = {**self.models, name: self._model(name, run, engine)}
 
     def reads(self, name: str) -> int | None:
@@ -417,19 +417,17 @@ class Service:
         async with self._reloading:
             old = self.models[name]
             try:
-                engine = await self._in_thread(lambda: self._open_run(old.run), self._disk)
-                self._check(name, engine)
-                new = self._model(name, old.run, engine)
+                engine = await self._in_thread(lambda: self._opened(name, old.run), self._disk)
             except NextvecError as error:
                 raise RefusedError(409, "the run cannot be opened, or does not fit; the old model stays") from error
+            new = self._model(name, old.run, engine)
             new.line.apart = old.line.apart
             self.models = {**self.models, name: new}
             if self.lanes is not None:
                 self.lanes.anew(name)
-            await old.line.close()
-            if isinstance(old.engine, EngineProcess):
-                await self._in_thread(old.engine.close, self._disk)
-            if old.engine.digest != engine.digest:
+            await self._end(old)
+            # States that lie in another process are gone with it, whatever its weights were.
+            if old.engine.digest != engine.digest or isinstance(old.engine, EngineProcess):
                 self.states.drop(digest=old.engine.digest)
             return new
 
@@ -474,9 +472,7 @@ class Service:
         """Finish what is asked, sync the log, let go of everything."""
         self.ready = False
         for model in self.models.values():
-            await model.line.close()
-            if isinstance(model.engine, EngineProcess):
-                await self._in_thread(model.engine.close, self._disk)
+            await self._end(model)
         self._keeper.cancel()
         await asyncio.gather(self._keeper, return_exceptions=True)
         self._aside.shutdown(wait=False, cancel_futures=True)
@@ -779,30 +775,46 @@ class Service:
         except FullError as full:
             raise RefusedError(507, str(full)) from None
 
+    def _opened(self, name: str, run: Path) -> Answering:
+        """A run, open, fitting, and asked once: the first answer of all takes what no later one does.
+
+        Raises:
+            NextvecError: the run cannot be opened, does not fit, or cannot answer; no process of it is left.
+        """
+        engine = self._open_run(run)
+        try:
+            self._check(name, engine)
+            (answer,) = engine.answers([Question(engine.session(), np.asarray(engine.bank.rows[:1], np.float32), 1)])
+            if isinstance(answer, Exception):
+                raise answer
+        except BaseException:
+            if isinstance(engine, EngineProcess):
+                engine.close()
+            raise
+        return engine
+
     def _model(self, name: str, run: Path, engine: Answering) -> Model:
-        # The first answer of all takes what no later one does; nobody shall wait for it.
-        (answer,) = engine.answers([Question(engine.session(), np.asarray(engine.bank.rows[:1], np.float32), 1)])
-        if isinstance(answer, Exception):
-            raise answer
         if isinstance(engine, EngineProcess):
             loop = asyncio.get_running_loop()
-
-            def told(what: str) -> None:
-                loop.call_soon_threadsafe(self._process_told, name, engine, what)
-
-            engine.told = told
+            engine.told = partial(loop.call_soon_threadsafe, self._process_told, name, engine.digest)
         return Model(name, run, engine, Line(engine, self.metrics, name))
 
-    def _process_told(self, name: str, engine: EngineProcess, what: str) -> None:
-        if engine.fault is not None:
+    async def _end(self, model: Model) -> None:
+        await model.line.close()
+        if isinstance(model.engine, EngineProcess):
+            await self._in_thread(model.engine.close, self._disk)
+
+    def _process_told(self, name: str, digest: str, event: str, detail: str) -> None:
+        self.states.drop(digest=digest)
+        self.tell("engine", model=name, detail=detail)
+        if event == "ended":
             self.metrics.ended(name).inc()
-        elif self.lanes is not None:
+        if event == "there" and self.lanes is not None:
             self.lanes.anew(name)
-        self.states.drop(digest=engine.digest)
-        self.tell("engine", model=name, detail=what)
 
     def _check(self, name: str, engine: Answering) -> None:
-        if (engine.dim, engine.encoder_fingerprint) != (self.dim, self.encoder):
+        stable = self.models[self.stable].engine if self.models else engine
+        if (engine.dim, engine.encoder_fingerprint) != (stable.dim, stable.encoder_fingerprint):
             raise ServingError(f"model {name!r} reads vectors of another encoder or width than {self.stable!r}; serve it apart")
 
     async def _in_thread(self, call: Callable[[], T], pool: ThreadPoolExecutor | None = None) -> T:
