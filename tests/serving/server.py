@@ -74,8 +74,10 @@ class Running:
 
 
 @contextmanager
-def serving(run: Path | Sequence[Path], sessions: Path, *options: str, log: Path | None = None) -> Iterator[Running]:
-    """A server on a free port; killed at the end, if it has not been stopped."""
+def serving(run: Path | Sequence[Path], sessions: Path | None, *options: str, log: Path | None = None) -> Iterator[Running]:
+    """A server on a free port; killed at the end, if it has not been stopped. Without ``sessions`` it chooses their folder."""
+    first = run if isinstance(run, Path) else run[0]
+    log = log or (sessions or first.parent / "server").with_suffix(".log")
     command = [
         sys.executable,
         "-m",
@@ -84,17 +86,16 @@ def serving(run: Path | Sequence[Path], sessions: Path, *options: str, log: Path
         *([str(run)] if isinstance(run, Path) else map(str, run)),
         "--port",
         "0",
-        "--sessions",
-        str(sessions),
+        *([] if sessions is None else ["--sessions", str(sessions)]),
         "--json",
     ]
-    errors = (log or sessions.with_suffix(".log")).open("ab")
+    errors = log.open("ab")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line, (log or sessions.with_suffix(".log")).read_text()
+        assert line, log.read_text()
         yield Running(process, json.loads(line)["url"])
     finally:
         process.kill()

@@ -17,9 +17,9 @@ from safetensors.numpy import load_file, save_file
 
 from nextvec.client import Client
 from nextvec.inference import Engine
-from nextvec.serving.canary import identity
 from nextvec.serving.judge import Evidence, Rung
 from nextvec.serving.ledger import Ledger, open_ledger
+from nextvec.serving.promotions import identity
 from nextvec.serving.rollout import Command, Plan, create, fold, intervene
 from nextvec.serving.simulate import EQUAL, recorded, simulate
 from nextvec.serving.units import bands
@@ -111,17 +111,6 @@ def test_a_person_carries_a_canary_up_and_it_stays_up(ledger: Ledger, folder: Pa
         answer = session.predict(3)
         assert answer.model == "run1"
         assert [e.row for e in answer.expected] == [e.row for e in want.predict(3)]
-
-
-def test_a_promoted_model_that_is_not_served_stops_the_start(ledger: Ledger, folder: Path) -> None:
-    draft(ledger, folder)
-    for _ in range(4):
-        intervene(ledger, "r", Command("promote", PERSON))
-    assert state(ledger) == "PROMOTED"
-    log = folder / "log"
-    alone = serving(folder / "run0", folder / "sessions", "--ledger", str(folder / "rollouts.db"), log=log)
-    with pytest.raises(AssertionError, match=r"run1.*was promoted"), alone:
-        pass
 
 
 def test_a_canary_of_other_weights_than_were_checked_never_answers(ledger: Ledger, folder: Path) -> None:

@@ -26,11 +26,11 @@ from nextvec.inference import Engine
 from nextvec.ingestion import Chunking, ingest
 from nextvec.lanes import by_clusters
 from nextvec.serving import overview
-from nextvec.serving.canary import identity
 from nextvec.serving.guard import Key
 from nextvec.serving.judge import ALPHA_OK, STREAMS, WEIGHTS, Evidence, Rung
 from nextvec.serving.lanes import ENOUGH
 from nextvec.serving.ledger import Ledger, open_ledger
+from nextvec.serving.promotions import identity
 from nextvec.serving.recent import BINS, MOST_SESSIONS, SECONDS, Recent, percentiles
 from nextvec.serving.rollout import Command, Controller, Follower, Plan, create, intervene, report
 from nextvec.serving.units import bands

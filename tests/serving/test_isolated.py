@@ -24,10 +24,10 @@ from nextvec.client import Client
 from nextvec.errors import DataError, RunError, ServingError
 from nextvec.inference import Engine, Question
 from nextvec.serving import isolated
-from nextvec.serving.canary import identity
 from nextvec.serving.isolated import EndedError, EngineProcess
 from nextvec.serving.judge import Evidence, Rung
 from nextvec.serving.ledger import Ledger, open_ledger
+from nextvec.serving.promotions import identity
 from nextvec.serving.rollout import Command, Plan, create, intervene
 from nextvec.serving.units import bands
 from tests.serving.server import Running, make_run, rows_of, serving

@@ -1,8 +1,13 @@
 """Two arms: whatever a canary does, its users are answered by stable, and it is counted against the canary."""
 
 import asyncio
+import gc
+import sys
+import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +17,8 @@ import pytest
 from nextvec.errors import NotFiniteError, ServingError
 from nextvec.inference import Engine
 from nextvec.serving.router import Lineup, Served, Snapshot
-from nextvec.serving.service import INLINE, Asking, Closed, Event, Limits, Pair, Seen, Service
+from nextvec.serving.service import INLINE, Asking, Closed, Event, Limits, Pair, Seen, Service, Settled
+from nextvec.serving.states import OVERHEAD, States
 from nextvec.serving.wire import RefusedError, from_rows
 from tests.serving.server import make_run, rows_of
 
@@ -261,3 +267,120 @@ def test_a_reload_that_cannot_answer_leaves_the_old_model(runs: dict[str, Path],
         assert (await say(service, "a", rows_of(1))).model == "stable"
 
     served(runs, tmp_path, talk)
+
+
+def test_a_record_without_a_rollout_forgets_idle_sessions(runs: dict[str, Path], tmp_path: Path) -> None:
+    async def talk(service: Service, _: list[Event]) -> None:
+        settled: list[Settled] = []
+        service.record = settled.append
+        for n in range(20):
+            service.contexts.open(f"s{n}")
+            await say(service, f"s{n}", rows_of(1, n))
+        async with asyncio.timeout(60):
+            while service._promises:
+                await asyncio.sleep(0.01)
+        assert sorted(s.session for s in settled) == sorted(f"s{n}" for n in range(20))
+        assert {s.hit for s in settled} == {None}
+        assert len(service.contexts) == 20  # what has ended for the record is not forgotten by the server
+
+    served(runs, tmp_path, talk, idle=1e-9)
+
+
+def test_a_rollout_that_begins_loses_no_record_and_judges_nothing_from_before(runs: dict[str, Path], tmp_path: Path) -> None:
+    async def talk(service: Service, events: list[Event]) -> None:
+        settled: list[Settled] = []
+        service.record = settled.append
+        service.contexts.open("a")
+        service.adopt(rollout(50.0))
+        await say(service, "a", rows_of(1, 0))
+        events.clear()
+        service.adopt(replace(rollout(50.0), rollout="r2"))
+        await say(service, "a", rows_of(1, 1), ids=[0])
+        assert [s.hit is None for s in settled] == [False]  # the append labels the prediction that was asked before
+        assert of(events, "miss") == of(events, "unlabelled") == []  # but not for the new rollout
+
+    served(runs, tmp_path, talk)
+
+
+def test_a_model_that_is_closed_gives_its_last_answers_and_is_freed(runs: dict[str, Path], tmp_path: Path) -> None:
+    async def talk(service: Service, _: list[Event]) -> None:
+        service.contexts.open("a")
+        await say(service, "a", rows_of(2, 1))
+        service.promote("new", "stable")
+        service.promote("stable", "new")
+        old, engine = weakref.ref(service.models["stable"].engine), service.models["stable"].engine
+        service.models["stable"].line.apart = True
+        begun, release = threading.Event(), threading.Event()
+        answers = engine.answers
+
+        def held(questions: Any) -> Any:
+            begun.set()
+            release.wait(60)
+            return answers(questions)
+
+        engine.answers = held  # type: ignore[method-assign]
+        asked = asyncio.ensure_future(say(service, "a", rows_of(1, 2)))
+        await asyncio.to_thread(begun.wait, 60)
+        service.promote("new", "stable")
+        closing = asyncio.ensure_future(service.close_model("stable"))
+        await asyncio.sleep(0)
+        assert (await say_other(service)).model == "new"
+        release.set()
+        answer = await asked
+        assert (answer.model, answer.length) == ("stable", 3)
+        await closing
+        assert set(service.models) == {"new"}
+        assert not [name for name in service.states._held if name[1] == answer.digest]
+        del engine, answers, held, asked, closing
+        gc.collect()
+        assert old() is None
+        with pytest.raises(ServingError, match="still needed"):
+            await service.close_model("new")
+
+    served(runs, tmp_path, talk)
+
+
+async def say_other(service: Service) -> Any:
+    service.contexts.open("b")
+    return await say(service, "b", rows_of(1, 3))
+
+
+def test_forgetting_a_session_costs_its_own_states_whatever_else_is_held(runs: dict[str, Path]) -> None:
+    state = Engine.open(runs["stable"]).session()
+    state.push(rows_of(1)[0])
+
+    def held(sessions: int) -> States:
+        states = States(1 << 40)
+        for n in range(sessions):
+            for digest in ("old", "new"):
+                states.put(f"s{n}", digest, state, 100)
+        return states
+
+    def lines(states: States) -> int:
+        """Lines of Python that forgetting one session takes."""
+        count = 0
+
+        def line(_frame: Any, event: str, _given: Any) -> Any:
+            nonlocal count
+            count += event == "line"
+            return line
+
+        sys.settrace(line)
+        try:
+            states.drop(session="s7")
+        finally:
+            sys.settrace(None)
+        return count
+
+    few, many = held(10), held(1_000)
+    whole = many.bytes
+    assert lines(few) == lines(many)
+    assert many.bytes == whole - 2 * (whole // 2_000)
+    assert many.length("s7", "old") == many.length("s7", "new") == 0
+    assert many.length("s8", "old") == 1
+    many.drop(digest="old")
+    assert len(many) == 999
+    assert few.take("s1", "old") is state
+    few.drop(session="s1")
+    few.lose("s1", "old")
+    assert few.bytes == 16 * (100 + OVERHEAD)

@@ -109,9 +109,9 @@ def _start(arguments: Namespace) -> int:
     from nextvec.bank import Bank
     from nextvec.cli.show import Bars
     from nextvec.inference import Engine
-    from nextvec.serving.canary import identity
     from nextvec.serving.judge import Evidence, Rung
     from nextvec.serving.preflight import preflight
+    from nextvec.serving.promotions import identity
     from nextvec.serving.rollout import Command, Plan, create, intervene
     from nextvec.serving.units import bands
     from nextvec.serving.wire import NAME

@@ -1,5 +1,6 @@
 """The verb `serve`: a run behind HTTP."""
 
+import asyncio
 import json
 import os
 import sys
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from nextvec.inference import Engine
     from nextvec.models.packed import Weights
     from nextvec.serving.canary import Canary
+    from nextvec.serving.ledger import Ledger
+    from nextvec.serving.promotions import Start
     from nextvec.serving.service import Service, Settled
 
 NEEDS = ("starlette", "uvicorn", "httptools", "orjson", "prometheus_client")
@@ -41,9 +44,14 @@ def add_arguments(serve: ArgumentParser) -> None:
     serve.add_argument("--node", default="server", help="this process's name in the ledger (server)")
     serve.add_argument("--turn", type=float, default=1.0, metavar="SECONDS", help="between two looks at the ledger (1)")
     serve.add_argument("--idle", type=float, default=600.0, metavar="SECONDS", help="then a session counts as ended (600)")
+    serve.add_argument(
+        "--settle", type=float, default=300.0, metavar="SECONDS", help="then a session counts though it has not ended (300)"
+    )
     serve.add_argument("--mirror", type=float, default=100.0, metavar="PERCENT", help="of sessions, in the shadow (100)")
     serve.add_argument("--bank", type=Path, help="where candidates come from (default: the bank it was trained on)")
-    serve.add_argument("--sessions", type=Path, help="folder of the sessions' contexts (RUN/sessions)")
+    serve.add_argument(
+        "--sessions", type=Path, metavar="FOLDER", help="of the sessions' contexts (sessions, beside the runs' folders)"
+    )
     serve.add_argument("--host", default="127.0.0.1", help="where to listen (127.0.0.1); anything else needs --keys")
     serve.add_argument("--port", type=int, default=8080, help="0 takes a free one (8080)")
     serve.add_argument("--keys", type=Path, metavar="FILE", help="API keys; --add-key writes them")
@@ -60,6 +68,13 @@ def add_arguments(serve: ArgumentParser) -> None:
     serve.add_argument("--threads", type=int, default=1, help="of one inference (1)")
     serve.add_argument(
         "--isolate", action="store_true", help="a process per run: one that is killed or hangs takes no other with it"
+    )
+    serve.add_argument(
+        "--watchdog",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="end the process, with its stacks in the log, when it is stuck for so long; 0: never (60)",
     )
     serve.add_argument("--record", type=Path, metavar="FILE", help="traffic as .jsonl, for `nextvec rollout simulate`")
     serve.add_argument(
@@ -79,38 +94,41 @@ def serve(arguments: Namespace) -> int:
     from nextvec.serving.service import Limits
 
     runs = _named(arguments.run)
+    sessions = arguments.sessions or sessions_folder(arguments.run)
     if (arguments.long is None) != (arguments.threshold is None):
         raise SettingsError("--long NAME and --threshold VECTORS go together")
 
+    positive = ("state_mib", "budget_ms", "deadline_ms", "threads", "turn", "idle", "settle")
     if (
-        min(arguments.state_mib, arguments.budget_ms, arguments.deadline_ms, arguments.threads, arguments.turn, arguments.idle)
-        <= 0
+        min(getattr(arguments, name) for name in positive) <= 0
+        or arguments.watchdog < 0
         or not 0 <= arguments.port < 65_536
         or not 0 <= arguments.mirror <= 100
     ):
         raise SettingsError(
-            "--state-mib, --budget-ms, --deadline-ms, --threads, --turn and --idle must be above 0, --port below 65536, "
-            "--mirror a percentage"
+            "--state-mib, --budget-ms, --deadline-ms, --threads, --turn, --idle and --settle must be above 0, "
+            "--watchdog 0 or more, --port below 65536, --mirror a percentage"
         )
     experts = _experts(arguments, runs)
     keys = read_keys(arguments.keys) if arguments.keys else ()
     place = Place(arguments.host, arguments.port, keys, ON_LOOPBACK | set(arguments.allow_host))
-    limits = Limits(int(arguments.state_mib * 2**20), arguments.budget_ms / 1e3, arguments.deadline_ms / 1e3)
+    limits = Limits(int(arguments.state_mib * 2**20), arguments.budget_ms / 1e3, arguments.deadline_ms / 1e3, arguments.idle)
+    ledger, start = _started(arguments, runs, set(experts.values()))
 
     def announce(url: str) -> None:
-        print(json.dumps({"url": url}) if arguments.json else f"serving {', '.join(runs)} on {url}", flush=True)
+        print(json.dumps({"url": url}) if arguments.json else f"serving {', '.join(start.runs)} on {url}", flush=True)
 
     open_run = partial(_opened, arguments.bank, arguments.weights)
     serve(
-        runs,
+        start.runs,
         partial(EngineProcess, open_run=open_run) if arguments.isolate else open_run,
-        arguments.sessions or arguments.run[0] / "sessions",
+        sessions,
         place,
         limits,
         announce,
         arguments.log_requests,
         arguments.threads,
-        lambda service, tell: _joined(arguments, experts, service, tell),
+        lambda service, tell: _joined(arguments, experts, ledger, start, service, tell),
     )
     return 0
 
@@ -137,24 +155,88 @@ def _experts(arguments: Namespace, runs: dict[str, Path]) -> dict[str, str]:
     return experts
 
 
-def _joined(arguments: Namespace, experts: dict[str, str], service: "Service", tell: Callable[..., None]) -> "Canary | None":
+def sessions_folder(runs: list[Path]) -> Path:
+    """The folder of sessions where none is named: the same whichever of the runs is named first, or promoted.
+
+    Earlier versions kept sessions inside the folder of the first run; where such a folder exists it is used.
+
+    Raises:
+        ServingError: the runs lie in several folders, or several of the earlier kind are found.
+    """
+    from nextvec.serving.contexts import MANIFEST
+
+    folders = {run.resolve().parent for run in runs}
+    if len(folders) > 1:
+        raise ServingError("the runs lie in several folders; say where the sessions are kept: --sessions FOLDER")
+    default = folders.pop() / "sessions"
+    if (default / MANIFEST).exists():
+        return default
+    inside = sorted({run.resolve() / "sessions" for run in runs if (run / "sessions" / MANIFEST).exists()})
+    inside = inside or sorted(found.parent for found in default.parent.glob(f"*/sessions/{MANIFEST}"))
+    if len(inside) > 1:
+        names = " and ".join(f"{folder.parent.name}/sessions" for folder in inside)
+        raise ServingError(f"{default.parent} holds sessions in {names}; name the folder to use: --sessions FOLDER")
+    return inside[0] if inside else default
+
+
+def _started(arguments: Namespace, runs: dict[str, Path], experts: set[str]) -> "tuple[Ledger | None, Start]":
+    """The ledger, and what to open once it has been followed.
+
+    Raises:
+        ServingError: the ledger is damaged, or a run that it says was promoted is not there.
+    """
+    from nextvec.serving.ledger import open_ledger
+    from nextvec.serving.promotions import Start, promotions, start
+
+    if arguments.long is not None and arguments.long not in runs:
+        raise ServingError(f"model {arguments.long!r} is not served; name one of {', '.join(runs)}")
+    if arguments.ledger is None:
+        return None, Start(runs, arguments.long, {})
+    ledger = open_ledger(arguments.ledger)
+    route = arguments.route
+
+    def beside(name: str) -> Path:
+        try:
+            return _beside(arguments.run[0], name)
+        except ServingError as error:
+            raise ServingError(
+                f"{ledger.where} says that {name} was promoted on {route!r}, but {error}; restore it, or give another --route"
+            ) from None
+
+    try:
+        return ledger, start(runs, arguments.long, experts, promotions(ledger, route), beside)
+    except ServingError:
+        ledger.close()
+        raise
+
+
+def _joined(
+    arguments: Namespace,
+    experts: dict[str, str],
+    ledger: "Ledger | None",
+    start: "Start",
+    service: "Service",
+    tell: Callable[..., None],
+) -> "Canary | None":
     from nextvec.lanes import Anchors
     from nextvec.serving.canary import Canary, Terms
     from nextvec.serving.lanes import ServedLanes
-    from nextvec.serving.ledger import open_ledger
+    from nextvec.serving.watchdog import Watchdog
 
+    if arguments.watchdog:
+        Watchdog(asyncio.get_running_loop(), arguments.watchdog)
     if arguments.record is not None:
         service.record = _recording(arguments.record, service)
-    if arguments.long is not None:
-        service.divide(arguments.threshold, arguments.long)
+    if start.long is not None:
+        service.divide(arguments.threshold, start.long)
     if arguments.lanes is not None:
         anchors = Anchors.open(arguments.lanes, service.encoder, service.dim)
         service.specialise(ServedLanes(anchors, experts, service.metrics))
-    if arguments.ledger is None:
+    if ledger is None:
         return None
-    terms = Terms(arguments.route, arguments.node, arguments.turn, arguments.idle, arguments.mirror)
+    terms = Terms(arguments.route, arguments.node, arguments.turn, arguments.settle, arguments.mirror)
     # A name in the ledger opens nothing but a folder beside the first run.
-    return Canary(service, open_ledger(arguments.ledger), lambda name: _beside(arguments.run[0], name), tell, terms)
+    return Canary(service, ledger, lambda name: _beside(arguments.run[0], name), tell, terms, start.digests)
 
 
 def _recording(path: Path, service: "Service") -> "Callable[[Settled], None]":

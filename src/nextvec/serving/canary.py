@@ -1,32 +1,31 @@
 """The rollout that a server takes part in: found in the ledger, watched, fed with what happened, and routed by.
 
-One thread turns once in a while: it tells the ledger what was observed, takes its turn as controller where nobody else holds
-the rollout, and hands the snapshot to the loop that answers. Answers never wait for it: without it they go on from the
-last snapshot until its lease runs out, and then from stable.
+A thread turns once in a while: it tells the ledger what was observed, takes its turn as controller where no other process holds
+the rollout, and hands the snapshot to the event loop. Answers never wait for it: without it they go on from the last snapshot
+until its lease runs out, and then from stable.
+
+State has one owner. The thread owns the controller and asks the loop for everything else; the loop owns the service, its models
+and the :class:`~nextvec.serving.participation.Participation`, which it swaps whole. The thread's calls reach the loop in the
+order in which it makes them.
 """
 
 import asyncio
 import threading
-import time
 import uuid
-from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nextvec.errors import NextvecError, ServingError
-from nextvec.serving.judge import CANARY, FAIL, Event, Evidence
+from nextvec.serving.judge import Evidence
 from nextvec.serving.ledger import Ledger, LedgerError, Record
+from nextvec.serving.participation import Participation
+from nextvec.serving.promotions import named, past
 from nextvec.serving.rollout import Controller, Follower, Phase, fold, report
-from nextvec.serving.router import UNSURE, Lineup, Served, Snapshot
-from nextvec.serving.service import Closed, Pair, Seen, Service
-from nextvec.serving.service import Event as Happened
-from nextvec.serving.units import Units, band, bands
-
-LATEST, FEWEST, MOST_FAILED = 60.0, 20, 0.5  # seconds; requests of the canary in them; share of them that stable answered
-MOST_SESSIONS = 100_000  # open ones that are remembered
-PAST = 20  # rollouts that are told of
+from nextvec.serving.router import Lineup, Served, Snapshot
+from nextvec.serving.service import Event, Service
+from nextvec.serving.units import bands
 
 
 @dataclass(frozen=True)
@@ -37,48 +36,37 @@ class Terms:
         route: whose rollouts it follows; one is under way at a time.
         node: name of this process, for people.
         interval: seconds between two turns.
-        idle: seconds after which a session without a request counts as ended.
-        mirror: percent of the sessions whose questions a canary is asked, too, while it is in the shadow.
+        settle: seconds under observation after which a session counts, although it has not ended.
+        mirror: percent of the sessions whose requests a canary is asked too while it is in the shadow.
     """
 
     route: str = "default"
     node: str = "server"
     interval: float = 1.0
-    idle: float = 600.0
+    settle: float = 300.0
     mirror: float = 100.0
 
 
-def identity(name: str, digest: str) -> str:
-    """A model in the ledger: the name it is served by, and what its weights are."""
-    return f"{name}@{digest}"
+@dataclass(frozen=True)
+class _Arms:
+    """What the loop says of a rollout's two models: the line-ups of both arms, or why this server cannot take part."""
+
+    stable: Lineup
+    canary: Lineup
+    threshold: int | None
+    fault: str | None
 
 
-def named(model: str) -> tuple[str, str]:
-    """Name and digest of :func:`identity`.
+@dataclass
+class _Watched:
+    """The thread's side of one rollout."""
 
-    Raises:
-        ServingError: it is none.
-    """
-    name, at, digest = model.rpartition("@")
-    if not at or not name:
-        raise ServingError(f"{model!r} is not NAME@DIGEST of a model")
-    return name, digest
-
-
-def promoted(ledger: Ledger, route: str) -> str | None:
-    """The model that the route's last promotion made the stable one; None before the first."""
-    for row in reversed(ledger.rows()):
-        if row.after == Phase.PROMOTED and ledger.record(row.rollout).route == route:
-            return str(ledger.rows(row.rollout)[0].evidence["canary"])
-    return None
-
-
-def past(ledger: Ledger, route: str) -> list[dict[str, Any]]:
-    """How the route's last rollouts ended, the latest first."""
-    last = {row.rollout: row for row in ledger.rows()}
-    ended = [row for row in reversed(last.values()) if ledger.record(row.rollout).route == route]
-    told = [row for row in ended if not ledger.record(row.rollout).active][:PAST]
-    return [{"rollout": row.rollout, "state": row.after, "time": row.time, "cause": row.cause} for row in told]
+    rollout: str
+    stable: str
+    canary: str
+    servable: bool
+    follower: Follower
+    controller: Controller
 
 
 class Canary:
@@ -88,9 +76,10 @@ class Canary:
         ledger: verified; closed with this.
         path_of: where the run of a model lies that is not served yet.
         tell: a line for the log.
+        promoted: digests of the served models that the ledger says were promoted, by name.
 
     Raises:
-        ServingError: the model that the ledger says was promoted is not served.
+        ServingError: a promoted model is served with other weights than the ledger's.
     """
 
     def __init__(
@@ -100,33 +89,32 @@ class Canary:
         path_of: Callable[[str], Path],
         tell: Callable[..., None],
         terms: Terms,
+        promoted: Mapping[str, str] | None = None,
     ) -> None:
         self.terms = terms
         self.trouble: str | None = None
+        self.watching = False  # whether this server drives the rollout
         self._service, self._path_of, self._tell = service, path_of, tell
         self.ledger = ledger
         self._loop = asyncio.get_running_loop()
         self._router = f"{terms.node} {uuid.uuid4().hex[:8]}"  # another one after a restart
-        self._rollout: str | None = None
-        self._on_trial = ""
-        self._follower: Follower | None = None
-        self._controller: Controller | None = None
-        self._servable = False
-        self._strata = frozenset(bands())
-        self._units: Units | None = None
-        self._open: OrderedDict[str, float] = OrderedDict()
-        self._tried: deque[tuple[float, bool]] = deque()
+        self._check_promoted(promoted or {})
+        self._part: Participation | None = None  # the loop's
+        self._opened: set[str] = set()  # the loop's: models that are served because of a rollout alone
+        self._retiring: set[asyncio.Task[None]] = set()  # the loop's
+        self._watched: _Watched | None = None  # the thread's
+        service.observe, service.alarm = self._observe, self._alarm
         self._stop = threading.Event()
-        self._begin_with_the_promoted()
-        service.observe = self._observe
-        service.alarm = self._alarm
         self._thread = threading.Thread(target=self._run, name="rollout", daemon=True)
         self._thread.start()
 
     async def close(self) -> None:
-        """Stop watching; another node takes over at once, and nobody waits for this one."""
+        """Stop watching; another node takes over at once instead of waiting for this one's lease."""
         self._stop.set()
         await asyncio.get_running_loop().run_in_executor(None, self._thread.join, 10.0)
+        for task in self._retiring:
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
 
     def told(self) -> dict[str, Any]:
         """What a dashboard shows: the rollout under way in full, how others ended, and what is wrong with the ledger.
@@ -139,56 +127,21 @@ class Canary:
             "current": None if active is None else report(self.ledger, active.row.rollout),
             "past": past(self.ledger, self.terms.route),
             "trouble": self.trouble,
-            "watching": self._controller is not None and self._controller.token is not None,
+            "watching": self.watching,
         }
 
-    # In the loop that answers.
+    # On the event loop.
 
-    def _observe(self, happened: Happened) -> None:
-        units, follower = self._units, self._follower
-        if units is None or follower is None:
-            return
-        if isinstance(happened, Closed):
-            self._open.pop(happened.session, None)
-            for event in units.closed(happened.session):
-                follower.observe(event)
-            return
-        self._open[happened.session] = time.monotonic()
-        self._open.move_to_end(happened.session)
-        if isinstance(happened, Pair):
-            bad = (happened.stable_bad, happened.canary_bad)
-            units.compared(happened.stream, happened.session, *bad, self._stratum(happened))
-            return
-        event = self._unit(units, happened)
-        if event is not None:
-            follower.observe(event)
-        if happened.stream == FAIL and happened.arm == CANARY:
-            self._trip(happened.value != 0)
-        if len(self._open) > MOST_SESSIONS:
-            self._service.lapse(next(iter(self._open)))
-
-    def _unit(self, units: Units, seen: Seen) -> Event | None:
-        return units.saw(seen.stream, seen.arm, seen.session, seen.weight, seen.value, self._stratum(seen))
-
-    def _stratum(self, happened: Seen | Pair) -> str:
-        """By length of the context, or by lane where the rollout is judged by lanes."""
-        if self._strata.issuperset(bands()):
-            return band(happened.vectors)
-        return happened.lane if happened.lane in self._strata else UNSURE
-
-    def _trip(self, failed: bool) -> None:
-        """More than half of the canary's latest requests answered by stable: no statistics are needed."""
-        now = time.monotonic()
-        self._tried.append((now, failed))
-        while self._tried[0][0] < now - LATEST:
-            self._tried.popleft()
-        count, bad = len(self._tried), sum(failed for _, failed in self._tried)
-        if count >= FEWEST and bad > MOST_FAILED * count:
-            self._alarm(f"stable had to answer {bad} of the canary's last {count} requests")
+    def _observe(self, happened: Event) -> None:
+        if self._part is not None:
+            self._part.observe(happened)
 
     def _alarm(self, what: str) -> None:
-        if self._follower is not None:
-            self._follower.alarm(what)
+        if self._part is not None:
+            self._part.alarm(what)
+
+    def _begin(self, part: Participation) -> None:
+        self._part = part
 
     def _adopt(self, snapshot: Snapshot, mirror: float) -> None:
         try:
@@ -197,11 +150,78 @@ class Canary:
             self._alarm(f"{self.terms.node}: {error}")
         else:
             self._service.mirror = mirror
+        if self._part is not None:
+            self._part.settle(self.terms.settle)
 
-    def _lapse(self) -> None:
-        oldest = time.monotonic() - self.terms.idle
-        while self._open and next(iter(self._open.values())) < oldest:
-            self._service.lapse(next(iter(self._open)))
+    def _promote(self, name: str, over: str) -> None:
+        self._service.promote(name, over)
+        self._tell("rollout", stable=name)
+        self._opened.discard(name)
+        self._opened.add(over)
+
+    def _finish(self) -> None:
+        """The rollout has ended, or this server stops: unload what was served because of the rollout alone."""
+        self._part = None
+        if self._stop.is_set():
+            return
+        for name in sorted(self._opened - self._service.needed):
+            task = self._loop.create_task(self._retire(name), name=f"unload {name}")
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+        self._opened.clear()
+
+    async def _retire(self, name: str) -> None:
+        try:
+            await self._service.close_model(name)
+        except ServingError as error:
+            self._tell("rollout", model=name, kept=str(error))
+        else:
+            self._tell("rollout", model=name, unloaded=True)
+
+    async def _arms(self, stable: str, canary: str, strata: frozenset[str]) -> _Arms:
+        """Have both models of a rollout open; each is NAME@DIGEST."""
+        (old, old_digest), (new, new_digest) = named(stable), named(canary)
+        faults = [await self._serve(old, old_digest), await self._serve(new, new_digest), self._strata_fault(strata)]
+        now, threshold = self._service.snapshot.stable, self._service.snapshot.threshold
+        fault = next((fault for fault in faults if fault), None)
+        if fault is None and old not in (now.short.name, now.long.name):
+            fault = f"{old} is not what this server answers with; that is {now.short.name}"
+        there = Served(new, self._service.reads(new) if fault is None else None)
+        short, long = (there if served.name == old else served for served in (now.short, now.long))
+        return _Arms(now, Lineup(short, long, now.experts), threshold, fault)
+
+    def _strata_fault(self, strata: frozenset[str]) -> str | None:
+        """What keeps this server from judging by the rollout's strata, if anything does."""
+        lanes = self._service.lanes
+        if strata.issuperset(bands()) or (lanes is not None and strata.issuperset(lanes.strata)):
+            return None
+        return "the rollout is judged by other lanes than this server's; start it with --lanes and the same folder"
+
+    async def _serve(self, name: str, digest: str) -> str | None:
+        """Have a model of these weights open under this name; else what is in the way."""
+        if name not in self._service.models:
+            try:
+                await self._service.open_model(name, self._path_of(name))
+            except NextvecError as error:
+                self._tell("rollout", model=name, refused=str(error))
+                return f"{name} cannot be served; that server's log says why"  # paths are for this server's log alone
+            self._opened.add(name)
+        found, stable = self._service.models[name].engine, self._service.models[self._service.stable].engine
+        if found.bank.fingerprint != stable.bank.fingerprint:
+            return f"{name} looks predictions up in another bank than {self._service.stable}"
+        return (
+            None if found.digest == digest else f"{name} is served with other weights, {found.digest[:12]}, than {digest[:12]}"
+        )
+
+    def _check_promoted(self, promoted: Mapping[str, str]) -> None:
+        for name, digest in promoted.items():
+            found = self._service.models[name].engine.digest
+            if found != digest:
+                raise ServingError(
+                    f"{self.ledger.where} says that {name} was promoted on {self.terms.route!r} with the weights "
+                    f"{digest[:12]}, but that run holds {found[:12]}; restore it, serve it with the same --weights, or give "
+                    "another --route"
+                )
 
     # In the thread.
 
@@ -227,96 +247,47 @@ class Canary:
         self.trouble = what
 
     def _turn(self) -> None:
-        if self._follower is None:
+        if self._watched is None:
             active = self.ledger.active(self.terms.route)
             if active is None:
                 return
-            self._follow(active)
-        assert self._follower is not None and self._controller is not None
-        snapshot = self._follower.poll()
-        state = self._controller.tick()
-        self._in_loop(self._lapse)
-        if not self._servable and snapshot.canary is not None:
+            self._watched = self._follow(active)
+        watched = self._watched
+        snapshot = watched.follower.poll()
+        state = watched.controller.tick()
+        self.watching = watched.controller.token is not None
+        if not watched.servable and snapshot.canary is not None:
             snapshot = Snapshot(snapshot.epoch, snapshot.stable, None, 0.0, snapshot.rollout)
         self._in_loop(self._adopt, snapshot, self.terms.mirror if state.going is Phase.SHADOW else 0.0)
-        assert self._rollout is not None
-        if self.ledger.record(self._rollout).active:
+        if self.ledger.record(watched.rollout).active:
             return
-        ended = fold(self.ledger.rows(self._rollout))
-        self._tell("rollout", rollout=self._rollout, ended=str(ended))
+        ended = fold(self.ledger.rows(watched.rollout))
+        self._tell("rollout", rollout=watched.rollout, ended=str(ended))
         if ended.phase is Phase.PROMOTED:
-            self._in_loop(self._promote, self._on_trial)
+            self._in_loop(self._promote, watched.canary, watched.stable)
         self._let_go()
 
-    def _follow(self, record: Record) -> None:
+    def _follow(self, record: Record) -> _Watched:
         rollout = record.row.rollout
         terms = self.ledger.rows(rollout)[0].evidence
-        (stable, stable_digest), (canary, canary_digest) = (named(terms[arm]) for arm in ("stable", "canary"))
-        faults = [self._serve(stable, stable_digest), self._serve(canary, canary_digest)]
-        self._strata = frozenset(Evidence.from_json(terms["judge"]).strata)
-        fault = next((fault for fault in faults if fault), None) or self._strata_fault()
-        now = self._service.snapshot.stable
-        if fault is None and stable not in (now.short.name, now.long.name):
-            fault = f"{stable} is not what this server answers with; that is {now.short.name}"
-        there = Served(canary, self._service.reads(canary) if fault is None else None)
-        short, long = (there if served.name == stable else served for served in (now.short, now.long))
-        threshold = self._service.snapshot.threshold
-        self._rollout, self._on_trial, self._servable = rollout, canary, fault is None
-        self._controller = Controller(self.ledger, rollout, self._router)
-        self._follower = Follower(self.ledger, rollout, self._router, now, Lineup(short, long, now.experts), threshold)
-        self._units = Units(rollout)
-        self._tell("rollout", rollout=rollout, follows=record.state, fault=fault)
-        if fault is not None:
-            self._follower.alarm(f"{self.terms.node}: {fault}")
-
-    def _strata_fault(self) -> str | None:
-        """What keeps this server from judging by the rollout's strata, if anything does."""
-        lanes = self._service.lanes
-        if self._strata.issuperset(bands()) or (lanes is not None and self._strata.issuperset(lanes.strata)):
-            return None
-        return "the rollout is judged by other lanes than this server's; start it with --lanes and the same folder"
-
-    def _serve(self, name: str, digest: str) -> str | None:
-        """Have a model of these weights open under this name; else what is in the way."""
-        if name not in self._service.models:
-            try:
-                opening = self._service.open_model(name, self._path_of(name))
-                asyncio.run_coroutine_threadsafe(opening, self._loop).result()
-            except NextvecError as error:
-                self._tell("rollout", model=name, refused=str(error))
-                return f"{name} cannot be served; that server's log says why"  # a path is nobody else's business
-        found, stable = self._service.models[name].engine, self._service.models[self._service.stable].engine
-        if found.bank.fingerprint != stable.bank.fingerprint:
-            return f"{name} looks predictions up in another bank than {self._service.stable}"
-        return (
-            None if found.digest == digest else f"{name} is served with other weights, {found.digest[:12]}, than {digest[:12]}"
-        )
-
-    def _begin_with_the_promoted(self) -> None:
-        model = promoted(self.ledger, self.terms.route)
-        if model is None:
-            return
-        name, digest = named(model)
-        if name not in self._service.models or self._service.models[name].engine.digest != digest:
-            raise ServingError(
-                f"{self.ledger.where} says that {name} ({digest[:12]}) was promoted on {self.terms.route!r}; "
-                "serve that run first, or start another --route"
-            )
-        self._promote(name)
-
-    def _promote(self, name: str) -> None:
-        self._service.promote(name)
-        self._tell("rollout", stable=name)
+        strata = frozenset(Evidence.from_json(terms["judge"]).strata)
+        asked = asyncio.run_coroutine_threadsafe(self._arms(terms["stable"], terms["canary"], strata), self._loop)
+        arms = asked.result()
+        controller = Controller(self.ledger, rollout, self._router)
+        follower = Follower(self.ledger, rollout, self._router, arms.stable, arms.canary, arms.threshold)
+        self._in_loop(self._begin, Participation(rollout, follower, strata))
+        self._tell("rollout", rollout=rollout, follows=record.state, fault=arms.fault)
+        if arms.fault is not None:
+            follower.alarm(f"{self.terms.node}: {arms.fault}")
+        names = (named(terms[arm])[0] for arm in ("stable", "canary"))
+        return _Watched(rollout, *names, arms.fault is None, follower, controller)
 
     def _let_go(self) -> None:
-        follower, controller = self._follower, self._controller
-        self._follower = self._controller = self._units = self._rollout = None
-        self._in_loop(self._open.clear)
-        self._tried.clear()
-        if controller is not None:
-            controller.release()
-        if follower is not None:
-            follower.leave()
+        watched, self._watched, self.watching = self._watched, None, False
+        self._in_loop(self._finish)
+        if watched is not None:
+            watched.controller.release()
+            watched.follower.leave()
 
     def _in_loop(self, call: Callable[..., object], *given: Any) -> None:
         if not self._loop.is_closed():

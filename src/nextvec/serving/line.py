@@ -3,15 +3,18 @@
 import asyncio
 import time
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from nextvec.inference import Expected, Question
-from nextvec.serving.isolated import Answering, EngineProcess
+from nextvec.serving.isolated import Answering, EndedError, EngineProcess
 from nextvec.serving.metrics import Metrics, span
 from nextvec.serving.wire import RefusedError
 
 BATCH = 64
+CLOSE_SECONDS = 60.0  # the longest deadline of a request
 SMOOTH = 0.05  # weight of the newest batch in the running mean of what a request costs
 
 
@@ -42,6 +45,8 @@ class Line:
         self.seconds = 0.0  # what a request costs, running mean over batches
         self._metrics = metrics
         self._waiting: deque[Job] = deque()
+        self._jobs: list[Job] = []  # being answered
+        self._users, self._closed = 0, False
         self._arrived = asyncio.Event()
         self.aside = ThreadPoolExecutor(1, f"aside-{model}")  # long contexts; one thread, so one core at most
         self._thread = ThreadPoolExecutor(1, f"engine-{model}")
@@ -51,14 +56,32 @@ class Line:
         return len(self._waiting)
 
     def ask(self, job: Job) -> asyncio.Future[list[Expected]]:
+        if self._closed:
+            job.found.set_exception(EndedError("this model is served no longer"))
+            return job.found
         self._waiting.append(job)
         self._arrived.set()
         return job.found
 
-    async def close(self) -> None:
-        """Answer what waits, then stop."""
-        while self._waiting:
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Keep the line, its threads and its engine open until the block is left."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+
+    async def close(self, patience: float = CLOSE_SECONDS) -> None:
+        """Stop once every user has left, or after ``patience`` seconds; who still waits then gets :class:`EndedError`."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + patience
+        while (self._users or self._waiting) and loop.time() < until:
             await asyncio.sleep(0.01)
+        self._closed = True
+        for job in (*self._waiting, *self._jobs):
+            if not job.found.done():
+                job.found.set_exception(EndedError("this model is served no longer"))
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         for pool in (self.aside, self._thread):
@@ -70,7 +93,7 @@ class Line:
             await self._arrived.wait()
             self._arrived.clear()
             while self._waiting:
-                jobs = self._taken()
+                jobs = self._jobs = self._taken()
                 if jobs:
                     began = time.monotonic()
                     await self._answer(jobs)

@@ -26,7 +26,8 @@ from nextvec.inference import Expected, Question
 from nextvec.serving.contexts import ConflictError, Contexts, FullError, View
 from nextvec.serving.isolated import Answering, EndedError, EngineProcess, Reading
 from nextvec.serving.lanes import ServedLanes
-from nextvec.serving.line import Job, Line
+from nextvec.serving.last_use import LastUse
+from nextvec.serving.line import CLOSE_SECONDS, Job, Line
 from nextvec.serving.metrics import Metrics
 from nextvec.serving.router import BUCKETS, LONGEST_SALT, Arm, Expert, Lineup, Route, Served, Snapshot, bucket, route
 from nextvec.serving.states import States
@@ -39,6 +40,8 @@ SYNC_SECONDS = 0.05
 INLINE = 16  # vectors that a state may be behind and still catch up in the loop
 MOST_LENGTH = 100_000  # vectors of one session
 WARMING, WARMING_SECONDS = "canary warming", 30.0
+STOPPING_SECONDS = 5.0  # for an engine's last answers when the server stops
+EXPIRY_SECONDS, EXPIRED, MOST_OBSERVED = 0.1, 256, 100_000  # between two looks for idle sessions; at one look; remembered ones
 LATE = 2.0  # times the budget; a canary that takes longer is answered for by stable
 
 
@@ -50,11 +53,13 @@ class Limits:
         state_bytes: of model states; contexts are on disk.
         budget: seconds that a request may wait before new ones are refused.
         deadline: seconds of a request that names none.
+        idle: seconds without a request after which a session counts as ended; its context stays, and it may go on.
     """
 
     state_bytes: int = 1 << 30
     budget: float = 0.1
     deadline: float = 1.0
+    idle: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -178,6 +183,7 @@ class _Promise:
     seconds: float = 0.0
     failed: bool = False
     lane: str | None = None
+    rollout: str = ""
 
 
 class Service:
@@ -208,11 +214,13 @@ class Service:
         self.apart = 0  # requests that wait for a thread, not for the loop
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._promises: dict[str, _Promise] = {}
+        self._observed = LastUse()  # sessions whose end matters to a rollout or a record
         self._working: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._reloading = asyncio.Lock()
         # One thread, so that rebuilding takes one core at most from those who answer.
         self._aside = ThreadPoolExecutor(1, "aside")
         self._disk = ThreadPoolExecutor(1, "disk")
+        self._expirer = asyncio.get_running_loop().create_task(self._expire(), name="expiry")
         self._keeper = asyncio.get_running_loop().create_task(self._keep(), name="keeper")
         if first.bank.manifest.text:
             self._aside.submit(_load_encoder, first)
@@ -272,13 +280,15 @@ class Service:
         """
         async with self._turn(session):
             view, model = self._view(session), self.models[self.stable]
-            state, rows = await self._state(model, session, view, None)
-            saved = await self._in_thread(lambda: _saved(state, rows), model.line.aside)
-            self._put(model, session, state)
+            with model.line.used():
+                state, rows = await self._state(model, session, view, None)
+                saved = await self._in_thread(lambda: _saved(state, rows), model.line.aside)
+                self._put(model, session, state)
             return saved
 
     def lapse(self, session: str) -> None:
-        """Count a session as ended that nobody has asked for long; its context stays, and it may go on."""
+        """Count a session as ended that has had no request for long; its context stays, and it may go on."""
+        self._observed.forget(session)
         promise = self._promises.pop(session, None)
         if promise is not None:
             self._tell("unlabelled", promise, session, 1.0)
@@ -327,11 +337,12 @@ class Service:
         return Answer(found, "stable", model.name, reason, model.engine.digest, None, len(rows), lane)
 
     async def _whole(self, model: Model, rows: Float32[np.ndarray, "T D"], k: int, deadline: float) -> list[Expected]:
-        state, left = model.engine.session(), rows
-        if len(rows) > INLINE:
-            await self._in_thread(lambda: state.catch_up(rows), model.line.aside)
-            left = np.empty((0, self.dim), np.float32)
-        return await model.line.ask(Job(state, left, k, deadline))
+        with model.line.used():
+            state, left = model.engine.session(), rows
+            if len(rows) > INLINE:
+                await self._in_thread(lambda: state.catch_up(rows), model.line.aside)
+                left = np.empty((0, self.dim), np.float32)
+            return await model.line.ask(Job(state, left, k, deadline))
 
     async def encode(self, text: str) -> Float32[np.ndarray, "T D"]:
         """A text as rows, cut and encoded as the bank's were, in a thread.
@@ -339,9 +350,10 @@ class Service:
         Raises:
             RefusedError: 422 the model's bank was not made of text.
         """
-        engine = self.models[self.stable].engine
+        model = self.models[self.stable]
         try:
-            return await self._in_thread(lambda: engine.encode(text))
+            with model.line.used():
+                return await self._in_thread(lambda: model.engine.encode(text))
         except EndedError:
             raise
         except NextvecError as error:
@@ -362,6 +374,27 @@ class Service:
         async with self._reloading:
             engine = await self._in_thread(lambda: self._opened(name, run), self._disk)
             self.models = {**self.models, name: self._model(name, run, engine)}
+
+    @property
+    def needed(self) -> set[str]:
+        """Names of the models that may be asked: those of the present snapshot, and the experts."""
+        snapshot, experts = self.snapshot, () if self.lanes is None else self.lanes.experts.values()
+        lineups = [lineup for lineup in (snapshot.stable, snapshot.canary) if lineup is not None]
+        return {self.stable, *experts, *(served.name for lineup in lineups for served in _served(lineup))}
+
+    async def close_model(self, name: str) -> None:
+        """Serve a model no longer: its last answers are given, its process ends, and its states are dropped.
+
+        Raises:
+            ServingError: it is not served, or it is needed.
+        """
+        async with self._reloading:
+            model = self.models.get(name)
+            if model is None or name in self.needed:
+                raise ServingError(f"model {name!r} is {'not served' if model is None else 'still needed'}")
+            self.models = {other: held for other, held in self.models.items() if other != name}
+            await self._end(model)
+            self.states.drop(digest=model.engine.digest)
 
     def reads(self, name: str) -> int | None:
         """The longest context that a model was trained on, in vectors; it matters where a threshold divides contexts."""
@@ -398,12 +431,12 @@ class Service:
         experts = tuple(Expert(lane, Served(name)) for lane, name in lanes.experts.items())
         self.adopt(replace(now, stable=replace(now.stable, experts=experts)))
 
-    def promote(self, name: str) -> None:
-        """Let a model be the stable one; sessions go on from their contexts."""
+    def promote(self, name: str, over: str) -> None:
+        """Let a model answer where ``over`` did, the stable one or the one for long contexts; sessions go on."""
         before = self.snapshot.stable
         there = Served(name, self.reads(name))
-        short, long = (there if served.name == self.stable else served for served in (before.short, before.long))
-        self.stable = name
+        short, long = (there if served.name == over else served for served in (before.short, before.long))
+        self.stable = name if self.stable == over else self.stable
         self.snapshot = Snapshot(self.snapshot.epoch, Lineup(short, long, before.experts), threshold=self.snapshot.threshold)
 
     async def reload(self, name: str) -> Model:
@@ -443,8 +476,6 @@ class Service:
         for name, model in self.models.items():
             tried = snapshot.canary is not None and name in named
             model.line.apart = tried or self._is_expert(name) or isinstance(model.engine, EngineProcess)
-        if snapshot.rollout != self.snapshot.rollout:
-            self._promises.clear()
         self.snapshot = snapshot
 
     def _is_expert(self, name: str) -> bool:
@@ -471,8 +502,12 @@ class Service:
     async def close(self) -> None:
         """Finish what is asked, sync the log, let go of everything."""
         self.ready = False
+        background = (self._expirer, *self._working.values())
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         for model in self.models.values():
-            await self._end(model)
+            await self._end(model, STOPPING_SECONDS)
         self._keeper.cancel()
         await asyncio.gather(self._keeper, return_exceptions=True)
         self._aside.shutdown(wait=False, cancel_futures=True)
@@ -496,7 +531,8 @@ class Service:
             found, taken = frozenset(e.row for e in expected), time.perf_counter() - began
             promise = _Promise(chosen.arm, found, view.head.length, snapshot.weight, chosen.counted)
             promise.time, promise.seconds, promise.failed = time.time() - taken, taken, reason.startswith("canary ")
-            promise.lane = lane
+            promise.lane, promise.rollout = lane, snapshot.rollout
+            self._observed.touch(session, time.monotonic())
             self._settle(session, self._promises.get(session), None)
             self._promises[session] = promise
             self._tell("assign", promise, session, 0.0)
@@ -563,6 +599,7 @@ class Service:
             # The first request after a switch would wait for a rebuild that says nothing of the model: stable answers.
             length, weight = view.head.length, self.snapshot.weight
             promise = _Promise(chosen.arm, frozenset(), length, weight, chosen.counted, lane=lane)
+            promise.rollout = self.snapshot.rollout
             self._warm(model, session, view, promise, lane if what == "expert" else None)
             reason = f"{what} warming"
         else:
@@ -625,7 +662,8 @@ class Service:
         async def warm() -> None:
             try:
                 async with asyncio.timeout(WARMING_SECONDS):
-                    state, rows = await self._state(model, session, view, None)
+                    with model.line.used():
+                        state, rows = await self._state(model, session, view, None)
                 if len(rows):
                     self.states.lose(session, model.engine.digest)
                 else:
@@ -647,8 +685,14 @@ class Service:
         served, _ = snapshot.canary.choose(view.head.length, asking.lane, snapshot.threshold)
         if served == self.snapshot.stable.choose(view.head.length, asking.lane, snapshot.threshold)[0]:
             return  # an expert is its lane's in both arms
-        model = self.models[served.name]
+        model = self.models.get(served.name)
+        if model is None:  # the rollout has ended meanwhile
+            return
         until = asyncio.get_running_loop().time() + WARMING_SECONDS
+
+        def compare(bad: bool) -> None:
+            if promise.rollout == self.snapshot.rollout:
+                self.observe(Pair("fail", session, False, bad, view.head.length, asking.lane))
 
         async def mirror() -> None:
             try:
@@ -657,11 +701,11 @@ class Service:
                 promise.mirrored = frozenset(e.row for e in found)
             except NotFiniteError:
                 self.alarm(f"{model.name} answered with a score that is not finite")
-                self.observe(Pair("fail", session, False, True, view.head.length, asking.lane))
-            except Exception:  # whatever a canary does is its failure, and nobody else's
-                self.observe(Pair("fail", session, False, True, view.head.length, asking.lane))
+                compare(True)
+            except Exception:  # whatever a canary does is its failure alone
+                compare(True)
             else:
-                self.observe(Pair("fail", session, False, False, view.head.length, asking.lane))
+                compare(False)
 
         self._beside(model, session, mirror)
 
@@ -675,18 +719,19 @@ class Service:
     async def _ask(
         self, model: Model, session: str, view: View, new: Float32[np.ndarray, "T D"] | None, k: int, deadline: float
     ) -> list[Expected]:
-        state, rows = await self._state(model, session, view, new)
-        job = Job(state, rows, k, deadline)
-        try:
-            found = await model.line.ask(job)
-        except RefusedError:  # it was never begun
+        with model.line.used():
+            state, rows = await self._state(model, session, view, new)
+            job = Job(state, rows, k, deadline)
+            try:
+                found = await model.line.ask(job)
+            except RefusedError:  # it was never begun
+                self._put(model, session, state)
+                raise
+            except BaseException:
+                self.states.lose(session, model.engine.digest)
+                raise
             self._put(model, session, state)
-            raise
-        except BaseException:
-            self.states.lose(session, model.engine.digest)
-            raise
-        self._put(model, session, state)
-        return found
+            return found
 
     async def _state(
         self, model: Model, session: str, view: View, new: Float32[np.ndarray, "T D"] | None
@@ -732,7 +777,7 @@ class Service:
         self._settle(session, promise, hit)
         self._tell("miss", promise, session, float(not hit))
         self._tell("unlabelled", promise, session, 0.0)
-        if promise.mirrored is not None:
+        if promise.mirrored is not None and promise.rollout == self.snapshot.rollout:
             self.observe(Pair("miss", session, not hit, truth not in promise.mirrored, promise.vectors, promise.lane))
 
     def _settle(self, session: str, promise: _Promise | None, hit: bool | None) -> None:
@@ -740,11 +785,12 @@ class Service:
             self.record(Settled(session, promise.time, promise.vectors, promise.seconds, promise.failed, hit))
 
     async def _nearest(self, vectors: Float32[np.ndarray, "T D"]) -> int:
-        engine = self.models[self.stable].engine
-        return int((await self._in_thread(lambda: engine.nearest(vectors[:1])))[0])
+        model = self.models[self.stable]
+        with model.line.used():
+            return int((await self._in_thread(lambda: model.engine.nearest(vectors[:1])))[0])
 
     def _tell(self, stream: Stream, promise: _Promise, session: str, value: float) -> None:
-        if promise.counted:
+        if promise.counted and promise.rollout == self.snapshot.rollout:
             self.observe(Seen(stream, promise.arm, session, promise.weight, value, promise.vectors, promise.lane))
 
     # The rest
@@ -799,8 +845,8 @@ class Service:
             engine.told = partial(loop.call_soon_threadsafe, self._process_told, name, engine.digest)
         return Model(name, run, engine, Line(engine, self.metrics, name))
 
-    async def _end(self, model: Model) -> None:
-        await model.line.close()
+    async def _end(self, model: Model, patience: float = CLOSE_SECONDS) -> None:
+        await model.line.close(patience)
         if isinstance(model.engine, EngineProcess):
             await self._in_thread(model.engine.close, self._disk)
 
@@ -823,6 +869,16 @@ class Service:
             return await asyncio.get_running_loop().run_in_executor(pool or self._aside, call)
         finally:
             self.apart -= 1
+
+    async def _expire(self) -> None:
+        """Count sessions as ended that have had no request for long, a few at a time."""
+        while True:
+            await asyncio.sleep(EXPIRY_SECONDS)
+            for session in self._observed.due(time.monotonic() - self.limits.idle, EXPIRED, MOST_OBSERVED):
+                try:
+                    self.lapse(session)
+                except Exception as error:  # a fault in what observes must not stop the others from ending
+                    self.tell("expiry", session=session, trouble=f"{type(error).__name__}: {error}")
 
     async def _keep(self) -> None:
         """Sync what was written, and give up old segments, one context at a time."""

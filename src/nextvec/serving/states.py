@@ -14,6 +14,7 @@ class States:
     def __init__(self, budget: int) -> None:
         self.budget, self.bytes = budget, 0
         self._held: OrderedDict[Name, tuple[Reading, int]] = OrderedDict()
+        self._digests: dict[str, set[str]] = {}  # of the held states, by session
         self._out: dict[Name, int] = {}
 
     def __len__(self) -> int:
@@ -21,11 +22,10 @@ class States:
 
     def take(self, session: str, digest: str) -> Reading | None:
         """The state, for the caller alone until it is put back; None on a miss."""
-        name = (session, digest)
-        held = self._held.pop(name, None)
+        held = self._removed((session, digest))
         if held is None:
             return None
-        self._out[name] = held[1]
+        self._out[session, digest] = held[1]
         return held[0]
 
     def length(self, session: str, digest: str) -> int:
@@ -35,21 +35,37 @@ class States:
 
     def put(self, session: str, digest: str, state: Reading, size: int) -> None:
         """Put back, or put in, a state of ``size`` bytes; others go until all fit."""
-        name = (session, digest)
         size += OVERHEAD
         self.lose(session, digest)
-        old = self._held.pop(name, None)
-        self.bytes += size - (old[1] if old else 0)
-        self._held[name] = (state, size)
+        self._discard((session, digest))
+        self.bytes += size
+        self._held[session, digest] = (state, size)
+        self._digests.setdefault(session, set()).add(digest)
         while self.bytes > self.budget and self._held:
-            _, (_, freed) = self._held.popitem(last=False)
-            self.bytes -= freed
+            self._discard(next(iter(self._held)))
 
     def lose(self, session: str, digest: str) -> None:
         """What was taken will not come back."""
         self.bytes -= self._out.pop((session, digest), 0)
 
     def drop(self, session: str | None = None, digest: str | None = None) -> None:
-        """Forget the states of a session, or of an engine."""
-        for name in [name for name in self._held if name[0] == session or name[1] == digest]:
-            self.bytes -= self._held.pop(name)[1]
+        """Forget the states of a session, at the cost of these, or of an engine, at the cost of all."""
+        if session is not None:
+            for held in list(self._digests.get(session, ())):
+                self._discard((session, held))
+        if digest is not None:
+            for name in [name for name in self._held if name[1] == digest]:
+                self._discard(name)
+
+    def _discard(self, name: Name) -> None:
+        held = self._removed(name)
+        self.bytes -= held[1] if held is not None else 0
+
+    def _removed(self, name: Name) -> tuple[Reading, int] | None:
+        held = self._held.pop(name, None)
+        if held is not None:
+            digests = self._digests[name[0]]
+            digests.discard(name[1])
+            if not digests:
+                del self._digests[name[0]]
+        return held

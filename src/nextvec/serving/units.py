@@ -4,13 +4,15 @@ The coin falls once a session, so a session may count once in each stream. Which
 what happened to them:
 
 - ``assign``: its first request.
-- ``fail``: its first failure, at once; or, if it closes without one, a good unit. Sessions that have failed are no longer at
-  risk, and those of a better canary stay at risk longer; for first failures the ratio of the arms is
+- ``fail``: its first failure, at once; or, if it closes or has been observed for so long without one (:meth:`Units.settle`), a
+  good unit. Later failures count for nothing: a session is at risk for a time that is fixed beforehand. Sessions that have
+  failed are no longer at risk, and those of a better canary stay at risk longer; for first failures the ratio of the arms is
   ``rho exp((1 - rho) Lambda)`` times the weights' where ``Lambda`` is the stable hazard so far, which is at most 1 for every
   ``rho <= 1`` as long as ``Lambda <= 1``: as long as fewer than 63 % of sessions fail.
 - ``slow``, ``miss``, ``unlabelled``: one that is drawn by hash beforehand (:func:`drawn`). So a prediction that never got its
   label is not lost: it is ``unlabelled``, and labels that vanish in one arm show.
-- mirrored pairs: over the session's first 16 mirrored requests, the canary's share of bad ones minus stable's, when it closes.
+- mirrored pairs: over the session's first 16 mirrored requests, the canary's share of bad ones minus stable's: counted with the
+  16th, or earlier if the session closes or has been observed for so long.
 
 A process that starts anew has forgotten its sessions: one that lives on may count once more.
 
@@ -24,7 +26,9 @@ among the old ones, which is known exactly: with weights between ``low`` and ``h
 ``low + 100 - high`` that never moved are the canary's (:func:`settled`), and that is the weight the test is told.
 """
 
-from collections.abc import Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import exp, inf, isfinite, log, sqrt
@@ -115,8 +119,10 @@ class _Session:
     segment: int
     low: float
     high: float
+    started: float
     moved: bool = False
     failed: bool = False
+    settled: bool = False
     seen: dict[str, int] = field(default_factory=dict[str, int])
     mirrored: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
 
@@ -125,12 +131,21 @@ class Units:
     """The open sessions of one router in one rollout: told of every observation, it says which of them count.
 
     ``thresholds`` are the strata's running percentiles, to be kept with whatever else survives a restart.
+
+    Args:
+        clock: seconds, never going back; read at a session's first observation and by :meth:`settle`.
     """
 
-    def __init__(self, rollout: str, thresholds: Mapping[str, Threshold] | None = None) -> None:
+    def __init__(
+        self,
+        rollout: str,
+        thresholds: Mapping[str, Threshold] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.thresholds = dict(thresholds or {})
-        self._rollout = rollout
+        self._rollout, self._clock = rollout, clock
         self._sessions: dict[str, _Session] = {}
+        self._unsettled: deque[_Session] = deque()  # in order of their first observation
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -152,6 +167,8 @@ class Units:
         unit = self._routed(session, arm, weight, stratum, segment)
         index = unit.seen[stream] = unit.seen.get(stream, -1) + 1
         if stream == FAIL:
+            if unit.settled:
+                return None
             first, unit.failed = event.bad and not unit.failed, unit.failed or event.bad
             return event if first else None
         if stream == SLOW:
@@ -160,33 +177,44 @@ class Units:
             return event if stream != ASSIGN else Event(stream, arm, weight, True, stratum, segment)
         return None
 
-    def compared(self, stream: str, session: str, stable_bad: bool, canary_bad: bool, stratum: str = "all") -> None:
-        """Both arms answered a mirrored request of a session that stable serves."""
+    def compared(self, stream: str, session: str, stable_bad: bool, canary_bad: bool, stratum: str = "all") -> Event | None:
+        """Both arms answered a mirrored request of a session that stable serves; the unit, if this was the last that counts."""
         if stream not in PAIRED:
             raise ServingError(f"a mirrored pair of {stream!r}; only {', '.join(PAIRED)} have pairs")
         unit = self._sessions.get(session) or self._routed(session, STABLE, 0.0, stratum, 0)
         shifts = unit.mirrored.setdefault(stream, [])
-        if len(shifts) < MOST_MIRRORED:
-            shifts.append(int(canary_bad) - int(stable_bad))
+        if unit.settled or len(shifts) == MOST_MIRRORED:
+            return None
+        shifts.append(int(canary_bad) - int(stable_bad))
+        return _pair(unit, stream) if len(shifts) == MOST_MIRRORED else None
 
     def closed(self, session: str) -> list[Event]:
-        """The units that only the end of a session settles; nothing for one that is not known."""
+        """The units that the end of a session settles; nothing for one that is not known, or is settled."""
         unit = self._sessions.pop(session, None)
-        if unit is None:
-            return []
-        pairs = [
-            Event(stream, NEITHER, None, True, unit.stratum, unit.segment, sum(shifts) / len(shifts))
-            for stream, shifts in unit.mirrored.items()
-        ]
-        if FAIL not in unit.seen or unit.failed:
-            return pairs
-        return [*pairs, Event(FAIL, unit.arm, unit.weight, False, unit.stratum, unit.segment)]
+        return [] if unit is None else _settled(unit)
+
+    def settle(self, seconds: float, most: int) -> list[Event]:
+        """The units of sessions that were first observed ``seconds`` ago or earlier; they go on without counting again.
+
+        Whether a session is settled depends on the clock alone, not on what happened to it, so the tests keep their guarantees.
+
+        Args:
+            most: number of sessions looked at; the rest waits for the next call.
+        """
+        before, events = self._clock() - seconds, list[Event]()
+        for _ in range(min(most, len(self._unsettled))):
+            if self._unsettled[0].started > before:
+                break
+            events += _settled(self._unsettled.popleft())
+        return events
 
     def _routed(self, session: str, arm: str, weight: float, stratum: str, segment: int) -> _Session:
         unit = self._sessions.get(session)
         if unit is None:
-            unit = _Session(drawn(self._rollout, session), arm, weight, stratum, segment, weight, weight)
+            draw = drawn(self._rollout, session)
+            unit = _Session(draw, arm, weight, stratum, segment, weight, weight, self._clock())
             self._sessions[session] = unit
+            self._unsettled.append(unit)
             return unit
         unit.moved = unit.moved or arm != unit.arm
         unit.arm, unit.weight, unit.stratum, unit.segment = arm, weight, stratum, segment
@@ -199,3 +227,19 @@ class Units:
         if unit.arm == STABLE:
             self.thresholds[unit.stratum] = threshold.after(value)
         return Event(SLOW, unit.arm, settled(unit.low, unit.high), bad, unit.stratum, unit.segment)
+
+
+def _settled(unit: _Session) -> list[Event]:
+    """What a session's observation so far amounts to; nothing if that was counted already."""
+    if unit.settled:
+        return []
+    unit.settled = True
+    pairs = [_pair(unit, stream) for stream, shifts in unit.mirrored.items() if len(shifts) < MOST_MIRRORED]
+    if FAIL not in unit.seen or unit.failed:
+        return pairs
+    return [*pairs, Event(FAIL, unit.arm, unit.weight, False, unit.stratum, unit.segment)]
+
+
+def _pair(unit: _Session, stream: str) -> Event:
+    shifts = unit.mirrored[stream]
+    return Event(stream, NEITHER, None, True, unit.stratum, unit.segment, sum(shifts) / len(shifts))
