@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -163,7 +164,7 @@ def test_who_hangs_is_ended(made: Path, monkeypatch: pytest.MonkeyPatch, way: st
             with pytest.raises(EndedError):
                 engine.session().catch_up(rows)
         until(lambda: engine.fault is None and bool(said))
-        assert "it hung" in said[0]
+        assert re.search(r"the process did not answer for [\d.]+ s", said[0])
         assert isinstance(engine.answers([Question(engine.session(), rows_of(1), 3)])[0], list)
     finally:
         engine.close()

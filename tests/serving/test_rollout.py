@@ -38,6 +38,7 @@ from nextvec.serving.judge import (
     Verdict,
 )
 from nextvec.serving.ledger import FAILPOINT, ConflictError, Ledger, LedgerError, SqliteLedger, open_ledger
+from nextvec.serving.report import report
 from nextvec.serving.rollout import (
     LIVE,
     TERMINAL,
@@ -53,7 +54,6 @@ from nextvec.serving.rollout import (
     fold,
     intervene,
     ready,
-    report,
     step,
 )
 from nextvec.serving.router import BUCKETS, Route, bucket, route

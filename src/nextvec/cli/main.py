@@ -4,7 +4,7 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,21 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # a terminal without our dashes still gets the figures
     try:
         arguments = _parser().parse_args(argv)
-        from nextvec.cli import (  # torch takes seconds to import: --help must not wait for it
-            experiments,
-            index,
-            lanes,
-            latency,
-            phases,
-            verbs,
-        )
-
-        module = next(
-            module
-            for module in (verbs, index, lanes, latency, serving, rollout, experiments, phases)
-            if hasattr(module, arguments.verb)
-        )
-        return getattr(module, arguments.verb)(arguments)
+        return _verb(arguments.verb)(arguments)
     except NextvecError as error:
         print(f"nextvec: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -67,6 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("nextvec: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def _verb(name: str) -> Callable[[argparse.Namespace], int]:
+    """The function of a verb. Only modules that it needs are imported: torch alone takes more than a second."""
+    for module in (rollout, serving):
+        if hasattr(module, name):
+            return getattr(module, name)
+    from nextvec.cli import experiments, index, lanes, latency, phases, verbs
+
+    module = next(module for module in (verbs, index, lanes, latency, experiments, phases) if hasattr(module, name))
+    return getattr(module, name)
 
 
 def _parser() -> _Parser:

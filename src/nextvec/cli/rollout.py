@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import sys
 import time
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
@@ -153,31 +154,38 @@ def _start(arguments: Namespace) -> int:
 
 
 def _intervene(arguments: Namespace) -> int:
+    from nextvec.serving.report import caution
     from nextvec.serving.rollout import Command, intervene
 
     ledger = _opened(arguments)
     which = _which(ledger, arguments)
     record = intervene(ledger, which, Command(arguments.action, arguments.by, arguments.reason), arguments.epoch)
-    print(json.dumps({"rollout": which, "state": record.state, "epoch": record.epoch}) if arguments.json else
-          f"{which}: {record.state}")  # fmt: skip
+    warning = caution(record)
+    if arguments.json:
+        print(json.dumps({"rollout": which, "state": record.state, "epoch": record.epoch, "warning": warning}))
+    else:
+        print(f"{which}: {record.state}")
+    if warning is not None:
+        print(f"nextvec: warning: {warning}", file=sys.stderr)
     return 0
 
 
 def _status(arguments: Namespace) -> int:
-    from nextvec.cli import show
-    from nextvec.serving.rollout import report
+    from nextvec.cli import show_rollout
+    from nextvec.serving.report import report
 
     ledger = _opened(arguments)
     found = report(ledger, _which(ledger, arguments))
     if arguments.json:
         print(json.dumps(found))
     else:
-        show.rollout_status(found)
+        show_rollout.rollout_status(found)
     return 0
 
 
 def _watch(arguments: Namespace) -> int:
-    from nextvec.serving.rollout import Phase, report
+    from nextvec.serving.report import report
+    from nextvec.serving.rollout import Phase
 
     if arguments.every <= 0:
         raise SettingsError("--every must be above 0 seconds")
@@ -235,7 +243,7 @@ def _export(arguments: Namespace) -> int:
 
 
 def _simulate(arguments: Namespace) -> int:
-    from nextvec.cli import show
+    from nextvec.cli import show, show_rollout
     from nextvec.serving.simulate import EQUAL, HARMS, recorded, simulate, synthetic
 
     if min(arguments.rollouts, arguments.requests) < 1:
@@ -252,7 +260,7 @@ def _simulate(arguments: Namespace) -> int:
     if arguments.json:
         print(json.dumps({"rows": rows}))
     else:
-        show.simulation(rows, arguments.rollouts)
+        show_rollout.simulation(rows, arguments.rollouts)
     return 0
 
 

@@ -2,8 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from math import log
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +12,6 @@ from rich.table import Table
 from nextvec.cli.show_lanes import experts_table, lane_table
 from nextvec.training import Alarmed, Evaluated, Event, Finished, Stepped
 
-ALPHA_OK = 0.05  # of the judge, which this must not import: it is not there without the extra
 QUIET_SECONDS = 10.0  # between lines where nobody watches a bar
 
 
@@ -190,47 +188,6 @@ def latency_table(found: Mapping[str, Any]) -> None:
         console.print(f"[dim]{line}[/dim]", highlight=False)
     for gate in found["gates"]:
         console.print(f"{'pass' if gate['passed'] else 'FAIL'}  {gate['says']}", highlight=False)
-
-
-def rollout_status(found: Mapping[str, Any]) -> None:
-    """Where a rollout stands, each stream's evidence, the last steps, and what cannot be seen."""
-    console = Console()
-    weight = next((step["weight"][1] for step in reversed(found["steps"]) if step["weight"]), 0.0)
-    console.print(f"[bold]{found['rollout']}[/bold]  {found['state']}  {weight:g} % to the canary", highlight=False)
-    console.print(f"[dim]{found['canary']} beside {found['stable']}[/dim]", highlight=False)
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("stream", "verdict", "of what WORSE takes", "of what OK takes"):
-        table.add_column(name, justify="left" if name in ("stream", "verdict") else "right")
-    evidence = found["evidence"]
-    for stream, said in evidence["verdict"].items():
-        log_e, alpha = evidence["log_e"][stream], evidence["guards"][stream]["alpha"]
-        worse, ok = log_e["worse"] / -log(alpha), log_e["ok"] / -log(ALPHA_OK)
-        mark = {"WORSE": "[bold red]WORSE[/bold red]", "OK": "[green]OK[/green]"}.get(said, said)
-        table.add_row(stream, mark, f"{max(0.0, worse):.0%}", f"{max(0.0, ok):.0%}")
-    console.print(table)
-    for step in found["steps"][-6:]:
-        console.print(f"[dim]{step['time'][:19]}[/dim]  {step['to']}  {step['cause']} ({step['actor']})", highlight=False)
-    for gap in found["unseen"]:
-        harm = "no harm at all" if gap["harm"] is None else f"less than {gap['harm']:.2f} times"
-        console.print(
-            f"[dim]not to be seen at {gap['weight']:g} % in {gap['units']:,} units of {gap['stream']}: {harm}[/dim]",
-            highlight=False,
-        )
-
-
-def simulation(rows: Sequence[Mapping[str, Any]], rollouts: int) -> None:
-    """How dry rollouts of each harm ended."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("harm", "rule", "rolled back", "requests until then", "promoted", "by"):
-        table.add_column(name, justify="left" if name in ("harm", "rule", "by") else "right")
-    for row in rows:
-        until = row["requests"]["median"]
-        by = ", ".join(f"{stream} {share:.0%}" for stream, share in (row.get("by") or {}).items())
-        when = "" if until is None else f"{until:,}"
-        promoted = f"{row['promoted']:.0%}" if row["rule"] == "judge" else ""
-        table.add_row(row["harm"], row["rule"], f"{row['rolled_back']:.1%}", when, promoted, by)
-    Console().print(table)
-    print(f"{rollouts} rollouts of each harm over the same requests; the median of requests, both arms")
 
 
 def pairs(values: Mapping[str, Any]) -> None:

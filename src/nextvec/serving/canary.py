@@ -22,7 +22,8 @@ from nextvec.serving.judge import Evidence
 from nextvec.serving.ledger import Ledger, LedgerError, Record
 from nextvec.serving.participation import Participation
 from nextvec.serving.promotions import named, past
-from nextvec.serving.rollout import Controller, Follower, Phase, fold, report
+from nextvec.serving.report import report
+from nextvec.serving.rollout import Controller, Follower, Phase, fold
 from nextvec.serving.router import Lineup, Served, Snapshot
 from nextvec.serving.service import Event, Service
 from nextvec.serving.units import bands
@@ -279,8 +280,8 @@ class Canary:
         self._tell("rollout", rollout=rollout, follows=record.state, fault=arms.fault)
         if arms.fault is not None:
             follower.alarm(f"{self.terms.node}: {arms.fault}")
-        names = (named(terms[arm])[0] for arm in ("stable", "canary"))
-        return _Watched(rollout, *names, arms.fault is None, follower, controller)
+        stable, canary = (named(terms[arm])[0] for arm in ("stable", "canary"))
+        return _Watched(rollout, stable, canary, arms.fault is None, follower, controller)
 
     def _let_go(self) -> None:
         watched, self._watched, self.watching = self._watched, None, False

@@ -12,6 +12,7 @@ from nextvec.errors import ServingError
 from nextvec.serving import wire
 from nextvec.serving.canary import Canary
 from nextvec.serving.ledger import ConflictError, LedgerError
+from nextvec.serving.report import caution
 from nextvec.serving.rollout import Command, Verb, intervene
 from nextvec.serving.wire import RefusedError
 
@@ -46,7 +47,7 @@ class Control:
             raise RefusedError(404, f"a rollout can {', '.join(VERBS)}")
         command = Command(verb, request.state.actor, _reason(await request.body()))
         record = await _asked(lambda: intervene(canary.ledger, rollout, command))
-        return _json({"rollout": rollout, "state": record.state, "epoch": record.epoch})
+        return _json({"rollout": rollout, "state": record.state, "epoch": record.epoch, "warning": caution(record)})
 
 
 def _reason(body: bytes) -> str:

@@ -129,6 +129,7 @@ class EngineProcess:
 
     Attributes:
         held: states that lay over there at the last answer.
+        ended: how its process last ended, in words; empty while the first one lives.
 
     Args:
         run: the run's folder.
@@ -147,6 +148,7 @@ class EngineProcess:
         self._numbers, self._life = itertools.count(), 0
         self._gone: deque[int] = deque()
         self.held = 0
+        self.ended = ""
         self._process: BaseProcess | None = None
         self._fault = "it has not begun"
         self._facts: Json = {}
@@ -320,15 +322,17 @@ class EngineProcess:
         """Until the process has ended: by itself, because it hung, or because the server closes."""
         process = self._process
         assert process is not None
-        hung = False
+        hung = 0.0  # seconds that it was waited for
         while not wait([process.sentinel], WATCH_SECONDS):
             now = time.monotonic()
             waits = [(wire, wire.since) for wire in (self._front, self._aside)]
-            hung = hung or any(since is not None and now - since > wire.patience for wire, since in waits)
+            late = [wire.patience for wire, since in waits if since is not None and now - since > wire.patience]
+            hung = hung or max(late, default=0.0)
             if hung or self._closing.is_set():
                 process.kill()
         process.join()
-        self._fault = f"the engine's process has ended ({'it hung' if hung else _how(process)}); it is being started again"
+        self.ended = f"the process did not answer for {hung:g} s" if hung else f"the process was ended: {_how(process)}"
+        self._fault = f"the engine's process has ended ({self.ended}); it is being started again"
         for wire in (self._front, self._aside):
             connection, wire.connection = wire.connection, None
             assert connection is not None

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -64,7 +64,7 @@ class Line:
         return job.found
 
     @contextmanager
-    def used(self) -> Iterator[None]:
+    def used(self) -> Generator[None]:
         """Keep the line, its threads and its engine open until the block is left."""
         self._users += 1
         try:

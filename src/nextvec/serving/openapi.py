@@ -112,7 +112,14 @@ SCHEMAS: Mapping[str, Json] = {
         },
         optional=("documents",),
     ),
-    "Moved": _object({"rollout": NAME, "state": {"type": "string"}, "epoch": WHOLE}),
+    "Moved": _object(
+        {
+            "rollout": NAME,
+            "state": {"type": "string"},
+            "epoch": WHOLE,
+            "warning": {"type": ["string", "null"], "description": "Of a promotion that the evidence does not carry."},
+        }
+    ),
     "Status": _object({"status": {"enum": ["alive", "ready"]}}),
     "Problem": {
         "type": "object",

@@ -21,10 +21,10 @@ from nextvec.errors import NextvecError
 from nextvec.experiments.answers import kept_at
 from nextvec.ranks import Ranks
 from nextvec.serving.isolated import EngineProcess
-from nextvec.serving.judge import ALPHA_OK, ASSIGN, CANARY, STABLE, Evidence, Rung
+from nextvec.serving.judge import ALPHA_OK, CANARY, STABLE, Evidence, Rung
 from nextvec.serving.ledger import LedgerError
 from nextvec.serving.recent import BINS, DECADE, SECONDS, edges, percentiles
-from nextvec.serving.rollout import Phase, Plan, State
+from nextvec.serving.rollout import Phase, Plan, State, units_at
 from nextvec.serving.service import Model, Service
 from nextvec.training import Run
 from nextvec.training.evaluate import SITTINGS
@@ -235,7 +235,7 @@ def summary(report: Json) -> Json:
     """A rollout's report as a page draws it: where it is on the ladder, and how near each stream is to a verdict."""
     plan, evidence = Plan.from_json(report["plan"]), Evidence.from_json(report["evidence"])
     state = State(plan).at(report["state"], 1)
-    kept = ("rollout", "state", "ended", "stable", "canary", "parent", "steps", "unseen")
+    kept = ("rollout", "state", "ended", "stable", "canary", "parent", "steps", "unseen", "next", "cause")
     return {
         **{name: report[name] for name in kept},
         "harm": plan.harm,
@@ -245,7 +245,7 @@ def summary(report: Json) -> Json:
         "down": state.phase in (Phase.ROLLING_BACK, Phase.ROLLED_BACK, Phase.REJECTED),
         "ladder": _ladder(plan),
         "at": _reached(plan, [step["to"] for step in report["steps"]]),
-        "seen": _units_at(state, evidence),
+        "seen": units_at(state, evidence),
         "streams": [_stream(evidence, stream, verdict) for stream, verdict in evidence.verdict().streams.items()],
     }
 
@@ -267,15 +267,6 @@ def _reached(plan: Plan, names: list[str]) -> int:
         if state.going in (Phase.SHADOW, Phase.CANARY, Phase.FULL):
             return state.segment
     return -1
-
-
-def _units_at(state: State, evidence: Evidence) -> int:
-    """Units that count towards the next step: mirrored in the shadow, later sessions at this very weight."""
-    if not state.weight:
-        return evidence.units - evidence.seen(ASSIGN)
-    return sum(
-        count for (stream, _, _, weight, _, _), count in evidence.counts.items() if (stream, weight) == (ASSIGN, state.weight)
-    )
 
 
 def _stream(evidence: Evidence, stream: str, verdict: str) -> Json:

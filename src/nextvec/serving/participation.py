@@ -5,9 +5,10 @@ the two share the follower alone, which has a lock.
 """
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
+from nextvec.serving.causes import most
 from nextvec.serving.judge import CANARY, FAIL
 from nextvec.serving.rollout import Follower
 from nextvec.serving.router import UNSURE
@@ -35,6 +36,7 @@ class Participation:
         self._units = Units(rollout, clock=clock)
         self._tried: deque[tuple[float, bool]] = deque()
         self._failed = 0  # of them
+        self._causes: Counter[str] = Counter()  # of the canary's failures
 
     def observe(self, happened: Event) -> None:
         """Take in what happened to a request or a session, as :attr:`Service.observe` tells it."""
@@ -50,6 +52,9 @@ class Participation:
             event = self._units.saw(seen.stream, seen.arm, seen.session, seen.weight, seen.value, self._stratum(seen))
         if event is not None:
             self._follower.observe(event)
+        if happened.cause:
+            self._causes[happened.cause] += 1
+            self._follower.failed(happened.cause)
         if isinstance(happened, Seen) and happened.stream == FAIL and happened.arm == CANARY:
             self._trip(happened.value != 0)
 
@@ -76,4 +81,5 @@ class Participation:
         while self._tried[0][0] < now - LATEST:  # ends at the newest, which is from now
             self._failed -= self._tried.popleft()[1]
         if len(self._tried) >= FEWEST and self._failed > MOST_FAILED * len(self._tried):
-            self.alarm(f"stable had to answer {self._failed} of the canary's last {len(self._tried)} requests")
+            why = f": {most(self._causes)}" if self._causes else ""
+            self.alarm(f"stable had to answer {self._failed} of the canary's last {len(self._tried)} requests{why}")

@@ -21,7 +21,6 @@ Time is counted while a holder watches, on its own monotonic clock, and the sum 
 proves nothing, and a clock that is set changes nothing.
 """
 
-import math
 import threading
 import time
 from collections import Counter
@@ -32,7 +31,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from nextvec.errors import ServingError
-from nextvec.serving.judge import ASSIGN, CANARY, MISS, OK, STABLE, STREAMS, Event, Evidence, Rung, Verdict, detectable, ladder
+from nextvec.serving.judge import ASSIGN, CANARY, FAIL, MISS, OK, STABLE, Event, Evidence, Rung, Verdict, ladder
 from nextvec.serving.ledger import ConflictError, Entry, Ledger, LedgerError, Record, Row, Turn
 from nextvec.serving.router import Lineup, Snapshot
 
@@ -150,6 +149,8 @@ class State:
     @property
     def weight(self) -> float:
         """Percent of the keys that go to the canary."""
+        if self.phase is Phase.PROMOTED:
+            return 100.0
         return self.terms.weight if self.going in (Phase.CANARY, Phase.FULL) else 0.0
 
     @property
@@ -202,6 +203,7 @@ class Observation:
         units: mirrored in the shadow, later sessions routed at this very weight: by them a rung is long enough.
         watched: seconds in this state; silent: seconds of them since the last unit.
         alarm: a tripwire that a router reports, in words.
+        failures: why the canary failed most often, in words.
         trouble: why the ledger could not be written for longer than a lease.
         acked: every router routes by this epoch.
         command: of a person.
@@ -213,6 +215,7 @@ class Observation:
     watched: float = 0.0
     silent: float = 0.0
     alarm: str | None = None
+    failures: str = ""
     trouble: str | None = None
     acked: bool = False
     command: Command | None = None
@@ -356,6 +359,7 @@ class Controller:
         self.trouble: str | None = None
         self.token: int | None = None
         self._ledger, self._rollout, self._holder, self._clock = ledger, rollout, holder, clock
+        self._causes: Counter[str] = Counter()  # of the canary's failures, reported while this controller held
         self._seen: Record | None = None
         self._seen_at = self._turned_at = self._now = clock()
 
@@ -404,6 +408,8 @@ class Controller:
     def _decide(self, record: Record, reports: list[Any]) -> Turn:
         state, before = _state(self.plan, record), Evidence.from_json(record.evidence)
         evidence = before.after(_event(event, state) for report in reports for event in report["events"])
+        for report in reports:
+            self._causes.update(report.get("causes", {}))
         away = self._now - self._turned_at
         watched = record.watched + min(away, self.plan.lease)
         seen = _observation(
@@ -411,6 +417,7 @@ class Controller:
             replace(record, watched=watched, heard=watched if evidence.units > before.units else record.heard),
             evidence,
             alarm=next((report["alarm"] for report in reports if report["alarm"]), None),
+            failures=", ".join(f"{what} ({count} times)" for what, count in self._causes.most_common(3)),
             trouble=f"no turn for {away:.0f} s: {self.trouble}" if self.trouble and away > self.plan.lease else None,
         )
         return Turn(watched, watched - seen.silent, seen.evidence, step(state, seen)[1])
@@ -455,6 +462,7 @@ class Follower:
         self._guard = threading.Lock()
         self._waiting: Counter[Event] = Counter()
         self._alarm: str | None = None
+        self._causes: Counter[str] = Counter()
         self._batch, self._report = 0, None
 
     def observe(self, event: Event) -> None:
@@ -467,6 +475,11 @@ class Follower:
         with self._guard:
             self._alarm = self._alarm or what
 
+    def failed(self, cause: str) -> None:
+        """Take the cause of a failure of the canary to the controller, in words; nothing is decided by it."""
+        with self._guard:
+            self._causes[cause] += 1
+
     def poll(self) -> Snapshot:
         """Tell the ledger what was observed and which epoch is routed by, and learn how things stand.
 
@@ -478,8 +491,8 @@ class Follower:
         with self._guard:
             if self._report is None and (self._waiting or self._alarm):
                 events = [asdict(replace(event, count=count)) for event, count in self._waiting.items()]
-                self._report, self._batch = {"events": events, "alarm": self._alarm}, self._batch + 1
-                self._waiting, self._alarm = Counter(), None
+                self._report, self._batch = {"events": events, "alarm": self._alarm, "causes": self._causes}, self._batch + 1
+                self._waiting, self._alarm, self._causes = Counter(), None, Counter()
         now = self._clock()
         record = self._ledger.exchange(self._rollout, self._router, self.snapshot.epoch, self._batch, self._report)
         self._report = None
@@ -501,61 +514,7 @@ class Follower:
         return Snapshot(state.epoch, self._stable, canary, state.weight, self._rollout, self._deadline, threshold)
 
 
-def report(ledger: Ledger, rollout: str) -> dict[str, Any]:
-    """A rollout in full, JSON-able: its terms, every step with what it rested on, and what could not have been seen.
-
-    ``unseen`` lists for every rung and stream the harm, as a multiple of the stable arm's rate (``base``; the plan's where none
-    was ``measured``), from which on it would have been caught there with 90 %: whatever is smaller may be there. None: no harm
-    would have been.
-
-    Raises:
-        ServingError: there is no such rollout.
-    """
-    record, rows = ledger.record(rollout), ledger.rows(rollout)
-    state, terms = fold(rows), dict(rows[0].evidence)
-    evidence = Evidence.from_json(record.evidence)
-    return {
-        "rollout": rollout,
-        "route": record.route,
-        "state": str(state),
-        "ended": state.ended,
-        **{name: terms[name] for name in ("stable", "canary", "parent", "plan")},
-        "steps": [_said(row) for row in rows],
-        "evidence": evidence.to_json(),
-        "unseen": _unseen(state.plan, evidence),
-        "head": rows[-1].hash,
-    }
-
-
-def _said(row: Row) -> dict[str, Any]:
-    found = {name: row.evidence.get(name) for name in ("verdict", "units", "watched", "weight", "override")}
-    return {
-        "seq": row.seq,
-        "from": row.before,
-        "to": row.after,
-        "cause": row.cause,
-        "actor": row.actor,
-        "time": row.time,
-        **found,
-    }
-
-
-def _unseen(plan: Plan, evidence: Evidence) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    for low, above in pairwise([*(rung.weight for rung in plan.rungs), 100.0]):
-        high = math.nextafter(above, 0.0)
-        for stream in STREAMS:
-            units, bad = _counted(evidence, stream, low, high, STABLE)
-            both = units + _counted(evidence, stream, low, high, CANARY)[0]
-            if stream == ASSIGN or not both:
-                continue
-            guard, base = evidence.guards[stream], bad / units if bad else plan.base
-            harm = detectable(both, low, base, guard.alpha, tolerated=guard.tolerated, strata=len(evidence.strata))
-            found.append({"weight": low, "stream": stream, "units": both, "base": base, "measured": bool(bad), "harm": harm})
-    return found
-
-
-def _counted(evidence: Evidence, stream: str, low: float, high: float, arm: str) -> tuple[int, int]:
+def counted(evidence: Evidence, stream: str, low: float, high: float, arm: str) -> tuple[int, int]:
     """An arm's live units of a stream at weights from ``low`` to ``high``, and the bad among them."""
     units = bad = 0
     for (of, _, _, weight, by, was_bad), count in evidence.counts.items():
@@ -564,11 +523,20 @@ def _counted(evidence: Evidence, stream: str, low: float, high: float, arm: str)
     return units, bad
 
 
+def units_at(state: State, evidence: Evidence) -> int:
+    """Units that count towards the next step: mirrored pairs in the shadow, later sessions routed at this very weight."""
+    if not state.weight:
+        return evidence.units - evidence.seen(ASSIGN)
+    return sum(counted(evidence, ASSIGN, state.weight, state.weight, arm)[0] for arm in (STABLE, CANARY))
+
+
 def _fall(state: State, seen: Observation) -> Move | None:
     """Down, at the first proof of harm."""
     reason = None
     if seen.verdict.worse:
         reason = f"worse: {', '.join(seen.verdict.worse)}"
+        if FAIL in seen.verdict.worse and seen.failures:
+            reason += f" ({seen.failures})"
     elif seen.alarm:
         reason = f"alarm: {seen.alarm}"
     elif state.phase is Phase.PAUSED and seen.watched >= state.plan.longest_pause:
@@ -674,9 +642,7 @@ def _event(values: dict[str, Any], state: State) -> Event:
 
 
 def _observation(state: State, record: Record, evidence: Evidence, **more: Any) -> Observation:
-    live = sum(_counted(evidence, ASSIGN, state.weight, state.weight, arm)[0] for arm in (STABLE, CANARY))
-    pairs = evidence.units - evidence.seen(ASSIGN)
-    units = live if state.weight else pairs
+    units = units_at(state, evidence)
     acked = record.slowest is None or record.slowest >= record.epoch
     silent = record.watched - record.heard
     return Observation(evidence.verdict(), units, evidence.to_json(), record.watched, silent, acked=acked, **more)

@@ -23,6 +23,7 @@ from jaxtyping import Float32
 
 from nextvec.errors import NextvecError, NotFiniteError, ServingError
 from nextvec.inference import Expected, Question
+from nextvec.serving.causes import cause
 from nextvec.serving.contexts import ConflictError, Contexts, FullError, View
 from nextvec.serving.isolated import Answering, EndedError, EngineProcess, Reading
 from nextvec.serving.lanes import ServedLanes
@@ -88,6 +89,7 @@ class Seen:
         value: seconds for ``slow``; for others 1.0 bad or 0.0 good.
         vectors: of the context.
         lane: of the context; None where no lanes are served.
+        cause: of a failure, in words.
     """
 
     stream: Stream
@@ -97,6 +99,7 @@ class Seen:
     value: float
     vectors: int
     lane: str | None = None
+    cause: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ class Pair:
     canary_bad: bool
     vectors: int
     lane: str | None = None
+    cause: str = ""
 
 
 @dataclass(frozen=True)
@@ -184,6 +188,7 @@ class _Promise:
     failed: bool = False
     lane: str | None = None
     rollout: str = ""
+    cause: str = ""
 
 
 class Service:
@@ -532,6 +537,8 @@ class Service:
             promise = _Promise(chosen.arm, found, view.head.length, snapshot.weight, chosen.counted)
             promise.time, promise.seconds, promise.failed = time.time() - taken, taken, reason.startswith("canary ")
             promise.lane, promise.rollout = lane, snapshot.rollout
+            if promise.failed:
+                promise.cause = cause(reason, self._engine(chosen.model.name), LATE * self.limits.budget)
             self._observed.touch(session, time.monotonic())
             self._settle(session, self._promises.get(session), None)
             self._promises[session] = promise
@@ -653,6 +660,10 @@ class Service:
     def _route(self, asking: Asking, length: int, snapshot: Snapshot) -> Route:
         return route(asking.key, length, asking.lane, asking.headers, snapshot, now=time.monotonic(), scopes=asking.rights)
 
+    def _engine(self, name: str) -> Answering | None:
+        model = self.models.get(name)
+        return None if model is None else model.engine
+
     def _behind(self, model: Model, session: str, view: View) -> int:
         return view.head.length - self.states.length(session, model.engine.digest)
 
@@ -668,8 +679,10 @@ class Service:
                     self.states.lose(session, model.engine.digest)
                 else:
                     self._put(model, session, state)
-            except Exception:  # whatever a canary does is its failure, and nobody else's
+            except Exception as error:  # whatever a canary does is its failure, and nobody else's
                 if lane is None:
+                    fault = "late" if isinstance(error, TimeoutError) else type(error).__name__
+                    promise.cause = cause(f"canary {fault}", model.engine, WARMING_SECONDS)
                     self._tell("fail", promise, session, 1.0)
                 elif self.lanes is not None:
                     self.lanes.failed(lane)
@@ -690,9 +703,10 @@ class Service:
             return
         until = asyncio.get_running_loop().time() + WARMING_SECONDS
 
-        def compare(bad: bool) -> None:
+        def compare(fault: str | None) -> None:
             if promise.rollout == self.snapshot.rollout:
-                self.observe(Pair("fail", session, False, bad, view.head.length, asking.lane))
+                why = "" if fault is None else cause(f"canary {fault}", model.engine, WARMING_SECONDS)
+                self.observe(Pair("fail", session, False, fault is not None, view.head.length, asking.lane, why))
 
         async def mirror() -> None:
             try:
@@ -701,11 +715,13 @@ class Service:
                 promise.mirrored = frozenset(e.row for e in found)
             except NotFiniteError:
                 self.alarm(f"{model.name} answered with a score that is not finite")
-                compare(True)
-            except Exception:  # whatever a canary does is its failure alone
-                compare(True)
+                compare("not finite")
+            except TimeoutError:
+                compare("late")
+            except Exception as error:  # whatever a canary does is its failure alone
+                compare(type(error).__name__)
             else:
-                compare(False)
+                compare(None)
 
         self._beside(model, session, mirror)
 
@@ -791,7 +807,8 @@ class Service:
 
     def _tell(self, stream: Stream, promise: _Promise, session: str, value: float) -> None:
         if promise.counted and promise.rollout == self.snapshot.rollout:
-            self.observe(Seen(stream, promise.arm, session, promise.weight, value, promise.vectors, promise.lane))
+            why = promise.cause if stream == "fail" and value else ""
+            self.observe(Seen(stream, promise.arm, session, promise.weight, value, promise.vectors, promise.lane, why))
 
     # The rest
 

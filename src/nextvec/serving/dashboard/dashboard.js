@@ -470,10 +470,9 @@ const ARMED = 6000; // milliseconds in which a second press means it
 const hand = { timer: 0 };
 
 function byHand(now) {
-  const live = Boolean(now) && !now.ended && !now.down && now.at >= 0;
-  if (!live && $("hand").contains(document.activeElement)) $("rollout").focus();
-  $("hand").hidden = !live;
-  if (live) $("hold").textContent = now.paused ? "Resume" : "Pause";
+  if (!live(now) && $("hand").contains(document.activeElement)) $("rollout").focus();
+  $("hand").hidden = !live(now);
+  if (live(now)) $("hold").textContent = now.paused ? "Resume" : "Pause";
 }
 
 function disarm() {
@@ -513,16 +512,27 @@ function begin(told) {
   return make("div", { class: "card" }, first, make("p", { class: "empty" }, "A rollout lets a new run answer step by step, and takes it back at the first proof of harm. To begin one: ", make("code", {}, `nextvec rollout start NEW_RUN --over ${stable}`)));
 }
 
+/** Why a rollout ended, or what its next step waits for, with the units of both arms. */
+function waitsFor(now) {
+  if (now.cause) return `Why it ended: ${now.cause}.`;
+  if (!live(now)) return "";
+  const units = `Sessions: ${count(now.next.sessions.stable)} on stable, ${count(now.next.sessions.canary)} on the canary; mirrored pairs: ${count(Math.max(...Object.values(now.next.pairs)))}.`;
+  return `${units} The next step waits for ${now.next.missing.length ? now.next.missing.join("; ") : "nothing"}.`;
+}
+
+const live = (now) => Boolean(now) && !now.ended && !now.down && now.at >= 0;
+
 function trial(now) {
-  const next = now.ladder[now.at], live = !now.ended && !now.down && now.at >= 0;
-  const progress = live && next.units ? `${count(Math.min(now.seen, next.units))} of ${count(next.units)}` : "–";
+  const next = now.ladder[now.at];
+  const progress = live(now) && next.units ? `${count(Math.min(now.seen, next.units))} of ${count(next.units)}` : "–";
   const facts = [
     ["Stable", short(now.stable)], ["Canary", short(now.canary)], ["Weight now", `${now.weight} %`],
     [next?.name === "shadow" ? "Mirrored sessions" : "Sessions at this weight", progress], ["Catches failures from", `${now.harm}×`], ["Goes up", now.gated ? "when a person says so" : "by itself, on evidence"],
   ];
   return make("div", { class: "card" },
     make("ol", { class: "ladder", "aria-label": "Steps" }, now.ladder.map((stop, n) => rung(stop, n, now))),
-    make("dl", { class: "facts" }, facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)))));
+    make("dl", { class: "facts" }, facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)))),
+    make("p", { class: "legend" }, waitsFor(now)));
 }
 
 function rung(stop, n, now) {
