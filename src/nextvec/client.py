@@ -7,7 +7,9 @@
             print(expected.score, expected.document)
 
 An append carries a number, so that it can be sent again after a lost
-connection without being applied twice. :class:`AsyncClient` is the same, awaited.
+connection without being applied twice. After an error the session finds out
+where it stands: the same append again is a retry and applies once, another one
+goes on from there. :class:`AsyncClient` is the same, awaited.
 """
 
 # Axes: T vectors, D width.
@@ -27,6 +29,7 @@ from nextvec.errors import NextvecError
 
 TRIES, FIRST_WAIT = 4, 0.1  # seconds; doubled each time
 TIMEOUT = 30.0
+NEVER_APPLIED = (400, 404, 413, 415, 422)  # answers to an append that no earlier try of it can have been written after
 T = TypeVar("T")
 
 
@@ -48,7 +51,14 @@ class NotFoundError(ServerError):
 
 
 class SeqConflictError(ServerError):
-    """Somebody else has appended to this session; ``problem`` has the current ``seq`` and ``length``."""
+    """Another client has appended to this session; ``problem`` has the current ``seq`` and ``length``.
+
+    The session knows them from then on, and the next append goes on from there.
+    """
+
+
+class ReplacedError(SeqConflictError):
+    """The session was deleted, and another one was made under its name; ask the client for it again."""
 
 
 class DeniedError(ServerError):
@@ -56,7 +66,10 @@ class DeniedError(ServerError):
 
 
 class OverloadedError(ServerError):
-    """The server had no time, again and again."""
+    """The server had no time, again and again.
+
+    Of an append, ``problem`` has ``applied``: whether it was written all the same; absent where that is not known.
+    """
 
 
 class UnreachableError(ServerError):
@@ -215,17 +228,68 @@ class AsyncClient:
         raise AssertionError("the last wait is None")
 
 
+@dataclass(frozen=True)
+class _Append:
+    """An append whose answer has not come."""
+
+    seq: int
+    content: bytes
+    kind: str
+
+
 class _Numbered:
-    """A session as this client knows it; one client appends to it at a time."""
+    """A session as this client knows it; one client appends to it at a time.
+
+    Attributes:
+        seq, length: appends and vectors so far.
+        incarnation: tells this session from another one of its name; None of a server that does not say.
+    """
 
     def __init__(self, name: str, found: dict[str, Any]) -> None:
         self.name, self.seq, self.length = name, int(found["seq"]), int(found["length"])
+        self.incarnation: str | None = found.get("incarnation")
+        self._lost: _Append | None = None
+        self._unsure = False  # whether the lost append was written
 
     def _appending(self, content: bytes, kind: str, k: int, text: bool) -> _Talk[Answer]:
-        query = (("seq", str(self.seq + 1)), ("k", str(k)), ("text", str(int(text))))
-        answer = _answer((yield _Call("POST", f"/v1/sessions/{self.name}/append", content, kind, query)))
+        lost = self._lost
+        again = lost is not None and (lost.content, lost.kind) == (content, kind)
+        if self._unsure and not again:
+            self._stand(_checked((yield _Call("GET", f"/v1/sessions/{self.name}"))).json())
+        seq = lost.seq if lost is not None and again else self.seq + 1
+        self._lost, self._unsure = _Append(seq, content, kind), True
+        query = [("seq", str(seq)), ("k", str(k)), ("text", str(int(text)))]
+        if self.incarnation is not None:
+            query.append(("incarnation", self.incarnation))
+        response = yield _Call("POST", f"/v1/sessions/{self.name}/append", content, kind, tuple(query))
+        try:
+            answer = _answer(response)
+        except ServerError as error:
+            self._refused(error)
+            raise
         self.seq, self.length = answer.seq or 0, answer.length
+        self._lost, self._unsure = None, False
         return answer
+
+    def _refused(self, error: ServerError) -> None:
+        if isinstance(error, ReplacedError):
+            self._lost, self._unsure = None, False
+        elif "seq" in error.problem:
+            self._stand(error.problem)
+            if error.status == 409:
+                self._lost = None
+        elif error.status in NEVER_APPLIED:
+            self._lost, self._unsure = None, False
+
+    def _stand(self, where: dict[str, Any]) -> None:
+        """
+        Raises:
+            ReplacedError: another session has this name by now.
+        """
+        if self.incarnation is not None and where.get("incarnation", self.incarnation) != self.incarnation:
+            raise ReplacedError(409, {"detail": "this session was deleted and made again", **where})
+        self.seq, self.length = int(where["seq"]), int(where["length"])
+        self._unsure = False
 
     def _of(self, vectors: Any, k: int, text: bool) -> _Talk[Answer]:
         return self._appending(*_binary(vectors), k, text)
@@ -317,9 +381,12 @@ def _checked(response: httpx.Response) -> httpx.Response:
     except ValueError:
         problem = {"detail": response.text[:200]}
     kinds = {404: NotFoundError, 401: DeniedError, 403: DeniedError, 503: OverloadedError, 504: OverloadedError}
-    kind = (
-        SeqConflictError if response.status_code == 409 and "seq" in problem else kinds.get(response.status_code, ServerError)
-    )
+    kind = kinds.get(response.status_code, ServerError)
+    if response.status_code == 409 and "seq" in problem:
+        kind = SeqConflictError
+        asked = response.request.url.params.get("incarnation")
+        if asked is not None and problem.get("incarnation", asked) != asked:
+            kind = ReplacedError
     raise kind(response.status_code, problem)
 
 

@@ -110,7 +110,7 @@ def test_one_session_fails_alone(engine: EngineProcess) -> None:
     with pytest.raises(ServingError, match="zero"):
         engine.nearest(np.zeros((1, engine.dim), np.float32))
     with pytest.raises(ServingError, match="vectors only"):
-        engine.encode("a text")
+        engine.cut("a text")
 
 
 def test_states_that_nobody_holds_are_forgotten(engine: EngineProcess) -> None:

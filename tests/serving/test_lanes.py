@@ -29,8 +29,10 @@ from nextvec.serving.judge import CANARY, FAIL, STABLE, Evidence
 from nextvec.serving.lanes import ENOUGH, FIRST, MOST, Health, ServedLanes, strata
 from nextvec.serving.ledger import open_ledger
 from nextvec.serving.metrics import Metrics
+from nextvec.serving.observations import Event, Seen
+from nextvec.serving.rebuild import INLINE
 from nextvec.serving.router import UNSURE, Lineup, Served, Snapshot
-from nextvec.serving.service import INLINE, Asking, Event, Limits, Seen, Service
+from nextvec.serving.service import Asking, Limits, Service
 from nextvec.serving.wire import from_rows
 from tests.serving.server import DIM, make_run, rows_of, serving
 from tests.serving.test_service import FAULTS

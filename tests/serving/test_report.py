@@ -10,12 +10,12 @@ import pytest
 
 from nextvec.serving.judge import ASSIGN, CANARY, MISS, NEITHER, STABLE, Event, Evidence, Rung
 from nextvec.serving.ledger import Ledger, open_ledger
+from nextvec.serving.observations import Closed, Pair, Seen
 from nextvec.serving.overview import summary
 from nextvec.serving.participation import Participation
 from nextvec.serving.report import caution, report
 from nextvec.serving.rollout import Command, Controller, Follower, Plan, create, intervene
 from nextvec.serving.router import Lineup, Served
-from nextvec.serving.service import Closed, Pair, Seen
 from nextvec.serving.units import bands
 
 OLD, NEW = (Lineup(Served(name), Served(name)) for name in ("old", "new"))

@@ -16,8 +16,10 @@ import pytest
 
 from nextvec.errors import NotFiniteError, ServingError
 from nextvec.inference import Engine
+from nextvec.serving.observations import Closed, Event, Pair, Seen, Settled
+from nextvec.serving.rebuild import INLINE
 from nextvec.serving.router import Lineup, Served, Snapshot
-from nextvec.serving.service import INLINE, Asking, Closed, Event, Limits, Pair, Seen, Service, Settled
+from nextvec.serving.service import Asking, Limits, Service
 from nextvec.serving.states import OVERHEAD, States
 from nextvec.serving.wire import RefusedError, from_rows
 from tests.serving.server import make_run, rows_of

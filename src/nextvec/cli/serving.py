@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from nextvec.models.packed import Weights
     from nextvec.serving.canary import Canary
     from nextvec.serving.ledger import Ledger
+    from nextvec.serving.observations import Settled
     from nextvec.serving.promotions import Start
-    from nextvec.serving.service import Service, Settled
+    from nextvec.serving.service import Service
 
 NEEDS = ("starlette", "uvicorn", "httptools", "orjson", "prometheus_client")
 

@@ -24,7 +24,7 @@ from nextvec.errors import DataError, NotFiniteError, RunError
 from nextvec.index import ExactIndex, Index, allowed_rows
 from nextvec.inference import snapshot
 from nextvec.inference.copies import Copies
-from nextvec.inference.expected import Expected, encode_context
+from nextvec.inference.expected import Expected, context_chunks
 from nextvec.inference.session import Session, unit_rows
 from nextvec.inference.states import Batches, owned
 from nextvec.ingestion import Chunking
@@ -249,14 +249,30 @@ class Engine:
         return encoder
 
     def encode(self, text: str) -> Float32[np.ndarray, "T D"]:
-        """A text as the vectors of its chunks, cut as the bank's texts were ('300 characters, overlap 0').
+        """A text as the vectors of its chunks, cut as the bank's texts were.
 
         Raises:
             DataError: an empty text, or no encoder (:attr:`encoder`).
         """
-        encoder = self.encoder
+        return self.encode_chunks(self.cut(text))
+
+    def cut(self, text: str) -> list[str]:
+        """The chunks of a text, at least one, cut as the bank's texts were ('300 characters, overlap 0').
+
+        Raises:
+            DataError: an empty text, or no encoder (:attr:`encoder`).
+        """
+        _ = self.encoder  # a bank of ready vectors says nothing of how a text is cut
         size, unit, _, overlap = self.bank.manifest.chunking.replace(",", "").split()
-        return encode_context(text, encoder, Chunking(int(size), "tokens" if unit == "tokens" else "characters", int(overlap)))
+        return context_chunks(text, Chunking(int(size), "tokens" if unit == "tokens" else "characters", int(overlap)))
+
+    def encode_chunks(self, chunks: Sequence[str]) -> Float32[np.ndarray, "T D"]:
+        """The vectors of chunks that :meth:`cut` gave, some or all of them.
+
+        Raises:
+            DataError: no encoder (:attr:`encoder`).
+        """
+        return self.encoder.encode(chunks, "passage").rows
 
     def _answers(self, questions: Sequence[Question]) -> list[list[Expected]]:
         stepping = [question for question in questions if len(question.rows) == 1]

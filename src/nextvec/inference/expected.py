@@ -41,7 +41,16 @@ def encode_context(text: str, encoder: Encoder, chunking: Chunking) -> Float32[n
     Raises:
         DataError: an empty text.
     """
+    return encoder.encode(context_chunks(text, chunking), "passage").rows
+
+
+def context_chunks(text: str, chunking: Chunking) -> list[str]:
+    """The chunks of a text that is the context of a prediction, at least one.
+
+    Raises:
+        DataError: an empty text.
+    """
     spans = chunking.splitter()(text)
     if not spans:
-        raise DataError("standard input is empty; give it the text that has been read so far")
-    return encoder.encode([text[a:b] for a, b in spans], "passage").rows
+        raise DataError("the text is empty; give what has been read so far")
+    return [text[a:b] for a, b in spans]

@@ -105,8 +105,10 @@ class Handlers:
         query = request.query_params
         seq = wire.whole(query.get("seq"), "seq", 1, 2**62, 0) or None
         k = wire.whole(query.get("k"), "k", 0, wire.MOST_K, K)
-        vectors = await self._vectors(request)
-        asked = self.service.append(name, vectors, seq, k, _asking(request, name), deadline)
+        incarnation = wire.incarnation(query.get("incarnation"))
+        with self.service.standing(name):
+            vectors = await self._vectors(request, deadline)
+        asked = self.service.append(name, vectors, seq, k, _asking(request, name), deadline, incarnation)
         return _answered(request, await self._unless_gone(request, asked))
 
     async def predict(self, request: Request) -> Response:
@@ -116,18 +118,18 @@ class Handlers:
         return _answered(request, await self._unless_gone(request, asked))
 
     async def snapshot(self, request: Request) -> Response:
-        saved = await self.service.saved(wire.named(request.path_params["session"]))
+        saved = await self.service.saved(wire.named(request.path_params["session"]), self._deadline(request))
         return Response(saved, media_type="application/octet-stream")
 
     async def once(self, request: Request) -> Response:
         deadline, k = self._deadline(request), _k(request)
-        vectors = await self._vectors(request)
+        vectors = await self._vectors(request, deadline)
         asked = self.service.once([vectors.rows], k, _asking(request, ""), deadline)
         return _answered(request, (await self._unless_gone(request, asked))[0])
 
     async def batch(self, request: Request) -> Response:
         deadline, k = self._deadline(request), _k(request)
-        vectors = await self._vectors(request)
+        vectors = await self._vectors(request, deadline)
         lengths = wire.lengths_of(request.query_params.get("lengths"), len(vectors.rows))
         contexts, start = [], 0
         for length in lengths:
@@ -183,7 +185,7 @@ class Handlers:
         seconds = wire.milliseconds(request.headers.get("x-deadline-ms"), self.service.limits.deadline)
         return asyncio.get_running_loop().time() + seconds
 
-    async def _vectors(self, request: Request) -> Vectors:
+    async def _vectors(self, request: Request, deadline: float) -> Vectors:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         body = await request.body()
         if kind != wire.JSON:
@@ -198,13 +200,14 @@ class Handlers:
                 ids = wire.from_ids(values, self.service.candidates)
                 return wire.from_rows(self.service.rows(ids), ids)
             case [("text", str(text))] if text.strip():
-                return wire.from_rows(await self.service.encode(text))
+                asked = self.service.encode(text, deadline)
+                return wire.from_rows(await self._unless_gone(request, asked, watched=True))
             case _:
                 raise RefusedError(400, "the body must hold one of vectors, rows, or a text that is not empty")
 
-    async def _unless_gone(self, request: Request, asked: Awaitable[T]) -> T:
-        """Where others wait already, a client that leaves takes its request out of the queue."""
-        if not self.service.waiting:
+    async def _unless_gone(self, request: Request, asked: Awaitable[T], watched: bool = False) -> T:
+        """A client that leaves takes its request out of the queue, where others wait already or it is ``watched``."""
+        if not self.service.waiting and not watched:
             return await asked
         answer = asyncio.ensure_future(asked)
         gone = asyncio.ensure_future(_gone(request))
@@ -315,7 +318,7 @@ class _Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         await super().main_loop()
-        self._service.ready = False
+        self._service.drain()
         self._guard.draining = True
         loop = asyncio.get_running_loop()
         until = loop.time() + DRAIN_SECONDS

@@ -20,12 +20,13 @@ from typing import Any
 from nextvec.errors import NextvecError, ServingError
 from nextvec.serving.judge import Evidence
 from nextvec.serving.ledger import Ledger, LedgerError, Record
+from nextvec.serving.observations import Event
 from nextvec.serving.participation import Participation
 from nextvec.serving.promotions import named, past
 from nextvec.serving.report import report
 from nextvec.serving.rollout import Controller, Follower, Phase, fold
 from nextvec.serving.router import Lineup, Served, Snapshot
-from nextvec.serving.service import Event, Service
+from nextvec.serving.service import Service
 from nextvec.serving.units import bands
 
 

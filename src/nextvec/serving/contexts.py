@@ -17,6 +17,7 @@ import fcntl
 import json
 import mmap
 import os
+import secrets
 import struct
 import weakref
 import zlib
@@ -39,16 +40,19 @@ MANIFEST, LOCK, SUFFIX = "contexts.json", "contexts.lock", ".log"
 SEGMENT = 64 << 20  # bytes after which a new segment begins
 OPEN, APPEND, DELETE, WHOLE = 1, 2, 3, 4  # WHOLE: a whole context in one record, whatever came before
 NOTHING = (1 << 64) - 1  # no record before this one
+FREE = 64 << 20  # bytes of the disk below which the folder counts as full, so that there is warning before appends fail
+PROBE = 64 << 10  # bytes that must fit after a write that failed, before the log counts as writable again
 # crc32 of all that follows, payload bytes, kind, float16, bytes of the name, vectors, seq, vectors so far, the record
 # before, digest of the payload.
 HEAD = struct.Struct("<IIBBHIQQQ16s")
 
 
 class ConflictError(ServingError):
-    """An append that is neither the next one nor the last one again."""
+    """An append that is neither the next one nor the last one again, or one to an earlier session of the same name."""
 
-    def __init__(self, head: "Head") -> None:
-        super().__init__(f"the next seq of this session is {head.seq + 1}")
+    def __init__(self, head: "Head", replaced: bool = False) -> None:
+        what = "this session was deleted and made again" if replaced else f"the next seq of this session is {head.seq + 1}"
+        super().__init__(what)
         self.head = head
 
 
@@ -66,6 +70,8 @@ class Head:
         digest: of the last append's payload.
         first, last: positions of its oldest and newest record.
         bytes: of all its records.
+        incarnation: 64 random bits, drawn when the session began; a session that is deleted and made again has others.
+            :data:`NOTHING` for one that began before they were drawn.
     """
 
     seq: int
@@ -74,9 +80,16 @@ class Head:
     first: int
     last: int
     bytes: int
+    incarnation: int
 
 
 class _Record(NamedTuple):
+    """One record.
+
+    ``previous`` is the position of the session's record before this one. OPEN and WHOLE have none before them: theirs holds
+    the session's incarnation.
+    """
+
     kind: int
     session: str
     half: bool
@@ -120,6 +133,17 @@ class _Segment:
             raise
         self.size += want
 
+    def probe(self) -> None:
+        """
+        Raises:
+            OSError: the next record would not fit.
+        """
+        try:
+            if os.pwrite(self.file, bytes(PROBE), self.size) < PROBE:
+                raise OSError("a short write")
+        finally:
+            os.ftruncate(self.file, self.size)
+
 
 @dataclass(frozen=True)
 class View:
@@ -135,7 +159,7 @@ class View:
         position, guess = self.head.last, 4096
         while position != NOTHING and len(rows):
             record = self._record(position, guess)
-            guess, position = record.size, record.previous
+            guess, position = record.size, record.previous if record.kind == APPEND else NOTHING
             first = record.length - record.rows - start
             if record.rows:
                 kept = np.frombuffer(record.payload, "<f2" if record.half else "<f4").reshape(-1, self.dim)
@@ -172,6 +196,8 @@ class Contexts:
         self._live = 0
         self._unsynced: tuple[_Segment, ...] = ()
         self.failure: str | None = None
+        self.free = FREE
+        self._full: str | None = None  # why the last write failed
         self.cut = 0  # bytes of a torn tail, put aside when the log was opened
         self._segments: tuple[_Segment, ...] = ()
         try:
@@ -214,18 +240,23 @@ class Contexts:
         """
         if session in self._heads:
             return False
-        self._append(_Record(OPEN, session, False, 0, 0, 0, NOTHING, bytes(16), b"", 0))
+        self._append(_Record(OPEN, session, False, 0, 0, 0, secrets.randbelow(NOTHING), bytes(16), b"", 0))
         return True
 
-    def append(self, session: str, vectors: Vectors, seq: int | None = None) -> bool:
+    def append(self, session: str, vectors: Vectors, seq: int | None = None, incarnation: int | None = None) -> bool:
         """Write one append; False where it is the last one again. Without ``seq`` it is the next one, and never a retry.
+
+        Args:
+            incarnation: of the session that is meant; None for whichever has this name.
 
         Raises:
             KeyError: no such session.
-            ConflictError: any other seq, or the last one with another payload.
+            ConflictError: any other seq, the last one with another payload, or another incarnation.
             FullError: the log cannot be written.
         """
         head, digest = self._heads[session], vectors.digest
+        if incarnation is not None and incarnation != head.incarnation:
+            raise ConflictError(head, replaced=True)
         if seq is not None and seq != head.seq + 1:
             if seq == head.seq and seq and digest == head.digest:
                 return False
@@ -265,6 +296,21 @@ class Contexts:
         except OSError as error:
             self.failure = error.strerror or "input/output error"
 
+    def trouble(self) -> str | None:
+        """Why appends fail, or soon will; None where they do not. Call it in the thread that appends."""
+        if self.failure is not None:
+            return f"the log of contexts cannot be written: {self.failure}"
+        disk = os.statvfs(self.folder)
+        if disk.f_bavail * disk.f_frsize < self.free:
+            return f"the disk of the sessions has {disk.f_bavail * disk.f_frsize >> 20} MiB left; want {self.free >> 20}"
+        if self._full is not None:
+            try:
+                self._segments[-1].probe()
+            except OSError:
+                return f"the log of contexts cannot be written: {self._full}"
+            self._full = None
+        return None
+
     def wasteful(self) -> bool:
         """More is dead than alive, and a segment can be given up."""
         return len(self._segments) > 1 and self.bytes > 2 * self._live + self.segment_bytes
@@ -286,7 +332,7 @@ class Contexts:
         halves = rows.astype("<f2")
         half = bool(len(rows)) and np.array_equal(halves.astype(np.float32), rows)
         payload = (halves if half else rows.astype("<f4", copy=False)).tobytes()
-        self._append(_Record(WHOLE, session, half, len(rows), head.seq, head.length, NOTHING, head.digest, payload, 0))
+        self._append(_Record(WHOLE, session, half, len(rows), head.seq, head.length, head.incarnation, head.digest, payload, 0))
 
     def give_up_oldest(self) -> None:
         """Remove the oldest segment, once the rewritten contexts are synced; readers of a view keep theirs open."""
@@ -312,7 +358,9 @@ class Contexts:
             position = segment.stop
             segment.write(parts)
         except OSError as error:
-            raise FullError(f"the log cannot be written: {error.strerror}") from None
+            self._full = error.strerror or "input/output error"
+            raise FullError(f"the log cannot be written: {self._full}") from None
+        self._full = None
         if segment not in self._unsynced:
             self._unsynced = (*self._unsynced, segment)
         self._fold(record._replace(size=sum(map(len, parts))), position)
@@ -324,13 +372,15 @@ class Contexts:
             # A session whose beginning went with an old segment is deleted or whole further on.
             if held is not None:
                 size = held.bytes + record.size
-                self._heads[record.session] = Head(record.seq, record.length, record.digest, held.first, position, size)
+                last = (held.first, position, size, held.incarnation)
+                self._heads[record.session] = Head(record.seq, record.length, record.digest, *last)
                 self._live += record.size
             return
         self._live -= held.bytes if held is not None else 0
         self._heads.pop(record.session, None)
         if record.kind != DELETE:
-            self._heads[record.session] = Head(record.seq, record.length, record.digest, position, position, record.size)
+            first = (position, position, record.size, record.previous)
+            self._heads[record.session] = Head(record.seq, record.length, record.digest, *first)
             self._live += record.size
 
     def _load(self) -> None:

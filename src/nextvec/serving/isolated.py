@@ -45,6 +45,10 @@ Json = dict[str, Any]
 Told = Callable[[Literal["ended", "there", "refused"], str], None]
 
 
+def _unheard(event: str, detail: str, /) -> None:
+    """The default of ``told``."""
+
+
 class EndedError(ServingError):
     """The process of an engine is not there, or was not to the end of the question."""
 
@@ -77,7 +81,8 @@ class Answering(Protocol):
     def session(self) -> Reading: ...
     def answers(self, questions: Sequence[Question]) -> list[list[Expected] | Exception]: ...
     def nearest(self, vectors: np.ndarray) -> Int64[np.ndarray, " R"]: ...
-    def encode(self, text: str) -> Float32[np.ndarray, "T D"]: ...
+    def cut(self, text: str) -> list[str]: ...
+    def encode_chunks(self, chunks: Sequence[str]) -> Float32[np.ndarray, "T D"]: ...
 
 
 class RemoteSession:
@@ -112,7 +117,7 @@ class RemoteSession:
 
 @dataclass
 class _Wire:
-    """One of the two ways to ask: answers do not wait behind who reads a long context.
+    """One of the ways to ask, each with a thread over there: none waits behind another.
 
     Attributes:
         since: when the question under way was asked, on the monotonic clock.
@@ -141,10 +146,12 @@ class EngineProcess:
         NextvecError: the run cannot be opened; with the message of over there.
     """
 
-    def __init__(self, run: Path, open_run: Callable[[Path], Engine], told: Told = lambda *_: None) -> None:
+    def __init__(self, run: Path, open_run: Callable[[Path], Engine], told: Told = _unheard) -> None:
         self.told = told
         self._run, self._open = run, open_run
         self._front, self._aside = _Wire(ANSWER_SECONDS), _Wire(READ_SECONDS)
+        self._labels, self._texts = _Wire(ANSWER_SECONDS), _Wire(READ_SECONDS)
+        self._wires = (self._front, self._aside, self._labels, self._texts)
         self._numbers, self._life = itertools.count(), 0
         self._gone: deque[int] = deque()
         self.held = 0
@@ -216,15 +223,23 @@ class EngineProcess:
         Raises:
             NextvecError: a vector that cannot be read; the process has ended.
         """
-        return np.array(self._ask(self._aside, {"do": "nearest"}, vectors)[0]["rows"], np.int64)
+        return np.array(self._ask(self._labels, {"do": "nearest"}, vectors)[0]["rows"], np.int64)
 
-    def encode(self, text: str) -> Float32[np.ndarray, "T D"]:
-        """:meth:`nextvec.inference.Engine.encode`.
+    def cut(self, text: str) -> list[str]:
+        """:meth:`nextvec.inference.Engine.cut`.
 
         Raises:
             NextvecError: an empty text, no encoder, or the process has ended.
         """
-        return _rows(self._ask(self._aside, {"do": "encode", "text": text})[1], self.dim)
+        return self._ask(self._texts, {"do": "cut", "text": text})[0]["chunks"]
+
+    def encode_chunks(self, chunks: Sequence[str]) -> Float32[np.ndarray, "T D"]:
+        """:meth:`nextvec.inference.Engine.encode_chunks`.
+
+        Raises:
+            NextvecError: no encoder, or the process has ended.
+        """
+        return _rows(self._ask(self._texts, {"do": "encode", "chunks": list(chunks)})[1], self.dim)
 
     def close(self) -> None:
         """End the process and wait for that; whoever still asks is told so."""
@@ -294,12 +309,14 @@ class EngineProcess:
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        (front, its_front), (aside, its_aside) = context.Pipe(), context.Pipe()
-        given = (self._run, self._open, torch.get_num_threads(), its_front, its_aside)
+        pipes = [context.Pipe() for _ in self._wires]
+        theirs = [its for _, its in pipes]
+        front = pipes[0][0]
+        given = (self._run, self._open, torch.get_num_threads(), theirs)
         process = context.Process(target=_serve, args=given, name=f"engine {self._run.name}", daemon=True)
         process.start()
-        its_front.close()
-        its_aside.close()
+        for its in theirs:
+            its.close()
         try:
             while not front.poll(WATCH_SECONDS):
                 if self._closing.is_set():
@@ -316,7 +333,8 @@ class EngineProcess:
             raise RunError(f"{self._run} holds another model than the one that was served; reload it")
         self._facts, self._process = facts, process
         self._life += 1
-        self._front.connection, self._aside.connection = front, aside
+        for wire, (mine, _) in zip(self._wires, pipes, strict=True):
+            wire.connection = mine
 
     def _watch(self) -> None:
         """Until the process has ended: by itself, because it hung, or because the server closes."""
@@ -325,7 +343,7 @@ class EngineProcess:
         hung = 0.0  # seconds that it was waited for
         while not wait([process.sentinel], WATCH_SECONDS):
             now = time.monotonic()
-            waits = [(wire, wire.since) for wire in (self._front, self._aside)]
+            waits = [(wire, wire.since) for wire in self._wires]
             late = [wire.patience for wire, since in waits if since is not None and now - since > wire.patience]
             hung = hung or max(late, default=0.0)
             if hung or self._closing.is_set():
@@ -333,7 +351,7 @@ class EngineProcess:
         process.join()
         self.ended = f"the process did not answer for {hung:g} s" if hung else f"the process was ended: {_how(process)}"
         self._fault = f"the engine's process has ended ({self.ended}); it is being started again"
-        for wire in (self._front, self._aside):
+        for wire in self._wires:
             connection, wire.connection = wire.connection, None
             assert connection is not None
             with wire.lock:  # who asks has seen the end of the stream by now
@@ -383,7 +401,8 @@ def _error(said: Json) -> NextvecError:
 # In the other process
 
 
-def _serve(run: Path, open_run: Callable[[Path], Engine], threads: int, front: Connection, aside: Connection) -> None:
+def _serve(run: Path, open_run: Callable[[Path], Engine], threads: int, connections: Sequence[Connection]) -> None:
+    front, *others = connections
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # a terminal tells all of its processes; the server says when to end
     with suppress(OSError):  # Linux alone
@@ -399,7 +418,8 @@ def _serve(run: Path, open_run: Callable[[Path], Engine], threads: int, front: C
     facts = {"digest": engine.digest, "weights": engine.weights, "context": engine.context, "bank": str(engine.bank.path)}
     front.send_bytes(_packed(facts))
     sessions: dict[int, Session] = {}
-    threading.Thread(target=_listen, args=(engine, sessions, aside), daemon=True).start()
+    for connection in others:
+        threading.Thread(target=_listen, args=(engine, sessions, connection), daemon=True).start()
     _listen(engine, sessions, front)
 
 
@@ -427,7 +447,9 @@ def _replied(engine: Engine, sessions: dict[int, Session], said: Json, payload: 
         return _packed({}, _session(engine, sessions, said["session"]).snapshot())
     if said["do"] == "nearest":
         return _packed({"rows": engine.nearest(_rows(payload, engine.dim)).tolist()})
-    return _packed({}, _bytes(engine.encode(said["text"])))
+    if said["do"] == "cut":
+        return _packed({"chunks": engine.cut(said["text"])})
+    return _packed({}, _bytes(engine.encode_chunks(said["chunks"])))
 
 
 def _session(engine: Engine, sessions: dict[int, Session], number: int) -> Session:

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from nextvec.inference import Expected, Question
 from nextvec.serving.isolated import Answering, EndedError, EngineProcess
 from nextvec.serving.metrics import Metrics, span
+from nextvec.serving.turns import Turns
 from nextvec.serving.wire import RefusedError
 
 BATCH = 64
 CLOSE_SECONDS = 60.0  # the longest deadline of a request
 SMOOTH = 0.05  # weight of the newest batch in the running mean of what a request costs
+LATEST, HIGH = 256, 0.95  # answers whose waits are remembered; the share of them that :attr:`Line.wait` covers
 
 
 @dataclass(eq=False)
@@ -44,20 +46,28 @@ class Line:
         self.apart = isinstance(engine, EngineProcess)
         self.seconds = 0.0  # what a request costs, running mean over batches
         self._metrics = metrics
+        self._waits: deque[float] = deque(maxlen=LATEST)
         self._waiting: deque[Job] = deque()
         self._jobs: list[Job] = []  # being answered
         self._users, self._closed = 0, False
         self._arrived = asyncio.Event()
-        self.aside = ThreadPoolExecutor(1, f"aside-{model}")  # long contexts; one thread, so one core at most
+        self.aside = Turns(f"aside-{model}")  # long contexts; one thread, so one core at most
         self._thread = ThreadPoolExecutor(1, f"engine-{model}")
         self._task = asyncio.get_running_loop().create_task(self._serve(), name=f"line {model}")
 
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def wait(self) -> float:
+        """Seconds from the question to the answer: the 95th percentile of the latest 256; 0 before the first."""
+        waits = sorted(self._waits)
+        return waits[int(HIGH * (len(waits) - 1))] if waits else 0.0
+
     def ask(self, job: Job) -> asyncio.Future[list[Expected]]:
+        """The answer; :class:`EndedError` where the line is closed."""
         if self._closed:
-            job.found.set_exception(EndedError("this model is served no longer"))
+            job.found.set_exception(_replaced())
             return job.found
         self._waiting.append(job)
         self._arrived.set()
@@ -73,19 +83,19 @@ class Line:
             self._users -= 1
 
     async def close(self, patience: float = CLOSE_SECONDS) -> None:
-        """Stop once every user has left, or after ``patience`` seconds; who still waits then gets :class:`EndedError`."""
+        """Stop once every user has left, or after ``patience`` seconds; what still waits then gets :class:`EndedError`."""
         loop = asyncio.get_running_loop()
         until = loop.time() + patience
         while (self._users or self._waiting) and loop.time() < until:
             await asyncio.sleep(0.01)
         self._closed = True
+        self.aside.close(_replaced())
         for job in (*self._waiting, *self._jobs):
             if not job.found.done():
-                job.found.set_exception(EndedError("this model is served no longer"))
+                job.found.set_exception(_replaced())
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        for pool in (self.aside, self._thread):
-            pool.shutdown(wait=False, cancel_futures=True)
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _serve(self) -> None:
         ended = 0.0
@@ -119,11 +129,19 @@ class Line:
         began = time.perf_counter()
         with span("engine", sessions=len(jobs), model=self.model):
             if self.apart:
-                answers = await asyncio.get_running_loop().run_in_executor(self._thread, self.engine.answers, jobs)
+                try:
+                    answers = await asyncio.get_running_loop().run_in_executor(self._thread, self.engine.answers, jobs)
+                except asyncio.CancelledError:  # the line is closed; an engine that hangs is not waited for
+                    for job in jobs:
+                        if not job.found.done():
+                            job.found.set_exception(_replaced())
+                    raise
             else:
                 answers = self.engine.answers(jobs)
         self._metrics.engine(self.model).observe(time.perf_counter() - began)
         self._metrics.batch.observe(len(jobs))
+        now = time.monotonic()
+        self._waits.extend(now - job.arrived for job in jobs)
         for job, answer in zip(jobs, answers, strict=True):
             if job.found.done():
                 continue
@@ -131,3 +149,7 @@ class Line:
                 job.found.set_exception(answer)
             else:
                 job.found.set_result(answer)
+
+
+def _replaced() -> EndedError:
+    return EndedError("this model has been replaced or is being closed")

@@ -9,6 +9,11 @@ from nextvec.serving.wire import F16, F32, JSON, MOST_K, MOST_VECTORS, PROBLEM
 Json = dict[str, Any]
 
 WHOLE: Json = {"type": "integer", "minimum": 0}
+INCARNATION: Json = {
+    "type": "string",
+    "pattern": "^[0-9a-f]{16}$",
+    "description": "Drawn when a session begins: one that is deleted and made again has another.",
+}
 NAME: Json = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}
 
 
@@ -68,7 +73,7 @@ SCHEMAS: Mapping[str, Json] = {
     ),
     "Answer": _object({**_ANSWER, "request": {"type": "string"}}),
     "Answers": _object({"answers": {"type": "array", "items": _object(_ANSWER)}, "request": {"type": "string"}}),
-    "Session": _object({"session": NAME, "seq": WHOLE, "length": WHOLE, "bytes": WHOLE}),
+    "Session": _object({"session": NAME, "seq": WHOLE, "length": WHOLE, "bytes": WHOLE, "incarnation": INCARNATION}),
     "Model": _object(
         {
             "name": NAME,
@@ -129,8 +134,11 @@ SCHEMAS: Mapping[str, Json] = {
             "status": {"type": "integer"},
             "detail": {"type": "string"},
             "request": {"type": "string"},
-            "seq": {**WHOLE, "description": "Of a conflict: appends so far."},
-            "length": {**WHOLE, "description": "Of a conflict: vectors so far."},
+            "seq": {**WHOLE, "description": "Of a session, with 409, 503 and 504: appends so far."},
+            "length": {**WHOLE, "description": "Of a session, with 409, 503 and 504: vectors so far."},
+            "incarnation": {**INCARNATION, "description": "With 409, 503 and 504: of the session that has this name."},
+            "applied": {"type": "boolean", "description": "With 503 and 504: whether this append was written."},
+            "fits": {**WHOLE, "description": "Of a text that is too long for its deadline: characters that are not."},
         },
         "required": ["type", "title", "status", "detail", "request"],
     },
@@ -142,6 +150,7 @@ def _paths(dim: int) -> Json:
     k = _query("k", {"type": "integer", "minimum": 1, "maximum": MOST_K, "default": 10})
     k_or_none = _query("k", {"type": "integer", "minimum": 0, "maximum": MOST_K, "default": 10}, "0 appends only.")
     seq = _query("seq", {"type": "integer", "minimum": 1}, "Appends so far + 1. The last one again is not applied twice.")
+    incarnation = _query("incarnation", INCARNATION, "Refuse the append with 409 if the session is another one by now.")
     text = _query("text", {"enum": ["0", "1", "true", "false"]}, "1 adds the texts of chunks.")
     lengths = _query("lengths", {"type": "string"}, "Vectors of each context: 10,20,30.", required=True)
     answer = {200: _content("What is expected next.", _ref("Answer"))}
@@ -161,7 +170,7 @@ def _paths(dim: int) -> Json:
         "/v1/sessions/{session}/append": {
             "parameters": [session],
             "post": _operation(
-                "Append vectors, predict", answer, (404, 409, 413, 422, 507), [seq, k_or_none, text, *head], body
+                "Append vectors, predict", answer, (404, 409, 413, 422, 507), [seq, incarnation, k_or_none, text, *head], body
             ),
         },
         "/v1/sessions/{session}/predict": {
@@ -170,7 +179,7 @@ def _paths(dim: int) -> Json:
         },
         "/v1/sessions/{session}/snapshot": {
             "parameters": [session],
-            "get": _operation("The state, for another process", {200: _binary("A snapshot.")}, (404, 409)),
+            "get": _operation("The state, for another process", {200: _binary("A snapshot.")}, (404, 409), head[:1]),
         },
         "/v1/predict": {"post": _operation("What comes next in one whole context", answer, (413, 422), [k, text, *head], body)},
         "/v1/predict/batch": {

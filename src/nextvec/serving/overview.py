@@ -37,6 +37,7 @@ FINE, COARSE, FINE_FOR = 1, 5, 180  # seconds of a point, while the server is yo
 MINUTE, HISTOGRAM_SECONDS, RATE_SECONDS = 60, 300, 10
 WIDE = 4  # bins of one bar
 FRESH, SHARE = 1.0, 0.05  # seconds between two looks at the ledger and the runs; of the time that they may take
+STUCK_DEADLINES = 10  # deadlines that one batch of chunks may take before the encoder counts as blocked
 MOST_DOCUMENTS, MOST_SITTINGS = 300, 6
 
 
@@ -165,7 +166,10 @@ def unready(service: Service) -> str | None:
     stable = service.models[service.stable].engine
     if isinstance(stable, EngineProcess) and stable.fault is not None:
         return stable.fault
-    return "the log of contexts cannot be written; predictions go on" if service.contexts.failure else None
+    if service.texts.stuck(STUCK_DEADLINES * service.limits.deadline):
+        return "the encoder has not finished a batch for long; texts are not answered"
+    trouble = service.contexts.trouble()
+    return f"{trouble}; predictions go on" if trouble is not None else None
 
 
 def load_of(service: Service) -> Json:

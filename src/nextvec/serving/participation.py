@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from nextvec.serving.causes import most
 from nextvec.serving.judge import CANARY, FAIL
+from nextvec.serving.observations import Closed, Event, Pair, Seen
 from nextvec.serving.rollout import Follower
 from nextvec.serving.router import UNSURE
-from nextvec.serving.service import Closed, Event, Pair, Seen
 from nextvec.serving.units import Units, band, bands
 
 LATEST, FEWEST, MOST_FAILED = 60.0, 20, 0.5  # seconds; requests of the canary in them; share of them that stable answered

@@ -8,14 +8,14 @@ eviction and a restart are all one thing: a state that is missing, made anew.
 # Axes: T vectors, D width.
 
 import asyncio
+import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -24,26 +24,32 @@ from jaxtyping import Float32
 from nextvec.errors import NextvecError, NotFiniteError, ServingError
 from nextvec.inference import Expected, Question
 from nextvec.serving.causes import cause
-from nextvec.serving.contexts import ConflictError, Contexts, FullError, View
+from nextvec.serving.contexts import ConflictError, Contexts, FullError, Head, View
 from nextvec.serving.isolated import Answering, EndedError, EngineProcess, Reading
 from nextvec.serving.lanes import ServedLanes
 from nextvec.serving.last_use import LastUse
 from nextvec.serving.line import CLOSE_SECONDS, Job, Line
 from nextvec.serving.metrics import Metrics
+from nextvec.serving.observations import Closed, Event, Pair, Seen, Settled, Stream
+from nextvec.serving.rebuild import INLINE, Rebuilds, read
 from nextvec.serving.router import BUCKETS, LONGEST_SALT, Arm, Expert, Lineup, Route, Served, Snapshot, bucket, route
 from nextvec.serving.states import States
+from nextvec.serving.texts import Texts
+from nextvec.serving.turns import Steps
 from nextvec.serving.wire import RefusedError, Vectors
 
-Stream = Literal["assign", "fail", "slow", "miss", "unlabelled"]
 T = TypeVar("T")
 
 SYNC_SECONDS = 0.05
-INLINE = 16  # vectors that a state may be behind and still catch up in the loop
 MOST_LENGTH = 100_000  # vectors of one session
-WARMING, WARMING_SECONDS = "canary warming", 30.0
+WARMING_SECONDS = 30.0
+UNTRIED = ("canary warming", "canary not tried")  # reasons that say nothing of a canary
+TICK = 0.01  # seconds that a timer may be early
 STOPPING_SECONDS = 5.0  # for an engine's last answers when the server stops
 EXPIRY_SECONDS, EXPIRED, MOST_OBSERVED = 0.1, 256, 100_000  # between two looks for idle sessions; at one look; remembered ones
 LATE = 2.0  # times the budget; a canary that takes longer is answered for by stable
+# What a fallback leaves stable of a request's time: twice what its answers lately took, at least this or half of what is left.
+RESERVE, LEAST_RESERVE = 2.0, 0.05
 
 
 @dataclass(frozen=True)
@@ -77,72 +83,6 @@ class Asking:
     lane: str | None
     headers: Mapping[str, str]
     rights: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What happened to one request whose arm a coin has chosen; the judge decides which of these count.
-
-    Attributes:
-        stream: ``assign``, ``fail`` and ``slow`` once a request, ``miss`` once a label, ``unlabelled`` once a prediction.
-        weight: percent that went to the canary when the arm was chosen.
-        value: seconds for ``slow``; for others 1.0 bad or 0.0 good.
-        vectors: of the context.
-        lane: of the context; None where no lanes are served.
-        cause: of a failure, in words.
-    """
-
-    stream: Stream
-    arm: Arm
-    session: str
-    weight: float
-    value: float
-    vectors: int
-    lane: str | None = None
-    cause: str = ""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Both arms were asked the same, and stable's answer was given."""
-
-    stream: Literal["fail", "miss"]
-    session: str
-    stable_bad: bool
-    canary_bad: bool
-    vectors: int
-    lane: str | None = None
-    cause: str = ""
-
-
-@dataclass(frozen=True)
-class Closed:
-    """A session has ended."""
-
-    session: str
-
-
-Event = Seen | Pair | Closed
-
-
-@dataclass(frozen=True)
-class Settled:
-    """A prediction whose truth has come, or never will.
-
-    Attributes:
-        time: when it was asked for, in seconds since 1970; for replays, nothing is decided by it.
-        vectors: of the context.
-        seconds: that it took.
-        failed: the model on trial could not answer.
-        hit: whether what was appended next was among the predicted; None where nothing was appended.
-    """
-
-    session: str
-    time: float
-    vectors: int
-    seconds: float
-    failed: bool
-    hit: bool | None
 
 
 @dataclass(frozen=True)
@@ -187,6 +127,7 @@ class _Promise:
     seconds: float = 0.0
     failed: bool = False
     lane: str | None = None
+    reason: str = ""
     rollout: str = ""
     cause: str = ""
 
@@ -208,6 +149,8 @@ class Service:
         self.dim, self.encoder = first.dim, first.encoder_fingerprint
         self.contexts = Contexts(sessions, self.dim, self.encoder)
         self.states = States(limits.state_bytes)
+        self.rebuilds = Rebuilds(self.states, self.contexts, self.metrics.rebuilt.inc)
+        self.texts = Texts()
         self.snapshot = Snapshot(0, Lineup(Served(self.stable), Served(self.stable)))
         self.mirror = 0.0  # percent of sessions whose questions a canary is asked too, while one is there
         self.observe: Callable[[Event], None] = lambda _: None
@@ -221,6 +164,7 @@ class Service:
         self._promises: dict[str, _Promise] = {}
         self._observed = LastUse()  # sessions whose end matters to a rollout or a record
         self._working: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._labelling: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
         # One thread, so that rebuilding takes one core at most from those who answer.
         self._aside = ThreadPoolExecutor(1, "aside")
@@ -228,7 +172,7 @@ class Service:
         self._expirer = asyncio.get_running_loop().create_task(self._expire(), name="expiry")
         self._keeper = asyncio.get_running_loop().create_task(self._keep(), name="keeper")
         if first.bank.manifest.text:
-            self._aside.submit(_load_encoder, first)
+            self.texts.warm(first)
 
     # Sessions
 
@@ -247,21 +191,36 @@ class Service:
             self.lapse(session)
             return gone
 
-    async def append(self, session: str, vectors: Vectors, seq: int | None, k: int, asking: Asking, deadline: float) -> Answer:
+    async def append(
+        self,
+        session: str,
+        vectors: Vectors,
+        seq: int | None,
+        k: int,
+        asking: Asking,
+        deadline: float,
+        incarnation: int | None = None,
+    ) -> Answer:
         """Write vectors at the end of a session's context, then say what comes next if ``k`` is not 0.
 
         The last append again changes nothing and is answered as before: a prediction is a function of the context.
 
+        Args:
+            incarnation: of the session that is meant; None for whichever has this name.
+
         Raises:
-            RefusedError: 404 no such session; 409 another seq; 413 too long; 507 disk full; 503, 504 no time for a prediction.
+            RefusedError: 404 no such session; 409 another seq or incarnation; 413 too long; 507 disk full; 503, 504 no time for
+                a prediction. A 503 or 504 says with ``seq`` and ``length`` where the session stands, and with ``applied``
+                whether the vectors were written.
         """
-        async with self._turn(session):
+        async with self._in_time(session, deadline) as told:
             before = self._head(session)
             if before.length + len(vectors.rows) > MOST_LENGTH:
                 raise RefusedError(413, f"a session has at most {MOST_LENGTH} vectors", seq=before.seq, length=before.length)
-            applied = self._logged(lambda: self.contexts.append(session, vectors, seq))
-            if applied:
-                await self._label(session, vectors)
+            applied = self._logged(lambda: self.contexts.append(session, vectors, seq, incarnation))
+            told["applied"] = True
+            if applied and session in self._promises:
+                await asyncio.shield(self._labelled(session, vectors))
             head = self._head(session)
             if not k:
                 digest = self.models[self.stable].engine.digest
@@ -272,24 +231,63 @@ class Service:
         """What comes next in a session.
 
         Raises:
-            RefusedError: 404 no such session; 409 it is empty; 503, 504 no time.
+            RefusedError: 404 no such session; 409 it is empty; 503, 504 no time, with ``seq`` and ``length``.
         """
-        async with self._turn(session):
+        async with self._in_time(session, deadline):
             return await self._answer(session, None, k, asking, deadline)
 
-    async def saved(self, session: str) -> bytes:
+    async def saved(self, session: str, deadline: float) -> bytes:
         """The stable model's state of a session, for another process that serves the same weights.
 
         Raises:
-            RefusedError: 404 no such session; 409 it is empty.
+            RefusedError: 404 no such session; 409 it is empty; 503, 504 no time, with ``seq`` and ``length``.
         """
-        async with self._turn(session):
+        async with self._in_time(session, deadline):
             view, model = self._view(session), self.models[self.stable]
             with model.line.used():
                 state, rows = await self._state(model, session, view, None)
-                saved = await self._in_thread(lambda: _saved(state, rows), model.line.aside)
-                self._put(model, session, state)
+                try:
+                    saved = await self._counted(model.line.aside.run(_saved(state, rows)))
+                except BaseException:
+                    self.rebuilds.lose(model.line, session)
+                    raise
+                self.rebuilds.put(model.line, session, view, state)
             return saved
+
+    @contextmanager
+    def standing(self, session: str) -> Generator[dict[str, Any]]:
+        """Let problems of 503 and 504 say where a session stands.
+
+        Yields:
+            Members of such a problem; ``applied`` is False until it is set.
+        """
+        told: dict[str, Any] = {"applied": False}
+        try:
+            yield told
+        except EndedError:
+            detail = "the model's process has ended and is being started again"
+            raise RefusedError(503, detail, {"retry-after": "1"}, **self._where(session), **told) from None
+        except RefusedError as refused:
+            if refused.status in (503, 504):
+                refused.members = {**self._where(session), **told, **refused.members}
+            raise
+
+    @asynccontextmanager
+    async def _in_time(self, session: str, deadline: float) -> AsyncGenerator[dict[str, Any]]:
+        """One request of a session: after those before it, and until its deadline."""
+        with self.standing(session) as told:
+            try:
+                async with asyncio.timeout_at(deadline), self._turn(session):
+                    if asyncio.get_running_loop().time() > deadline:
+                        raise TimeoutError
+                    yield told
+            except TimeoutError:
+                raise RefusedError(504, "the deadline has passed") from None
+
+    def _where(self, session: str) -> dict[str, Any]:
+        if session not in self.contexts:
+            return {}
+        return _standing(self.contexts.head(session))
 
     def lapse(self, session: str) -> None:
         """Count a session as ended that has had no request for long; its context stays, and it may go on."""
@@ -306,7 +304,7 @@ class Service:
             RefusedError: 404 no such session.
         """
         head = self._head(session)
-        return {"session": session, "seq": head.seq, "length": head.length, "bytes": head.bytes}
+        return {"session": session, "bytes": head.bytes, **_standing(head)}
 
     # Without a session
 
@@ -319,7 +317,11 @@ class Service:
             RefusedError: 503, 504 no time.
         """
         # Without a session there is no unit to be judged by: a rollout never sees these.
-        return list(await asyncio.gather(*(self._once(rows, k, asking, deadline) for rows in contexts)))
+        try:
+            async with asyncio.timeout_at(deadline):
+                return list(await asyncio.gather(*(self._once(rows, k, asking, deadline) for rows in contexts)))
+        except TimeoutError:
+            raise RefusedError(504, "the deadline has passed") from None
 
     async def _once(self, rows: Float32[np.ndarray, "T D"], k: int, asking: Asking, deadline: float) -> Answer:
         began, lane, lanes = time.perf_counter(), asking.lane, self.lanes
@@ -330,13 +332,14 @@ class Service:
         model, reason = self.models[served.name], str(why)
         found = None
         if why == "expert":
-            found, fault = await self._tried("expert", lambda: self._whole(model, rows, k, deadline), served.name, lane)
+            seconds = self._patience(len(rows), deadline)
+            found, fault = await self._tried(
+                "expert", lambda: self._whole(model, rows, k, deadline), served.name, lane, seconds
+            )
             reason = fault or reason
         if found is None:
-            if reason != why:
-                served, _ = self.snapshot.stable.choose(len(rows), None, self.snapshot.threshold)
-                model = self.models[served.name]
-            found = await self._surely(model, lambda: self._whole(model, rows, k, deadline), deadline)
+            name = served.name if reason == why else self._shared(len(rows))
+            found, model = await self._surely(name, lambda model: self._whole(model, rows, k, deadline), deadline)
         self.metrics.answers("stable", model.name, reason).inc()
         self._in_lane(lane, reason, began)
         return Answer(found, "stable", model.name, reason, model.engine.digest, None, len(rows), lane)
@@ -345,24 +348,19 @@ class Service:
         with model.line.used():
             state, left = model.engine.session(), rows
             if len(rows) > INLINE:
-                await self._in_thread(lambda: state.catch_up(rows), model.line.aside)
+                await self._counted(model.line.aside.run(read(state, rows)))
                 left = np.empty((0, self.dim), np.float32)
             return await model.line.ask(Job(state, left, k, deadline))
 
-    async def encode(self, text: str) -> Float32[np.ndarray, "T D"]:
-        """A text as rows, cut and encoded as the bank's were, in a thread.
+    async def encode(self, text: str, deadline: float) -> Float32[np.ndarray, "T D"]:
+        """A text as rows, cut and encoded as the bank's were.
 
         Raises:
-            RefusedError: 422 the model's bank was not made of text.
+            RefusedError: see :meth:`nextvec.serving.texts.Texts.rows`.
         """
         model = self.models[self.stable]
-        try:
-            with model.line.used():
-                return await self._in_thread(lambda: model.engine.encode(text))
-        except EndedError:
-            raise
-        except NextvecError as error:
-            raise RefusedError(422, str(error)) from None
+        with model.line.used():
+            return await self._counted(self.texts.rows(model.engine, text, deadline))
 
     def rows(self, ids: Sequence[int]) -> Float32[np.ndarray, "T D"]:
         """Rows of the stable model's candidates."""
@@ -504,10 +502,16 @@ class Service:
         others = requests - self.apart - 1
         return others > 0 and others * self.models[self.stable].line.seconds > self.limits.budget
 
+    def drain(self) -> None:
+        """Be ready no more; texts that are not encoded yet are refused, everything else is answered."""
+        self.ready = False
+        self.texts.close()
+
     async def close(self) -> None:
         """Finish what is asked, sync the log, let go of everything."""
-        self.ready = False
-        background = (self._expirer, *self._working.values())
+        self.drain()
+        self.rebuilds.close()
+        background = (self._expirer, *self._working.values(), *self._labelling)
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
@@ -530,28 +534,65 @@ class Service:
         lane = await self._lane(session, view, new, asking)
         snapshot = self._now(lane)
         chosen = self._route(replace(asking, lane=lane), view.head.length, snapshot)
-        expected, model, reason = await self._routed(chosen, session, view, new, k, lane, deadline)
+        promise = _Promise(chosen.arm, frozenset(), view.head.length, snapshot.weight, chosen.counted, lane=lane)
+        promise.rollout = snapshot.rollout
+        promise.reason, patience = chosen.reason, self._patience_of(chosen, snapshot, view, deadline)
+        promise.counted = chosen.counted and patience > 0  # of either arm: what had no time says nothing of a model
+        try:
+            expected, model = await self._routed(chosen, promise, session, view, new, k, deadline, patience)
+        except BaseException as error:
+            # A client that leaves before its deadline says nothing of a model; a deadline that passes does.
+            over = asyncio.get_running_loop().time() > deadline - TICK
+            if promise.reason not in UNTRIED and (over or not isinstance(error, asyncio.CancelledError)):
+                promise.cause = self._cause(promise.reason, chosen, patience)
+                self._outcome(promise, session, time.perf_counter() - began, failed=True)
+            raise
+        reason, taken = promise.reason, time.perf_counter() - began
         watched = snapshot.canary is not None or self.record is not None or self.lanes is not None
-        if watched and reason != WARMING:
-            found, taken = frozenset(e.row for e in expected), time.perf_counter() - began
-            promise = _Promise(chosen.arm, found, view.head.length, snapshot.weight, chosen.counted)
+        if watched and reason not in UNTRIED:
+            promise.rows = frozenset(e.row for e in expected)
             promise.time, promise.seconds, promise.failed = time.time() - taken, taken, reason.startswith("canary ")
-            promise.lane, promise.rollout = lane, snapshot.rollout
-            if promise.failed:
-                promise.cause = cause(reason, self._engine(chosen.model.name), LATE * self.limits.budget)
             self._observed.touch(session, time.monotonic())
             self._settle(session, self._promises.get(session), None)
             self._promises[session] = promise
-            self._tell("assign", promise, session, 0.0)
-            self._tell("fail", promise, session, float(promise.failed))
-            # Time spent on a fallback is the canary's: it is what the user waited for.
-            self._tell("slow", promise, session, promise.seconds)
+            # Both arms fail by one rule, so that what slows the whole server is no evidence against a canary.
+            failed = promise.failed or taken > patience
+            promise.cause = self._cause(reason, chosen, patience) if failed else ""
+            self._outcome(promise, session, taken, failed)
             if snapshot.canary is not None and chosen.arm == "stable" and self._is_mirrored(session, snapshot):
                 self._mirror(snapshot, session, view, k, replace(asking, lane=lane), promise)
         arm: Arm = "canary" if chosen.arm == "canary" and model.name == chosen.model.name else "stable"
         self.metrics.answers(arm, model.name, reason).inc()
         self._in_lane(lane, reason, began)
         return Answer(expected, arm, model.name, reason, model.engine.digest, view.head.seq, view.head.length, lane)
+
+    def _cause(self, reason: str, chosen: Route, patience: float) -> str:
+        """What stopped the chosen model from answering in time."""
+        model = self.models.get(chosen.model.name)
+        said = reason if reason.startswith("canary ") else "canary late"
+        return cause(said, None if model is None else model.engine, patience)
+
+    def _outcome(self, promise: _Promise, session: str, seconds: float, failed: bool) -> None:
+        """Tell what became of a request; time spent on a fallback is the canary's: it is what the user waited for."""
+        self._tell("assign", promise, session, 0.0)
+        self._tell("fail", promise, session, float(failed))
+        self._tell("slow", promise, session, seconds)
+
+    def _patience_of(self, chosen: Route, snapshot: Snapshot, view: View, deadline: float) -> float:
+        if snapshot.canary is None and chosen.model_reason != "expert":
+            return math.inf
+        return self._patience(view.head.length, deadline)
+
+    def _patience(self, length: int, deadline: float) -> float:
+        """Seconds after which stable is asked instead, early enough to answer before the deadline; 0 or less: at once."""
+        left = deadline - asyncio.get_running_loop().time()
+        stable = self.models[self._shared(length)]
+        reserve = max(RESERVE * stable.line.wait, min(LEAST_RESERVE, left / 2))
+        return min(LATE * self.limits.budget, left - reserve)
+
+    def _shared(self, length: int) -> str:
+        """The stable model of every lane for contexts of this length, in vectors."""
+        return self.snapshot.stable.choose(length, None, self.snapshot.threshold)[0].name
 
     async def _lane(self, session: str, view: View, new: Float32[np.ndarray, "T D"] | None, asking: Asking) -> str | None:
         """What the request says, else what the context is about; None where no lanes are served."""
@@ -589,61 +630,74 @@ class Service:
     async def _routed(
         self,
         chosen: Route,
+        promise: _Promise,
         session: str,
         view: View,
         new: Float32[np.ndarray, "T D"] | None,
         k: int,
-        lane: str | None,
         deadline: float,
-    ) -> tuple[list[Expected], Model, str]:
-        """A prediction changes nothing, so what a canary or an expert fails at is asked of the shared stable model."""
-        model = self.models[chosen.model.name]
+        patience: float,
+    ) -> tuple[list[Expected], Model]:
+        """A prediction changes nothing, so what a canary or an expert fails at is asked of the shared stable model.
+
+        Sets ``promise.reason`` before it asks stable, so that it is known of a request that ends without an answer, too.
+        """
+
+        def ask(model: Model) -> Awaitable[list[Expected]]:
+            return self._ask(model, session, view, new, k, deadline)
+
+        name = chosen.model.name
         what = "canary" if chosen.arm == "canary" else "expert" if chosen.model_reason == "expert" else None
         if what is None:
-            ask = lambda: self._ask(model, session, view, new, k, deadline)  # noqa: E731
-            return await self._surely(model, ask, deadline), model, chosen.reason
-        if self._behind(model, session, view) > INLINE:
+            return await self._surely(name, ask, deadline)
+        model, lane = self.models[name], promise.lane
+        if self.rebuilds.behind(model.line, session, view) > INLINE:
             # The first request after a switch would wait for a rebuild that says nothing of the model: stable answers.
-            length, weight = view.head.length, self.snapshot.weight
-            promise = _Promise(chosen.arm, frozenset(), length, weight, chosen.counted, lane=lane)
-            promise.rollout = self.snapshot.rollout
-            self._warm(model, session, view, promise, lane if what == "expert" else None)
-            reason = f"{what} warming"
+            self._warm(model, session, view, replace(promise), lane if what == "expert" else None)
+            promise.reason = f"{what} warming"
         else:
-            ask = lambda: self._ask(model, session, view, new, k, deadline)  # noqa: E731
-            found, fault = await self._tried(what, ask, model.name, lane)
+            found, fault = await self._tried(what, lambda: ask(model), name, lane, patience)
             if found is not None:
-                return found, model, chosen.reason
-            reason = fault
-        served, _ = self.snapshot.stable.choose(view.head.length, None, self.snapshot.threshold)
-        stable = self.models[served.name]
-        ask = lambda: self._ask(stable, session, view, None, k, deadline)  # noqa: E731
-        return await self._surely(stable, ask, deadline), stable, reason
+                return found, model
+            promise.reason = fault
+        return await self._surely(self._shared(view.head.length), ask, deadline)
 
-    async def _surely(self, model: Model, ask: Callable[[], Awaitable[list[Expected]]], deadline: float) -> list[Expected]:
-        """Ask the model that nobody stands in for; once more, when it is there again, if its process ended meanwhile.
+    async def _surely(
+        self, name: str, ask: Callable[[Model], Awaitable[list[Expected]]], deadline: float
+    ) -> tuple[list[Expected], Model]:
+        """Ask the model that nobody stands in for; once more if its process ended, or a reload replaced it meanwhile.
 
         Raises:
             EndedError: it was not there again before the deadline.
         """
+        model = self.models[name]
         try:
-            return await ask()
-        except EndedError:
-            loop, engine = asyncio.get_running_loop(), model.engine
-            while isinstance(engine, EngineProcess) and engine.fault is not None:
-                if loop.time() > deadline:
-                    raise
+            return await ask(model), model
+        except EndedError as ended:
+            model = self.models.get(name) or self.models[self.stable]  # it may have been unloaded meanwhile
+            await self._there_again(model, ended, deadline)
+            return await ask(model), model
+
+    async def _there_again(self, model: Model, ended: EndedError, deadline: float) -> None:
+        loop, engine = asyncio.get_running_loop(), model.engine
+        while isinstance(engine, EngineProcess) and engine.fault is not None:
+            try:
                 await asyncio.sleep(0.02)
-            return await ask()
+            except asyncio.CancelledError:
+                if loop.time() > deadline - TICK:  # the reason is more than that the deadline has passed
+                    raise ended from None
+                raise
 
     async def _tried(
-        self, what: str, ask: Callable[[], Awaitable[list[Expected]]], name: str, lane: str | None
+        self, what: str, ask: Callable[[], Awaitable[list[Expected]]], name: str, lane: str | None, seconds: float
     ) -> tuple[list[Expected] | None, str]:
-        """The answer of a model that another can stand in for; else None, and why."""
+        """The answer of a model that another can stand in for, within so many seconds; else None, and why."""
+        if seconds <= 0:
+            return None, f"{what} not tried"
         reason, refused = "", False
         found: list[Expected] | None = None
         try:
-            async with asyncio.timeout(LATE * self.limits.budget):
+            async with asyncio.timeout(seconds):
                 found = await ask()
         except TimeoutError:
             reason = f"{what} late"
@@ -660,13 +714,6 @@ class Service:
     def _route(self, asking: Asking, length: int, snapshot: Snapshot) -> Route:
         return route(asking.key, length, asking.lane, asking.headers, snapshot, now=time.monotonic(), scopes=asking.rights)
 
-    def _engine(self, name: str) -> Answering | None:
-        model = self.models.get(name)
-        return None if model is None else model.engine
-
-    def _behind(self, model: Model, session: str, view: View) -> int:
-        return view.head.length - self.states.length(session, model.engine.digest)
-
     def _warm(self, model: Model, session: str, view: View, promise: _Promise, lane: str | None) -> None:
         """Bring a state up to date; ``lane``: of the expert whose state it is, None of a canary's."""
 
@@ -676,10 +723,10 @@ class Service:
                     with model.line.used():
                         state, rows = await self._state(model, session, view, None)
                 if len(rows):
-                    self.states.lose(session, model.engine.digest)
+                    self.rebuilds.lose(model.line, session)
                 else:
-                    self._put(model, session, state)
-            except Exception as error:  # whatever a canary does is its failure, and nobody else's
+                    self.rebuilds.put(model.line, session, view, state)
+            except Exception as error:  # a canary's failure concerns the canary alone
                 if lane is None:
                     fault = "late" if isinstance(error, TimeoutError) else type(error).__name__
                     promise.cause = cause(f"canary {fault}", model.engine, WARMING_SECONDS)
@@ -741,39 +788,27 @@ class Service:
             try:
                 found = await model.line.ask(job)
             except RefusedError:  # it was never begun
-                self._put(model, session, state)
+                self.rebuilds.put(model.line, session, view, state)
                 raise
             except BaseException:
-                self.states.lose(session, model.engine.digest)
+                self.rebuilds.lose(model.line, session)
                 raise
-            self._put(model, session, state)
+            self.rebuilds.put(model.line, session, view, state)
             return found
 
     async def _state(
         self, model: Model, session: str, view: View, new: Float32[np.ndarray, "T D"] | None
     ) -> tuple[Reading, Float32[np.ndarray, "T D"]]:
-        """A session's state, taken out, and the few vectors it has still to read."""
-        digest, length = model.engine.digest, view.head.length
-        state: Reading | None = self.states.take(session, digest)
-        if state is not None and state.length > length:  # of a session of the same name that was deleted meanwhile
-            self.states.lose(session, digest)
-            state = None
-        behind = length - (state.length if state is not None else 0)
-        if behind <= INLINE:
-            rows = new if new is not None and len(new) == behind else view.read(length - behind)
-            return state if state is not None else model.engine.session(), rows
-        self.metrics.rebuilt.inc()
-        try:
-            caught_up = await self._in_thread(lambda: _caught_up(state or model.engine.session(), view), model.line.aside)
-        except BaseException:
-            self.states.lose(session, digest)
-            raise
-        return caught_up, np.empty((0, self.dim), np.float32)
-
-    def _put(self, model: Model, session: str, state: Reading) -> None:
-        self.states.put(session, model.engine.digest, state, state.num_bytes)
+        return await self._counted(self.rebuilds.take(model.line, session, view, new))
 
     # What became of it
+
+    def _labelled(self, session: str, vectors: Vectors) -> asyncio.Task[None]:
+        """The search for a label; it goes on when its request is over, for the judge would miss the slow ones alone."""
+        task = asyncio.get_running_loop().create_task(self._label(session, vectors))
+        self._labelling.add(task)
+        task.add_done_callback(self._labelling.discard)
+        return task
 
     async def _label(self, session: str, vectors: Vectors) -> None:
         """The next append is the truth of the last prediction: exact prequential Hit@K (Dawid 1984)."""
@@ -819,7 +854,7 @@ class Service:
             lock = self._turns[session] = asyncio.Lock()
         return lock
 
-    def _head(self, session: str) -> Any:
+    def _head(self, session: str) -> Head:
         return self._view(session).head
 
     def _view(self, session: str) -> View:
@@ -834,7 +869,7 @@ class Service:
         except KeyError:
             raise RefusedError(404, "there is no such session; PUT it first") from None
         except ConflictError as conflict:
-            raise RefusedError(409, str(conflict), seq=conflict.head.seq, length=conflict.head.length) from None
+            raise RefusedError(409, str(conflict), **_standing(conflict.head)) from None
         except FullError as full:
             raise RefusedError(507, str(full)) from None
 
@@ -858,8 +893,12 @@ class Service:
 
     def _model(self, name: str, run: Path, engine: Answering) -> Model:
         if isinstance(engine, EngineProcess):
-            loop = asyncio.get_running_loop()
-            engine.told = partial(loop.call_soon_threadsafe, self._process_told, name, engine.digest)
+            loop, digest = asyncio.get_running_loop(), engine.digest
+
+            def told(event: str, detail: str) -> None:
+                loop.call_soon_threadsafe(self._process_told, name, digest, event, detail)
+
+            engine.told = told
         return Model(name, run, engine, Line(engine, self.metrics, name))
 
     async def _end(self, model: Model, patience: float = CLOSE_SECONDS) -> None:
@@ -881,9 +920,13 @@ class Service:
             raise ServingError(f"model {name!r} reads vectors of another encoder or width than {self.stable!r}; serve it apart")
 
     async def _in_thread(self, call: Callable[[], T], pool: ThreadPoolExecutor | None = None) -> T:
+        return await self._counted(asyncio.get_running_loop().run_in_executor(pool or self._aside, call))
+
+    async def _counted(self, waited: Awaitable[T]) -> T:
+        """Wait for a thread, as a request that does not wait for the loop."""
         self.apart += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(pool or self._aside, call)
+            return await waited
         finally:
             self.apart -= 1
 
@@ -920,21 +963,16 @@ class Service:
         self.contexts.give_up_oldest()
 
 
-def _load_encoder(engine: Answering) -> None:
-    with suppress(NextvecError):  # whoever sends text is told
-        engine.encode("The first text takes what no later one does.")
-
-
 def _served(lineup: Lineup) -> list[Served]:
     return [lineup.short, lineup.long, *(expert.model for expert in lineup.experts)]
 
 
-def _saved(state: Reading, rows: Float32[np.ndarray, "T D"]) -> bytes:
+def _standing(head: Head) -> dict[str, Any]:
+    """Where a session stands, as an answer's members."""
+    return {"seq": head.seq, "length": head.length, "incarnation": f"{head.incarnation:016x}"}
+
+
+def _saved(state: Reading, rows: Float32[np.ndarray, "T D"]) -> Steps[bytes]:
     if len(rows):
-        state.catch_up(rows)
+        yield from read(state, rows)
     return state.snapshot()
-
-
-def _caught_up(state: Reading, view: View) -> Reading:
-    state.catch_up(view.read(state.length))
-    return state

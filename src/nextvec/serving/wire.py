@@ -20,6 +20,7 @@ F32, F16, JSON = "application/vnd.nextvec.f32", "application/vnd.nextvec.f16", "
 BINARY = {F32: "<f4", "application/octet-stream": "<f4", F16: "<f2"}
 PROBLEM = "application/problem+json"
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+INCARNATION = re.compile(r"[0-9a-f]{16}")
 ZERO, LONGEST = 1e-12, 1e18  # a shorter vector has no direction, the bank's own bound; a longer one no float32 square
 MOST_K, MOST_VECTORS = 1_000, 10_000
 
@@ -170,6 +171,19 @@ def whole(text: str | None, name: str, least: int, most: int, otherwise: int) ->
     if not (text.isascii() and text.isdigit() and len(text) <= 19 and least <= int(text) <= most):
         raise RefusedError(400, f"{name} must be a whole number from {least} to {most}")
     return int(text)
+
+
+def incarnation(text: str | None) -> int | None:
+    """The parameter ``incarnation``, as a session gives it; None where it is absent.
+
+    Raises:
+        RefusedError: 400 not 16 hexadecimal digits.
+    """
+    if text is None:
+        return None
+    if not INCARNATION.fullmatch(text):
+        raise RefusedError(400, "incarnation must be the 16 hexadecimal digits that PUT and GET of the session give")
+    return int(text, 16)
 
 
 def lengths_of(text: str | None, total: int) -> list[int]:
