@@ -595,7 +595,10 @@ class Service:
 
         Sets ``promise.reason`` before it asks stable, so that it is known of a request that ends without an answer, too.
         """
-        ask = lambda model: self._ask(model, session, view, new, k, deadline)  # noqa: E731
+
+        def ask(model: Model) -> Awaitable[list[Expected]]:
+            return self._ask(model, session, view, new, k, deadline)
+
         name = chosen.model.name
         what = "canary" if chosen.arm == "canary" else "expert" if chosen.model_reason == "expert" else None
         if what is None:

@@ -118,8 +118,7 @@ class Texts:
             raise RefusedError(503, detail, {"retry-after": "1"})
 
     def _encoded(self, engine: Answering, text: str, asked: _Text) -> Steps[Float32[np.ndarray, "T D"]]:
-        chunks = engine.cut(text)
-        yield
+        chunks = engine.cut(text)  # one step with the first batch: a short text waits for one turn, not for two
         parts: list[np.ndarray] = []
         for first in range(0, len(chunks), BATCH):
             if parts:
