@@ -207,11 +207,19 @@ def test_a_long_append_is_refused_at_its_deadline_and_read_once(runs: dict[str, 
         with pytest.raises(RefusedError) as waiting:  # another one waits for the same reading, and no longer than it may
             await service.predict("a", 5, Asking("a", None, {}, frozenset()), asyncio.get_running_loop().time() + 0.2)
         assert waiting.value.status == 504
+        holding = asyncio.ensure_future(say(service, "a", rows_of(1, 2)))
+        await asyncio.sleep(0)
+        for ask in (service.open, service.delete):  # behind the same session's request, and no longer than they may
+            with pytest.raises(RefusedError) as behind:
+                await ask("a", asyncio.get_running_loop().time() + 0.05)
+            assert behind.value.status == 504
         reading.open()
+        assert (await holding).length == 2_501
         answer = await service.predict("a", 5, Asking("a", None, {}, frozenset()), asyncio.get_running_loop().time() + LONG)
         assert reading.begun == 3  # segments of 1,024, each once
         want = Engine.open(runs["stable"]).session()
         want.push_many(rows)
+        want.push(rows_of(1, 2)[0])
         assert [e.row for e in answer.expected] == [e.row for e in want.predict(5)]
 
     served(runs, tmp_path, talk)

@@ -363,6 +363,7 @@ def test_a_deadline_before_the_process_is_there_again_is_a_503(folder: Path) -> 
         assert said.status_code == 503
         assert said.headers["retry-after"] == "1"
         assert said.json()["detail"] == "the model's process has ended and is being started again"
+        assert (said.json()["seq"], said.json()["length"]) == (1, 1)
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
