@@ -359,7 +359,10 @@ def test_a_full_disk_refuses_appends_and_answers_still(run: Path, tmp_path: Path
             refused = http.post("/v1/sessions/full/append?seq=2", content=body, headers=headers)
             assert refused.status_code == 507
             assert len(session.predict(3).expected) == 3
+            unready = http.get("/readyz")
+            assert (unready.status_code, "cannot be written" in unready.json()["detail"]) == (503, True)
             resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            assert http.get("/readyz").status_code == 200  # before any append, which a balancer would not send
             assert http.post("/v1/sessions/full/append?seq=2", content=body, headers=headers).json()["length"] == 45
 
 

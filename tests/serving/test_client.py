@@ -82,6 +82,25 @@ def test_a_lost_answer_is_asked_for_again_and_applied_once(server: Running, monk
         assert [e.row for e in session.predict(5).expected] == [e.row for e in client.predict(rows, 5).expected]
 
 
+def test_an_append_whose_answers_are_all_lost_is_found_out_about(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it was written is not known; the same again applies once, another one goes on behind it."""
+    monkeypatch.setattr(clients, "FIRST_WAIT", 0.01)
+    heard = threading.Event()
+    heard.set()
+    with faulty(server, lambda _: not heard.is_set()) as url, Client(url) as client:
+        for name, repeated in (("again", True), ("on", False)):
+            session = client.session(name)
+            heard.clear()
+            with pytest.raises(UnreachableError):
+                session.append(rows_of(2, 1))
+            heard.set()
+            assert (session.seq, session.length) == (0, 0)
+            if repeated:
+                assert session.append(rows_of(2, 1)).length == 2
+            assert session.append(rows_of(1, 2)).length == 3
+            assert session.seq == 2
+
+
 def test_no_server_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clients, "FIRST_WAIT", 0.01)
     with socket.create_server(("127.0.0.1", 0)) as taken:

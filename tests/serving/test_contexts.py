@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from nextvec.errors import ServingError
-from nextvec.serving.contexts import HEAD, SUFFIX, ConflictError, Contexts, FullError
+from nextvec.serving.contexts import HEAD, NOTHING, OPEN, SUFFIX, WHOLE, ConflictError, Contexts, FullError, _Record
 from nextvec.serving.wire import F16, Vectors, decode, from_rows
 
 DIM = 3
@@ -54,6 +54,47 @@ def test_only_the_next_append_applies_and_the_last_may_come_again(contexts: Cont
         assert conflict.value.head.seq == 2
     assert contexts.head("a").length == 3
     np.testing.assert_array_equal(contexts.view("a").read(), np.concatenate([rows_of(2, 1), rows_of(1, 2)]))
+
+
+def test_a_session_made_again_is_another_one_whatever_the_log_went_through(tmp_path: Path) -> None:
+    held = Contexts(tmp_path, DIM, "e", segment_bytes=300)
+    held.open("a")
+    first = held.head("a").incarnation
+    held.delete("a")
+    held.open("a")
+    second = held.head("a").incarnation
+    assert first != second
+    with pytest.raises(ConflictError, match="made again"):
+        held.append("a", vectors(), 1, first)
+    assert held.append("a", vectors(1, 1), 1, second)
+    assert not held.append("a", vectors(1, 1), 1, second)
+    written = held.head("a").first
+    compact(held)
+    assert held.head("a").first > written  # again, as one record
+    held.close()
+    again = Contexts(tmp_path, DIM, "e", segment_bytes=300)
+    assert again.head("a").incarnation == second
+    np.testing.assert_array_equal(again.view("a").read(), rows_of(1, 1))
+    again.close()
+
+
+def test_a_log_from_before_incarnations_opens(tmp_path: Path) -> None:
+    held = Contexts(tmp_path, DIM, "e")
+    # A session's first record pointed to nothing then, and so did one that was written again as a whole.
+    held._append(_Record(OPEN, "a", False, 0, 0, 0, NOTHING, bytes(16), b"", 0))
+    held.append("a", vectors(2, 1), 1)
+    whole = vectors(3, 2)
+    held._append(_Record(WHOLE, "b", False, 3, 2, 3, NOTHING, whole.digest, whole.payload, 0))
+    held.close()
+    again = Contexts(tmp_path, DIM, "e")
+    assert (again.head("a").incarnation, again.head("b").incarnation) == (NOTHING, NOTHING)
+    assert again.append("a", vectors(1, 3), 2, NOTHING)
+    np.testing.assert_array_equal(again.view("a").read(), np.concatenate([rows_of(2, 1), rows_of(1, 3)]))
+    np.testing.assert_array_equal(again.view("b").read(), rows_of(3, 2))
+    again.delete("a")
+    again.open("a")
+    assert again.head("a").incarnation != NOTHING
+    again.close()
 
 
 def test_a_context_is_read_from_anywhere_in_whatever_format_it_came(contexts: Contexts) -> None:

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,51 @@ def test_answers_do_not_wait_behind_who_reads(engine: EngineProcess) -> None:
     assert answered > 2
 
 
+def test_labels_and_answers_do_not_wait_behind_a_text_or_a_long_context(made: Path, tmp_path: Path) -> None:
+    """Of a process whose encoder waits for a file to appear, and whose reading does, too."""
+    engine = EngineProcess(made / "run0", partial(_waiting_for, tmp_path / "go"))
+    try:
+        texts: list[np.ndarray] = []
+        encoding = threading.Thread(target=lambda: texts.append(engine.encode_chunks(engine.cut("a text"))))
+        session = engine.session()
+        reading = threading.Thread(target=lambda: session.catch_up(rows_of(50)))
+        for thread in (encoding, reading):
+            thread.start()
+        until((tmp_path / "go.encode").exists)
+        until((tmp_path / "go.read").exists)
+        assert engine.nearest(np.asarray(engine.bank.rows[5:6])).tolist() == [5]
+        assert isinstance(engine.answers([Question(engine.session(), rows_of(1), 1)])[0], list)
+        assert not texts
+        assert session.length == 0
+        (tmp_path / "go").touch()
+        for thread in (encoding, reading):
+            thread.join()
+        assert texts[0].shape == (1, engine.dim)
+        assert session.length == 50
+    finally:
+        engine.close()
+
+
+def _waiting_for(file: Path, run: Path) -> Engine:
+    engine: Any = Engine.open(run)
+    read = engine.read
+
+    def wait(what: str) -> None:
+        file.with_suffix(f".{what}").touch()
+        until(file.exists)
+
+    def encode_chunks(chunks: Sequence[str]) -> np.ndarray:
+        wait("encode")
+        return np.ones((len(chunks), engine.dim), np.float32)
+
+    def slowly(session: Any, vectors: np.ndarray) -> np.ndarray:
+        wait("read")
+        return read(session, vectors)
+
+    engine.cut, engine.encode_chunks, engine.read = lambda text: [text], encode_chunks, slowly
+    return engine
+
+
 def test_a_run_that_cannot_be_opened_is_refused_with_its_reason(made: Path, tmp_path: Path) -> None:
     with pytest.raises(ServingError, match="no run"):
         EngineProcess(tmp_path / "none", Engine.open)
@@ -318,6 +364,7 @@ def test_a_deadline_before_the_process_is_there_again_is_a_503(folder: Path) -> 
         assert said.status_code == 503
         assert said.headers["retry-after"] == "1"
         assert said.json()["detail"] == "the model's process has ended and is being started again"
+        assert (said.json()["seq"], said.json()["length"]) == (1, 1)
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

@@ -88,14 +88,15 @@ class Handlers:
 
     async def open(self, request: Request) -> Response:
         name = wire.named(request.path_params["session"])
-        made = await self.service.open(name)
+        made = await self.service.open(name, self._deadline(request))
         return _json(self.service.describe(name), 201 if made else 200)
 
     async def describe(self, request: Request) -> Response:
         return _json(self.service.describe(wire.named(request.path_params["session"])))
 
     async def delete(self, request: Request) -> Response:
-        if not await self.service.delete(wire.named(request.path_params["session"])):
+        name = wire.named(request.path_params["session"])
+        if not await self.service.delete(name, self._deadline(request)):
             raise RefusedError(404, "there is no such session")
         return Response(status_code=204)
 
@@ -106,6 +107,7 @@ class Handlers:
         seq = wire.whole(query.get("seq"), "seq", 1, 2**62, 0) or None
         k = wire.whole(query.get("k"), "k", 0, wire.MOST_K, K)
         incarnation = wire.incarnation(query.get("incarnation"))
+        self.service.describe(name)  # 404 before a text is encoded
         with self.service.standing(name):
             vectors = await self._vectors(request, deadline)
         asked = self.service.append(name, vectors, seq, k, _asking(request, name), deadline, incarnation)

@@ -163,9 +163,9 @@ def _paths(dim: int) -> Json:
     return {
         "/v1/sessions/{session}": {
             "parameters": [session],
-            "put": _operation("Begin a session", {**of_session, 201: _content("Begun.", _ref("Session"))}, (507,)),
+            "put": _operation("Begin a session", {**of_session, 201: _content("Begun.", _ref("Session"))}, (507,), head[:1]),
             "get": _operation("Where a session stands", of_session, (404,)),
-            "delete": _operation("Forget a session", {204: {"description": "Forgotten."}}, (404, 507)),
+            "delete": _operation("Forget a session", {204: {"description": "Forgotten."}}, (404, 507), head[:1]),
         },
         "/v1/sessions/{session}/append": {
             "parameters": [session],

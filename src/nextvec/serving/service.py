@@ -176,14 +176,22 @@ class Service:
 
     # Sessions
 
-    async def open(self, session: str) -> bool:
-        """Begin a session; False where there is one."""
-        async with self._turn(session):
+    async def open(self, session: str, deadline: float | None = None) -> bool:
+        """Begin a session; False where there is one.
+
+        Raises:
+            RefusedError: 504 the deadline passed behind another request of the session; 507 disk full.
+        """
+        async with self._in_time(session, deadline):
             return self._logged(lambda: self.contexts.open(session))
 
-    async def delete(self, session: str) -> bool:
-        """Forget a session and its states; False where there is none."""
-        async with self._turn(session):
+    async def delete(self, session: str, deadline: float | None = None) -> bool:
+        """Forget a session and its states; False where there is none.
+
+        Raises:
+            RefusedError: 504 the deadline passed behind another request of the session; 507 disk full.
+        """
+        async with self._in_time(session, deadline):
             gone = self._logged(lambda: self.contexts.delete(session))
             self.states.drop(session=session)
             if self.lanes is not None:
@@ -273,12 +281,12 @@ class Service:
             raise
 
     @asynccontextmanager
-    async def _in_time(self, session: str, deadline: float) -> AsyncGenerator[dict[str, Any]]:
+    async def _in_time(self, session: str, deadline: float | None) -> AsyncGenerator[dict[str, Any]]:
         """One request of a session: after those before it, and until its deadline."""
         with self.standing(session) as told:
             try:
                 async with asyncio.timeout_at(deadline), self._turn(session):
-                    if asyncio.get_running_loop().time() > deadline:
+                    if deadline is not None and asyncio.get_running_loop().time() > deadline:
                         raise TimeoutError
                     yield told
             except TimeoutError:

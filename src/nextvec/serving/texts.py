@@ -46,7 +46,7 @@ class Texts:
     """Encodes on a thread of its own: labels, answers and long contexts do not wait for it.
 
     Attributes:
-        pace: seconds per character, running mean over steps; None before the first. Written by the thread alone.
+        pace: seconds per character, running mean over full batches; None before the first. Written by the thread alone.
 
     Args:
         clock: in seconds, for the pace.
@@ -118,8 +118,7 @@ class Texts:
             raise RefusedError(503, detail, {"retry-after": "1"})
 
     def _encoded(self, engine: Answering, text: str, asked: _Text) -> Steps[Float32[np.ndarray, "T D"]]:
-        chunks = engine.cut(text)
-        yield
+        chunks = engine.cut(text)  # one step with the first batch: a short text waits for one turn, not for two
         parts: list[np.ndarray] = []
         for first in range(0, len(chunks), BATCH):
             if parts:
@@ -127,7 +126,8 @@ class Texts:
             batch = chunks[first : first + BATCH]
             began = self._clock()
             parts.append(engine.encode_chunks(batch))
-            self._paced(batch, self._clock() - began)
+            if len(batch) == BATCH:  # of fewer chunks it is what a call costs that is measured
+                self._paced(batch, self._clock() - began)
             asked.done += sum(map(len, batch))
         return np.concatenate(parts)
 
