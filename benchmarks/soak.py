@@ -1,6 +1,6 @@
 """A real server while rollouts end in every way, one after another, under traffic with idle sessions: does it always answer?
 
-python benchmarks/soak.py [--minutes 10] [--deadline 1.0]
+python benchmarks/soak.py [--minutes 10] [--deadline 1.0] [--ways slow,killed]
 
 One process of its own asks ``/healthz`` ten times a second and counts answers that did not come within the deadline; one sends
 traffic in short sessions that it leaves behind. Deliberate restarts are not counted. Exit code 1 on any miss, and where a
@@ -41,6 +41,7 @@ SETTINGS = TrainSettings(context=20, batch=3, updates=2, evaluate_every=1, hidde
 RUNGS = (Rung(50.0, 0.0, 10**6), Rung(98.0, 0.0, 10**6))
 EVERY = 0.1  # seconds between two questions for health
 PATIENCE = 120.0  # seconds for a rollout to end
+WAYS = ("promoted", "aborted", "failing", "slow", "killed", "not_a_number", "restarted")
 OPTIONS = ("--turn", "0.2", "--budget-ms", "250", "--idle", "1", "--settle", "2", "--isolate", "--max-sessions", "100000")
 
 
@@ -222,7 +223,7 @@ class Rollouts:
         return self.disturbed(lambda process: stopped(process, 1.0, 0.02))
 
     def slow(self) -> str:
-        return self.disturbed(lambda process: stopped(process, 0.1, 0.03))
+        return self.disturbed(lambda process: stopped(process, 0.35, 0.02))
 
     def killed(self) -> str:
         return self.disturbed(lambda process: os.kill(process, signal.SIGKILL))
@@ -276,7 +277,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="after which no further rollout begins (10)")
     parser.add_argument("--deadline", type=float, default=1.0, help="seconds for an answer to /healthz (1)")
+    parser.add_argument("--ways", default=",".join(WAYS), metavar="NAME,NAME", help=f"to end ({', '.join(WAYS)})")
     arguments = parser.parse_args()
+    if unknown := set(arguments.ways.split(",")) - set(WAYS):
+        parser.error(f"--ways: {', '.join(sorted(unknown))} is none of {', '.join(WAYS)}")
     context = multiprocessing.get_context("spawn")
     paused, asked, missed, answered, refused = (context.Value("i", 0) for _ in range(5))
     slowest = context.Value("d", 0.0)
@@ -293,8 +297,7 @@ def main() -> int:
             client.daemon = True
             client.start()
         rollouts, table = Rollouts(server, paused), list[list[str]]()
-        ways = (rollouts.promoted, rollouts.aborted, rollouts.failing, rollouts.slow, rollouts.killed)
-        ways = (*ways, rollouts.not_a_number, rollouts.restarted)
+        ways = [getattr(rollouts, name) for name in arguments.ways.split(",")]
         end, n = time.monotonic() + 60 * arguments.minutes, 0
         try:
             while time.monotonic() < end:
