@@ -32,7 +32,8 @@ from nextvec.serving.lanes import ENOUGH
 from nextvec.serving.ledger import Ledger, open_ledger
 from nextvec.serving.promotions import identity
 from nextvec.serving.recent import BINS, MOST_SESSIONS, SECONDS, Recent, percentiles
-from nextvec.serving.rollout import Command, Controller, Follower, Plan, create, intervene, report
+from nextvec.serving.report import report
+from nextvec.serving.rollout import Command, Controller, Follower, Plan, create, intervene
 from nextvec.serving.units import bands
 from nextvec.training import Run, TrainSettings, begin, sittings, train
 from tests.serving.drive import NEW, OLD, alike

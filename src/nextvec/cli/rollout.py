@@ -211,15 +211,17 @@ def _line(row: dict[str, Any], as_json: bool) -> None:
 
 
 def _history(arguments: Namespace) -> int:
+    from nextvec.serving.report import weights
+
     ledger = _opened(arguments)
-    rows = [row.to_json() for row in ledger.rows(arguments.rollout)]
-    routes = {name: ledger.record(name).route for name in {row["rollout"] for row in rows}}
-    rows = [row for row in rows if routes[row["rollout"]] == arguments.route]
+    rows = ledger.rows(arguments.rollout)
+    routes = {name: ledger.record(name).route for name in {row.rollout for row in rows}}
+    rows = [row for row in rows if routes[row.rollout] == arguments.route]
     if arguments.json:
-        print(json.dumps({"rows": rows}))
+        print(json.dumps({"rows": [row.to_json() for row in rows]}))
         return 0
     for row in rows:
-        _line({**row, "cause": f"{row['rollout']}: {row['cause']}", "weight": row["evidence"].get("weight")}, False)
+        _line({**row.to_json(), "cause": f"{row.rollout}: {row.cause}", "weight": weights(row)}, False)
     return 0
 
 

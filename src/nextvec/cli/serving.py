@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shlex
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
@@ -49,10 +50,20 @@ def add_arguments(serve: ArgumentParser) -> None:
         "--settle", type=float, default=300.0, metavar="SECONDS", help="then a session counts though it has not ended (300)"
     )
     serve.add_argument("--mirror", type=float, default=100.0, metavar="PERCENT", help="of sessions, in the shadow (100)")
+    serve.add_argument(
+        "--on-end",
+        metavar="COMMAND",
+        help="started without a shell when a rollout ends, with what happened as JSON on its input",
+    )
+    serve.add_argument("--webhook", metavar="URL", help="gets the same by POST")
     serve.add_argument("--bank", type=Path, help="where candidates come from (default: the bank it was trained on)")
     serve.add_argument(
         "--sessions", type=Path, metavar="FOLDER", help="of the sessions' contexts (sessions, beside the runs' folders)"
     )
+    serve.add_argument(
+        "--session-ttl", type=float, metavar="SECONDS", help="delete sessions that were not used for so long (never)"
+    )
+    serve.add_argument("--max-sessions", type=int, metavar="N", help="refuse to begin more (no limit)")
     serve.add_argument("--host", default="127.0.0.1", help="where to listen (127.0.0.1); anything else needs --keys")
     serve.add_argument("--port", type=int, default=8080, help="0 takes a free one (8080)")
     serve.add_argument("--keys", type=Path, metavar="FILE", help="API keys; --add-key writes them")
@@ -110,10 +121,23 @@ def serve(arguments: Namespace) -> int:
             "--state-mib, --budget-ms, --deadline-ms, --threads, --turn, --idle and --settle must be above 0, "
             "--watchdog 0 or more, --port below 65536, --mirror a percentage"
         )
+    if min(arguments.session_ttl or 1.0, arguments.max_sessions or 1) <= 0 or arguments.max_sessions == 0:
+        raise SettingsError("--session-ttl and --max-sessions must be above 0")
+    if arguments.ledger is None and (arguments.on_end or arguments.webhook):
+        raise SettingsError("--on-end and --webhook tell of rollouts; give --ledger too")
+    if arguments.webhook and not arguments.webhook.startswith(("http://", "https://")):
+        raise SettingsError(f"--webhook {arguments.webhook!r}: give a URL that begins with http:// or https://")
     experts = _experts(arguments, runs)
     keys = read_keys(arguments.keys) if arguments.keys else ()
     place = Place(arguments.host, arguments.port, keys, ON_LOOPBACK | set(arguments.allow_host))
-    limits = Limits(int(arguments.state_mib * 2**20), arguments.budget_ms / 1e3, arguments.deadline_ms / 1e3, arguments.idle)
+    limits = Limits(
+        int(arguments.state_mib * 2**20),
+        arguments.budget_ms / 1e3,
+        arguments.deadline_ms / 1e3,
+        arguments.idle,
+        arguments.session_ttl,
+        arguments.max_sessions,
+    )
     ledger, start = _started(arguments, runs, set(experts.values()))
 
     def announce(url: str) -> None:
@@ -222,6 +246,7 @@ def _joined(
     from nextvec.lanes import Anchors
     from nextvec.serving.canary import Canary, Terms
     from nextvec.serving.lanes import ServedLanes
+    from nextvec.serving.notices import Notices
     from nextvec.serving.watchdog import Watchdog
 
     if arguments.watchdog:
@@ -236,8 +261,10 @@ def _joined(
     if ledger is None:
         return None
     terms = Terms(arguments.route, arguments.node, arguments.turn, arguments.settle, arguments.mirror)
+    command = shlex.split(arguments.on_end or "")
+    notices = Notices(command, arguments.webhook, tell) if command or arguments.webhook else None
     # A name in the ledger opens nothing but a folder beside the first run.
-    return Canary(service, ledger, lambda name: _beside(arguments.run[0], name), tell, terms, start.digests)
+    return Canary(service, ledger, lambda name: _beside(arguments.run[0], name), tell, terms, start.digests, notices)
 
 
 def _recording(path: Path, service: "Service") -> "Callable[[Settled], None]":

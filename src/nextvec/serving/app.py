@@ -38,6 +38,7 @@ BACKLOG, CONNECTIONS = 1024, 4096
 MOST_JSON = 1 << 20
 SWITCH_SECONDS = 5e-4  # threads that rebuild give the interpreter back to the loop this often; Python's own is ten times it
 K = 10
+LISTED, MOST_LISTED = 100, 1_000  # sessions on a page
 T = TypeVar("T")
 Join = Callable[[Service, Callable[..., None]], Canary | None]
 
@@ -65,6 +66,7 @@ class Handlers:
         """Every route, as :mod:`nextvec.serving.openapi` documents it."""
         session = "/v1/sessions/{session}"
         table: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
+            ("GET", "/v1/sessions", self.sessions),
             ("PUT", session, self.open),
             ("GET", session, self.describe),
             ("DELETE", session, self.delete),
@@ -90,6 +92,12 @@ class Handlers:
         name = wire.named(request.path_params["session"])
         made = await self.service.open(name, self._deadline(request))
         return _json(self.service.describe(name), 201 if made else 200)
+
+    async def sessions(self, request: Request) -> Response:
+        limit = wire.whole(request.query_params.get("limit"), "limit", 1, MOST_LISTED, LISTED)
+        after = request.query_params.get("after")
+        listed, following = await self.service.page("" if after is None else wire.named(after, "after"), limit)
+        return _json({"sessions": listed, "count": len(self.service.contexts), "next": following})
 
     async def describe(self, request: Request) -> Response:
         return _json(self.service.describe(wire.named(request.path_params["session"])))

@@ -20,10 +20,11 @@ from typing import Any
 from nextvec.errors import NextvecError, ServingError
 from nextvec.serving.judge import Evidence
 from nextvec.serving.ledger import Ledger, LedgerError, Record
+from nextvec.serving.notices import Notices
 from nextvec.serving.observations import Event
 from nextvec.serving.participation import Participation
 from nextvec.serving.promotions import named, past
-from nextvec.serving.report import report
+from nextvec.serving.report import ended_by, report
 from nextvec.serving.rollout import Controller, Follower, Phase, fold
 from nextvec.serving.router import Lineup, Served, Snapshot
 from nextvec.serving.service import Service
@@ -79,6 +80,7 @@ class Canary:
         path_of: where the run of a model lies that is not served yet.
         tell: a line for the log.
         promoted: digests of the served models that the ledger says were promoted, by name.
+        notices: told of every rollout that ends while this server drives it; closed with this.
 
     Raises:
         ServingError: a promoted model is served with other weights than the ledger's.
@@ -92,11 +94,12 @@ class Canary:
         tell: Callable[..., None],
         terms: Terms,
         promoted: Mapping[str, str] | None = None,
+        notices: Notices | None = None,
     ) -> None:
         self.terms = terms
         self.trouble: str | None = None
         self.watching = False  # whether this server drives the rollout
-        self._service, self._path_of, self._tell = service, path_of, tell
+        self._service, self._path_of, self._tell, self._notices = service, path_of, tell, notices
         self.ledger = ledger
         self._loop = asyncio.get_running_loop()
         self._router = f"{terms.node} {uuid.uuid4().hex[:8]}"  # another one after a restart
@@ -113,7 +116,9 @@ class Canary:
     async def close(self) -> None:
         """Stop watching; another node takes over at once instead of waiting for this one's lease."""
         self._stop.set()
-        await asyncio.get_running_loop().run_in_executor(None, self._thread.join, 10.0)
+        await self._loop.run_in_executor(None, self._thread.join, 10.0)
+        if self._notices is not None:
+            await self._loop.run_in_executor(None, self._notices.close)
         for task in self._retiring:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
@@ -264,7 +269,12 @@ class Canary:
         if self.ledger.record(watched.rollout).active:
             return
         ended = fold(self.ledger.rows(watched.rollout))
-        self._tell("rollout", rollout=watched.rollout, ended=str(ended))
+        cause = ended_by(self.ledger.rows(watched.rollout))
+        self._tell("rollout", rollout=watched.rollout, ended=str(ended), cause=cause)
+        if self._notices is not None and watched.controller.token is not None:
+            models = {"stable": watched.stable, "canary": watched.canary}
+            said = {"event": "rollout ended", "rollout": watched.rollout, "route": self.terms.route, "state": str(ended)}
+            self._notices.send({**said, "cause": cause, **models, "node": self.terms.node})
         if ended.phase is Phase.PROMOTED:
             self._in_loop(self._promote, watched.canary, watched.stable)
         self._let_go()

@@ -210,6 +210,9 @@ class Contexts:
     def __len__(self) -> int:
         return len(self._heads)
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._heads)
+
     def __contains__(self, session: str) -> bool:
         return session in self._heads
 

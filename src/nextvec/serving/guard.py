@@ -171,7 +171,7 @@ def needed(method: str, path: str) -> Right | None:
     if path == "/openapi.json" or first == ["predict"] or (path == "/v1/models" and method == "GET"):
         return "predict"
     if first == ["sessions"]:
-        return "session"
+        return "operate" if path == "/v1/sessions" else "session"  # a session's name is its owner's; the list has all
     if path == "/metrics" or first in (["models"], ["rollouts"], ["overview"]):
         return "operate"
     return "admin"

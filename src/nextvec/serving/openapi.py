@@ -74,6 +74,29 @@ SCHEMAS: Mapping[str, Json] = {
     "Answer": _object({**_ANSWER, "request": {"type": "string"}}),
     "Answers": _object({"answers": {"type": "array", "items": _object(_ANSWER)}, "request": {"type": "string"}}),
     "Session": _object({"session": NAME, "seq": WHOLE, "length": WHOLE, "bytes": WHOLE, "incarnation": INCARNATION}),
+    "Sessions": _object(
+        {
+            "sessions": {
+                "type": "array",
+                "items": _object(
+                    {
+                        "session": NAME,
+                        "seq": WHOLE,
+                        "length": WHOLE,
+                        "bytes": WHOLE,
+                        "incarnation": INCARNATION,
+                        "idle": {
+                            "type": "number",
+                            "minimum": 0,
+                            "description": "Seconds since its last request, or the start.",
+                        },
+                    }
+                ),
+            },
+            "count": {**WHOLE, "description": "All sessions, on this page or not."},
+            "next": {"type": ["string", "null"], "description": "Give it as `after` for the next page; null on the last one."},
+        }
+    ),
     "Model": _object(
         {
             "name": NAME,
@@ -161,6 +184,16 @@ def _paths(dim: int) -> Json:
         _header("x-lane", {"type": "string"}),
     ]
     return {
+        "/v1/sessions": {
+            "get": _operation(
+                "All sessions by name, page by page",
+                {200: _content("A page.", _ref("Sessions"))},
+                parameters=[
+                    _query("limit", {"type": "integer", "minimum": 1, "maximum": 1_000, "default": 100}),
+                    _query("after", NAME, "The page begins after this name."),
+                ],
+            )
+        },
         "/v1/sessions/{session}": {
             "parameters": [session],
             "put": _operation("Begin a session", {**of_session, 201: _content("Begun.", _ref("Session"))}, (507,), head[:1]),

@@ -244,7 +244,7 @@ def summary(report: Json) -> Json:
         **{name: report[name] for name in kept},
         "harm": plan.harm,
         "gated": plan.gated,
-        "weight": state.weight,
+        "weight": report["weight"],
         "paused": state.held is not None,
         "down": state.phase in (Phase.ROLLING_BACK, Phase.ROLLED_BACK, Phase.REJECTED),
         "ladder": _ladder(plan),

@@ -8,6 +8,8 @@ from nextvec.serving.judge import ASSIGN, CANARY, MISS, OK, STABLE, STREAMS, Evi
 from nextvec.serving.ledger import Ledger, Record, Row
 from nextvec.serving.rollout import LIVE, Phase, Plan, State, counted, fold, units_at
 
+ALL = 100.0  # percent of the sessions that a promoted model answers
+
 
 def report(ledger: Ledger, rollout: str) -> dict[str, Any]:
     """A rollout in full, JSON-able: its terms, every step with what it rested on, and what could not have been seen.
@@ -27,7 +29,7 @@ def report(ledger: Ledger, rollout: str) -> dict[str, Any]:
         "route": record.route,
         "state": str(state),
         "ended": state.ended,
-        "weight": state.weight,
+        "weight": ALL if state.phase is Phase.PROMOTED else state.weight,
         "cause": ended_by(rows) if state.ended or state.phase is Phase.ROLLING_BACK else None,
         "next": next_step(state, record, evidence),
         **{name: terms[name] for name in ("stable", "canary", "parent", "plan")},
@@ -39,9 +41,7 @@ def report(ledger: Ledger, rollout: str) -> dict[str, Any]:
 
 
 def _said(row: Row) -> dict[str, Any]:
-    found = {name: row.evidence.get(name) for name in ("verdict", "units", "watched", "weight", "override")}
-    if row.after == Phase.PROMOTED and found["weight"]:  # rows of earlier versions say 0
-        found["weight"] = [found["weight"][0], 100.0]
+    found = {name: row.evidence.get(name) for name in ("verdict", "units", "watched", "override")}
     return {
         "seq": row.seq,
         "from": row.before,
@@ -49,6 +49,7 @@ def _said(row: Row) -> dict[str, Any]:
         "cause": row.cause,
         "actor": row.actor,
         "time": row.time,
+        "weight": weights(row),
         **found,
     }
 
@@ -66,6 +67,14 @@ def _unseen(plan: Plan, evidence: Evidence) -> list[dict[str, Any]]:
             harm = detectable(both, low, base, guard.alpha, tolerated=guard.tolerated, strata=len(evidence.strata))
             found.append({"weight": low, "stream": stream, "units": both, "base": base, "measured": bool(bad), "harm": harm})
     return found
+
+
+def weights(row: Row) -> list[float] | None:
+    """Percent of the sessions that went to the canary before and after a step; None for the draft."""
+    said: list[float] | None = row.evidence.get("weight")
+    if said and row.after == Phase.PROMOTED:  # the ledger counts canaries on trial: 0
+        return [said[0], ALL]
+    return said
 
 
 def ended_by(rows: list[Row]) -> str:

@@ -148,9 +148,7 @@ class State:
 
     @property
     def weight(self) -> float:
-        """Percent of the keys that go to the canary."""
-        if self.phase is Phase.PROMOTED:
-            return 100.0
+        """Percent of the keys that go to the canary while it is on trial."""
         return self.terms.weight if self.going in (Phase.CANARY, Phase.FULL) else 0.0
 
     @property

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Gene
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from heapq import nsmallest
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -61,12 +62,16 @@ class Limits:
         budget: seconds that a request may wait before new ones are refused.
         deadline: seconds of a request that names none.
         idle: seconds without a request after which a session counts as ended; its context stays, and it may go on.
+        session_ttl: seconds without a request, or since the start, after which a session is deleted; None: never.
+        max_sessions: that may exist at a time; None: as many as fit on the disk.
     """
 
     state_bytes: int = 1 << 30
     budget: float = 0.1
     deadline: float = 1.0
     idle: float = 600.0
+    session_ttl: float | None = None
+    max_sessions: int | None = None
 
 
 @dataclass(frozen=True)
@@ -162,6 +167,9 @@ class Service:
         self.apart = 0  # requests that wait for a thread, not for the loop
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._promises: dict[str, _Promise] = {}
+        self._used = LastUse()
+        for session in self.contexts:
+            self._used.touch(session, time.monotonic())
         self._observed = LastUse()  # sessions whose end matters to a rollout or a record
         self._working: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._labelling: set[asyncio.Task[None]] = set()
@@ -180,10 +188,16 @@ class Service:
         """Begin a session; False where there is one.
 
         Raises:
-            RefusedError: 504 the deadline passed behind another request of the session; 507 disk full.
+            RefusedError: 504 the deadline passed behind another request of the session; 507 the disk is full, or there are as
+                many sessions as there may be.
         """
         async with self._in_time(session, deadline):
-            return self._logged(lambda: self.contexts.open(session))
+            most = self.limits.max_sessions
+            if most is not None and len(self.contexts) >= most and session not in self.contexts:
+                raise RefusedError(507, f"this server holds {most} sessions, its limit; delete one first")
+            made = self._logged(lambda: self.contexts.open(session))
+            self._used.touch(session, time.monotonic())
+            return made
 
     async def delete(self, session: str, deadline: float | None = None) -> bool:
         """Forget a session and its states; False where there is none.
@@ -192,12 +206,16 @@ class Service:
             RefusedError: 504 the deadline passed behind another request of the session; 507 disk full.
         """
         async with self._in_time(session, deadline):
-            gone = self._logged(lambda: self.contexts.delete(session))
-            self.states.drop(session=session)
-            if self.lanes is not None:
-                self.lanes.forget(session)
-            self.lapse(session)
-            return gone
+            return self._forget(session)
+
+    def _forget(self, session: str) -> bool:
+        gone = self._logged(lambda: self.contexts.delete(session))
+        self.states.drop(session=session)
+        self._used.forget(session)
+        if self.lanes is not None:
+            self.lanes.forget(session)
+        self.lapse(session)
+        return gone
 
     async def append(
         self,
@@ -223,6 +241,7 @@ class Service:
         """
         async with self._in_time(session, deadline) as told:
             before = self._head(session)
+            self._used.touch(session, time.monotonic())
             if before.length + len(vectors.rows) > MOST_LENGTH:
                 raise RefusedError(413, f"a session has at most {MOST_LENGTH} vectors", seq=before.seq, length=before.length)
             applied = self._logged(lambda: self.contexts.append(session, vectors, seq, incarnation))
@@ -242,6 +261,8 @@ class Service:
             RefusedError: 404 no such session; 409 it is empty; 503, 504 no time, with ``seq`` and ``length``.
         """
         async with self._in_time(session, deadline):
+            self._head(session)
+            self._used.touch(session, time.monotonic())
             return await self._answer(session, None, k, asking, deadline)
 
     async def saved(self, session: str, deadline: float) -> bytes:
@@ -313,6 +334,18 @@ class Service:
         """
         head = self._head(session)
         return {"session": session, "bytes": head.bytes, **_standing(head)}
+
+    async def page(self, after: str, limit: int) -> tuple[list[dict[str, Any]], str | None]:
+        """Sessions by name from the first one after ``after``, and the name to go on after; None at the end.
+
+        Each is :meth:`describe`'s, with ``idle``: seconds since its last request, or since the start.
+        """
+        names = list(self.contexts)
+        found = await self._in_thread(lambda: nsmallest(limit + 1, (name for name in names if name > after)))
+        now = time.monotonic()
+        shown = [name for name in found[:limit] if name in self.contexts]  # others were deleted meanwhile
+        listed = [{**self.describe(name), "idle": round(now - (self._used.time(name) or now), 1)} for name in shown]
+        return listed, found[limit - 1] if len(found) > limit else None
 
     # Without a session
 
@@ -939,7 +972,7 @@ class Service:
             self.apart -= 1
 
     async def _expire(self) -> None:
-        """Count sessions as ended that have had no request for long, a few at a time."""
+        """Count sessions as ended that have had no request for long, and delete old ones, a few at a time."""
         while True:
             await asyncio.sleep(EXPIRY_SECONDS)
             for session in self._observed.due(time.monotonic() - self.limits.idle, EXPIRED, MOST_OBSERVED):
@@ -947,6 +980,20 @@ class Service:
                     self.lapse(session)
                 except Exception as error:  # a fault in what observes must not stop the others from ending
                     self.tell("expiry", session=session, trouble=f"{type(error).__name__}: {error}")
+            self._delete_old()
+
+    def _delete_old(self) -> None:
+        if self.limits.session_ttl is None:
+            return
+        for session in self._used.due(time.monotonic() - self.limits.session_ttl, EXPIRED):
+            try:
+                if self._turn(session).locked():  # a request is under way
+                    self._used.touch(session, time.monotonic())
+                else:
+                    self._forget(session)
+            except RefusedError as error:  # a disk that takes no more; later is soon enough
+                self._used.touch(session, time.monotonic())
+                self.tell("expiry", session=session, trouble=str(error))
 
     async def _keep(self) -> None:
         """Sync what was written, and give up old segments, one context at a time."""
