@@ -73,9 +73,9 @@ def serve(arguments: Namespace) -> int:
         raise SettingsError(f"serving needs {', '.join(missing)}: pip install 'nextvec[serve]'")
     if arguments.add_key:
         return _add_key(arguments)
-    from nextvec.serving.app import Place, serve
     from nextvec.serving.guard import ON_LOOPBACK, read_keys
     from nextvec.serving.isolated import EngineProcess
+    from nextvec.serving.server import Place, serve
     from nextvec.serving.service import Limits
 
     runs = _named(arguments.run)
