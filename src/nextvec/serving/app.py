@@ -14,44 +14,73 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from nextvec.serving import openapi, wire
+from nextvec.serving.bodies import Receive, Scope
 from nextvec.serving.canary import Canary
 from nextvec.serving.control import Control
 from nextvec.serving.dashboard import FILES, page
-from nextvec.serving.guard import ON_LOOPBACK, Guard, Key, Log, Receive, Scope, Send
+from nextvec.serving.guard import Access, Guard, Log, Send
 from nextvec.serving.isolated import EndedError, EngineProcess
 from nextvec.serving.metrics import CONTENT_TYPE
 from nextvec.serving.overview import Overview, unready
 from nextvec.serving.service import Answer, Asking, Service
 from nextvec.serving.wire import RefusedError, Vectors
 
-MOST_JSON = 1 << 20
 K = 10
 T = TypeVar("T")
+Handle = Callable[[Request], Awaitable[Response]]
 
 
 class _Endpoint:
-    """A handler as plain ASGI: Starlette's own wrapping handles what the guard handles already, at a tenth of the cost."""
+    """The handlers of one path as plain ASGI: Starlette's own wrapping does again what the guard does, at ten times the cost.
 
-    def __init__(self, name: str, handle: Callable[[Request], Awaitable[Response]]) -> None:
-        self.name, self.handle = name, handle
+    A request that carries what its operation does not read is refused: it was meant for another one.
+    """
+
+    def __init__(self, handlers: Mapping[str, Handle], inputs: Mapping[str, openapi.Inputs]) -> None:
+        self._handlers, self._inputs = handlers, inputs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["endpoint_name"] = self.name
-        response = await self.handle(Request(scope, receive))
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        handle = self._handlers[method]
+        scope["endpoint_name"] = handle.__name__
+        request = Request(scope, receive)
+        _check_inputs(request, self._inputs[method])
+        response = await handle(request)
         await response(scope, receive, send)
 
 
-class Handlers:
-    """One method a route."""
+def _check_inputs(request: Request, inputs: openapi.Inputs) -> None:
+    """
+    Raises:
+        RefusedError: 400 a body or a query parameter that the operation does not read, or a parameter given twice.
+    """
+    if request.state.length and not inputs.body:
+        raise RefusedError(400, f"{request.method} reads no body here; send none")
+    if not request.scope["query_string"]:
+        return
+    names = [name for name, _ in request.query_params.multi_items()]
+    known = ", ".join(inputs.query) or "none"
+    for name in names:
+        if name not in inputs.query:
+            raise RefusedError(400, f"there is no query parameter {name[:40]!r} here; known: {known}")
+        if names.count(name) > 1:
+            raise RefusedError(400, f"query parameter {name!r} is given more than once")
 
-    def __init__(self, service: Service, canary: Canary | None = None) -> None:
-        self.service, self.control = service, Control(canary)
+
+class Handlers:
+    """One method for each operation. ``root`` is the path under which a proxy shows the server, empty without one."""
+
+    root = ""
+
+    def __init__(self, service: Service, canary: Canary | None = None, root: str = "") -> None:
+        self.service, self.control, self.root = service, Control(canary), root
+        self._document = orjson.dumps(openapi.document(service.dim, root))
         self.whole = Overview(service, canary.told if canary is not None else lambda: None)
 
     def routes(self) -> list[Route]:
-        """Every route, as :mod:`nextvec.serving.openapi` documents it."""
+        """Every path with all its methods, as :mod:`nextvec.serving.openapi` documents it."""
         session = "/v1/sessions/{session}"
-        table: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
+        table: list[tuple[str, str, Handle]] = [
             ("PUT", session, self.open),
             ("GET", session, self.describe),
             ("DELETE", session, self.delete),
@@ -69,9 +98,13 @@ class Handlers:
             ("GET", "/readyz", self.ready),
             ("GET", "/metrics", self.metrics),
             ("GET", "/openapi.json", self.document),
-            *(("GET", path, page(path)) for path in FILES),
+            *(("GET", path, page(path, self.root)) for path in FILES),
         ]
-        return [Route(path, _Endpoint(handle.__name__, handle), methods=[method]) for method, path, handle in table]
+        inputs = openapi.inputs()
+        paths: dict[str, dict[str, Handle]] = {}
+        for method, path, handle in table:
+            paths.setdefault(path, {})[method] = handle
+        return [Route(path, _Endpoint(handlers, inputs[path]), methods=list(handlers)) for path, handlers in paths.items()]
 
     async def open(self, request: Request) -> Response:
         name = wire.named(request.path_params["session"])
@@ -152,7 +185,7 @@ class Handlers:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
     async def document(self, _: Request) -> Response:
-        return _json(openapi.document(self.service.dim))
+        return Response(self._document, media_type=wire.JSON)
 
     def _model(self, name: str) -> dict[str, Any]:
         engine = self.service.models[name].engine
@@ -175,8 +208,8 @@ class Handlers:
         body = await request.body()
         if kind != wire.JSON:
             return wire.decode(body, kind, self.service.dim)
-        if len(body) > MOST_JSON:
-            raise RefusedError(413, f"a JSON body has at most {MOST_JSON} bytes; send vectors in binary")
+        if len(body) > wire.MOST_JSON:
+            raise RefusedError(413, f"a JSON body has at most {wire.MOST_JSON} bytes; send vectors in binary")
         content = wire.parse(body)
         match list(content.items()):
             case [("vectors", values)]:
@@ -209,24 +242,25 @@ class Handlers:
 def application(
     service: Service,
     log: Log,
-    keys: tuple[Key, ...] = (),
-    hosts: frozenset[str] = ON_LOOPBACK,
+    access: Access | None = None,
     canary: Canary | None = None,
+    root: str = "",
 ) -> Guard:
     """Everything, inside the guard."""
-    router = Router(Handlers(service, canary).routes(), redirect_slashes=False, default=_unknown)
+    router = Router(Handlers(service, canary, root).routes(), redirect_slashes=False, default=_unknown)
 
     async def inner(scope: Scope, receive: Receive, send: Send) -> None:
         try:
             scope["app"] = service  # by it starlette knows that somebody handles its exceptions
             await router(scope, receive, send)
         except HTTPException as error:
-            raise RefusedError(error.status_code, "this path takes another method", dict(error.headers or {})) from None
+            allowed = ", ".join(sorted(str((error.headers or {}).get("Allow", "")).split(", ")))
+            raise RefusedError(error.status_code, f"this path takes {allowed}", {"allow": allowed}) from None
         except EndedError:
             detail = "the model's process has ended and is being started again"
             raise RefusedError(503, detail, {"retry-after": "1"}) from None
 
-    return Guard(inner, service.metrics, log, keys, hosts)
+    return Guard(inner, service.metrics, log, access, wire.most_body(service.dim))
 
 
 async def _unknown(*_: object) -> None:

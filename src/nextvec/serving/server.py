@@ -1,51 +1,44 @@
-"""The process that serves: where it listens, how it starts, and how it stops without dropping a request."""
+"""The process that serves: how it starts, and how it stops without dropping a request."""
 
 import asyncio
+import logging
 import signal
 import socket
 import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import uvicorn
 
 from nextvec.serving.app import application
 from nextvec.serving.canary import Canary
-from nextvec.serving.guard import ON_LOOPBACK, App, Guard, Key, Log, check_host
+from nextvec.serving.guard import App, Guard, Log
 from nextvec.serving.isolated import Answering
-from nextvec.serving.protocol import protocol
+from nextvec.serving.listening import BACKLOG, Place, bound, listen
+from nextvec.serving.protocol import Guarded, Hooks, protocol
 from nextvec.serving.service import Limits, Service
 
 DRAIN_SECONDS, STOP_SECONDS = 2.0, 20.0
-BACKLOG, CONNECTIONS = 1024, 4096
+FRESH_SECONDS = 1.0  # that a stopping server waits for the request of a connection that it has just accepted
 SWITCH_SECONDS = 5e-4  # threads that rebuild give the interpreter back to the loop this often; Python's own is ten times it
 Join = Callable[[Service, Callable[..., None]], Canary | None]
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a server listens and who may ask.
+class _Server(uvicorn.Server):
+    """uvicorn that drains first.
 
-    Attributes:
-        port: 0 takes a free one.
-        hosts: names under which a server without keys may be asked.
+    While it drains it takes connections and answers as ever, and each answer closes its connection. Then it stops to listen,
+    accepts what was connected until then, and answers that too. Connections that stay silent are closed.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8080
-    keys: tuple[Key, ...] = ()
-    hosts: frozenset[str] = ON_LOOPBACK
-
-
-class _Server(uvicorn.Server):
-    """uvicorn that drains first: while stopping, answers close their connections, and nobody who asks is turned away."""
-
-    def __init__(self, config: uvicorn.Config, service: Service, guard: Guard) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, guard: Guard, listener: socket.socket) -> None:
         super().__init__(config)
         self._service, self._guard = service, guard
+        # Closing the last descriptor of a listening socket resets the connections that wait in its queue.
+        self._listener = listener.dup()
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -58,10 +51,63 @@ class _Server(uvicorn.Server):
         await super().main_loop()
         self._service.ready = False
         self._guard.draining = True
+        await _until(lambda: not self.server_state.connections, DRAIN_SECONDS)
+        await self._stop_listening()
+        await _until(lambda: not any(isinstance(c, Guarded) and c.fresh for c in self.server_state.connections), FRESH_SECONDS)
+
+    async def _stop_listening(self) -> None:
+        for server in self.servers:
+            server.close()
+        accepted: list[socket.socket] = []
+        with self._listener as listener:
+            listener.setblocking(False)
+            while True:
+                try:
+                    accepted.append(listener.accept()[0])
+                except OSError:  # the queue is empty, or a client has left it
+                    break
         loop = asyncio.get_running_loop()
-        until = loop.time() + DRAIN_SECONDS
-        while self.server_state.connections and loop.time() < until:
-            await asyncio.sleep(0.02)
+        for connection in accepted:
+            connection.setblocking(False)
+            await loop.connect_accepted_socket(self._connection, connection)
+
+    def _connection(self) -> asyncio.Protocol:
+        made: Any = self.config.http_protocol_class
+        return made(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+
+async def _until(done: Callable[[], bool], seconds: float) -> None:
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    while not done() and loop.time() < until:
+        await asyncio.sleep(0.02)
+
+
+class _Lines(logging.Handler):
+    """What libraries log, as lines of the server's log."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        trace = logging.Formatter().formatException(record.exc_info) if record.exc_info else None
+        self._log.line("library", logger=record.name, level=record.levelname, message=record.getMessage(), trace=trace)
+
+
+@contextmanager
+def _library_lines(log: Log) -> Generator[None]:
+    handler = _Lines(log)
+    loggers = [logging.getLogger(name) for name in ("uvicorn", "asyncio")]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+            logger.propagate = True
 
 
 def serve(
@@ -85,17 +131,12 @@ def serve(
         join: given the service and the log before it listens: the part that it takes in rollouts.
 
     Raises:
-        ServingError: a host others can reach without keys, sessions of another model, a folder in use.
+        ServingError: a host others can reach without keys, an address in use, sessions of another model, a folder in use.
     """
-    check_host(place.host, place.keys)
     torch.set_num_threads(threads)
     sys.setswitchinterval(SWITCH_SECONDS)
-    family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
-    with socket.socket(family) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((place.host, place.port))
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(runs, open_run, sessions, place, limits, listener, announce, log_requests, join))
+    with bound(place) as listener, asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_serve(runs, open_run, sessions, place, limits, listener, announce, log_requests, join))
 
 
 async def _serve(
@@ -116,13 +157,12 @@ async def _serve(
         if service.contexts.cut:
             log.line("torn", bytes=service.contexts.cut, detail="the end of the log was torn and has been put aside")
         canary = join(service, log.line) if join is not None else None
-        guard = application(service, log, place.keys, place.hosts | {place.host}, canary)
-        server = _Server(_config(guard, service), service, guard)
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-        host = f"[{place.host}]" if ":" in place.host else place.host
-        announce(f"http://{host}:{listener.getsockname()[1]}")
-        await server.serve(sockets=[listener])
+        guard = application(service, log, place.access, canary, place.root)
+        listen(listener, place)
+        server = _Server(_config(guard, service, log), service, guard, listener)
+        announce(place.url(listener))
+        with _library_lines(log):
+            await server.serve(sockets=[listener])
     finally:
         if canary is not None:
             await canary.close()
@@ -130,10 +170,14 @@ async def _serve(
         log.close()
 
 
-def _config(guard: App, service: Service) -> uvicorn.Config:
+def _config(guard: App, service: Service, log: Log) -> uvicorn.Config:
+    def refused(status: int, detail: str, request: str) -> None:
+        service.metrics.requests("other", str(status)).inc()
+        log.line("refused", request=request, status=status, detail=detail)
+
     return uvicorn.Config(
         guard,
-        http=protocol(service.overloaded, service.metrics.refused),
+        http=protocol(Hooks(service.overloaded, service.metrics.refused, refused)),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -141,13 +185,12 @@ def _config(guard: App, service: Service) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        limit_concurrency=CONNECTIONS,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=int(STOP_SECONDS),
     )
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     try:
         import uvloop
     except ImportError:  # not on every platform
