@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from nextvec.errors import ServingError
-from nextvec.serving import guard as guarding
-from nextvec.serving.guard import MOST_BODY, RIGHTS, Guard, Key, Log, check_host, needed, read_keys
+from nextvec.serving import bodies
+from nextvec.serving.guard import RIGHTS, Access, Guard, Key, Log, needed, read_keys
+from nextvec.serving.listening import check_host
 from nextvec.serving.metrics import Metrics
+from nextvec.serving.wire import MOST_BODY
 
 
 class Inner:
@@ -103,7 +105,7 @@ def test_limits_hold_before_anything_is_parsed(
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(log: tuple[Log, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guarding, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.05)
     inner = Inner()
 
     async def never() -> Any:
@@ -139,7 +141,7 @@ def test_a_fault_is_told_to_the_log_and_not_to_the_client(log: tuple[Log, int]) 
 def test_a_key_opens_what_it_may_and_nothing_else(log: tuple[Log, int]) -> None:
     reader, secret = Key.new("reader", ["predict"])
     admin, master = Key.new("root", ["admin"])
-    guard = Guard(Inner(), Metrics(), log[0], (reader, admin))
+    guard = Guard(Inner(), Metrics(), log[0], Access((reader, admin)))
 
     def status(path: str, given: str | None, method: str = "POST") -> int:
         headers = {} if given is None else {"authorization": f"Bearer {given}"}
@@ -158,7 +160,7 @@ def test_a_key_opens_what_it_may_and_nothing_else(log: tuple[Log, int]) -> None:
 
 def test_a_key_has_its_pace(log: tuple[Log, int]) -> None:
     key, secret = Key.new("slow", ["predict"], rate=0.01)
-    guard = Guard(Inner(), Metrics(), log[0], (key,))
+    guard = Guard(Inner(), Metrics(), log[0], Access((key,)))
     assert ask(guard, authorization=f"Bearer {secret}")[0] == 200
     status, headers, _ = ask(guard, authorization=f"Bearer {secret}")
     assert status == 429
@@ -173,13 +175,13 @@ def test_what_is_not_known_needs_the_highest_right(path: str) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.org", "127.0.0.1.example.org", ""])
 def test_a_host_that_others_reach_needs_keys(host: str) -> None:
     with pytest.raises(ServingError, match="--keys"):
-        check_host(host, ())
-    check_host(host, (Key.new("a", ["predict"])[0],))
+        check_host(host, Access())
+    check_host(host, Access((Key.new("a", ["predict"])[0],)))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "localhost", "::1"])
 def test_loopback_needs_none(host: str) -> None:
-    check_host(host, ())
+    check_host(host, Access())
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from nextvec.models.packed import Weights
     from nextvec.serving.canary import Canary
     from nextvec.serving.ledger import Ledger
+    from nextvec.serving.listening import Place
     from nextvec.serving.observations import Settled
     from nextvec.serving.promotions import Start
     from nextvec.serving.service import Service
 
+HOST, PORT = "127.0.0.1", 8080
 NEEDS = ("starlette", "uvicorn", "httptools", "orjson", "prometheus_client")
 
 
@@ -64,8 +66,15 @@ def add_arguments(serve: ArgumentParser) -> None:
         "--session-ttl", type=float, metavar="SECONDS", help="delete sessions that were not used for so long (never)"
     )
     serve.add_argument("--max-sessions", type=int, metavar="N", help="refuse to begin more (no limit)")
-    serve.add_argument("--host", default="127.0.0.1", help="where to listen (127.0.0.1); anything else needs --keys")
-    serve.add_argument("--port", type=int, default=8080, help="0 takes a free one (8080)")
+    serve.add_argument("--host", help="where to listen (127.0.0.1); anything else needs --keys")
+    serve.add_argument("--port", type=int, help="0 takes a free one (8080)")
+    serve.add_argument("--unix", type=Path, metavar="PATH", help="listen on a socket in the file system, not on a port")
+    serve.add_argument(
+        "--root-path", default="", metavar="/PATH", help="where a proxy shows this server; the proxy strips it from requests"
+    )
+    serve.add_argument(
+        "--cors", action="append", default=[], metavar="ORIGIN", help="pages of this origin may ask, http(s)://HOST[:PORT]"
+    )
     serve.add_argument("--keys", type=Path, metavar="FILE", help="API keys; --add-key writes them")
     serve.add_argument(
         "--add-key", metavar="NAME:RIGHT,RIGHT", help="make a key in --keys FILE, print its secret once, and stop"
@@ -100,9 +109,8 @@ def serve(arguments: Namespace) -> int:
         raise SettingsError(f"serving needs {', '.join(missing)}: pip install 'nextvec[serve]'")
     if arguments.add_key:
         return _add_key(arguments)
-    from nextvec.serving.app import Place, serve
-    from nextvec.serving.guard import ON_LOOPBACK, read_keys
     from nextvec.serving.isolated import EngineProcess
+    from nextvec.serving.server import serve
     from nextvec.serving.service import Limits
 
     runs = _named(arguments.run)
@@ -114,7 +122,7 @@ def serve(arguments: Namespace) -> int:
     if (
         min(getattr(arguments, name) for name in positive) <= 0
         or arguments.watchdog < 0
-        or not 0 <= arguments.port < 65_536
+        or not 0 <= (arguments.port or 0) < 65_536
         or not 0 <= arguments.mirror <= 100
     ):
         raise SettingsError(
@@ -128,8 +136,7 @@ def serve(arguments: Namespace) -> int:
     if arguments.webhook and not arguments.webhook.startswith(("http://", "https://")):
         raise SettingsError(f"--webhook {arguments.webhook!r}: give a URL that begins with http:// or https://")
     experts = _experts(arguments, runs)
-    keys = read_keys(arguments.keys) if arguments.keys else ()
-    place = Place(arguments.host, arguments.port, keys, ON_LOOPBACK | set(arguments.allow_host))
+    place = _place(arguments)
     limits = Limits(
         int(arguments.state_mib * 2**20),
         arguments.budget_ms / 1e3,
@@ -156,6 +163,23 @@ def serve(arguments: Namespace) -> int:
         lambda service, tell: _joined(arguments, experts, ledger, start, service, tell),
     )
     return 0
+
+
+def _place(arguments: Namespace) -> "Place":
+    from nextvec.serving.cors import Cors, as_origin
+    from nextvec.serving.guard import ON_LOOPBACK, Access, read_keys
+    from nextvec.serving.listening import Place
+
+    if arguments.unix is not None and (arguments.port is not None or arguments.host is not None):
+        raise SettingsError("--unix PATH takes the place of --host and --port; give one or the other")
+    host = HOST if arguments.host is None else arguments.host
+    port = PORT if arguments.port is None else arguments.port
+    keys = read_keys(arguments.keys) if arguments.keys else ()
+    hosts = ON_LOOPBACK | {host} | set(arguments.allow_host)
+    access = Access(keys, hosts, Cors(as_origin(origin) for origin in arguments.cors))
+    place = Place(host, port, access, arguments.unix, arguments.root_path)
+    place.check()
+    return place
 
 
 def _opened(bank: Path | None, weights: "Weights | Literal['auto']", run: Path) -> "Engine":

@@ -4,68 +4,84 @@
 
 import asyncio
 import os
-import signal
-import socket
-import sys
-from collections.abc import Awaitable, Callable, Generator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import orjson
-import torch
-import uvicorn
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from nextvec.serving import openapi, wire
+from nextvec.serving.bodies import Receive, Scope
 from nextvec.serving.canary import Canary
 from nextvec.serving.control import Control
 from nextvec.serving.dashboard import FILES, page
-from nextvec.serving.guard import ON_LOOPBACK, App, Guard, Key, Log, Receive, Scope, Send, check_host
-from nextvec.serving.isolated import Answering, EndedError, EngineProcess
+from nextvec.serving.guard import Access, Guard, Log, Send
+from nextvec.serving.isolated import EndedError, EngineProcess
 from nextvec.serving.metrics import CONTENT_TYPE
 from nextvec.serving.overview import Overview, unready
-from nextvec.serving.protocol import protocol
-from nextvec.serving.service import Answer, Asking, Limits, Service
+from nextvec.serving.service import Answer, Asking, Service
 from nextvec.serving.wire import RefusedError, Vectors
 
-DRAIN_SECONDS, STOP_SECONDS = 2.0, 20.0
-BACKLOG, CONNECTIONS = 1024, 4096
-MOST_JSON = 1 << 20
-SWITCH_SECONDS = 5e-4  # threads that rebuild give the interpreter back to the loop this often; Python's own is ten times it
 K = 10
 LISTED, MOST_LISTED = 100, 1_000  # sessions on a page
 T = TypeVar("T")
-Join = Callable[[Service, Callable[..., None]], Canary | None]
+Handle = Callable[[Request], Awaitable[Response]]
 
 
 class _Endpoint:
-    """A handler as plain ASGI: Starlette's own wrapping handles what the guard handles already, at a tenth of the cost."""
+    """The handlers of one path as plain ASGI: Starlette's own wrapping does again what the guard does, at ten times the cost.
 
-    def __init__(self, name: str, handle: Callable[[Request], Awaitable[Response]]) -> None:
-        self.name, self.handle = name, handle
+    A request that carries what its operation does not read is refused: it was meant for another one.
+    """
+
+    def __init__(self, handlers: Mapping[str, Handle], inputs: Mapping[str, openapi.Inputs]) -> None:
+        self._handlers, self._inputs = handlers, inputs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["endpoint_name"] = self.name
-        response = await self.handle(Request(scope, receive))
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        handle = self._handlers[method]
+        scope["endpoint_name"] = handle.__name__
+        request = Request(scope, receive)
+        _check_inputs(request, self._inputs[method])
+        response = await handle(request)
         await response(scope, receive, send)
 
 
-class Handlers:
-    """One method a route."""
+def _check_inputs(request: Request, inputs: openapi.Inputs) -> None:
+    """
+    Raises:
+        RefusedError: 400 a body or a query parameter that the operation does not read, or a parameter given twice.
+    """
+    if request.state.length and not inputs.body:
+        raise RefusedError(400, f"{request.method} reads no body here; send none")
+    if not request.scope["query_string"]:
+        return
+    names = [name for name, _ in request.query_params.multi_items()]
+    known = ", ".join(inputs.query) or "none"
+    for name in names:
+        if name not in inputs.query:
+            raise RefusedError(400, f"there is no query parameter {name[:40]!r} here; known: {known}")
+        if names.count(name) > 1:
+            raise RefusedError(400, f"query parameter {name!r} is given more than once")
 
-    def __init__(self, service: Service, canary: Canary | None = None) -> None:
-        self.service, self.control = service, Control(canary)
+
+class Handlers:
+    """One method for each operation. ``root`` is the path under which a proxy shows the server, empty without one."""
+
+    root = ""
+
+    def __init__(self, service: Service, canary: Canary | None = None, root: str = "") -> None:
+        self.service, self.control, self.root = service, Control(canary), root
+        self._document = orjson.dumps(openapi.document(service.dim, root))
         self.whole = Overview(service, canary.told if canary is not None else lambda: None)
 
     def routes(self) -> list[Route]:
-        """Every route, as :mod:`nextvec.serving.openapi` documents it."""
+        """Every path with all its methods, as :mod:`nextvec.serving.openapi` documents it."""
         session = "/v1/sessions/{session}"
-        table: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
+        table: list[tuple[str, str, Handle]] = [
             ("GET", "/v1/sessions", self.sessions),
             ("PUT", session, self.open),
             ("GET", session, self.describe),
@@ -84,9 +100,13 @@ class Handlers:
             ("GET", "/readyz", self.ready),
             ("GET", "/metrics", self.metrics),
             ("GET", "/openapi.json", self.document),
-            *(("GET", path, page(path)) for path in FILES),
+            *(("GET", path, page(path, self.root)) for path in FILES),
         ]
-        return [Route(path, _Endpoint(handle.__name__, handle), methods=[method]) for method, path, handle in table]
+        inputs = openapi.inputs()
+        paths: dict[str, dict[str, Handle]] = {}
+        for method, path, handle in table:
+            paths.setdefault(path, {})[method] = handle
+        return [Route(path, _Endpoint(handlers, inputs[path]), methods=list(handlers)) for path, handlers in paths.items()]
 
     async def open(self, request: Request) -> Response:
         name = wire.named(request.path_params["session"])
@@ -177,7 +197,7 @@ class Handlers:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
     async def document(self, _: Request) -> Response:
-        return _json(openapi.document(self.service.dim))
+        return Response(self._document, media_type=wire.JSON)
 
     def _model(self, name: str) -> dict[str, Any]:
         engine = self.service.models[name].engine
@@ -200,8 +220,8 @@ class Handlers:
         body = await request.body()
         if kind != wire.JSON:
             return wire.decode(body, kind, self.service.dim)
-        if len(body) > MOST_JSON:
-            raise RefusedError(413, f"a JSON body has at most {MOST_JSON} bytes; send vectors in binary")
+        if len(body) > wire.MOST_JSON:
+            raise RefusedError(413, f"a JSON body has at most {wire.MOST_JSON} bytes; send vectors in binary")
         content = wire.parse(body)
         match list(content.items()):
             case [("vectors", values)]:
@@ -235,24 +255,25 @@ class Handlers:
 def application(
     service: Service,
     log: Log,
-    keys: tuple[Key, ...] = (),
-    hosts: frozenset[str] = ON_LOOPBACK,
+    access: Access | None = None,
     canary: Canary | None = None,
+    root: str = "",
 ) -> Guard:
     """Everything, inside the guard."""
-    router = Router(Handlers(service, canary).routes(), redirect_slashes=False, default=_unknown)
+    router = Router(Handlers(service, canary, root).routes(), redirect_slashes=False, default=_unknown)
 
     async def inner(scope: Scope, receive: Receive, send: Send) -> None:
         try:
             scope["app"] = service  # by it starlette knows that somebody handles its exceptions
             await router(scope, receive, send)
         except HTTPException as error:
-            raise RefusedError(error.status_code, "this path takes another method", dict(error.headers or {})) from None
+            allowed = ", ".join(sorted(str((error.headers or {}).get("Allow", "")).split(", ")))
+            raise RefusedError(error.status_code, f"this path takes {allowed}", {"allow": allowed}) from None
         except EndedError:
             detail = "the model's process has ended and is being started again"
             raise RefusedError(503, detail, {"retry-after": "1"}) from None
 
-    return Guard(inner, service.metrics, log, keys, hosts)
+    return Guard(inner, service.metrics, log, access, wire.most_body(service.dim))
 
 
 async def _unknown(*_: object) -> None:
@@ -295,136 +316,3 @@ def _answered(request: Request, answer: Answer) -> Response:
 
 def _json(content: Mapping[str, Any], status: int = 200) -> Response:
     return Response(orjson.dumps(content), status, media_type=wire.JSON)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a server listens and who may ask.
-
-    Attributes:
-        port: 0 takes a free one.
-        hosts: names under which a server without keys may be asked.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8080
-    keys: tuple[Key, ...] = ()
-    hosts: frozenset[str] = ON_LOOPBACK
-
-
-class _Server(uvicorn.Server):
-    """uvicorn that drains first: while stopping, answers close their connections, and nobody who asks is turned away."""
-
-    def __init__(self, config: uvicorn.Config, service: Service, guard: Guard) -> None:
-        super().__init__(config)
-        self._service, self._guard = service, guard
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        yield
-
-    async def main_loop(self) -> None:
-        await super().main_loop()
-        self._service.drain()
-        self._guard.draining = True
-        loop = asyncio.get_running_loop()
-        until = loop.time() + DRAIN_SECONDS
-        while self.server_state.connections and loop.time() < until:
-            await asyncio.sleep(0.02)
-
-
-def serve(
-    runs: Mapping[str, Path],
-    open_run: Callable[[Path], Answering],
-    sessions: Path,
-    place: Place,
-    limits: Limits,
-    announce: Callable[[str], None],
-    log_requests: bool = False,
-    threads: int = 1,
-    join: Join | None = None,
-) -> None:
-    """Serve until SIGTERM or SIGINT; returns once all that was asked is answered and the log is synced.
-
-    Args:
-        runs: by name; the first is the stable one.
-        sessions: folder of the contexts.
-        announce: told the address once it listens.
-        threads: of one inference. One leaves the others to those who rebuild.
-        join: given the service and the log before it listens: the part that it takes in rollouts.
-
-    Raises:
-        ServingError: a host others can reach without keys, sessions of another model, a folder in use.
-    """
-    check_host(place.host, place.keys)
-    torch.set_num_threads(threads)
-    sys.setswitchinterval(SWITCH_SECONDS)
-    family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
-    with socket.socket(family) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((place.host, place.port))
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(runs, open_run, sessions, place, limits, listener, announce, log_requests, join))
-
-
-async def _serve(
-    runs: Mapping[str, Path],
-    open_run: Callable[[Path], Answering],
-    sessions: Path,
-    place: Place,
-    limits: Limits,
-    listener: socket.socket,
-    announce: Callable[[str], None],
-    log_requests: bool,
-    join: Join | None,
-) -> None:
-    service = Service(runs, open_run, sessions, limits)
-    log, canary = Log(service.metrics, log_requests), None
-    service.tell = log.line
-    try:
-        if service.contexts.cut:
-            log.line("torn", bytes=service.contexts.cut, detail="the end of the log was torn and has been put aside")
-        canary = join(service, log.line) if join is not None else None
-        guard = application(service, log, place.keys, place.hosts | {place.host}, canary)
-        server = _Server(_config(guard, service), service, guard)
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-        host = f"[{place.host}]" if ":" in place.host else place.host
-        announce(f"http://{host}:{listener.getsockname()[1]}")
-        await server.serve(sockets=[listener])
-    finally:
-        if canary is not None:
-            await canary.close()
-        await service.close()
-        log.close()
-
-
-def _config(guard: App, service: Service) -> uvicorn.Config:
-    return uvicorn.Config(
-        guard,
-        http=protocol(service.overloaded, service.metrics.refused),
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=BACKLOG,
-        limit_concurrency=CONNECTIONS,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=int(STOP_SECONDS),
-    )
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop
-    except ImportError:  # not on every platform
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
-
-
-__all__ = ["Place", "application", "serve"]

@@ -5,7 +5,6 @@ Everything is decided from the head of a request before its body is read, and
 from the body's length before it is parsed.
 """
 
-import asyncio
 import hashlib
 import hmac
 import json
@@ -17,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -27,22 +26,19 @@ from urllib.parse import urlsplit
 import orjson
 
 from nextvec.errors import DataError, ServingError
+from nextvec.serving.bodies import Bodies, Message, Receive, Scope, replayed
+from nextvec.serving.cors import PREFLIGHT, Cors
 from nextvec.serving.metrics import Metrics
-from nextvec.serving.wire import PROBLEM, RefusedError
+from nextvec.serving.wire import MOST_BODY, PROBLEM, RefusedError
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Right = Literal["predict", "session", "pin", "operate", "admin"]
 
 RIGHTS: tuple[Right, ...] = ("predict", "session", "pin", "operate", "admin")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-MOST_BODY = 4 << 20
 OPEN = frozenset({"/healthz", "/readyz", "/", "/dashboard.css", "/dashboard.js"})  # hold no data
 NOWHERE: dict[str, str] = {}  # the parameters of a path that no route knows
-BODY_SECONDS = 5.0
 ON_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 LINES = 10_000  # waiting to be written at most
 
@@ -91,15 +87,6 @@ def read_keys(path: Path) -> tuple[Key, ...]:
     if not keys:
         raise ServingError(f"{path} holds no key")
     return tuple(keys)
-
-
-def check_host(host: str, keys: tuple[Key, ...]) -> None:
-    """
-    Raises:
-        ServingError: a host that others can reach, and no keys.
-    """
-    if not keys and not is_loopback(host):
-        raise ServingError(f"--host {host} can be reached by others; give --keys FILE, or stay on 127.0.0.1")
 
 
 def is_loopback(host: str) -> bool:
@@ -168,7 +155,7 @@ def needed(method: str, path: str) -> Right | None:
     if path in OPEN:
         return None
     first = path.split("/")[2:3] if path.startswith("/v1/") else []
-    if path == "/openapi.json" or first == ["predict"] or (path == "/v1/models" and method == "GET"):
+    if path == "/openapi.json" or first == ["predict"] or (path == "/v1/models" and method in ("GET", "HEAD")):
         return "predict"
     if first == ["sessions"]:
         return "operate" if path == "/v1/sessions" else "session"  # a session's name is its owner's; the list has all
@@ -177,16 +164,31 @@ def needed(method: str, path: str) -> Right | None:
     return "admin"
 
 
-class Guard:
-    """See the module. ``hosts`` are the names under which a server without keys may be asked."""
+@dataclass(frozen=True)
+class Access:
+    """Who may ask, and from where.
 
-    def __init__(
-        self, app: App, metrics: Metrics, log: Log, keys: tuple[Key, ...] = (), hosts: frozenset[str] = ON_LOOPBACK
-    ) -> None:
-        self.app, self.metrics, self.log, self.keys, self.hosts = app, metrics, log, keys, hosts
+    Attributes:
+        hosts: names under which a server without keys may be asked.
+        cors: origins whose pages may ask.
+    """
+
+    keys: tuple[Key, ...] = ()
+    hosts: frozenset[str] = ON_LOOPBACK
+    cors: Cors = field(default_factory=Cors)
+
+
+class Guard:
+    """See the module. ``most_body`` is the bytes of a body at most."""
+
+    def __init__(self, app: App, metrics: Metrics, log: Log, access: Access | None = None, most_body: int = MOST_BODY) -> None:
+        access = access or Access()
+        self.app, self.metrics, self.log = app, metrics, log
+        self.keys, self.hosts, self.cors = access.keys, access.hosts, access.cors
+        self.bodies = Bodies(most_body)
         self.draining = False
         self.running = 0
-        self._buckets = {key.name: _Bucket(key.rate, 2 * key.rate + 1) for key in keys}
+        self._buckets = {key.name: _Bucket(key.rate, 2 * key.rate + 1) for key in self.keys}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -197,14 +199,19 @@ class Guard:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         request = given.decode() if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
-        answer = _Answer(send, request.encode(), self)
+        answer = _Answer(send, request.encode(), self, self.cors.headers(headers))
         state: dict[str, Any] = scope.setdefault("state", {})
         state["request"], state["actor"] = request, "loopback"
         self.running += 1
+        body = b""
         try:
+            if self.cors.is_preflight(scope["method"], headers):
+                await answer.preflight()
+                return
             state["rights"] = self._rights(scope, headers, state)
-            body = await _body(scope, headers, receive)
-            await self.app(scope, _replayed(body, receive), answer.send)
+            body = await self.bodies.read(scope, headers, receive)
+            state["length"] = len(body)
+            await self.app(scope, replayed(body, receive), answer.send)
         except RefusedError as refused:
             await answer.problem(refused)
         except DataError as error:
@@ -216,6 +223,7 @@ class Guard:
             await answer.problem(RefusedError(500, "this is a fault of the server; its log has it under this request"))
         finally:
             self.running -= 1
+            self.bodies.release(body)
             self._account(scope, request, answer.status or 0, time.perf_counter() - began)
 
     def _rights(self, scope: Scope, headers: dict[bytes, bytes], state: dict[str, Any]) -> frozenset[str]:
@@ -251,6 +259,8 @@ class Guard:
             if given is None and name == b"origin":
                 continue
             text = (given or b"").decode("latin-1")
+            if name == b"origin" and text in self.cors.origins:
+                continue
             try:
                 host = urlsplit(text if name == b"origin" else f"//{text}").hostname
             except ValueError:
@@ -271,8 +281,8 @@ class Guard:
 class _Answer:
     """What goes out, with the request id; remembers whether anything did."""
 
-    def __init__(self, send: Send, request: bytes, guard: Guard) -> None:
-        self._send, self._request, self._guard = send, request, guard
+    def __init__(self, send: Send, request: bytes, guard: Guard, cors: list[tuple[bytes, bytes]]) -> None:
+        self._send, self._request, self._guard, self._cors = send, request, guard, cors
         self.status: int | None = None
 
     async def send(self, message: Message) -> None:
@@ -281,8 +291,12 @@ class _Answer:
             extra = [(b"x-request-id", self._request), (b"x-content-type-options", b"nosniff")]
             if self._guard.draining:
                 extra.append((b"connection", b"close"))
-            message["headers"] = [*message.get("headers", []), *extra]
+            message["headers"] = [*message.get("headers", []), *extra, *self._cors]
         await self._send(message)
+
+    async def preflight(self) -> None:
+        await self.send({"type": "http.response.start", "status": 204, "headers": PREFLIGHT})
+        await self.send({"type": "http.response.body", "body": b""})
 
     async def problem(self, refused: RefusedError) -> None:
         body = refused.body(self._request.decode())
@@ -290,52 +304,6 @@ class _Answer:
         headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in refused.headers.items()]
         await self.send({"type": "http.response.start", "status": refused.status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
-
-
-async def _body(scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-    """The whole body, within its limits.
-
-    Raises:
-        RefusedError: 408 too slow, 413 too long, 415 compressed.
-    """
-    closing = {"connection": "close"}  # what is left of the body is not waited for
-    if headers.get(b"content-encoding", b"identity") != b"identity":
-        raise RefusedError(415, "content-encoding is not accepted", closing)
-    declared = headers.get(b"content-length", b"0")
-    if not declared.isdigit() or len(declared) > 19:
-        raise RefusedError(400, "content-length is no number", closing)
-    if int(declared) > MOST_BODY:
-        raise RefusedError(413, f"a body has at most {MOST_BODY} bytes", closing)
-    if declared == b"0" and b"transfer-encoding" not in headers and scope["method"] in ("GET", "HEAD", "DELETE"):
-        return b""
-    parts: list[bytes] = []
-    length = 0
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise RefusedError(400, "the body ended early", closing)
-                parts.append(message.get("body", b""))
-                length += len(parts[-1])
-                if length > MOST_BODY:
-                    raise RefusedError(413, f"a body has at most {MOST_BODY} bytes", closing)
-                if not message.get("more_body", False):
-                    return b"".join(parts) if len(parts) > 1 else parts[0]
-    except TimeoutError:
-        raise RefusedError(408, f"the body took longer than {BODY_SECONDS:g} s", closing) from None
-
-
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    """``receive`` as if the body had not been read; after it, only a disconnect can come."""
-    waiting = [body]
-
-    async def replay() -> Message:
-        if waiting:
-            return {"type": "http.request", "body": waiting.pop(), "more_body": False}
-        return await receive()
-
-    return replay
 
 
 def _sha256(secret: bytes) -> str:

@@ -1,10 +1,11 @@
 """The OpenAPI document, written out: what is promised is read here, and tests hold the server to it."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from nextvec.serving.dashboard import FILES
-from nextvec.serving.wire import F16, F32, JSON, MOST_K, MOST_VECTORS, PROBLEM
+from nextvec.serving.wire import F16, F32, JSON, MOST_JSON, MOST_K, OCTETS, PROBLEM, most_body, most_rows
 
 Json = dict[str, Any]
 
@@ -17,8 +18,39 @@ INCARNATION: Json = {
 NAME: Json = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}
 
 
-def document(dim: int) -> Json:
-    """OpenAPI 3.1 of a server of models that read vectors ``dim`` wide."""
+@dataclass(frozen=True)
+class Inputs:
+    """What an operation reads beside its path.
+
+    Attributes:
+        query: names of query parameters.
+        body: whether it reads a body.
+    """
+
+    query: tuple[str, ...]
+    body: bool
+
+
+def inputs() -> dict[str, dict[str, Inputs]]:
+    """What each operation reads, by path and method in capitals."""
+    return {
+        path: {
+            method.upper(): Inputs(
+                tuple(p["name"] for p in operation.get("parameters", []) if p["in"] == "query"), "requestBody" in operation
+            )
+            for method, operation in item.items()
+            if method != "parameters"
+        }
+        for path, item in _paths(1).items()
+    }
+
+
+def document(dim: int, root: str = "") -> Json:
+    """OpenAPI 3.1 of a server of models that read vectors ``dim`` wide.
+
+    Args:
+        root: path under which a proxy shows the server, such as ``/nextvec``.
+    """
     return {
         "openapi": "3.1.0",
         "info": {
@@ -26,6 +58,7 @@ def document(dim: int) -> Json:
             "version": "1",
             "description": "Sessions of embedding vectors, and what comes next. Errors are problems as in RFC 9457.",
         },
+        "servers": [{"url": root or "/"}],
         "security": [{"key": []}, {}],
         "paths": _paths(dim),
         "components": {
@@ -286,15 +319,26 @@ def _operation(
 
 
 def _body(dim: int) -> Json:
-    rows = {"type": "string", "format": "binary", "description": f"Little-endian rows of {dim} values, at most {MOST_VECTORS}."}
+    def rows(kind: str, itemsize: int) -> Json:
+        # "format: binary" is what generators of clients know; JSON Schema's own contentMediaType they pass over.
+        most = most_rows(dim, itemsize)
+        text = f"Little-endian {kind} rows of {dim} values: at most {most} rows, {most * dim * itemsize} bytes."
+        return {"schema": {"type": "string", "format": "binary", "description": text}}
+
     vector = {"type": "array", "items": {"type": "number"}, "minItems": dim, "maxItems": dim}
     one_of = [
         _object({"vectors": {"type": "array", "items": vector, "minItems": 1}}),
         _object({"rows": {"type": "array", "items": WHOLE, "minItems": 1, "description": "Rows of the bank."}}),
         _object({"text": {"type": "string", "minLength": 1}}),
     ]
-    content = {F32: {"schema": rows}, F16: {"schema": rows}, JSON: {"schema": {"oneOf": one_of}}}
-    return {"required": True, "content": content}
+    content = {
+        OCTETS: rows("float32", 4),
+        F32: rows("float32", 4),
+        F16: rows("float16", 2),
+        JSON: {"schema": {"oneOf": one_of}},
+    }
+    limits = f"A binary body has at most {most_body(dim)} bytes, a JSON body at most {MOST_JSON}."
+    return {"required": True, "description": limits, "content": content}
 
 
 def _content(description: str, schema: Json) -> Json:
@@ -306,7 +350,7 @@ def _file(kind: str) -> dict[int, Json]:
 
 
 def _binary(description: str) -> Json:
-    return {"description": description, "content": {"application/octet-stream": {}}}
+    return {"description": description, "content": {OCTETS: {"schema": {"type": "string", "format": "binary"}}}}
 
 
 def _in_path(name: str) -> Json:

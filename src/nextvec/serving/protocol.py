@@ -1,112 +1,285 @@
-"""What must be decided before there is a request: headers that never end, and refusals cheap enough to survive overload."""
+"""What is decided before there is a request: deadlines and bounds of a connection, malformed heads, and cheap refusals."""
 
 import asyncio
+import secrets
 from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
+import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from nextvec.serving import heads
+from nextvec.serving.lingering import Lingering
 from nextvec.serving.wire import PROBLEM, RefusedError
 
 HEADER_SECONDS, MOST_HEADERS = 5.0, 32 << 10
-SMALL_BODY = 64 << 10  # a shed request's body is read past if it is known to be small, else the connection ends
+MOST_CONNECTIONS = 4096
+SMALL_BODY = 64 << 10  # the server reads past a shed request's body if it is known to be small, else it closes the connection
+HEAD_END = b"\r\n\r\n"
 
 
-def protocol(overloaded: Callable[[int], bool], shed: Callable[[], None]) -> type[HttpToolsProtocol]:
-    """uvicorn's protocol with deadlines and shedding.
+@dataclass(frozen=True)
+class Hooks:
+    """What a connection asks and tells the server.
 
-    A server that is asked for twice what it can do keeps nine tenths of its goodput only if a refusal costs less than a
-    tenth of an answer (from a s + (2 - a) r = 1 with s = 1), so a refusal is written before a task, a scope or a body
-    exist. uvicorn itself has a deadline for neither headers nor bodies, and no bound on headers.
-
-    Args:
+    Attributes:
         overloaded: given the requests in flight, whether one more would wait too long.
-        shed: counts a refusal.
+        shed: counts a request that was refused because of overload.
+        refused: told of a request that was refused before it was one: status, detail, request id.
     """
 
-    class Guarded(HttpToolsProtocol):
-        _timer: asyncio.TimerHandle | None = None
-        _heading, _shedding = True, False
-        _size = 0
+    overloaded: Callable[[int], bool]
+    shed: Callable[[], None]
+    refused: Callable[[int, str, str], None]
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._wait_for_headers()
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._stop_waiting()
-            super().connection_lost(exc)
+class Guarded(HttpToolsProtocol):
+    """uvicorn's protocol with deadlines, bounds and shedding.
 
-        def data_received(self, data: bytes) -> None:
-            if self._heading:
-                self._size += len(data)
-                # A small body may have come along with its headers; only headers without an end are refused.
-                if self._size > MOST_HEADERS and b"\r\n\r\n" not in data:
-                    self._end(_plain(431, "headers are too long"))
-                    return
-            super().data_received(data)
+    - **One request at a time.** The parser gets the bytes of the next request when the answer to the last one is complete and
+      taken. Until then they are held as they came, and the socket is not read: at most one read (64 to 256 KiB) and one
+      request a connection, whatever a client pipelines.
+    - **A client that does not read** is closed by :class:`Lingering`; while its buffer is full it is not read either.
+    - **Shedding.** A server that is asked for twice what it can do keeps nine tenths of its goodput only if a refusal costs
+      less than a tenth of an answer (from a s + (2 - a) r = 1 with s = 1), so a refusal is written before a task, a scope or
+      a body exist.
 
-        def on_message_begin(self) -> None:
-            super().on_message_begin()
-            self._heading, self._shedding, self._size = True, False, 0
-            if self._timer is None:
-                self._wait_for_headers()
+    uvicorn itself has no deadline for headers or bodies, no bound on headers or on pipelined requests.
+    """
 
-        def on_headers_complete(self) -> None:
-            self._heading = False
-            self._stop_waiting()
-            parser: Any = self.parser
-            if self._is_free() and parser.get_method() == b"POST" and overloaded(len(self.tasks)):
-                self._shedding = True
-                shed()
-                self.transport.write(OVERLOADED)
-                if not _is_small(self.headers):
-                    self.transport.close()
-                return
+    hooks: Hooks
+    transport: Lingering  # type: ignore[assignment]
+    flow: "_Flow"  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._timer: asyncio.TimerHandle | None = None
+        self._held, self._at, self._tail = b"", 0, b""  # bytes not parsed yet, from where on; the end of those that were
+        self._heading, self._whole = True, False  # between two heads; a request is read to its end
+        self._skipping = self._feeding = False
+        self._size, self._left = 0, 0  # bytes of this head so far; bytes of the declared body to come
+
+    def connection_made(self, transport: Any) -> None:
+        held = Lingering(transport, self.loop.call_later)
+        super().connection_made(held)
+        self.flow = _Flow(held)
+        self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        self._held = b""
+        self.transport.lost()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            self.transport.drop(len(data))
+            return
+        self._unset_keepalive_if_required()
+        self._held = self._held[self._at :] + data if self._held else data
+        self._at = 0
+        self._feed()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.flow.hold(True)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._feed()
+
+    def shutdown(self) -> None:
+        if self._is_free() and not self.transport.is_closing():
+            self.transport.finish()  # silent for as long as the server has drained
+        elif not self._is_free():
+            self.cycle.keep_alive = False
+
+    @property
+    def fresh(self) -> bool:
+        """No request has come yet."""
+        cycle: Any = self.cycle
+        return cycle is None and not self.transport.is_closing()
+
+    # What the parser calls
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._heading:  # a trailer is dropped: it would pass for a header that the server has checked
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._heading = False
+        self._stop_waiting()
+        parser: Any = self.parser
+        length = _declared(self.headers)
+        self._left = length
+        wrong = heads.fault(parser.get_http_version(), self.url, self.headers, parser.should_upgrade())
+        if wrong is None and len(self.connections) > MOST_CONNECTIONS:
+            wrong = 503, f"the server has {MOST_CONNECTIONS} connections, its most; try again later"
+        if wrong is not None:
+            self._refuse(*wrong)
+        elif parser.get_method() == b"POST" and self.hooks.overloaded(len(self.tasks)):
+            self._skipping = True
+            self.hooks.shed()
+            self.transport.write(OVERLOADED)
+            if length > SMALL_BODY or any(name == b"transfer-encoding" for name, _ in self.headers):
+                self.transport.close()
+        else:
             super().on_headers_complete()
 
-        def on_body(self, body: bytes) -> None:
-            if not self._shedding:
-                super().on_body(body)
+    def on_body(self, body: bytes) -> None:
+        if not self._skipping:
+            super().on_body(body)
 
-        def on_message_complete(self) -> None:
-            if self._shedding:
-                self.on_response_complete()
+    def on_message_complete(self) -> None:
+        self._heading, self._whole, self._size, self._left = True, True, 0, 0
+        if not self._skipping:
+            super().on_message_complete()
+        elif not self.transport.is_closing():
+            self._skipping = False
+            self.on_response_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._feed()
+
+    # Bytes to the parser, a request at a time
+
+    def _feed(self) -> None:
+        if self._feeding:
+            return  # called by the parser itself; the loop goes on by itself
+        self._feeding = True
+        try:
+            while self._at < len(self._held) and not self._is_busy():
+                self._parse(self._piece())
+        finally:
+            self._feeding = False
+        if self._at >= len(self._held):
+            self._held, self._at = b"", 0
+        self.flow.hold(bool(self._held) or self.flow.write_paused)
+
+    def _is_busy(self) -> bool:
+        """Whether the next bytes have to wait: for an answer to be made, or to be taken."""
+        return self.transport.is_closing() or self.flow.write_paused or (self._whole and not self._is_free())
+
+    def _piece(self) -> bytes:
+        """The next bytes, to the end of a head or of a declared body at most, so that no piece begins two requests."""
+        at, held = self._at, self._held
+        if self._left:
+            end = min(at + self._left, len(held))
+            self._left -= end - at
+            self._tail = b""
+        else:
+            # The end of a head may lie across two reads.
+            across = (self._tail + held[at : at + 3]).find(HEAD_END) if self._tail else -1
+            found = at - len(self._tail) + across if across >= 0 else held.find(HEAD_END, at)
+            if found < 0:
+                end = len(held)
+                self._tail = (self._tail + held[max(at, end - 3) : end])[-3:]
             else:
-                super().on_message_complete()
+                end, self._tail = found + len(HEAD_END), b""
+        self._at = end
+        return held[at:end]
 
-        def _is_free(self) -> bool:
-            cycle: Any = self.cycle  # None before the first request, whatever its annotation says
-            return cycle is None or cycle.response_complete
+    def _parse(self, piece: bytes) -> None:
+        if self._heading:
+            if not self._size:
+                piece = piece.lstrip(b"\r\n")  # empty lines before a request are ignored (RFC 9112, 2.2) and begin none
+                if self._timer is None or piece:
+                    self._wait_for_head()
+                if not piece:
+                    return
+            self._size += len(piece)
+            if self._size > MOST_HEADERS:
+                self._refuse(431, f"headers are longer than {MOST_HEADERS} bytes")
+                return
+        self._whole = False
+        parser: Any = self.parser
+        try:
+            parser.feed_data(piece)
+        except httptools.HttpParserUpgrade:
+            pass  # a server may ignore it (RFC 9110, 7.8); the piece ends with the head, so nothing is lost
+        except httptools.HttpParserInvalidURLError:
+            self._refuse(400, "the request target is malformed")
+        except httptools.HttpParserCallbackError as error:
+            self._refuse(400, f"the request is malformed: {type(error.__context__).__name__}")
+        except httptools.HttpParserError as error:
+            self._refuse(400, f"the request is malformed: {error}")
 
-        def _wait_for_headers(self) -> None:
-            self._timer = self.loop.call_later(HEADER_SECONDS, self._end, _plain(408, "headers took too long"))
+    def _is_free(self) -> bool:
+        cycle: Any = self.cycle  # None before the first request, whatever its annotation says
+        return cycle is None or cycle.response_complete
 
-        def _stop_waiting(self) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+    # Deadlines and refusals
 
-        def _end(self, answer: bytes) -> None:
-            self._stop_waiting()
-            if not self.transport.is_closing():
-                if self._is_free():
-                    self.transport.write(answer)
-                self.transport.close()
+    def _wait_for_head(self) -> None:
+        self._stop_waiting()
+        self._timer = self.loop.call_later(HEADER_SECONDS, self._late)
 
-    return Guarded
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _late(self) -> None:
+        self._timer = None
+        if self._size:
+            self._refuse(408, f"the headers took longer than {HEADER_SECONDS:g} s")
+        else:
+            self.transport.close()  # silently: a client that has asked nothing would take an answer for its next request's
+
+    def _refuse(self, status: int, detail: str) -> None:
+        self._stop_waiting()
+        self._skipping = True
+        if self.transport.is_closing():
+            return
+        request = secrets.token_hex(8)
+        self.hooks.refused(status, detail, request)
+        cycle = self.cycle
+        if self._is_free() or not cycle.response_started:
+            self.transport.write(_plain(status, detail, request, b"connection: close"))
+        if not self._is_free():
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self.transport.close()
 
 
-def _is_small(headers: list[tuple[bytes, bytes]]) -> bool:
-    given: dict[bytes, Any] = dict(headers)
-    length = given.get(b"content-length", b"")
-    return b"transfer-encoding" not in given and length.isdigit() and len(length) < 19 and int(length) <= SMALL_BODY
+class _Flow(FlowControl):
+    """uvicorn's, but what it resumes stays paused while the connection is held."""
+
+    _holding = False
+
+    def resume_reading(self) -> None:
+        if not self._holding:
+            super().resume_reading()
+
+    def hold(self, holding: bool) -> None:
+        if holding == self._holding:
+            return
+        self._holding = holding
+        if holding:
+            self.pause_reading()
+        else:
+            self.resume_reading()
 
 
-def _plain(status: int, detail: str, *headers: bytes) -> bytes:
-    body = RefusedError(status, detail).body("none")
-    lines = [b"HTTP/1.1 %d %s" % (status, detail.encode()), b"content-type: " + PROBLEM.encode(), *headers]
+def protocol(hooks: Hooks) -> type[Guarded]:
+    """The protocol of one server."""
+    return type("Guarded", (Guarded,), {"hooks": hooks})
+
+
+def _declared(headers: list[tuple[bytes, bytes]]) -> int:
+    """Bytes of the body by its Content-Length, which the parser has checked; 0 without one."""
+    return next((int(value) for name, value in headers if name == b"content-length"), 0)
+
+
+def _plain(status: int, detail: str, request: str, *headers: bytes) -> bytes:
+    body = RefusedError(status, detail).body(request)
+    lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode()), b"content-type: " + PROBLEM.encode(), *headers]
+    lines += [b"x-request-id: " + request.encode()] if request != "none" else []
     return b"\r\n".join([*lines, b"content-length: %d" % len(body), b"", body])
 
 
-OVERLOADED = _plain(503, "more is asked than can be answered in time", b"retry-after: 1")
+OVERLOADED = _plain(503, "more is asked than can be answered in time", "none", b"retry-after: 1")

@@ -17,12 +17,25 @@ from jaxtyping import Float32
 from nextvec.errors import NextvecError
 
 F32, F16, JSON = "application/vnd.nextvec.f32", "application/vnd.nextvec.f16", "application/json"
-BINARY = {F32: "<f4", "application/octet-stream": "<f4", F16: "<f2"}
+OCTETS = "application/octet-stream"
+BINARY = {F32: "<f4", OCTETS: "<f4", F16: "<f2"}
 PROBLEM = "application/problem+json"
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 INCARNATION = re.compile(r"[0-9a-f]{16}")
 ZERO, LONGEST = 1e-12, 1e18  # a shorter vector has no direction, the bank's own bound; a longer one no float32 square
 MOST_K, MOST_VECTORS = 1_000, 10_000
+MOST_JSON = 1 << 20
+MOST_BODY = 64 << 20  # whatever the width
+
+
+def most_body(dim: int) -> int:
+    """Bytes of a body at most: ``MOST_VECTORS`` rows of float32, or a JSON body, but never more than ``MOST_BODY``."""
+    return min(MOST_BODY, max(MOST_JSON, MOST_VECTORS * dim * 4))
+
+
+def most_rows(dim: int, itemsize: int = 4) -> int:
+    """Rows of a binary body at most, each ``dim`` values of ``itemsize`` bytes."""
+    return min(MOST_VECTORS, most_body(dim) // (dim * itemsize))
 
 
 class RefusedError(NextvecError):
@@ -90,7 +103,7 @@ def decode(body: bytes, kind: str, dim: int) -> Vectors:
             400, f"the body has {len(body)} bytes; want a multiple of {width} ({dim} values of {dtype.itemsize} bytes)"
         )
     if len(body) // width > MOST_VECTORS:
-        raise RefusedError(413, f"{len(body) // width} vectors in one request; at most {MOST_VECTORS}")
+        raise RefusedError(413, f"{len(body) // width} vectors in one request; at most {most_rows(dim, dtype.itemsize)}")
     raw = np.frombuffer(body, dtype).reshape(-1, dim)
     return Vectors(_sound(raw.astype(np.float32)), body, dtype.itemsize == 2)
 

@@ -35,10 +35,18 @@ FILES = {
 }
 
 
-def page(path: str) -> Callable[[Request], Awaitable[Response]]:
-    """The handler of one file of :data:`FILES`; read once, so that one server's files are of one kind."""
+def page(path: str, root: str = "") -> Callable[[Request], Awaitable[Response]]:
+    """The handler of one file of :data:`FILES`; read once, so that one server's files are of one kind.
+
+    Args:
+        root: path under which a proxy shows the server. The page names its files by it, and its script asks where the
+            script came from; without a root both are relative to the page.
+    """
     name, kind = FILES[path]
     content = (files("nextvec.serving.dashboard") / name).read_bytes()
+    if root:
+        for file in ("dashboard.css", "dashboard.js"):
+            content = content.replace(f'"{file}"'.encode(), f'"{root}/{file}"'.encode())
     headers = {**HEADERS, "etag": f'"{hashlib.sha256(content).hexdigest()[:32]}"'}
 
     async def dashboard(request: Request) -> Response:

@@ -13,6 +13,7 @@ const STREAMS = {
   assign: ["Assignment", "whether the coin fell as it should"],
 };
 
+const ROOT = new URL(".", document.currentScript.src).pathname.slice(0, -1); // where the server is, behind a proxy perhaps
 const $ = (id) => document.getElementById(id);
 const page = { told: null, drawn: {}, goneSince: null, answeredAt: null, timer: 0, wait: EVERY, cursor: null };
 
@@ -98,7 +99,7 @@ async function ask(path, options = {}) {
   const headers = { ...options.headers, ...(key ? { authorization: `Bearer ${key}` } : {}) };
   let answer;
   try {
-    answer = await fetch(path, { ...options, headers, signal: options.keepalive ? null : AbortSignal.timeout(options.patience ?? PATIENCE) });
+    answer = await fetch(ROOT + path, { ...options, headers, signal: options.keepalive ? null : AbortSignal.timeout(options.patience ?? PATIENCE) });
   } catch {
     throw new Problem(0, "the server does not answer");
   }

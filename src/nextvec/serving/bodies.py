@@ -1,0 +1,99 @@
+"""Bodies of requests: how long one may be, how slow, and how much of all of them is held at once."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from nextvec.serving.wire import RefusedError
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+
+BODY_SECONDS = 5.0  # for a body, and BODY_RATE bytes a second beyond
+BODY_RATE = 1 << 20
+MOST_HELD = 256 << 20  # bytes of all bodies that are read or being answered
+SMALL = 64 << 10  # such a body is read whatever is held: the number of connections bounds them
+CLOSING = {"connection": "close"}  # what is left of the body is not waited for
+
+
+class Bodies:
+    """Reads bodies within their bounds.
+
+    Attributes:
+        most: bytes of one body at most.
+        held: bytes of all bodies whose requests are not answered yet.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.held = most, 0
+
+    async def read(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+        """The whole body. It counts as held until :meth:`release`.
+
+        Raises:
+            RefusedError: 400 it ended early, 408 too slow, 413 too long, 415 compressed, 503 too much is held.
+        """
+        declared = self._declared(headers)
+        if declared == 0 and b"transfer-encoding" not in headers and scope["method"] in ("GET", "HEAD", "DELETE"):
+            return b""
+        self._check(0, declared)
+        parts: list[bytes] = []
+        length, done = 0, False
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with asyncio.timeout(BODY_SECONDS) as limit:
+                while not done:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise RefusedError(400, "the body ended early", CLOSING)
+                    parts.append(message.get("body", b""))
+                    length += len(parts[-1])
+                    self.held += len(parts[-1])
+                    self._check(length, length)
+                    limit.reschedule(began + BODY_SECONDS + length / BODY_RATE)
+                    done = not message.get("more_body", False)
+            return b"".join(parts) if len(parts) > 1 else parts[0]
+        except TimeoutError:
+            detail = f"the body came slower than {BODY_RATE >> 20} MiB/s; {length} bytes had come"
+            raise RefusedError(408, detail, CLOSING) from None
+        finally:
+            if not done:
+                self.held -= length
+
+    def release(self, body: bytes) -> None:
+        """The request of ``body`` is answered."""
+        self.held -= len(body)
+
+    def _declared(self, headers: dict[bytes, bytes]) -> int:
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            raise RefusedError(415, "content-encoding is not accepted", CLOSING)
+        declared = headers.get(b"content-length", b"0")
+        if not declared.isdigit() or len(declared) > 19:
+            raise RefusedError(400, "content-length is no number", CLOSING)
+        return int(declared)
+
+    def _check(self, counted: int, length: int) -> None:
+        """
+        Args:
+            counted: bytes of this body that ``held`` has in it.
+            length: of this body, as far as it is known.
+        """
+        if length > self.most:
+            raise RefusedError(413, f"a body has at most {self.most} bytes", CLOSING)
+        if length > SMALL and self.held - counted + length > MOST_HELD:
+            detail = f"bodies of {MOST_HELD} bytes are being read, the most at once; try again later"
+            raise RefusedError(503, detail, {**CLOSING, "retry-after": "1"})
+
+
+def replayed(body: bytes, receive: Receive) -> Receive:
+    """``receive`` as if the body had not been read; after it, only a disconnect can come."""
+    waiting = [body]
+
+    async def replay() -> Message:
+        if waiting:
+            return {"type": "http.request", "body": waiting.pop(), "more_body": False}
+        return await receive()
+
+    return replay

@@ -1,0 +1,168 @@
+"""Where a server listens: a port, or a socket in the file system."""
+
+import fcntl
+import os
+import re
+import socket
+import stat
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nextvec.errors import ServingError
+from nextvec.serving.guard import Access, is_loopback
+
+BACKLOG = 1024
+ROOT = re.compile(r"(/[A-Za-z0-9._~-]+)*")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server listens and who may ask.
+
+    Attributes:
+        port: 0 takes a free one.
+        unix: path of a socket, in place of host and port; only this user can open it.
+        root: path under which a proxy shows the server; the proxy strips it.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    access: Access = field(default_factory=Access)
+    unix: Path | None = None
+    root: str = ""
+
+    def check(self) -> None:
+        """
+        Raises:
+            ServingError: a host that others can reach and no keys, or a root that is no path.
+        """
+        if self.unix is None:
+            check_host(self.host, self.access)
+        if not ROOT.fullmatch(self.root):
+            raise ServingError(f"--root-path {self.root!r} must be a path such as /nextvec, without a slash at its end")
+
+    def url(self, listener: socket.socket) -> str:
+        """The address to announce."""
+        if self.unix is not None:
+            return f"unix:{self.unix}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{listener.getsockname()[1]}"
+
+    def refusal(self, error: OSError) -> ServingError:
+        """What to say of a socket that cannot be opened."""
+        if self.unix is not None:
+            return ServingError(f"cannot listen on --unix {self.unix}: {error.strerror or error}")
+        where = f"--host {self.host} --port {self.port}"
+        return ServingError(f"cannot listen on {where}: {error.strerror or error}; choose another port, or 0 for a free one")
+
+
+def check_host(host: str, access: Access) -> None:
+    """
+    Raises:
+        ServingError: a host that others can reach, and no keys.
+    """
+    if not access.keys and not is_loopback(host):
+        raise ServingError(f"--host {host} can be reached by others; give --keys FILE, or stay on 127.0.0.1")
+
+
+@contextmanager
+def bound(place: Place) -> Generator[socket.socket]:
+    """A socket that is bound but does not listen yet; a socket in the file system is removed at the end.
+
+    Raises:
+        ServingError: the address is in use or cannot be had.
+    """
+    place.check()
+    if place.unix is not None:
+        with _bound_to_path(place, place.unix) as listener:
+            yield listener
+        return
+    family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((place.host, place.port))
+        except OSError as error:
+            raise place.refusal(error) from None
+        yield listener
+
+
+def listen(listener: socket.socket, place: Place) -> None:
+    """Take connections. Another server may have begun to since the socket was bound.
+
+    Raises:
+        ServingError: the address is in use.
+    """
+    try:
+        listener.listen(BACKLOG)
+    except OSError as error:
+        raise place.refusal(error) from None
+    listener.setblocking(False)
+
+
+@contextmanager
+def _bound_to_path(place: Place, path: Path) -> Generator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as listener:
+        try:
+            with _locked(path.parent):
+                _remove_stale(path)
+                before = os.umask(0o177)  # the socket is never open to others, not even for a moment
+                try:
+                    listener.bind(str(path))
+                finally:
+                    os.umask(before)
+                # It listens at once: a socket that does not would look stale to another server that starts.
+                listener.listen(BACKLOG)
+        except OSError as error:
+            raise place.refusal(error) from None
+        made = path.stat()
+        try:
+            yield listener
+        finally:
+            _remove(path, made)
+
+
+def _remove_stale(path: Path) -> None:
+    """
+    Raises:
+        ServingError: a server listens there, or it is no socket.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ServingError(f"--unix {path} exists and is no socket; choose another path")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        except BlockingIOError:
+            pass  # its queue is full: it is alive
+    raise ServingError(f"--unix {path}: another server listens there; stop it, or choose another path")
+
+
+def _remove(path: Path, made: os.stat_result) -> None:
+    """Remove the socket, unless another server has put its own there."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if (found.st_dev, found.st_ino) == (made.st_dev, made.st_ino):
+        path.unlink()
+
+
+@contextmanager
+def _locked(folder: Path) -> Generator[None]:
+    """Two servers that start at once do not take each other's new socket for a stale one."""
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
