@@ -342,6 +342,7 @@ def test_audit_finds_a_script_that_the_encoder_lacks(tmp_path: Path, encoder: Mi
 
 @pytest.mark.skipif(importlib.util.find_spec("sentence_transformers") is None, reason="sentence-transformers is not installed")
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_sentence_transformers_count_as_they_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: MiniLM) -> None:
     from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports]
     from sentence_transformers.models import StaticEmbedding  # pyright: ignore[reportMissingImports]
