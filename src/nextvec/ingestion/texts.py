@@ -78,7 +78,7 @@ def ingest_texts(
         encoder_fingerprint=model.fingerprint,
         dim=model.dim,
         dtype=dtype,
-        chunking=f"{chunking.size} {chunking.unit}, overlap {chunking.overlap}",
+        chunking=str(chunking),
         source=f"{name}:{found.digest}",
         text=True,
         max_tokens=max_tokens(model),
