@@ -1,7 +1,16 @@
 """Text to vectors: the offline default, and any sentence-transformers model by name."""
 
 from nextvec.encoders.minilm import MiniLM
-from nextvec.encoders.protocol import CountsTokens, Encoded, Encoder, Kind, KnowsLetters, ReportsProgress
+from nextvec.encoders.protocol import (
+    CountsTokens,
+    Encoded,
+    Encoder,
+    Kind,
+    KnowsLetters,
+    ReportsProgress,
+    max_tokens,
+    truncation,
+)
 from nextvec.encoders.sentence_transformer import SentenceTransformerEncoder
 
 DEFAULT = MiniLM.name
@@ -27,4 +36,6 @@ __all__ = [
     "ReportsProgress",
     "SentenceTransformerEncoder",
     "load_encoder",
+    "max_tokens",
+    "truncation",
 ]
