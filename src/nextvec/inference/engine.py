@@ -20,7 +20,7 @@ from nextvec import settings as frozen
 from nextvec.bank import Bank
 from nextvec.bank.layout import MANIFEST
 from nextvec.encoders import Encoder, load_encoder
-from nextvec.errors import DataError, NotFiniteError, RunError
+from nextvec.errors import DataError, NotFiniteError, RunError, SettingsError
 from nextvec.index import ExactIndex, Index, allowed_rows
 from nextvec.inference import snapshot
 from nextvec.inference.copies import Copies
@@ -252,19 +252,21 @@ class Engine:
         """A text as the vectors of its chunks, cut as the bank's texts were.
 
         Raises:
-            DataError: an empty text, or no encoder (:attr:`encoder`).
+            DataError: an empty text, no encoder (:attr:`encoder`), or a bank of chunks that its encoder truncated.
         """
         return self.encode_chunks(self.cut(text))
 
     def cut(self, text: str) -> list[str]:
-        """The chunks of a text, at least one, cut as the bank's texts were ('300 characters, overlap 0').
+        """The chunks of a text, at least one, cut as the bank's texts were.
 
         Raises:
-            DataError: an empty text, or no encoder (:attr:`encoder`).
+            DataError: an empty text, no encoder (:attr:`encoder`), or a bank of chunks that its encoder truncated.
         """
-        _ = self.encoder  # a bank of ready vectors says nothing of how a text is cut
-        size, unit, _, overlap = self.bank.manifest.chunking.replace(",", "").split()
-        return context_chunks(text, Chunking(int(size), "tokens" if unit == "tokens" else "characters", int(overlap)))
+        encoder = self.encoder
+        try:
+            return context_chunks(text, encoder, Chunking.read(self.bank.manifest.chunking))
+        except SettingsError as error:
+            raise DataError(f"the bank was cut into {error}; ingest its text again") from None
 
     def encode_chunks(self, chunks: Sequence[str]) -> Float32[np.ndarray, "T D"]:
         """The vectors of chunks that :meth:`cut` gave, some or all of them.

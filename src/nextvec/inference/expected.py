@@ -9,6 +9,7 @@ from nextvec.bank import Bank
 from nextvec.encoders import Encoder
 from nextvec.errors import DataError
 from nextvec.ingestion import Chunking
+from nextvec.ingestion.text import blank, checked
 
 
 @dataclass(frozen=True)
@@ -36,21 +37,22 @@ class Expected:
 
 
 def encode_context(text: str, encoder: Encoder, chunking: Chunking) -> Float32[np.ndarray, "T D"]:
-    """A text as the context of a prediction.
+    """A text as the context of a prediction, cut as the texts of a bank are.
 
     Raises:
-        DataError: an empty text.
+        DataError: an empty text, or one that holds a NUL.
+        SettingsError: chunks of more tokens than the encoder reads.
     """
-    return encoder.encode(context_chunks(text, chunking), "passage").rows
+    return encoder.encode(context_chunks(text, encoder, chunking), "passage").rows
 
 
-def context_chunks(text: str, chunking: Chunking) -> list[str]:
+def context_chunks(text: str, encoder: Encoder, chunking: Chunking) -> list[str]:
     """The chunks of a text that is the context of a prediction, at least one.
 
     Raises:
-        DataError: an empty text.
+        DataError: an empty text, or one that holds a NUL.
+        SettingsError: chunks of more tokens than the encoder reads.
     """
-    spans = chunking.splitter()(text)
-    if not spans:
+    if blank(text):
         raise DataError("the text is empty; give what has been read so far")
-    return [text[a:b] for a, b in spans]
+    return [text[a:b] for a, b in chunking.splitter(encoder)(checked(text, "the text"))]

@@ -14,6 +14,7 @@ from nextvec.bank.exchange import Table, npz_documents, table_documents
 from nextvec.bank.writer import VectorDocument
 from nextvec.errors import DataError
 from nextvec.ingestion.document import Document
+from nextvec.ingestion.text import checked, decode, text_document
 
 TEXT_SUFFIXES = (".txt", ".md")
 LARGEST_TEXT = 256 * 2**20  # bytes in one document
@@ -84,39 +85,39 @@ def _folder(path: Path) -> Iterator[Document]:
 def _text_file(file: Path, name: str) -> Document:
     if file.stat().st_size > LARGEST_TEXT:
         raise DataError(f"{file} is larger than {LARGEST_TEXT // 2**20} MiB; split it into documents")
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 at byte {error.start}; convert it first") from None
-    return _document(name, file.stem.replace("_", " "), text, str(file))
+    return text_document(file.read_bytes(), name, file)
 
 
 def _document(name: str, title: str, text: Any, where: str) -> Document:
-    if not isinstance(text, str):
-        raise DataError(f"{where}: text is {type(text).__name__}, not a string")
     try:
-        f"{name}{title}{text}".encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{where} holds half a surrogate pair at character {error.start}; it is not Unicode text") from None
-    if not text.strip():
-        raise DataError(f"{where} is empty; leave it out or give it text")
-    return Document(name, title, text)
+        f"{name}{title}".encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: its id or title holds half a surrogate pair; it is not Unicode text") from None
+    return Document(name, title, checked(text, where))
 
 
 def _json_lines(path: Path) -> Iterator[Document]:
+    all_named: bool | None = None  # a null id is a missing one; ids are given to all lines or to none
     with open(path, "rb") as lines:
         for number, line in enumerate(lines, 1):
             where = f"{path}, line {number}"
             if not line.strip():
                 continue
             try:
-                entry = json.loads(line)
+                entry = json.loads(decode(line, where))
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{where} is not JSON: {error}") from None
             if not isinstance(entry, dict) or "text" not in entry:
                 raise DataError(f"{where}: want an object with 'text', and optionally 'id' and 'title'")
-            name = str(entry.get("id", f"{number:08d}"))
-            yield _document(name, str(entry.get("title", name)), entry["text"], where)
+            named = entry.get("id") is not None
+            if all_named is not None and named != all_named:
+                raise DataError(
+                    f"{where} has {'an' if named else 'no'} id, unlike the lines before; give one to all or to none"
+                )
+            all_named = named
+            name = str(entry["id"]) if named else f"{number:08d}"
+            title = entry.get("title")
+            yield _document(name, name if title is None else str(title), entry["text"], where)
 
 
 def _table(path: Path) -> Source:
