@@ -35,10 +35,31 @@ def open_file(path: Path, scratch: Path | None, progress: Progress) -> Table:
     kind = path.suffix.lower()
     if kind in JSON_LINES:
         return table_of_rows(_json_lines(path, progress), str(path), scratch)
+    if kind == ".parquet":
+        return open_parquet(path)
     try:
-        return _parquet(path) if kind == ".parquet" else _arrow(path)
+        return _arrow(path)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as {kind[1:]}: {first_line(error)}") from None
+
+
+def open_parquet(path: Path) -> Table:
+    """The table of a Parquet file, whatever the file's ending; read in batches, not in row groups.
+
+    Raises:
+        DataError: not Parquet.
+    """
+
+    def read(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        with pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False) as file:
+            for batch in file.iter_batches(BATCH, columns=list(columns)):
+                yield batch.select(list(columns))
+
+    try:
+        with pq.ParquetFile(path) as file:
+            return Table(str(path), file.schema_arrow, read, file.metadata.num_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as parquet: {first_line(error)}") from None
 
 
 def shards(paths: list[Path], where: str, tables: list[Table]) -> Table:
@@ -88,16 +109,6 @@ def saved_dataset(folder: Path) -> Table | None:
         return shards(paths, str(folder), [_arrow(path) for path in paths])
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{folder} cannot be read: {first_line(error)}") from None
-
-
-def _parquet(path: Path) -> Table:
-    def read(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        with pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False) as file:
-            for batch in file.iter_batches(BATCH, columns=list(columns)):
-                yield batch.select(list(columns))
-
-    with pq.ParquetFile(path) as file:
-        return Table(str(path), file.schema_arrow, read, file.metadata.num_rows)
 
 
 def _arrow(path: Path) -> Table:
