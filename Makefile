@@ -35,6 +35,7 @@ bench: $(VENV)/ready-dev
 	$(BIN)/python benchmarks/supervision.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/models.py
+	$(BIN)/python benchmarks/ingest.py
 	$(BIN)/python benchmarks/encoding.py
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/latency.py

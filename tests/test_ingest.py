@@ -58,7 +58,7 @@ def test_overlap_repeats_the_end_of_the_chunk_before() -> None:
 
 def test_chunks_by_tokens_fit_the_encoder(encoder: MiniLM) -> None:
     text = prose(3, 40)
-    spans = Chunking(size=50, unit="tokens").splitter()(text)
+    spans = Chunking(size=50, unit="tokens").splitter(encoder)(text)
     counted = encoder.encode([text[a:b] for a, b in spans]).tokens
     assert 20 < counted.mean() <= counted.max() <= 52  # and the two that mark begin and end
 

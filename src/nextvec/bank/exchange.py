@@ -136,8 +136,9 @@ def write_parquet(bank: Bank, path: Path, progress: Progress = silent) -> None:
     fields += [("text", pa.string())] if bank.manifest.text else []
     fields += [("tokens", pa.int32())] if tokens is not None else []
     m = bank.manifest
-    made = {"encoder": m.encoder, "encoder_fingerprint": m.encoder_fingerprint, "chunking": m.chunking, "dtype": m.dtype}
-    metadata = {METADATA: json.dumps({**made, "order": "rows", "fingerprint": m.fingerprint}).encode()}
+    kept = ("encoder", "encoder_fingerprint", "chunking", "max_tokens", "dtype", "fingerprint")
+    made = {name: getattr(m, name) for name in kept}
+    metadata = {METADATA: json.dumps({**made, "order": "rows"}).encode()}
     schema = pa.schema(fields, metadata)
     temporary = path.with_name(f".{path.name}.tmp")
     with pq.ParquetWriter(temporary, schema) as writer:

@@ -29,6 +29,7 @@ class Manifest:
         chunking: the settings the text was cut with, in words.
         source: the name of what was read.
         format: version of this layout.
+        max_tokens: the most tokens of a chunk that the encoder reads, with its own; None where the encoder did not say.
     """
 
     rows: int
@@ -42,6 +43,7 @@ class Manifest:
     chunking: str
     source: str
     format: int = FORMAT
+    max_tokens: int | Literal["any"] | None = None
 
     @staticmethod
     def read(folder: Path) -> "Manifest":

@@ -5,9 +5,10 @@
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +29,7 @@ class Provenance:
     Attributes:
         encoder, encoder_fingerprint: ``unknown`` where the source does not say; a name alone is its own fingerprint.
         chunking: how their text was cut, in words.
+        max_tokens: the most tokens of a chunk that the encoder reads.
         dtype: what the bank that they came from stores, or None.
         as_they_come: documents are in the order of the bank that they came from.
     """
@@ -35,6 +37,7 @@ class Provenance:
     encoder: str = "unknown"
     encoder_fingerprint: str = "unknown"
     chunking: str = "none"
+    max_tokens: int | Literal["any"] | None = None
     dtype: Dtype | None = None
     as_they_come: bool = False
 
@@ -221,7 +224,7 @@ def _provenance(table: Table, encoder_name: str | None) -> Provenance:
             continue
         if said.encoder != "unknown":
             raise DataError(f"{table.where}: its vectors are of {said.encoder!r}, but {how} says {name!r}")
-        said = Provenance(name, name, said.chunking, said.dtype, said.as_they_come)
+        said = replace(said, encoder=name, encoder_fingerprint=name)
     return said
 
 
@@ -235,14 +238,11 @@ def _from_metadata(table: Table) -> Provenance:
         raise DataError(f"{table.where}: metadata 'nextvec' is not a JSON object: {error}") from None
     encoder = facts.get("encoder", "unknown")
     fingerprint, chunking = facts.get("encoder_fingerprint", encoder), facts.get("chunking", "none")
-    dtype = facts.get("dtype")
-    if not all(isinstance(value, str) for value in (encoder, fingerprint, chunking)) or dtype not in (
-        None,
-        "float16",
-        "float32",
-    ):
+    dtype, most = facts.get("dtype"), facts.get("max_tokens")
+    sound = all(isinstance(value, str) for value in (encoder, fingerprint, chunking)) and dtype in (None, "float16", "float32")
+    if not sound or not (most in (None, "any") or (isinstance(most, int) and most > 0)):
         raise DataError(f"{table.where}: metadata 'nextvec' is damaged; want strings encoder, encoder_fingerprint, chunking")
-    return Provenance(encoder, fingerprint, chunking, dtype, facts.get("order") == "rows")
+    return Provenance(encoder, fingerprint, chunking, most, dtype, facts.get("order") == "rows")
 
 
 def _from_column(table: Table) -> str | None:

@@ -45,7 +45,7 @@ class VectorDocument:
     title: str
     vectors: np.ndarray  # not yet checked: what is wrong with it is said by name and row
     text: str | None = None
-    spans: Sequence[tuple[int, int]] | None = None
+    spans: Sequence[tuple[int, int]] | np.ndarray | None = None
     tokens: Sequence[int] | np.ndarray | None = None
 
 
@@ -67,12 +67,13 @@ class BankWriter:
         chunking: str = "none",
         source: str = "memory",
         text: bool = False,
+        max_tokens: int | Literal["any"] | None = None,
     ) -> None:
         self.path = Path(path)
         self.partial = self.path.with_name(self.path.name + ".partial")
         if self.path.exists():
             raise DataError(f"{self.path} already exists; choose another name or delete it first")
-        self._plan = Manifest(0, dim, 0, dtype, encoder, encoder_fingerprint, "", text, chunking, source)
+        self._plan = Manifest(0, dim, 0, dtype, encoder, encoder_fingerprint, "", text, chunking, source, max_tokens=max_tokens)
         self._names = [layout.ROWS, layout.OFFSETS, layout.DOCUMENTS]
         if text:
             self._names += [layout.TEXT, layout.SPANS, layout.TOKENS]
@@ -236,7 +237,7 @@ def stored_rows(vectors: np.ndarray, where: str, dtype: Dtype, dim: int | None =
     return rows
 
 
-def byte_spans(text: str, spans: Sequence[tuple[int, int]]) -> np.ndarray:
+def byte_spans(text: str, spans: Sequence[tuple[int, int]] | np.ndarray) -> np.ndarray:
     """Character spans as UTF-8 byte spans, [T, 2] int64."""
     positions = np.asarray(spans, dtype=np.int64).reshape(-1, 2)
     if text.isascii():

@@ -6,12 +6,11 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from nextvec import settings as frozen
 from nextvec.bank import Bank, census
 from nextvec.bank.exchange import write_parquet, write_windows
 from nextvec.bank.layout import MANIFEST
+from nextvec.bank.tokens import token_facts
 from nextvec.cli import show
 from nextvec.demo import demo as run_demo
 from nextvec.errors import DataError, SettingsError
@@ -21,6 +20,7 @@ from nextvec.inference.export import export as export_model
 from nextvec.ingestion import Chunking
 from nextvec.ingestion import ingest as run_ingest
 from nextvec.ingestion.ingest import open_any
+from nextvec.ingestion.text import decode
 from nextvec.lanes import Lanes
 from nextvec.recipes import recipe
 from nextvec.settings import override
@@ -166,15 +166,11 @@ def _predict_many(run: Run, arguments: Arguments) -> int:
 
 
 def _standard_input() -> str:
-    try:
-        return sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"standard input is not UTF-8 at byte {error.start}") from None
+    return decode(sys.stdin.buffer.read(), "standard input")
 
 
 def _bank_facts(bank: Bank) -> dict[str, Any]:
     counted = census(bank)
-    tokens = bank.tokens
     m = bank.manifest
     return {
         "kind": "bank",
@@ -187,7 +183,7 @@ def _bank_facts(bank: Bank) -> dict[str, Any]:
         "encoder_fingerprint": m.encoder_fingerprint,
         "fingerprint": m.fingerprint,
         "chunking": m.chunking,
-        "tokens_per_chunk": round(float(np.mean(tokens)), 1) if tokens is not None else None,
+        **token_facts(bank),
         "exact_duplicates": counted.exact_duplicates,
         "near_duplicates": counted.near_duplicates,
         "near_duplicate_document_groups": len(counted.document_groups),

@@ -1,7 +1,7 @@
 """Text to vectors: the offline default, and any sentence-transformers model by name."""
 
 from nextvec.encoders.minilm import MiniLM
-from nextvec.encoders.protocol import Encoded, Encoder, Kind
+from nextvec.encoders.protocol import CountsTokens, Encoded, Encoder, Kind, KnowsLetters, ReportsProgress
 from nextvec.encoders.sentence_transformer import SentenceTransformerEncoder
 
 DEFAULT = MiniLM.name
@@ -16,4 +16,15 @@ def load_encoder(name: str = DEFAULT) -> Encoder:
     return MiniLM() if name in (DEFAULT, f"sentence-transformers/{DEFAULT}") else SentenceTransformerEncoder(name)
 
 
-__all__ = ["DEFAULT", "Encoded", "Encoder", "Kind", "MiniLM", "SentenceTransformerEncoder", "load_encoder"]
+__all__ = [
+    "DEFAULT",
+    "CountsTokens",
+    "Encoded",
+    "Encoder",
+    "Kind",
+    "KnowsLetters",
+    "MiniLM",
+    "ReportsProgress",
+    "SentenceTransformerEncoder",
+    "load_encoder",
+]

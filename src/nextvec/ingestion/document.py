@@ -11,8 +11,10 @@ class Document:
         id: unique within a bank; decides the split.
         title: what a reader is shown.
         text: the whole text; chunks are spans into it.
+        markdown: whether the text is Markdown; its fenced code blocks are not cut where they fit into a chunk.
     """
 
     id: str
     title: str
     text: str
+    markdown: bool = False

@@ -13,6 +13,7 @@ from nextvec.bank.objects import Row, table_of_rows
 from nextvec.bank.table import BATCH, Table, first_line, from_arrow
 from nextvec.bank.vector_table import METADATA
 from nextvec.errors import DataError
+from nextvec.ingestion.text import checked, decode
 from nextvec.progress import Progress
 
 JSON_LINES = (".jsonl", ".ndjson")
@@ -132,24 +133,33 @@ def _arrow(path: Path) -> Table:
 
 
 def _json_lines(path: Path, progress: Progress) -> Iterator[Row]:
+    all_named: bool | None = None  # a null id is a missing one; ids are given to all lines or to none
     done, total = 0, path.stat().st_size
     with open(path, "rb") as lines:
         for number, line in enumerate(lines, 1):
             where = f"{path}, line {number}"
             done += len(line)
+            if number % 1_000 == 0 or done == total:
+                progress("reading lines (bytes)", done, total)
             if not line.strip():
                 continue
             try:
-                entry = json.loads(line)
+                entry = json.loads(decode(line, where))
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{where} is not JSON: {error}") from None
             if not isinstance(entry, dict) or not {"text", "vector"} & entry.keys():
                 raise DataError(f"{where}: want an object with 'text', or with 'vector', 'document' and 'index'")
-            if not {"vector", "document"} & entry.keys() and entry.get("id") is None:
-                entry["id"] = f"{number:08d}"
+            if "vector" not in entry:
+                entry["text"] = checked(entry["text"], where)
+            if not {"vector", "document"} & entry.keys():
+                named = entry.get("id") is not None
+                if all_named is not None and named != all_named:
+                    raise DataError(
+                        f"{where} has {'an' if named else 'no'} id, unlike the lines before; give one to all or to none"
+                    )
+                all_named = named
+                entry["id"] = entry["id"] if named else f"{number:08d}"
             yield where, entry
-            if number % 1_000 == 0 or done == total:
-                progress("reading lines (bytes)", done, total)
 
 
 def _difference(first: pa.Schema, other: pa.Schema) -> str:

@@ -2,26 +2,22 @@
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nextvec.bank import Bank, BankWriter, VectorDocument
+from nextvec.bank import Bank, BankWriter
 from nextvec.bank.writer import Dtype
-from nextvec.encoders import Encoder, load_encoder
+from nextvec.encoders import Encoder
 from nextvec.errors import DataError, SettingsError
-from nextvec.ingestion.chunking import Chunking, Span
-from nextvec.ingestion.document import Document
+from nextvec.ingestion.chunking import Chunking
 from nextvec.ingestion.sources import Opening, Source, open_object, open_source
+from nextvec.ingestion.texts import ingest_texts
 from nextvec.progress import Progress, silent
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 COMMIT = 100_000  # rows of ready vectors written between two commits
-GROUP = 512  # chunks encoded and committed together: what a kill can cost
-
-Chunked = tuple[Document, list[Span]]
 
 
 def ingest(
@@ -37,8 +33,8 @@ def ingest(
 ) -> Bank:
     """Make a bank of ``source`` at the path ``bank``.
 
-    Everything is read, cut and checked once before the first chunk is
-    encoded, so bad input costs seconds and leaves nothing. Killed at any
+    Everything is read and checked once before the first chunk is encoded, so
+    bad input costs seconds and leaves nothing. Killed at any
     moment, the same call goes on where it was; the bank is the same to the
     byte. What a source holds and is not read is named in a warning.
 
@@ -52,6 +48,7 @@ def ingest(
 
     Raises:
         DataError: what cannot be read, is empty, not finite, or does not fit; or the bank exists.
+        SettingsError: chunks of more tokens than the encoder reads.
     """
     path = Path(bank)
     if path.exists():
@@ -64,7 +61,9 @@ def ingest(
             )
         made = _ingest_vectors(opened, path, dtype or opened.provenance.dtype or "float16", progress)
     else:
-        made = _ingest_texts(opened, path, encoder or DEFAULT_ENCODER, chunking or Chunking(), dtype or "float16", progress)
+        assert opened.texts is not None
+        chosen, stored = encoder or DEFAULT_ENCODER, dtype or "float16"
+        made = ingest_texts(opened.texts, opened.name, path, chosen, chunking or Chunking(), stored, progress)
     if opened is not source:
         for note in opened.unread.notes():
             warnings.warn(f"{opened.name}: {note}", stacklevel=2)
@@ -103,6 +102,7 @@ def _ingest_vectors(source: Source, path: Path, dtype: Dtype, progress: Progress
         chunking=made.chunking,
         source=f"{source.name}:{digest.hexdigest()[:16]}",
         text=source.has_text,
+        max_tokens=made.max_tokens,
     ) as writer:
         committed = writer.rows
         for number, document in enumerate(source.vectors()):
@@ -113,77 +113,3 @@ def _ingest_vectors(source: Source, path: Path, dtype: Dtype, progress: Progress
                 writer.commit()
                 committed = writer.rows
         return writer.finish(progress)
-
-
-def _ingest_texts(
-    source: Source, path: Path, encoder: str | Encoder, chunking: Chunking, dtype: Dtype, progress: Progress
-) -> Bank:
-    assert source.texts is not None
-    total, digest = _checked(source.texts(), chunking)
-    model = load_encoder(encoder) if isinstance(encoder, str) else encoder
-    words = f"{chunking.size} {chunking.unit}, overlap {chunking.overlap}"
-    with BankWriter(
-        path,
-        encoder=model.name,
-        encoder_fingerprint=model.fingerprint,
-        dim=model.dim,
-        dtype=dtype,
-        chunking=words,
-        source=f"{source.name}:{digest}",
-        text=True,
-    ) as writer:
-        already = writer.documents
-        progress("encoding", writer.rows, total)
-        rest = (item for n, item in enumerate(_chunked(source.texts(), chunking)) if n >= already)
-        for group in _groups(rest):
-            _encode(group, model, writer, lambda done: progress("encoding", done, total))
-        return writer.finish(progress)
-
-
-def _checked(documents: Iterable[Document], chunking: Chunking) -> tuple[int, str]:
-    """Read everything once; how many chunks there are, and a digest: a resumed ingest must meet the same text."""
-    ids: set[str] = set()
-    total, digest = 0, hashlib.sha256()
-    for document, spans in _chunked(documents, chunking):
-        if document.id in ids:
-            raise DataError(f"document {document.id!r} appears twice; ids must be unique")
-        ids.add(document.id)
-        total += len(spans)
-        digest.update(repr((document.id, document.title, document.text)).encode())
-    if not total:
-        raise DataError("the source holds no document")
-    return total, digest.hexdigest()[:16]
-
-
-def _chunked(documents: Iterable[Document], chunking: Chunking) -> Iterator[Chunked]:
-    spans_of = chunking.splitter()
-    for document in documents:
-        spans = spans_of(document.text)
-        if not spans:
-            raise DataError(f"document {document.id!r} is empty; leave it out or give it text")
-        yield document, spans
-
-
-def _groups(documents: Iterable[Chunked]) -> Iterator[list[Chunked]]:
-    """Whole documents until a group is full; groups depend on the documents alone, so a resumed ingest makes the same."""
-    group: list[Chunked] = []
-    for item in documents:
-        group.append(item)
-        if sum(len(spans) for _, spans in group) >= GROUP:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _encode(group: list[Chunked], encoder: Encoder, writer: BankWriter, report: Callable[[int], None]) -> None:
-    texts = [document.text[a:b] for document, spans in group for a, b in spans]
-    encoded = encoder.encode(texts, "passage")
-    start = 0
-    for document, spans in group:
-        stop = start + len(spans)
-        rows, tokens = encoded.rows[start:stop], encoded.tokens[start:stop]
-        writer.append(VectorDocument(document.id, document.title, rows, document.text, spans, tokens))
-        start = stop
-    writer.commit()
-    report(writer.rows)

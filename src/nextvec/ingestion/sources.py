@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from nextvec.bank.writer import VectorDocument
 from nextvec.errors import DataError, SettingsError
 from nextvec.ingestion.document import Document
 from nextvec.ingestion.files import ARROW, JSON_LINES, TABLES, open_file, saved_dataset, shards
+from nextvec.ingestion.text import checked, text_document
 from nextvec.ingestion.text_table import text_documents
 from nextvec.progress import Progress, silent
 
@@ -141,9 +142,10 @@ def open_object(value: Any, how: Opening) -> Source:
     if items is None:
         raise DataError(f"cannot read {type(value).__name__}; want a path, texts, documents, rows, a table or a dataframe")
     first = next(items, None)
-    if isinstance(value, Sequence) and isinstance(first, Document | str):
+    if isinstance(first, Document) or (isinstance(value, Sequence) and isinstance(first, str)):
         _no_encoder(how, "documents")
-        return Source("documents", texts=lambda: map(_checked, enumerate(value)))
+        held: Sequence[Any] = value if isinstance(value, Sequence) else [first, *items]
+        return Source("documents", texts=lambda: map(_checked, enumerate(held)))
     rows = (_row(number, item) for number, item in enumerate(chain([first], items)))
     if first is None:
         raise DataError("the source holds no document")
@@ -157,8 +159,6 @@ def by_ending(files: Counter[str]) -> str:
 
 def _row(number: int, item: Any) -> Row:
     where = f"row {number}"
-    if isinstance(item, Document):
-        return where, {"id": item.id, "title": item.title, "text": item.text}
     if isinstance(item, str):
         return where, {"id": f"{number:08d}", "text": item}
     if isinstance(item, Mapping):
@@ -175,7 +175,7 @@ def _checked(entry: tuple[int, Any]) -> Document:
         item = Document(f"{number:08d}", f"{number:08d}", str(item))
     if not isinstance(item, Document) or not (isinstance(item.id, str) and isinstance(item.title, str)):
         raise DataError(f"document {number} is {item!r:.80}; want a string, or a Document with id, title and text as strings")
-    return _document(item.id, item.title, item.text, f"document {item.id!r}")
+    return _document(item, f"document {item.id!r}")
 
 
 def _of_table(table: Table, name: str, how: Opening) -> Source:
@@ -189,7 +189,7 @@ def _of_table(table: Table, name: str, how: Opening) -> Source:
         )
     _no_encoder(how, table.where)
     documents, used = text_documents(table)
-    checked = lambda: (_document(d.id, d.title, d.text, where) for d, where in documents())  # noqa: E731
+    checked = lambda: (_document(document, where) for document, where in documents())  # noqa: E731
     return Source(name, texts=checked, unread=Unread(columns=_others(table, used)))
 
 
@@ -278,20 +278,12 @@ def _count(number: int, noun: str) -> str:
 def _text_file(file: Path, name: str) -> Document:
     if file.stat().st_size > LARGEST_TEXT:
         raise DataError(f"{file} is larger than {LARGEST_TEXT // 2**20} MiB; split it into documents")
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 at byte {error.start}; convert it first") from None
-    return _document(name, file.stem.replace("_", " "), text, str(file))
+    return text_document(file.read_bytes(), name, file)
 
 
-def _document(name: str, title: str, text: Any, where: str) -> Document:
-    if not isinstance(text, str):
-        raise DataError(f"{where}: text is {type(text).__name__}, not a string")
+def _document(document: Document, where: str) -> Document:
     try:
-        f"{name}{title}{text}".encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{where} holds half a surrogate pair at character {error.start}; it is not Unicode text") from None
-    if not text.strip():
-        raise DataError(f"{where} is empty; leave it out or give it text")
-    return Document(name, title, text)
+        f"{document.id}{document.title}".encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: its id or title holds half a surrogate pair; it is not Unicode text") from None
+    return replace(document, text=checked(document.text, where))

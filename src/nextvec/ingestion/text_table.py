@@ -37,18 +37,20 @@ def _rows(table: Table) -> Callable[[], Iterator[Placed]]:
     columns = table.columns_of(("id", "title", "text"))
 
     def documents() -> Iterator[Placed]:
-        row = 0
+        row, all_named = 0, None
         for batch in table.batches(columns):
-            held = {name: _strings(batch, name, table.where, row) for name in columns}
-            for place in range(batch.num_rows):
-                name = held["id"][place] if "id" in held else None
-                name = f"{row + place:08d}" if name is None else name  # a null id is a missing one
-                title = held["title"][place] if "title" in held else None
-                yield (
-                    Document(name, name if title is None else title, held["text"][place] or ""),
-                    f"{table.where}, row {row + place}",
-                )
-            row += batch.num_rows
+            nothing: list[str | None] = [None] * batch.num_rows
+            held = {name: _large(batch, name, table.where, row).to_pylist() for name in columns}
+            for name, title, text in zip(held.get("id", nothing), held.get("title", nothing), held["text"], strict=True):
+                where = f"{table.where}, row {row}"
+                if all_named is not None and all_named != (name is not None):
+                    raise DataError(
+                        f"{where} has {'an' if name else 'no'} id, unlike the rows before; give one to all or to none"
+                    )
+                all_named = name is not None
+                name = f"{row:08d}" if name is None else name  # a null id is a missing one
+                yield Document(name, name if title is None else title, text), where
+                row += 1
 
     return documents
 
@@ -96,7 +98,3 @@ def _grouped(table: Table) -> Callable[[], Iterator[Placed]]:
 def _large(batch: pa.RecordBatch, name: str, where: str, row: int) -> pa.Array:
     numbers = name != "text"
     return strings(batch.column(name), name, where, row, missing=numbers, numbers=numbers)
-
-
-def _strings(batch: pa.RecordBatch, name: str, where: str, row: int) -> list[str | None]:
-    return _large(batch, name, where, row).to_pylist()
