@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from nextvec.encoders import Encoded, Kind, MiniLM
 from nextvec.encoders.minilm import MAX_TOKENS
@@ -96,6 +98,44 @@ def short_lines(folder: Path, size: int) -> Path:
     return path
 
 
+def ready_vectors(folder: Path, size: int) -> Path:
+    """A Parquet file of ``size`` vectors of 384 float32 numbers, in documents of 100 rows, in order."""
+    return _parquet(folder, np.repeat(np.arange(size // 100), 100), np.arange(size) % 100, _normal(size), np.arange(size))
+
+
+def shuffled_vectors(folder: Path, size: int) -> Path:
+    """The same with its rows in random order."""
+    order = np.random.default_rng(1).permutation(size)
+    return _parquet(folder, order // 100, order % 100, _normal(size), np.arange(size))
+
+
+def sessions(folder: Path, size: int) -> Path:
+    """A Parquet file of ``size`` users with 100 items each, drawn from 3,400 by a power law; a vector for each item."""
+    rng = np.random.default_rng(2)
+    share = 1 / np.arange(1, 3_401)
+    items = rng.choice(3_400, size * 100, p=share / share.sum())
+    return _parquet(folder, np.repeat(np.arange(size), 100), np.tile(np.arange(100), size), _normal(3_400, 64), items)
+
+
+def _normal(rows: int, dim: int = 384) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((rows, dim)).astype(np.float32)
+
+
+def _parquet(folder: Path, document: np.ndarray, index: np.ndarray, vectors: np.ndarray, chosen: np.ndarray) -> Path:
+    path, dim = folder / "vectors.parquet", vectors.shape[1]
+    schema = pa.schema({"document": pa.int64(), "index": pa.int64(), "vector": pa.list_(pa.float32(), dim)})
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, len(document), 50_000):
+            block = slice(start, start + 50_000)
+            column = pa.FixedSizeListArray.from_arrays(pa.array(vectors[chosen[block]].reshape(-1)), dim)
+            writer.write_table(pa.table([pa.array(document[block]), pa.array(index[block]), column], schema=schema))
+    return path
+
+
+def ingest_vectors(source: Path, folder: Path) -> object:
+    return ingest(source, folder / "bank")
+
+
 def ingest_text(source: Path, folder: Path) -> object:
     return ingest(source, folder / "bank", Hashing())
 
@@ -104,6 +144,9 @@ CASES: dict[str, Case] = {
     "one line, with blanks": Case("characters", (1_250_000, 5_000_000), one_line, ingest_text),
     "one line, without blanks": Case("characters", (1_250_000, 5_000_000), one_word, ingest_text),
     "short lines": Case("lines", (250_000, 1_000_000), short_lines, ingest_text),
+    "Parquet, 384 wide": Case("rows", (50_000, 200_000), ready_vectors, ingest_vectors),
+    "Parquet, rows out of order": Case("rows", (50_000, 200_000), shuffled_vectors, ingest_vectors),
+    "Parquet, 100 of 3,400 items each": Case("users", (1_250, 5_000), sessions, ingest_vectors),
 }
 
 
@@ -171,7 +214,7 @@ def main() -> None:
         print(json.dumps(measure(arguments.measure, arguments.size)))
     else:
         columns = ["source", "size", "MB", "seconds", "CPU s", "peak MB", "cost ratio / size ratio"]
-        note = "one run each; texts are cut and counted but encoded by a hash; with the census of duplicates"
+        note = "one run each; texts are cut and counted but encoded by a hash; all with the census of duplicates"
         show("Ingest", columns, _table(arguments.only, arguments.scale), note)
 
 

@@ -7,14 +7,12 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nextvec.bank import Bank, BankWriter, VectorDocument, census, row_classes
-from nextvec.bank.exchange import npz_documents, table_documents, write_parquet, write_windows
+from nextvec.bank.exchange import open_npz, write_windows
 from nextvec.bank.writer import byte_spans, in_memory
 from nextvec.errors import DataError
 from tests.conftest import walk_bank
@@ -170,7 +168,7 @@ def test_opening_ten_million_rows_reads_none_of_them(tmp_path: Path) -> None:
 def test_windows_of_the_predecessor_come_in_and_go_out(tmp_path: Path) -> None:
     bank = walk_bank(documents=3, length=40)
     count = write_windows(bank, tmp_path / "windows.npz", context=10, stride=5)
-    again = in_memory(npz_documents(tmp_path / "windows.npz"), encoder="t")
+    again = in_memory(open_npz(tmp_path / "windows.npz").documents(), encoder="t")
     assert again.num_documents == count == sum(1 + (n - 11) // 5 for n in bank.lengths.tolist())
     assert set(again.lengths.tolist()) == {11}
     np.testing.assert_array_equal(again.document(0), bank.document(0)[:11])
@@ -185,53 +183,8 @@ def test_no_window_of_the_export_crosses_a_document(tmp_path: Path) -> None:
         for m in range(4)
         for w in np.lib.stride_tricks.sliding_window_view(bank.document(m), 9, axis=0).transpose(0, 2, 1)
     }
-    exported = in_memory(npz_documents(tmp_path / "windows.npz"), encoder="t")
+    exported = in_memory(open_npz(tmp_path / "windows.npz").documents(), encoder="t")
     assert all(np.ascontiguousarray(exported.document(m)).tobytes() in inside for m in range(exported.num_documents))
-
-
-def test_parquet_round_trip(tmp_path: Path) -> None:
-    bank = walk_bank()
-    write_parquet(bank, tmp_path / "bank.parquet")
-    table = pq.read_table(tmp_path / "bank.parquet")
-    shuffled = table.take(pa.array(np.random.default_rng(0).permutation(len(table))))
-    columns = {name: shuffled.column(name).to_pylist() for name in ("document", "index", "vector")}
-    again = in_memory(table_documents(columns, "the table"), encoder="t")
-    np.testing.assert_array_equal(again.rows, bank.rows)
-    assert again.ids == bank.ids
-
-
-class Dataset:
-    """The shape of a Hugging Face ``datasets.Dataset``: column names and columns by name."""
-
-    column_names = ["document", "index", "vector"]  # noqa: RUF012
-
-    def __init__(self) -> None:
-        rows = vectors(4).tolist()
-        self.columns = {"document": ["b", "a", "a", "b"], "index": [1, 0, 1, 0], "vector": rows}
-
-    def __getitem__(self, column: str, /) -> list[object]:
-        return self.columns[column]
-
-
-def test_a_datasets_object_is_ordered_by_document_and_index() -> None:
-    data = Dataset()
-    bank = in_memory(table_documents(data, "the dataset"), encoder="t", dtype="float32")
-    order = [1, 2, 3, 0]
-    expected = np.array([data.columns["vector"][i] for i in order], np.float32)
-    np.testing.assert_allclose(bank.rows, expected / np.linalg.norm(expected, axis=1, keepdims=True), rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ({"document": ["a"], "vector": [[1.0]]}, "no column 'index'"),
-        ({"document": ["a", "a"], "index": [1, 1], "vector": [[1.0], [2.0]]}, "index 1 twice"),
-        ({"document": ["a", "a"], "index": [0, 1], "vector": [[1.0], [2.0, 3.0]]}, "equally wide"),
-    ],
-)
-def test_tables_without_a_clear_order_are_refused(columns: dict[str, list[object]], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        list(table_documents(columns, "the table"))
 
 
 def test_row_classes_name_the_first_identical_row() -> None:

@@ -381,7 +381,8 @@ sys.exit(main(sys.argv[1:-1]))
         ({"document": ["a", "b", "a"], "index": [0, 0, 1]}, "goes on after another began"),
         ({"document": ["a", "a", "a"], "index": [0, 2, 1]}, "index 1 after 2"),
         ({"document": ["a", "a", "a"], "index": [0.5, 1.5, 2.5]}, "want whole numbers"),
-        ({"document": ["a", None, "b"], "index": [0, 1, 2]}, "is missing"),
+        ({"document": ["a", None, "b"], "index": [0, 1, 2]}, "row 1: no document"),
+        ({"document": ["a", "a", "b"], "index": [0, None, 2]}, "row 1: no index"),
         ({"document": ["a", "a", "b"]}, "no column 'index'"),
     ],
 )
@@ -392,9 +393,16 @@ def test_a_file_that_cannot_be_read_is_one_line(trained: Path, tmp_path: Path, c
 
 
 @pytest.mark.parametrize(
-    ("vector", "message"), [([1.0, 2.0], "are 2 wide"), ([float("nan")] * DIM, "not finite"), ([0.0] * DIM, "is zero")]
+    ("vector", "message"),
+    [
+        (None, "row 1: the vector is missing"),
+        ([1.0] * (DIM - 1) + [None], "row 1: a number of the vector is missing"),
+        ([1.0, 2.0], "row 1: the vector has 2 numbers"),
+        ([float("nan")] * DIM, "not finite"),
+        ([0.0] * DIM, "is zero"),
+    ],
 )
-def test_a_file_with_a_bad_vector_names_its_document(trained: Path, tmp_path: Path, vector: list[float], message: str) -> None:
+def test_a_file_with_a_bad_vector_names_its_document(trained: Path, tmp_path: Path, vector: Any, message: str) -> None:
     rows = [vectors(1)[0].tolist(), vector]
     pq.write_table(pa.table({"document": ["a", "b"], "index": [0, 0], "vector": rows}), tmp_path / "in.parquet")
     refused(trained, tmp_path, f"document 'b': .*{message}|document 'b'.*{message}")

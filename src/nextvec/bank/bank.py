@@ -49,21 +49,22 @@ class Bank:
         return Bank(rows, offsets, m, folder)
 
     @staticmethod
-    def from_numpy(
-        vectors: np.ndarray,
-        lengths: Sequence[int] | np.ndarray,
-        ids: Sequence[str] | None = None,
-        encoder: str = "unknown",
-    ) -> "Bank":
-        """A bank in memory: ``vectors`` [N, D] in document order, ``lengths`` rows per document.
+    def from_numpy(vectors: Any, lengths: Any = None, ids: Any = None, encoder: str = "unknown") -> "Bank":
+        """A bank in memory.
+
+        Args:
+            vectors: [N, D] in document order: an array, a tensor, lists of numbers; or, without ``lengths``, a table or
+                dataframe with ``vector``, ``document`` and ``index`` (see :func:`~nextvec.bank.objects.table_of`).
+            lengths: [M] rows of each document.
+            ids: [M] strings or whole numbers; by default documents are counted from 0.
+            encoder: what made the vectors.
 
         Raises:
-            DataError: NaN, zero rows, empty documents, or lengths that do not add up.
+            DataError: NaN, zero rows, empty documents, lengths that do not add up, or anything else than is named above.
         """
-        from nextvec.bank.exchange import numpy_documents  # exchange builds on Bank
-        from nextvec.bank.writer import in_memory
+        from nextvec.bank.exchange import in_memory_of  # exchange builds on Bank
 
-        return in_memory(numpy_documents(vectors, lengths, ids, "the array"), encoder=encoder)
+        return in_memory_of(vectors, lengths, ids, encoder)
 
     def __len__(self) -> int:
         return self.manifest.rows

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from nextvec.bank import layout
 from nextvec.bank.bank import Bank
@@ -96,8 +96,8 @@ class BankWriter:
         """
         if document.id in self._ids:
             raise DataError(f"document {document.id!r} appears twice; ids must be unique")
-        rows = unit_rows(document.vectors, document.id, self._plan.dim)
-        self._files[layout.ROWS].write(rows.astype(self._plan.dtype).tobytes())
+        rows = stored_rows(document.vectors, document.id, self._plan.dtype, self._plan.dim)
+        self._files[layout.ROWS].write(rows.tobytes())
         if self._plan.text:
             self._append_text(document, len(rows))
         self.rows += len(rows)
@@ -221,6 +221,22 @@ def unit_rows(vectors: np.ndarray, where: str, dim: int | None = None) -> Float3
     return (rows / norms[:, None]).astype(np.float32)
 
 
+def stored_rows(vectors: np.ndarray, where: str, dtype: Dtype, dim: int | None = None) -> Float[np.ndarray, "T D"]:
+    """``vectors`` as a bank stores them: :func:`unit_rows` in ``dtype``.
+
+    Rows of that dtype which are of unit length but for rounding are kept to the
+    bit: what was stored once is stored again as it was.
+
+    Raises:
+        DataError: as :func:`unit_rows`.
+    """
+    rows = unit_rows(vectors, where, dim).astype(dtype)
+    if vectors.dtype == rows.dtype:
+        kept = (np.abs(vectors - rows) <= np.spacing(np.abs(rows))).all(axis=1)
+        rows[kept] = vectors[kept]
+    return rows
+
+
 def byte_spans(text: str, spans: Sequence[tuple[int, int]] | np.ndarray) -> np.ndarray:
     """Character spans as UTF-8 byte spans, [T, 2] int64."""
     positions = np.asarray(spans, dtype=np.int64).reshape(-1, 2)
@@ -241,7 +257,7 @@ def in_memory(documents: Iterable[VectorDocument], encoder: str, dtype: Dtype = 
             raise DataError(f"document {document.id!r} appears twice; ids must be unique")
         seen.add(document.id)
         dim = rows[0].shape[1] if rows else None
-        rows.append(unit_rows(document.vectors, document.id, dim).astype(dtype))
+        rows.append(stored_rows(document.vectors, document.id, dtype, dim))
         names.append((document.id, document.title))
     if not rows:
         raise DataError("a bank needs at least one document")

@@ -82,12 +82,17 @@ def _parser() -> _Parser:
 
     ingest = verb("ingest", "make a bank of text or of ready vectors", "Killed at any moment, the same command goes on.")
     ingest.add_argument(
-        "source", type=Path, help="folder of .txt/.md, .jsonl, .parquet, .arrow, or .npz with vectors and lengths"
+        "source",
+        type=Path,
+        help="a folder of .txt/.md/.markdown/.rst, of Parquet or Arrow shards, or of a saved dataset; "
+        ".jsonl, .parquet, .arrow, or .npz with vectors and lengths",
     )
     ingest.add_argument("bank", type=Path, help="the bank to make")
     ingest.add_argument(
-        "--encoder", default="all-MiniLM-L6-v2", help="all-MiniLM-L6-v2 (offline), or any sentence-transformers model"
+        "--encoder", help="of texts: all-MiniLM-L6-v2 (offline, the default), or any sentence-transformers model"
     )
+    ingest.add_argument("--encoder-name", metavar="NAME", help="of ready vectors: what made them, where the file does not say")
+    ingest.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read, and name them")
     ingest.add_argument(
         "--size",
         type=_positive,
@@ -101,7 +106,9 @@ def _parser() -> _Parser:
         help="what --size counts (characters); tokens of the encoder",
     )
     ingest.add_argument("--overlap", type=_whole, default=0, help="how much of the chunk before is repeated (0)")
-    ingest.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="how rows are stored (float16)")
+    ingest.add_argument(
+        "--dtype", choices=("float16", "float32"), help="how rows are stored (float16, or as the bank that was exported)"
+    )
 
     index = verb(
         "index",

@@ -19,6 +19,7 @@ from nextvec.inference import Engine, bank_of
 from nextvec.inference.export import export as export_model
 from nextvec.ingestion import Chunking
 from nextvec.ingestion import ingest as run_ingest
+from nextvec.ingestion.ingest import open_any
 from nextvec.ingestion.text import decode
 from nextvec.lanes import Lanes
 from nextvec.recipes import recipe
@@ -47,8 +48,14 @@ def demo(arguments: Arguments) -> int:
 def ingest(arguments: Arguments) -> int:
     chunking = Chunking(arguments.size, arguments.unit, arguments.overlap)
     with show.Bars() as bars:
-        bank = run_ingest(arguments.source, arguments.bank, arguments.encoder, chunking, arguments.dtype, bars)
-    return _show(_bank_facts(bank), arguments)
+        if arguments.bank.exists():
+            raise DataError(f"{arguments.bank} already exists; choose another name or delete it first")
+        source = open_any(arguments.source, arguments.bank, arguments.encoder_name, arguments.skip_unreadable, bars)
+        bank = run_ingest(source, arguments.bank, arguments.encoder, chunking, arguments.dtype, bars)
+    for note in source.unread.notes():
+        print(f"nextvec: {arguments.source}: {note}", file=sys.stderr)
+    left_out = source.unread.to_json()
+    return _show({**_bank_facts(bank), **({"not_read": left_out} if left_out and arguments.json else {})}, arguments)
 
 
 def inspect(arguments: Arguments) -> int:
@@ -79,10 +86,11 @@ def export(arguments: Arguments) -> int:
     if not (arguments.source / MANIFEST).exists():
         raise DataError(f"{arguments.source} is neither a bank nor a run")
     bank = Bank.open(arguments.source)
-    if arguments.out.suffix == ".parquet":
-        write_parquet(bank, arguments.out)
+    if arguments.out.suffix.lower() == ".parquet":
+        with show.Bars() as bars:
+            write_parquet(bank, arguments.out, bars)
         written = {"rows": len(bank)}
-    elif arguments.out.suffix == ".npz":
+    elif arguments.out.suffix.lower() == ".npz":
         written = {"windows": write_windows(bank, arguments.out, arguments.context)}
     else:
         raise DataError(f"{arguments.out}: write .parquet or .npz")

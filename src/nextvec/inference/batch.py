@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,9 +21,11 @@ from torch import Tensor
 
 from nextvec.bank import Bank
 from nextvec.bank.layout import MANIFEST, read_json, write_atomically
+from nextvec.bank.table import Table, matrix, strings
 from nextvec.errors import DataError, RunError
 from nextvec.inference.engine import Engine
 from nextvec.inference.session import unit_rows
+from nextvec.ingestion.files import open_parquet
 from nextvec.models import Recurrent
 from nextvec.progress import Progress, silent
 
@@ -194,67 +197,80 @@ def _contexts(source: Path, dim: int) -> Iterator[Context]:
 
 def _parquet_contexts(source: Path, dim: int) -> Iterator[Context]:
     """Documents of a Parquet file, one at a time; its rows must come document by document, in order."""
-    held: list[tuple[int, np.ndarray]] = []
     name, finished = "", set[str]()
-    for document, index, vector in _parquet_rows(source):
-        if held and document != name:
-            yield _context(source, name, held, dim)
+    places: list[np.ndarray] = []
+    vectors: list[np.ndarray] = []
+    for document, index, rows in _parquet_parts(source):
+        if places and document != name:
+            yield _context(source, name, np.concatenate(places), np.concatenate(vectors), dim)
             finished.add(name)
-            held = []
-        if not held and document in finished:
+            places, vectors = [], []
+        if not places and document in finished:
             raise DataError(f"{source}: document {document!r} goes on after another began; sort by document and index")
-        if held and index <= held[-1][0]:
+        known = np.concatenate([places[-1][-1:], index]) if places else index
+        falls = np.flatnonzero(known[1:] <= known[:-1])
+        if len(falls):
+            at = int(falls[0])
             raise DataError(
-                f"{source}: document {document!r} has index {index} after {held[-1][0]}; sort by document and index"
+                f"{source}: document {document!r} has index {known[at + 1]} after {known[at]}; sort by document and index"
             )
         name = document
-        held.append((index, vector))
-    if held:
-        yield _context(source, name, held, dim)
+        places.append(index)
+        vectors.append(rows)
+    if places:
+        yield _context(source, name, np.concatenate(places), np.concatenate(vectors), dim)
 
 
-def _parquet_rows(source: Path) -> Iterator[tuple[str, int, np.ndarray]]:
-    with _opened(source) as file:
-        for batch in file.iter_batches(columns=["document", "index", "vector"]):
-            if any(batch.column(name).null_count for name in ("document", "index", "vector")):
-                raise DataError(f"{source}: a document, index or vector is missing; want all three in every row")
-            documents, index = batch.column("document").to_pylist(), batch.column("index").to_pylist()
-            for document, place, vector in zip(documents, index, batch.column("vector"), strict=True):
-                yield str(document), int(place), vector.values.to_numpy(zero_copy_only=False)
+def _parquet_parts(source: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Runs of rows of one document: its name, index and vectors."""
+    table = _opened(source)
+    first, width = 0, None
+    for batch in table.batches(["document", "index", "vector"]):
+        documents = strings(batch.column("document"), "document", table.where, first)
+        index = batch.column("index")
+        if index.null_count:
+            row = first + int(np.asarray(index.is_null()).argmax())
+            raise DataError(f"{source}, row {row}: no index; order is never implied")
+        rows = matrix(batch.column("vector"), documents, table.where, first, width)
+        for start, stop in pairwise(_runs(documents)):
+            yield documents[start].as_py(), index.to_numpy()[start:stop].astype(np.int64), rows[start:stop]
+        first, width = first + len(rows), rows.shape[1]
 
 
-def _context(source: Path, name: str, held: list[tuple[int, np.ndarray]], dim: int) -> Context:
-    widths = {len(vector) for _, vector in held}
-    if widths != {dim}:
-        raise DataError(f"{source}, document {name!r}: vectors are {min(widths - {dim})} wide; the model reads {dim}")
+def _runs(documents: pa.Array) -> list[int]:
+    """Where each run of equal names begins, and the end."""
+    codes = documents.dictionary_encode().indices.to_numpy()
+    return [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)] if len(codes) else []
+
+
+def _context(source: Path, name: str, index: np.ndarray, vectors: np.ndarray, dim: int) -> Context:
+    if vectors.shape[1] != dim:
+        raise DataError(f"{source}, document {name!r}: vectors are {vectors.shape[1]} wide; the model reads {dim}")
     try:
-        rows = unit_rows(np.stack([vector for _, vector in held]), dim)
+        return Context(name, index, unit_rows(vectors, dim))
     except DataError as error:
         raise DataError(f"{source}, document {name!r}: {error}") from None
-    return Context(name, np.array([place for place, _ in held]), rows)
 
 
-def _opened(source: Path) -> pq.ParquetFile:
+def _opened(source: Path) -> Table:
     if not source.is_file():
         raise DataError(f"{source} is neither a bank nor a Parquet file")
-    try:
-        file = pq.ParquetFile(source)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{source} cannot be read as parquet: {str(error).splitlines()[0]}") from None
-    missing = [name for name in ("document", "index", "vector") if name not in file.schema_arrow.names]
+    table = open_parquet(source)
+    columns = table.columns_of(("document", "index", "vector"))
+    missing = [name for name in ("document", "index", "vector") if name not in columns]
     if missing:
-        raise DataError(f"{source}: no column {missing[0]!r}; columns are {', '.join(file.schema_arrow.names)}")
-    if not pa.types.is_integer(file.schema_arrow.field("index").type):
-        raise DataError(f"{source}: index is {file.schema_arrow.field('index').type}; want whole numbers")
-    return file
+        raise DataError(f"{source}: no column {missing[0]!r}; columns are {', '.join(table.names)}")
+    if not pa.types.is_integer(table.schema.field("index").type):
+        raise DataError(f"{source}: index is {table.schema.field('index').type}; want whole numbers")
+    return table
 
 
 def _identity(source: Path) -> str:
     """What tells this input from another: a bank's fingerprint, or a file's size and time."""
     if (source / MANIFEST).exists():
         return Bank.open(source).fingerprint
-    with _opened(source):
-        facts = source.stat()
+    _opened(source)
+    facts = source.stat()
     return hashlib.sha256(f"{source.name} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()
 
 
@@ -262,11 +278,12 @@ def _count(source: Path) -> int:
     """How many documents there are, for the progress shown."""
     if (source / MANIFEST).exists():
         return Bank.open(source).num_documents
-    count, last = 0, None
-    with _opened(source) as file:
-        for batch in file.iter_batches(columns=["document"]):
-            for document in batch.column("document").to_pylist():
-                count, last = count + (document != last), document
+    count, rows, last = 0, 0, None
+    for batch in _opened(source).batches(["document"]):
+        documents = strings(batch.column("document"), "document", str(source), rows)
+        starts = _runs(documents)[:-1]
+        count += len(starts) - (bool(starts) and documents[0].as_py() == last)
+        rows, last = rows + len(documents), documents[-1].as_py() if len(documents) else last
     return count
 
 

@@ -1,73 +1,115 @@
 """Text → documents → chunks → encoder → bank; resumes where it was killed."""
 
 import hashlib
-from collections.abc import Sequence
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nextvec.bank import Bank, BankWriter
-from nextvec.bank.exchange import Table
 from nextvec.bank.writer import Dtype
 from nextvec.encoders import Encoder
-from nextvec.errors import DataError
+from nextvec.errors import DataError, SettingsError
 from nextvec.ingestion.chunking import Chunking
-from nextvec.ingestion.document import Document
-from nextvec.ingestion.sources import Source, open_source, open_table
+from nextvec.ingestion.sources import Opening, Source, open_object, open_source
 from nextvec.ingestion.texts import ingest_texts
 from nextvec.progress import Progress, silent
 
+DEFAULT_ENCODER = "all-MiniLM-L6-v2"
+COMMIT = 100_000  # rows of ready vectors written between two commits
+
 
 def ingest(
-    source: str | Path | Sequence[Document] | Table,
+    source: Any,
     bank: str | Path,
-    encoder: str | Encoder = "all-MiniLM-L6-v2",
+    encoder: str | Encoder | None = None,
     chunking: Chunking | None = None,
-    dtype: Dtype = "float16",
+    dtype: Dtype | None = None,
     progress: Progress = silent,
+    *,
+    encoder_name: str | None = None,
+    skip_unreadable: bool = False,
 ) -> Bank:
     """Make a bank of ``source`` at the path ``bank``.
 
     Everything is read and checked once before the first chunk is encoded, so
     bad input costs seconds and leaves nothing. Killed at any
     moment, the same call goes on where it was; the bank is the same to the
-    byte.
+    byte. What a source holds and is not read is named in a warning.
 
     Args:
-        source: a folder, a file, documents, or a Hugging Face ``datasets`` object.
-        encoder: a name, or any :class:`~nextvec.encoders.Encoder`; not used for ready vectors.
+        source: a path, or documents, texts, rows, columns, a table, a dataframe, a dataset
+            (:func:`~nextvec.ingestion.sources.open_object`), or a source that is open already.
+        encoder: of texts: a name, or any :class:`~nextvec.encoders.Encoder`; by default all-MiniLM-L6-v2.
+        dtype: how rows are stored; by default as the bank was that ready vectors were exported from, or float16.
+        encoder_name: what made ready vectors, where they do not say.
+        skip_unreadable: leave out files of a folder that cannot be read.
 
     Raises:
         DataError: what cannot be read, is empty, not finite, or does not fit; or the bank exists.
         SettingsError: chunks of more tokens than the encoder reads.
     """
-    opened = _opened(source)
-    if Path(bank).exists():
+    path = Path(bank)
+    if path.exists():
         raise DataError(f"{bank} already exists; choose another name or delete it first")
+    opened = source if isinstance(source, Source) else open_any(source, path, encoder_name, skip_unreadable, progress)
     if opened.vectors:
-        return _ingest_vectors(opened, Path(bank), dtype)
-    assert opened.texts is not None
-    return ingest_texts(opened.texts, opened.name, Path(bank), encoder, chunking or Chunking(), dtype, progress)
+        if encoder is not None:
+            raise SettingsError(
+                f"{opened.name} holds ready vectors; an encoder is for texts, encoder_name (--encoder-name) for vectors"
+            )
+        made = _ingest_vectors(opened, path, dtype or opened.provenance.dtype or "float16", progress)
+    else:
+        assert opened.texts is not None
+        chosen, stored = encoder or DEFAULT_ENCODER, dtype or "float16"
+        made = ingest_texts(opened.texts, opened.name, path, chosen, chunking or Chunking(), stored, progress)
+    if opened is not source:
+        for note in opened.unread.notes():
+            warnings.warn(f"{opened.name}: {note}", stacklevel=2)
+    return made
 
 
-def _opened(source: str | Path | Sequence[Document] | Table) -> Source:
-    if isinstance(source, str | Path):
-        return open_source(Path(source))
-    return open_table(source) if isinstance(source, Table) else Source("documents", texts=lambda: iter(source))
+def open_any(
+    source: Any,
+    bank: Path,
+    encoder_name: str | None = None,
+    skip_unreadable: bool = False,
+    progress: Progress = silent,
+) -> Source:
+    """Open a source whose bank is to lie at ``bank``; temporary files lie beside it. Arguments are those of :func:`ingest`."""
+    scratch = next(folder for folder in bank.absolute().parents if folder.is_dir())
+    how = Opening(scratch, encoder_name, skip_unreadable, progress)
+    return open_source(Path(source), how) if isinstance(source, str | Path) else open_object(source, how)
 
 
-def _ingest_vectors(source: Source, path: Path, dtype: Dtype) -> Bank:
+def _ingest_vectors(source: Source, path: Path, dtype: Dtype, progress: Progress) -> Bank:
     assert source.vectors is not None
     dim, digest = 0, hashlib.sha256()
     for document in source.vectors():
         dim = dim or int(document.vectors.shape[-1])
-        digest.update(repr((document.id, document.vectors.shape)).encode())
-        digest.update(np.ascontiguousarray(document.vectors).tobytes())
+        digest.update(repr((document.id, document.title, document.text, document.vectors.shape)).encode())
+        digest.update(np.ascontiguousarray(document.vectors).data)
     if not dim:
         raise DataError(f"{source.name} holds no document")
-    name = f"{source.name}:{digest.hexdigest()[:16]}"
-    with BankWriter(path, encoder="unknown", encoder_fingerprint="unknown", dim=dim, dtype=dtype, source=name) as writer:
+    made = source.provenance
+    with BankWriter(
+        path,
+        encoder=made.encoder,
+        encoder_fingerprint=made.encoder_fingerprint,
+        dim=dim,
+        dtype=dtype,
+        chunking=made.chunking,
+        source=f"{source.name}:{digest.hexdigest()[:16]}",
+        text=source.has_text,
+        max_tokens=made.max_tokens,
+    ) as writer:
+        committed = writer.rows
         for number, document in enumerate(source.vectors()):
-            if number >= writer.documents:
-                writer.append(document)
-        return writer.finish()
+            if number < writer.documents:
+                continue
+            writer.append(document)
+            if writer.rows - committed >= COMMIT:
+                writer.commit()
+                committed = writer.rows
+        return writer.finish(progress)

@@ -1,85 +1,278 @@
-"""Files to documents: folders of text, JSON lines, Parquet and Arrow tables."""
+"""Paths and Python objects to documents: what there is, what is read of it, and what is not."""
 
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.feather as feather
-import pyarrow.parquet as pq
-
-from nextvec.bank.exchange import Table, npz_documents, table_documents
+from nextvec.bank.exchange import numpy_documents, open_npz
+from nextvec.bank.layout import MANIFEST
+from nextvec.bank.objects import Row, table_of, table_of_rows
+from nextvec.bank.table import VECTOR_COLUMNS, Table
+from nextvec.bank.vector_table import UNKNOWN, Provenance, vector_table
 from nextvec.bank.writer import VectorDocument
-from nextvec.errors import DataError
+from nextvec.errors import DataError, SettingsError
 from nextvec.ingestion.document import Document
-from nextvec.ingestion.text import checked, decode, text_document
+from nextvec.ingestion.files import ARROW, JSON_LINES, TABLES, open_file, saved_dataset, shards
+from nextvec.ingestion.text import checked, text_document
+from nextvec.ingestion.text_table import text_documents
+from nextvec.progress import Progress, silent
 
-TEXT_SUFFIXES = (".txt", ".md")
+TEXT_SUFFIXES = (".txt", ".md", ".markdown", ".rst")
 LARGEST_TEXT = 256 * 2**20  # bytes in one document
+WANTED = "want .txt .md .markdown .rst .jsonl .ndjson .parquet .arrow .feather .npz"
+
+
+@dataclass
+class Unread:
+    """What a source holds and was not read.
+
+    Attributes:
+        files: how many, by ending; hidden ones are not counted.
+        skipped: files that could not be read, with the reason.
+        columns: of a table, or arrays of a ``.npz``.
+    """
+
+    files: Counter[str] = field(default_factory=Counter[str])
+    skipped: dict[str, str] = field(default_factory=dict[str, str])
+    columns: list[str] = field(default_factory=list[str])
+
+    def notes(self) -> list[str]:
+        """One line for each kind."""
+        found: list[str] = []
+        if self.files:
+            found.append(f"{_count(self.files.total(), 'file')} not read: {by_ending(self.files)}")
+        if self.skipped:
+            found.append(f"{_count(len(self.skipped), 'file')} skipped: {'; '.join(self.skipped.values())}")
+        if self.columns:
+            found.append(f"columns not read: {', '.join(self.columns)}")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Only what there is: ``files`` by ending, ``skipped`` with reasons, ``columns``."""
+        kinds = {"files": dict(self.files), "skipped": self.skipped, "columns": self.columns}
+        return {kind: value for kind, value in kinds.items() if value}
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is to be ingested: texts, or ready vectors. Reading it twice gives the same documents in the same order."""
+    """What is to be ingested: texts, or ready vectors. Reading it twice gives the same documents in the same order.
+
+    Attributes:
+        provenance: what made ready vectors.
+        has_text: whether ready vectors come with the text of their rows.
+        unread: complete only after reading.
+    """
 
     name: str
     texts: Callable[[], Iterator[Document]] | None = None
     vectors: Callable[[], Iterator[VectorDocument]] | None = None
+    provenance: Provenance = UNKNOWN
+    has_text: bool = False
+    unread: Unread = field(default_factory=Unread)
 
 
-def open_source(path: Path) -> Source:
+@dataclass(frozen=True)
+class Opening:
+    """How a source is opened.
+
+    Attributes:
+        scratch: a folder for temporary files without a name.
+        encoder_name: what made ready vectors, where they do not say.
+        skip_unreadable: leave out files of a folder that cannot be read, instead of ending.
+    """
+
+    scratch: Path | None = None
+    encoder_name: str | None = None
+    skip_unreadable: bool = False
+    progress: Progress = silent
+
+
+def open_source(path: Path, how: Opening) -> Source:
     """Find out what ``path`` holds.
 
     Raises:
         DataError: nothing there, or nothing that can be read.
     """
     if path.is_dir():
-        if not any(file.suffix in TEXT_SUFFIXES for file in path.rglob("*")):
-            raise DataError(f"{path} holds no .txt or .md file")
-        return Source(path.name, texts=lambda: _folder(path))
+        return _folder(path, how)
     if not path.is_file():
         raise DataError(f"{path} does not exist")
-    match path.suffix:
-        case ".txt" | ".md":
-            return Source(path.name, texts=lambda: iter([_text_file(path, path.name)]))
-        case ".jsonl":
-            return Source(path.name, texts=lambda: _json_lines(path))
-        case ".parquet" | ".arrow" | ".feather":
-            return _table(path)
-        case ".npz":
-            return Source(path.name, vectors=lambda: npz_documents(path))
-        case _:
-            raise DataError(
-                f"{path}: cannot read {path.suffix or 'a file without suffix'}; want .txt .md .jsonl .parquet .arrow .npz"
-            )
+    suffix = path.suffix.lower()
+    if suffix in TEXT_SUFFIXES:
+        return Source(path.name, texts=lambda: iter([_text_file(path, path.name)]))
+    if suffix in TABLES:
+        return _of_table(open_file(path, how.scratch, how.progress), path.name, how)
+    if suffix == ".npz":
+        file = open_npz(path)
+        if how.encoder_name and file.encoder not in (None, how.encoder_name):
+            raise DataError(f"{path}: its vectors are of {file.encoder!r}, not {how.encoder_name!r}")
+        encoder = file.encoder or how.encoder_name or "unknown"
+        return Source(
+            path.name, vectors=file.documents, provenance=Provenance(encoder, encoder), unread=Unread(columns=file.unread)
+        )
+    if suffix == ".npy":
+        raise DataError(f"{path}: an array alone has no documents; save vectors and lengths as .npz")
+    raise DataError(f"{path}: cannot read {path.suffix or 'a file without suffix'}; {WANTED}")
 
 
-def open_table(table: Table) -> Source:
-    """A Hugging Face ``datasets`` object, or whatever has column names and columns by name.
+def open_object(value: Any, how: Opening) -> Source:
+    """Documents, texts, rows, columns, tables and dataframes; see :func:`~nextvec.bank.objects.table_of`.
 
     Raises:
-        DataError: neither a vector nor a text column.
+        DataError: anything else, by its type.
     """
-    names = table.column_names
-    if "vector" in names:
-        return Source("table", vectors=lambda: table_documents(table, "the table"))
-    if "text" not in names:
-        raise DataError(f"the table has columns {', '.join(names)}; want 'text', or 'vector' with 'document' and 'index'")
-    chosen = [name for name in names if name in _TEXT_COLUMNS]
-    return Source("table", texts=lambda: _row_texts(_as_rows(table, chosen), "the table"))
+    if isinstance(value, Mapping) and {"vectors", "lengths"} <= value.keys():
+        ids, encoder = value.get("ids"), how.encoder_name or "unknown"
+        return Source(
+            "arrays",
+            vectors=lambda: numpy_documents(value["vectors"], value["lengths"], ids, "the arrays"),
+            provenance=Provenance(encoder, encoder),
+            unread=Unread(columns=[str(name) for name in value if name not in ("vectors", "lengths", "ids")]),
+        )
+    table = table_of(value, "the table", how.scratch)
+    if table is not None:
+        return _of_table(table, "table", how)
+    try:
+        items = None if isinstance(value, bytes | bytearray) else iter(value)
+    except TypeError:
+        items = None
+    if items is None:
+        raise DataError(f"cannot read {type(value).__name__}; want a path, texts, documents, rows, a table or a dataframe")
+    first = next(items, None)
+    if isinstance(first, Document) or (isinstance(value, Sequence) and isinstance(first, str)):
+        _no_encoder(how, "documents")
+        held: Sequence[Any] = value if isinstance(value, Sequence) else [first, *items]
+        return Source("documents", texts=lambda: map(_checked, enumerate(held)))
+    rows = (_row(number, item) for number, item in enumerate(chain([first], items)))
+    if first is None:
+        raise DataError("the source holds no document")
+    return _of_table(table_of_rows(rows, "the source", how.scratch), "documents", how)
 
 
-def _as_rows(table: Table, names: list[str]) -> list[dict[str, Any]]:
-    columns = [list(table[name]) for name in names]
-    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+def by_ending(files: Counter[str]) -> str:
+    """Like ``2 .pdf, 1 .docx``."""
+    return ", ".join(f"{count:,} {ending or 'without ending'}" for ending, count in files.most_common())
 
 
-def _folder(path: Path) -> Iterator[Document]:
-    files = sorted(file for file in path.rglob("*") if file.suffix in TEXT_SUFFIXES and file.is_file())
+def _row(number: int, item: Any) -> Row:
+    where = f"row {number}"
+    if isinstance(item, str):
+        return where, {"id": f"{number:08d}", "text": item}
+    if isinstance(item, Mapping):
+        return where, {str(key): value for key, value in item.items()}
+    raise DataError(
+        f"{where} is {type(item).__name__}; want texts, documents, or rows with 'text' or with 'vector', 'document', 'index'"
+        + ("; for vectors alone, Bank.from_numpy takes lengths" if hasattr(item, "__len__") else "")
+    )
+
+
+def _checked(entry: tuple[int, Any]) -> Document:
+    number, item = entry
+    if isinstance(item, str):
+        item = Document(f"{number:08d}", f"{number:08d}", str(item))
+    if not isinstance(item, Document) or not (isinstance(item.id, str) and isinstance(item.title, str)):
+        raise DataError(f"document {number} is {item!r:.80}; want a string, or a Document with id, title and text as strings")
+    return _document(item, f"document {item.id!r}")
+
+
+def _of_table(table: Table, name: str, how: Opening) -> Source:
+    if "vector" in table.names:
+        found = vector_table(table, how.encoder_name, how.scratch, how.progress)
+        unread = Unread(columns=_others(table, VECTOR_COLUMNS))
+        return Source(name, None, found.documents, found.provenance, found.has_text, unread)
+    if "text" not in table.names:
+        raise DataError(
+            f"{table.where} has columns {', '.join(table.names)}; want 'text', or 'vector' with 'document' and 'index'"
+        )
+    _no_encoder(how, table.where)
+    documents, used = text_documents(table)
+    checked = lambda: (_document(document, where) for document, where in documents())  # noqa: E731
+    return Source(name, texts=checked, unread=Unread(columns=_others(table, used)))
+
+
+def _others(table: Table, used: Sequence[str]) -> list[str]:
+    return [name for name in dict.fromkeys(table.names) if name not in used]
+
+
+def _no_encoder(how: Opening, where: str) -> None:
+    if how.encoder_name is not None:
+        raise SettingsError(f"{where}: text is encoded here, by --encoder; --encoder-name says what made ready vectors")
+
+
+def _folder(path: Path, how: Opening) -> Source:
+    """A saved dataset, texts, or tables of one kind; what else a folder holds is counted."""
+    if (path / MANIFEST).exists():
+        raise DataError(f"{path} is a bank already; export it to read it again")
+    saved = saved_dataset(path)
+    if saved is not None:
+        return _of_table(saved, path.name, how)
+    files = _visible(path)
+    texts = [file for file in files if file.suffix.lower() in TEXT_SUFFIXES]
+    counts = Counter(file.suffix.lower() for file in files)
+    kinds = [kind for kind in ((".parquet",), ARROW, JSON_LINES) if any(counts[ending] for ending in kind)]
+    if len(kinds) > 1 if not texts else any(kind != JSON_LINES for kind in kinds):
+        raise DataError(
+            f"{path} holds both texts and tables, or tables of two kinds: {by_ending(counts)}; keep one kind in a folder"
+        )
+    chosen = texts or [file for file in files if kinds and file.suffix.lower() in kinds[0]]
+    if not chosen:
+        held = f"; it holds {by_ending(counts)}" if counts else ""
+        raise DataError(f"{path} holds no .txt or .md file and no table{held}; {WANTED}")
+    unread = Unread(files=Counter(file.suffix.lower() for file in files if file not in set(chosen)))
+    if texts:
+        _no_encoder(how, str(path))
+        return Source(path.name, texts=lambda: _text_folder(path, texts, how.skip_unreadable, unread), unread=unread)
+    opened = _of_table(_shards(path, chosen, how, unread), path.name, how)
+    unread.columns += opened.unread.columns
+    return Source(path.name, opened.texts, opened.vectors, opened.provenance, opened.has_text, unread)
+
+
+def _visible(path: Path) -> list[Path]:
+    """Files below ``path`` in order of their names; hidden files, and files in hidden folders, are left out."""
+    found = sorted(file for file in path.rglob("*") if file.is_file())
+    return [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+
+
+def _shards(path: Path, files: list[Path], how: Opening, unread: Unread) -> Table:
+    tables: list[Table] = []
+    read: list[Path] = []
     for file in files:
-        yield _text_file(file, file.relative_to(path).as_posix())
+        try:
+            tables.append(open_file(file, how.scratch, how.progress))
+            read.append(file)
+        except DataError as error:
+            _skip(file, path, error, how.skip_unreadable, unread)
+    if not tables:
+        raise DataError(f"{path}: none of {_count(len(files), 'file')} can be read: {next(iter(unread.skipped.values()))}")
+    return shards(read, str(path), tables)
+
+
+def _text_folder(path: Path, files: list[Path], skip: bool, unread: Unread) -> Iterator[Document]:
+    for file in files:
+        try:
+            document = _text_file(file, file.relative_to(path).as_posix())
+        except (DataError, OSError) as error:
+            _skip(file, path, error, skip, unread)
+        else:
+            yield document
+    if len(unread.skipped) == len(files):
+        raise DataError(f"{path}: none of {_count(len(files), 'file')} can be read: {next(iter(unread.skipped.values()))}")
+
+
+def _skip(file: Path, folder: Path, error: DataError | OSError, skip: bool, unread: Unread) -> None:
+    """Note a file that cannot be read, or end with its error."""
+    if not skip:
+        raise error
+    unread.skipped[file.relative_to(folder).as_posix()] = (
+        str(error) if isinstance(error, DataError) else f"{file}: {error.strerror}"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _text_file(file: Path, name: str) -> Document:
@@ -88,71 +281,9 @@ def _text_file(file: Path, name: str) -> Document:
     return text_document(file.read_bytes(), name, file)
 
 
-def _document(name: str, title: str, text: Any, where: str) -> Document:
+def _document(document: Document, where: str) -> Document:
     try:
-        f"{name}{title}".encode()
+        f"{document.id}{document.title}".encode()
     except UnicodeEncodeError:
         raise DataError(f"{where}: its id or title holds half a surrogate pair; it is not Unicode text") from None
-    return Document(name, title, checked(text, where))
-
-
-def _json_lines(path: Path) -> Iterator[Document]:
-    all_named: bool | None = None  # a null id is a missing one; ids are given to all lines or to none
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            where = f"{path}, line {number}"
-            if not line.strip():
-                continue
-            try:
-                entry = json.loads(decode(line, where))
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{where} is not JSON: {error}") from None
-            if not isinstance(entry, dict) or "text" not in entry:
-                raise DataError(f"{where}: want an object with 'text', and optionally 'id' and 'title'")
-            named = entry.get("id") is not None
-            if all_named is not None and named != all_named:
-                raise DataError(
-                    f"{where} has {'an' if named else 'no'} id, unlike the lines before; give one to all or to none"
-                )
-            all_named = named
-            name = str(entry["id"]) if named else f"{number:08d}"
-            title = entry.get("title")
-            yield _document(name, name if title is None else str(title), entry["text"], where)
-
-
-def _table(path: Path) -> Source:
-    try:
-        table: Any = pq.read_table(path) if path.suffix == ".parquet" else feather.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0]}") from None
-    names: list[str] = table.column_names
-    if "vector" in names:
-        columns = {name: table.column(name).to_pylist() for name in names if name in ("vector", "document", "index", "title")}
-        return Source(path.name, vectors=lambda: table_documents(columns, str(path)))
-    if "text" in names:
-        chosen = table.select([name for name in names if name in _TEXT_COLUMNS])
-        return Source(path.name, texts=lambda: _row_texts(chosen.to_pylist(), str(path)))
-    raise DataError(f"{path} has columns {', '.join(names)}; want 'text', or 'vector' with 'document' and 'index'")
-
-
-def _row_texts(rows: list[dict[str, Any]], where: str) -> Iterator[Document]:
-    """One document a row, or, where ``document`` and ``index`` say so, one document from several rows in that order."""
-    if rows and {"document", "index"} <= rows[0].keys():
-        for number, row in enumerate(rows):
-            if not isinstance(row["index"], int) or row["document"] is None:
-                raise DataError(f"{where}, row {number}: document and index must be given; order is never implied")
-        rows.sort(key=lambda row: (str(row["document"]), row["index"]))
-        parts: dict[str, list[str]] = {}
-        for row in rows:
-            if not isinstance(row["text"], str):
-                raise DataError(f"{where}, document {row['document']!r}: text is {type(row['text']).__name__}, not a string")
-            parts.setdefault(str(row["document"]), []).append(row["text"])
-        for name, texts in parts.items():
-            yield _document(name, name, "\n\n".join(texts), f"{where}, document {name!r}")
-        return
-    for number, row in enumerate(rows):
-        name = str(row.get("id", f"{number:08d}"))
-        yield _document(name, str(row.get("title", name)), row["text"], f"{where}, row {number}")
-
-
-_TEXT_COLUMNS = ("id", "title", "text", "document", "index")
+    return replace(document, text=checked(document.text, where))
