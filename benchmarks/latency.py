@@ -31,7 +31,7 @@ def main() -> None:
     bank = _bank(rng)
     model = GRU(torch.zeros(DIM), 0.5, hidden=1040, layers=2).eval()
     torch.nn.init.normal_(model.residual.weight, std=0.01)
-    index = ExactIndex(bank.rows, "int8")
+    index = ExactIndex.build(bank, "int8")
     read = bank.rows[:10_000]
     found: dict[str, list[Answer]] = {}
     for form in FORMATS:

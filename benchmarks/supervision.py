@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nextvec.bank import Bank, row_classes
+from nextvec.bank import Bank
 from nextvec.batches import candidates, passages
 from nextvec.models import MemoryGRU, Recurrent
 from nextvec.objective import info_nce
@@ -36,7 +36,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     bank = Bank.from_numpy(rng.standard_normal((8_000, DIM)).astype(np.float32), [2_000] * 4)
-    classes = row_classes(bank.rows)
+    classes = bank.distinct.classes
     model: Recurrent[object] = MemoryGRU(torch.zeros(DIM), 0.5, hidden=64)
     assert isinstance(model, nn.Module)
     table = []

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextvec.bank import Bank, BankWriter, VectorDocument, census, row_classes
+from nextvec.bank import Bank, BankWriter, VectorDocument, census
 from nextvec.bank.exchange import open_npz, write_windows
 from nextvec.bank.writer import byte_spans, in_memory
 from nextvec.errors import DataError
@@ -185,29 +185,6 @@ def test_no_window_of_the_export_crosses_a_document(tmp_path: Path) -> None:
     }
     exported = in_memory(open_npz(tmp_path / "windows.npz").documents(), encoder="t")
     assert all(np.ascontiguousarray(exported.document(m)).tobytes() in inside for m in range(exported.num_documents))
-
-
-def test_row_classes_name_the_first_identical_row() -> None:
-    rows = vectors(6).astype(np.float16)
-    rows[3], rows[5] = rows[0], rows[2]
-    assert row_classes(rows).tolist() == [0, 1, 2, 0, 4, 2]
-
-
-@given(st.integers(0, 10_000))
-def test_row_classes_agree_with_comparing_all_pairs(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    rows = rng.integers(0, 2, (20, 3)).astype(np.float32)
-    slow = [next(j for j in range(20) if (rows[j] == rows[i]).all()) for i in range(20)]
-    assert row_classes(rows).tolist() == slow
-
-
-def test_rows_that_differ_in_signs_alone_are_told_apart() -> None:
-    row = vectors(1, dim=384)[0].astype(np.float16)
-    rows = np.tile(row, (400, 1))
-    for i in range(1, 400):
-        a, b = 4 * (i % 96) + 3, 4 * ((i * 7 + i // 96 + 1) % 96) + 3
-        rows[i, [a, b]] *= -1
-    assert len(np.unique(row_classes(rows))) == len({r.tobytes() for r in rows})
 
 
 def test_a_copied_session_is_found_though_every_item_is_common() -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from nextvec.bank import Bank, row_classes
+from nextvec.bank import Bank
 from nextvec.errors import SettingsError
 from nextvec.objective import cosine_distance, gradient_norms, info_nce, squared_distance
 from nextvec.training import TrainSettings
@@ -234,7 +234,7 @@ def test_copies_are_counted_among_training_rows_only() -> None:
     rows = np.eye(4, dtype=np.float32)[[0, 1, 0, 2, 0, 3]]
     bank = Bank.from_numpy(rows, [2, 2, 2])
     gradient = Gradient(build(PLAIN, torch.zeros(4), 0.5), nn.Parameter(torch.tensor(0.0)), bank, np.arange(4), PLAIN)
-    assert gradient.copies[row_classes(bank.rows)].tolist() == [2, 1, 2, 1, 2, 0]
+    assert gradient.copies[bank.distinct.classes].tolist() == [2, 1, 2, 1, 2, 0]
 
 
 @pytest.mark.parametrize(

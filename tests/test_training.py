@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextvec.bank import Bank, BankWriter, VectorDocument, row_classes
+from nextvec.bank import Bank, BankWriter, VectorDocument
 from nextvec.bank.writer import in_memory
 from nextvec.batches import candidates, passages
 from nextvec.errors import DataError, ExamError, RunError, SettingsError
@@ -71,7 +71,7 @@ def test_what_was_read_is_no_negative_and_everything_else_is(seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows = rng.integers(-1, 2, (40, 3)).astype(np.float32) + 0.01  # many rows twice
     bank = Bank.from_numpy(rows, [10] * 4)
-    classes = row_classes(bank.rows)
+    classes = bank.distinct.classes
     scored = np.sort(rng.choice(np.setdiff1d(np.arange(40), [0, 10, 20, 30]), 12, replace=False))
     copies = np.bincount(classes, minlength=40)
     named = candidates(bank, classes, copies, scored, rng.integers(0, 40, 5))

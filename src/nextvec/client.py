@@ -78,12 +78,21 @@ class UnreachableError(ServerError):
 
 @dataclass(frozen=True)
 class Expected:
-    """One chunk that is expected next; ``text`` only where it was asked for and there is one."""
+    """One vector that is expected next.
+
+    Attributes:
+        row: of the bank, the first that holds it.
+        count: how many rows hold it.
+        text: of ``row``; only where it was asked for and there is one.
+        rows: that hold it, the first 100; None where they were not asked for.
+    """
 
     row: int
     score: float
     document: str
+    count: int = 1
     text: str | None = None
+    rows: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -140,9 +149,9 @@ class Client:
         """Begin a session, or go on with it."""
         return Session(self, name, self.run(_opened(name)))
 
-    def predict(self, vectors: Any, k: int = 10, text: bool = False) -> Answer:
+    def predict(self, vectors: Any, k: int = 10, text: bool = False, rows: bool = False) -> Answer:
         """What comes next in a whole context ``[T, D]``."""
-        return self.run(_asked("/v1/predict", vectors, k, text))
+        return self.run(_asked("/v1/predict", vectors, k, text, rows))
 
     def models(self) -> list[dict[str, Any]]:
         return self.run(_got("/v1/models"))["models"]
@@ -188,9 +197,9 @@ class AsyncClient:
         """Begin a session, or go on with it."""
         return AsyncSession(self, name, await self.run(_opened(name)))
 
-    async def predict(self, vectors: Any, k: int = 10, text: bool = False) -> Answer:
+    async def predict(self, vectors: Any, k: int = 10, text: bool = False, rows: bool = False) -> Answer:
         """What comes next in a whole context ``[T, D]``."""
-        return await self.run(_asked("/v1/predict", vectors, k, text))
+        return await self.run(_asked("/v1/predict", vectors, k, text, rows))
 
     async def models(self) -> list[dict[str, Any]]:
         return (await self.run(_got("/v1/models")))["models"]
@@ -317,8 +326,8 @@ class Session(_Numbered):
         """Append a text, cut and encoded by the server."""
         return self._client.run(self._of_json({"text": passage}, k, text))
 
-    def predict(self, k: int = 10, text: bool = False) -> Answer:
-        return self._client.run(_asked(f"/v1/sessions/{self.name}/predict", None, k, text))
+    def predict(self, k: int = 10, text: bool = False, rows: bool = False) -> Answer:
+        return self._client.run(_asked(f"/v1/sessions/{self.name}/predict", None, k, text, rows))
 
     def delete(self) -> None:
         self._client.run(_deleted(self.name))
@@ -343,8 +352,8 @@ class AsyncSession(_Numbered):
         """Append a text, cut and encoded by the server."""
         return await self._client.run(self._of_json({"text": passage}, k, text))
 
-    async def predict(self, k: int = 10, text: bool = False) -> Answer:
-        return await self._client.run(_asked(f"/v1/sessions/{self.name}/predict", None, k, text))
+    async def predict(self, k: int = 10, text: bool = False, rows: bool = False) -> Answer:
+        return await self._client.run(_asked(f"/v1/sessions/{self.name}/predict", None, k, text, rows))
 
     async def delete(self) -> None:
         await self._client.run(_deleted(self.name))
@@ -362,14 +371,15 @@ def _got(path: str) -> _Talk[dict[str, Any]]:
     return _checked((yield _Call("GET", path))).json()
 
 
-def _asked(path: str, vectors: Any, k: int, text: bool) -> _Talk[Answer]:
+def _asked(path: str, vectors: Any, k: int, text: bool, rows: bool) -> _Talk[Answer]:
     content, kind = (None, "") if vectors is None else _binary(vectors)
-    return _answer((yield _Call("POST", path, content, kind, (("k", str(k)), ("text", str(int(text)))))))
+    query = (("k", str(k)), ("text", str(int(text))), ("rows", str(int(rows))))
+    return _answer((yield _Call("POST", path, content, kind, query)))
 
 
 def _answer(response: httpx.Response) -> Answer:
     found: dict[str, Any] = _checked(response).json()
-    found["expected"] = tuple(Expected(**e) for e in found["expected"])
+    found["expected"] = tuple(Expected(**{**e, "rows": tuple(e["rows"]) if "rows" in e else None}) for e in found["expected"])
     return Answer(**found)
 
 

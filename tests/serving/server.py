@@ -8,13 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from nextvec.bank import BankWriter, VectorDocument
+from nextvec.bank import Bank, BankWriter, VectorDocument
 from nextvec.training import TrainSettings, begin, train
 from tests.conftest import walk_bank
 
@@ -22,18 +22,14 @@ DIM = 16
 SMALL = TrainSettings(context=20, batch=3, updates=2, evaluate_every=1, hidden=8, slots=16, working=8, pool=30)
 
 
-def make_run(folder: Path, seed: int = 0) -> Path:
+def make_run(folder: Path, seed: int = 0, bank: Bank | None = None) -> Path:
     """A run trained for two updates on a bank beside it; its weights hang on ``seed``, its bank does not."""
-    bank = walk_bank(dim=DIM)
+    bank = walk_bank(dim=DIM) if bank is None else bank
     if not (folder / "bank").exists():
         with BankWriter(folder / "bank", encoder="t", encoder_fingerprint="t", dim=DIM) as writer:
             for m, name in enumerate(bank.ids):
                 writer.append(VectorDocument(name, f"title {m}", bank.document(m)))
             writer.finish()
-    from dataclasses import replace
-
-    from nextvec.bank import Bank
-
     held = Bank.open(folder / "bank")
     run = begin(folder / f"run{seed}", "default", replace(SMALL, seed=seed), held)
     for _ in train(run, held):

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int32, Int64
 
 from nextvec.bank import layout
+from nextvec.bank.distinct import Distinct
 from nextvec.bank.layout import Manifest
 from nextvec.errors import DataError
 
@@ -92,6 +93,11 @@ class Bank:
     def document_of(self, rows: Int64[np.ndarray, " R"]) -> Int64[np.ndarray, " R"]:
         """The document that each row belongs to."""
         return np.searchsorted(self.offsets, rows, side="right") - 1
+
+    @cached_property
+    def distinct(self) -> Distinct:
+        """Which rows hold the same vector; found on first use by reading all rows once, and kept in memory."""
+        return Distinct.of(self.rows)
 
     @cached_property
     def documents(self) -> Sequence[tuple[str, str]]:

@@ -24,7 +24,7 @@ def latency(arguments: Namespace) -> int:
     if bank.path is None:
         raise DataError("the bank must lie on disk, so that a fresh process can open it")
     candidates = candidates_of(bank, arguments.candidates)
-    index = ExactIndex(candidates.rows, arguments.format)
+    index = ExactIndex.build(candidates, arguments.format)
     engine = Engine.open(run, candidates, index, arguments.weights)
     model, _ = load_model(run)
     vectors = bank.rows[: max(arguments.contexts)]
@@ -33,7 +33,7 @@ def latency(arguments: Namespace) -> int:
         other = _other(arguments, candidates, index, vectors) if arguments.against else None
     read = weight_bytes(engine.model)
     row_bytes = index.dim * {"float32": 4, "float16": 2, "int8": 1}[index.form]
-    limit = limits(read, len(index) * row_bytes)
+    limit = limits(read, index.searched * row_bytes)
     judged = gates(found, arguments.budget, other, arguments.ratio)
     facts: dict[str, Any] = {
         "kind": "latency",
@@ -43,15 +43,15 @@ def latency(arguments: Namespace) -> int:
         "weights": {"format": engine.weights, "bytes": read},
         "index": {
             "format": index.form,
-            "rows": len(index),
-            "bytes": len(index) * row_bytes,
-            "of_the_bank": min(len(bank), len(index)),
+            "rows": len(index.distinct),
+            "bytes": index.searched * row_bytes,
+            "of_the_bank": min(len(bank.distinct), len(index.distinct)),
         },
         "k": 10,
         "cold": cold_start(run.path, bank.path, engine.weights),
         "gates": [{"says": gate.says, "passed": gate.passed} for gate in judged],
         "passed": all(gate.passed for gate in judged),
-        "notes": _notes(bank, len(index)),
+        "notes": _notes(bank, len(index.distinct)),
     }
     result = to_json(found, limit, facts)
     if arguments.page:
@@ -71,6 +71,7 @@ def _other(arguments: Namespace, candidates: Bank, index: ExactIndex, vectors: n
 
 
 def _notes(bank: Bank, rows: int) -> list[str]:
-    if rows <= len(bank):
+    if rows <= len(bank.distinct):
         return []
-    return [f"The bank has {len(bank):,} rows; the other candidates were made of them, each at cosine 0.9 from one."]
+    own = f"The bank has {len(bank.distinct):,} distinct vectors"
+    return [f"{own}; the other candidates were made of them, each at cosine 0.9 from one."]

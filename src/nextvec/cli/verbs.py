@@ -147,10 +147,11 @@ def predict(arguments: Arguments) -> int:
     session.push_text(_standard_input())
     found = session.predict(arguments.k)
     if arguments.json:
-        expected = [{"row": e.row, "score": e.score, "document": e.document, "text": e.text} for e in found]
+        expected = [{"row": e.row, "score": e.score, "document": e.document, "text": e.text, "count": e.count} for e in found]
         return as_json({"context": session.length, "expected": expected})
     for number, chunk in enumerate(found, 1):
-        print(f"{number}. [{chunk.score:.3f}] {chunk.document}\n{chunk.text}\n")
+        more = f" (and {chunk.count - 1:,} more rows)" if chunk.count > 1 else ""
+        print(f"{number}. [{chunk.score:.3f}] {chunk.document}{more}\n{chunk.text}\n")
     return 0
 
 

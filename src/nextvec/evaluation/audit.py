@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nextvec.bank import Bank, census, row_classes
+from nextvec.bank import Bank, census
 from nextvec.bank.writer import content_fingerprint
 from nextvec.errors import DataError, ExamError
 from nextvec.evaluation.audit_text import truncated, unreadable
@@ -148,7 +148,7 @@ def _leakage(bank: Bank) -> Finding:
     parts = _parts(bank)
     if parts is None:
         return Finding(False, "too few independent documents to hold any out", {"documents": bank.num_documents})
-    classes = row_classes(bank.rows)
+    classes = bank.distinct.classes
     overlap = np.intersect1d(parts.train, np.concatenate([parts.valid, parts.test])).size
     held = classes[rows_of(bank, np.concatenate([parts.valid, parts.test]))]
     shared = float(np.isin(held, classes[rows_of(bank, parts.train)]).mean())
@@ -162,7 +162,7 @@ def _leakage(bank: Bank) -> Finding:
 def _exam(bank: Bank) -> Exam:
     parts = _parts(bank)
     documents = np.arange(bank.num_documents) if parts is None else parts.test
-    distinct = len(np.unique(row_classes(bank.rows)))
+    distinct = len(bank.distinct)
     return Exam.over(bank, documents, "test", min(POOL, distinct))
 
 

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from nextvec.bank import Bank, row_classes
-from nextvec.bank.census import GOLDEN, mix64
+from nextvec.bank import Bank
+from nextvec.bank.distinct import GOLDEN, mix64
 from nextvec.errors import ExamError
 from nextvec.ranks import Ranks
 from nextvec.windows import rows_of, salted
@@ -25,10 +25,12 @@ SALT = "exam-1"
 class Exam:
     """Scored rows and their candidates; neither depends on the context length, the model or the run.
 
-    A candidate is a distinct vector. For a scored row the pool is the first
-    ``pool - 1`` admissible candidates of one fixed order, and the truth. Not
-    admissible is what its document has already said, however short the
-    context, and copies of the truth. The order is a salted shuffle of the rows
+    A candidate is a distinct vector (:class:`~nextvec.bank.distinct.Distinct`).
+    For a scored row the pool is the first ``pool - 1`` admissible candidates of
+    one fixed order, and the truth. Not admissible is what its document has
+    already said, however short the context, and copies of the truth. So a row
+    that repeats what its document has said is not scored: an answer leaves out
+    what the context holds, and can never name it. The order is a salted shuffle of the rows
     of the examined documents, then one of the rest of the bank.
 
     Attributes:
@@ -64,17 +66,17 @@ class Exam:
             history: rows a document must have before one that is scored.
 
         Raises:
-            ExamError: too few rows to score, or a bank with fewer distinct rows than ``pool``.
+            ExamError: too few rows to score that are new to their documents, or a bank with fewer distinct rows than ``pool``.
         """
-        rows = rows_of(bank, documents, skip=max(1, history))
+        rows = _new_to_their_documents(bank, rows_of(bank, documents, skip=max(1, history)))
         if len(rows) < MINIMUM_ROWS:
             raise ExamError(
-                f"only {len(rows)} rows of the {part} documents have {max(1, history)} rows before them; "
+                f"only {len(rows)} rows of the {part} documents have {max(1, history)} rows before them and repeat none; "
                 f"an exam needs at least {MINIMUM_ROWS}"
             )
         if len(rows) > max_rows:
             rows = np.sort(rows[np.argsort(_hashes(rows, 1), kind="stable")[:max_rows]])
-        classes = row_classes(bank.rows)
+        classes = bank.distinct.classes
         order = _candidate_order(bank, documents, classes)
         if pool is not None and not 2 <= pool <= len(order):
             raise ExamError(f"pool {pool:,}: must be between 2 and the bank's {len(order):,} distinct rows (or all)")
@@ -165,6 +167,13 @@ class Exam:
         return admissible
 
 
+def _new_to_their_documents(bank: Bank, rows: Int64[np.ndarray, " R"]) -> Int64[np.ndarray, " kept"]:
+    """The rows whose vectors their documents have not held before."""
+    everything = np.arange(len(bank), dtype=np.int64)
+    said = bank.distinct.numbers * bank.num_documents + bank.document_of(everything)
+    return np.intersect1d(rows, np.unique(said, return_index=True)[1])
+
+
 def _candidate_order(
     bank: Bank, documents: Int64[np.ndarray, " M"], classes: Int64[np.ndarray, " N"]
 ) -> Int64[np.ndarray, " order"]:
@@ -176,6 +185,6 @@ def _candidate_order(
 
 
 def _hashes(rows: Int64[np.ndarray, " R"], stream: int) -> np.ndarray:
-    """A well-mixed 64-bit hash per row (:func:`~nextvec.bank.census.mix64`): the same on every machine and version."""
+    """A well-mixed 64-bit hash per row (:func:`~nextvec.bank.distinct.mix64`): the same on every machine and version."""
     seed = np.uint64(int(salted(SALT, str(stream))[:16], 16))
     return mix64(rows.astype(np.uint64) * GOLDEN + seed)

@@ -1,6 +1,6 @@
 """Approximate search by faiss: a graph of the bank's rows that is walked, not read."""
 
-# Axes: Q queries, N rows, D width, K neighbours, A rows that a mask knows.
+# Axes: Q queries, N rows, D width, K neighbours, A rows that a mask knows, U distinct vectors, R numbers of these.
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
 
-from nextvec.bank import Bank
+from nextvec.bank import Bank, Distinct
 from nextvec.errors import DataError, SettingsError
 from nextvec.index import layout
-from nextvec.index.exact import ExactIndex, Neighbours, Queries, as_array
+from nextvec.index.exact import ExactIndex, Neighbours
+from nextvec.index.inputs import Queries, as_array
 from nextvec.index.layout import Manifest
 from nextvec.kernels import scan
 from nextvec.progress import Progress, silent
@@ -26,7 +27,7 @@ BLOCK = 1_000
 
 
 class ApproximateIndex:
-    """A hierarchical navigable small world graph (Malkov and Yashunin 2020) over float16 rows, built by faiss.
+    """A hierarchical navigable small world graph (Malkov and Yashunin 2020) over a bank's distinct vectors, built by faiss.
 
     It finds candidates; their scores are the products that :class:`ExactIndex`
     decides by, so a row that both find has the same score to the bit. Rows that
@@ -69,9 +70,10 @@ class ApproximateIndex:
         graph.hnsw.efConstruction = BREADTH_OF_BUILDING
         with _one_thread(faiss):
             graph.train(bank.rows[:1].astype(np.float32))
-            for start in range(0, len(bank), BLOCK):
-                graph.add(bank.rows[start : start + BLOCK].astype(np.float32))
-                progress("building the graph", min(start + BLOCK, len(bank)), len(bank))
+            firsts = bank.distinct.firsts
+            for start in range(0, len(firsts), BLOCK):
+                graph.add(bank.rows[firsts[start : start + BLOCK]].astype(np.float32))
+                progress("building the graph", min(start + BLOCK, len(firsts)), len(firsts))
         index = cls(graph, ExactIndex.build(bank, threads=threads), {})
         index.measured = index._recall(bank)
         return index
@@ -94,12 +96,20 @@ class ApproximateIndex:
         except RuntimeError as error:
             line = str(error).splitlines()[0]
             raise DataError(f"{folder / layout.GRAPH} is damaged: {line}; build the index again") from None
-        if (graph.ntotal, graph.d) != (len(bank), bank.dim):
-            raise DataError(f"{folder / layout.GRAPH} is damaged: {graph.ntotal:,} rows of {graph.d}; build the index again")
+        if (graph.ntotal, graph.d) != (len(bank.distinct), bank.dim):
+            raise DataError(
+                f"{folder / layout.GRAPH} holds {graph.ntotal:,} rows of width {graph.d}; the bank has {len(bank.distinct):,} "
+                f"distinct vectors of width {bank.dim}; build the index again"
+            )
         return cls(graph, exact, manifest.measured)
 
     def __len__(self) -> int:
         return len(self.exact)
+
+    @property
+    def distinct(self) -> Distinct:
+        """The bank's distinct vectors, which are the graph's."""
+        return self.exact.distinct
 
     @property
     def dim(self) -> int:
@@ -119,33 +129,35 @@ class ApproximateIndex:
         half holds ``k`` of them, and given up for exact search where that would
         take a sixteenth of all rows.
         """
-        newer = self.exact.search(queries_QD, k, excluded, allowed, first=self._graph.ntotal)  # checks everything, too
+        newer = self.exact.search(queries_QD, k, excluded, allowed, added_only=True)  # checks everything, too
         queries = np.ascontiguousarray(as_array(queries_QD, self.exact.dim))
         scores, rows = np.full_like(newer.scores, -np.inf), np.full_like(newer.rows, -1)
-        share = 1.0 if allowed is None else max(float(allowed[: self._graph.ntotal].sum()), 1.0) / self._graph.ntotal
+        may_be, barred = self._filters(excluded, allowed)
+        share = 1.0 if may_be is None else max(float(may_be.mean()), 1.0 / self._graph.ntotal)
         decided, open_queries, breadth = newer.decided, np.arange(len(queries)), max(BREADTH, int(2 * k / share))
         while len(open_queries) and breadth * 16 <= self._graph.ntotal:
             parameters = _faiss().SearchParametersHNSW(efSearch=breadth)
             walked = self._graph.search(queries[open_queries], breadth, params=parameters)[1]
             left: list[int] = []
-            for q, names in zip(open_queries.tolist(), walked, strict=True):
-                may = _admitted(names, None if excluded is None else excluded[q], allowed)
+            for q, numbers in zip(open_queries.tolist(), walked, strict=True):
+                may = _admitted(numbers, None if barred is None else barred[q], may_be)
                 if may[: breadth // 2].sum() < k:
                     left.append(q)
                     continue
-                nearest = names[may][: 2 * k]  # in the walk's own order, which float16 rounds
+                nearest = self.distinct.firsts[numbers[may][: 2 * k]]  # in the walk's own order, which float16 rounds
                 found = self.exact.scores(nearest, queries_QD[q])
                 decided += len(found)
                 best = scan.best_of(found[None], nearest[None], k)
                 scores[q], rows[q] = best[0][0], best[1][0]
             open_queries, breadth = np.array(left, np.int64), 2 * breadth
+        rows = self.exact.named(rows, allowed)
         if len(open_queries):
             chosen = None if excluded is None else [excluded[q] for q in open_queries.tolist()]
             exactly = self.exact.search(queries_QD[open_queries], k, chosen, allowed)
             scores[open_queries], rows[open_queries] = exactly.scores, exactly.rows
             decided += exactly.decided
             newer.scores[open_queries], newer.rows[open_queries] = -np.inf, -1  # exact search has seen them
-        if len(self) > self._graph.ntotal:
+        if self.exact.added:
             both = (np.concatenate([scores, newer.scores], 1), np.concatenate([rows, newer.rows], 1))
             scores, rows = scan.best_of(*both, k)
         return Neighbours(rows, scores, decided)
@@ -168,9 +180,21 @@ class ApproximateIndex:
 
         layout.publish(Path(folder), replace(manifest, kind=self.KIND, measured=self.measured), write_all)
 
+    def _filters(
+        self, excluded: Sequence[Int64[np.ndarray, "..."]] | None, allowed: Bool[np.ndarray, " A"] | None
+    ) -> tuple[Bool[np.ndarray, " U"] | None, list[Int64[np.ndarray, "..."]] | None]:
+        """The filters for the graph's vectors: which an allowed row holds, and for each query which an excluded row holds."""
+        numbers, may_be = self.distinct.numbers, None
+        if allowed is not None:
+            may_be = np.zeros(len(self.distinct), bool)
+            may_be[numbers[np.flatnonzero(allowed[: len(numbers)])]] = True
+        if excluded is None:
+            return may_be, None
+        return may_be, [numbers[names[names < len(numbers)]] for names in map(np.asarray, excluded)]
+
     def _recall(self, bank: Bank) -> dict[str, Any]:
         queries = torch.from_numpy(predicted_like(bank, SAMPLE))
-        k = min(NEIGHBOURS, len(bank))
+        k = min(NEIGHBOURS, len(self.distinct))
         found, true = self.search(queries, k).rows, self.exact.search(queries, k).rows
         shared = [len(np.intersect1d(a, b)) / k for a, b in zip(found, true, strict=True)]
         return {
@@ -190,14 +214,13 @@ def predicted_like(bank: Bank, count: int, seed: int = 0) -> Float32[np.ndarray,
 
 
 def _admitted(
-    names: Int64[np.ndarray, " R"], excluded: Int64[np.ndarray, "..."] | None, allowed: Bool[np.ndarray, " A"] | None
+    numbers: Int64[np.ndarray, " R"], excluded: Int64[np.ndarray, "..."] | None, may_be: Bool[np.ndarray, " U"] | None
 ) -> Bool[np.ndarray, " R"]:
-    may = names >= 0  # the walk may end before its list is full
-    if allowed is not None:
-        known = may & (names < len(allowed))
-        may = known & allowed[np.where(known, names, 0)] if len(allowed) else known
+    may = numbers >= 0  # the walk may end before its list is full
+    if may_be is not None:
+        may &= may_be[np.maximum(numbers, 0)]
     if excluded is not None:
-        may &= ~np.isin(names, excluded)
+        may &= ~np.isin(numbers, excluded)
     return may
 
 

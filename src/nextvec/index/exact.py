@@ -3,7 +3,7 @@
 # Axes: Q queries, N rows, D width, K neighbours, A rows that a mask knows, B rows that are added.
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,17 +12,18 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
-from nextvec.bank import Bank
+from nextvec.bank import Bank, Distinct
 from nextvec.bank.writer import unit_rows
 from nextvec.errors import DataError, SettingsError
 from nextvec.index import layout
+from nextvec.index.inputs import Queries, as_array, checked_rows
 from nextvec.index.layout import Manifest
+from nextvec.index.newer import Newer
+from nextvec.index.places import Places
 from nextvec.kernels import scan
 from nextvec.kernels.scan import Format, Stored
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks
-
-Queries = Float[Tensor, "Q D"] | Float[np.ndarray, "Q D"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,11 @@ class Neighbours:
 
 
 class ExactIndex:
-    """All rows of a bank, by inner product; rows stay where they are, memory-mapped.
+    """The distinct vectors of a bank, by inner product; rows stay where they are, memory-mapped.
+
+    Rows that hold the same vector (:class:`~nextvec.bank.distinct.Distinct`)
+    are one candidate, as in an exam, and are named by the first of them. An
+    index of plain rows (the constructor) takes every row for a candidate.
 
     Rows are read as float32, float16 or int8 (``form``; by default as the bank
     stores them) and decided from what the bank stores, by one product
@@ -61,7 +66,8 @@ class ExactIndex:
         threads: int | None = None,
         progress: Progress = silent,
     ) -> None:
-        """
+        """Every row is a candidate, also one that repeats another; :meth:`build` knows a bank's distinct vectors.
+
         Args:
             rows: float16 or float32, finite.
             form: how rows are read; another form than their own is a copy in memory.
@@ -70,19 +76,15 @@ class ExactIndex:
         Raises:
             SettingsError: rows that are neither, or a form that does not exist.
         """
-        own = _form(rows.dtype.name, ("float16", "float32"), "rows")
-        form = own if form is None else _form(form, scan.FORMATS, "form")
-        # Rows that are in order stay mapped; others are copied.
-        ordered = rows if rows.flags.c_contiguous else np.ascontiguousarray(rows)
-        self._begin(scan.stored(ordered, form, 0, progress), None, threads)
+        self._begin(_stored(rows, form, progress), None, threads)
 
     @classmethod
     def build(
         cls, bank: Bank, form: Format | None = None, threads: int | None = None, progress: Progress = silent
     ) -> "ExactIndex":
-        """An index of a bank, which can be saved."""
-        index = cls(bank.rows, form, threads, progress)
-        index._bank = bank
+        """An index of a bank's distinct vectors, which can be saved."""
+        index = cls.__new__(cls)
+        index._begin(_stored(Places(bank.distinct).read(bank.rows), form, progress), bank, threads)
         return index
 
     @classmethod
@@ -95,13 +97,17 @@ class ExactIndex:
         folder = Path(folder)
         m = Manifest.read(folder)
         m.check(folder, bank)
-        codes, scales, errors = bank.rows, *(np.empty(0, np.float32) for _ in range(2))
-        if m.form != bank.rows.dtype:
-            codes = layout.mapped(folder / layout.CODES, m.form, bank.rows.shape)
+        places = Places(bank.distinct)
+        if m.form != bank.rows.dtype and places.compact and m.distinct != len(bank.distinct):
+            raise DataError(f"{folder} holds codes of all {m.rows:,} rows, not of the distinct ones; build the index again")
+        rows = codes = places.read(bank.rows)
+        scales, errors = (np.empty(0, np.float32) for _ in range(2))
+        if m.form != rows.dtype:
+            codes = layout.mapped(folder / layout.CODES, m.form, rows.shape)
         if m.form == "int8":
-            scales, errors = (layout.mapped(folder / name, np.float32, (m.rows,)) for name in (layout.SCALES, layout.ERRORS))
+            scales, errors = (layout.mapped(folder / name, np.float32, (len(rows),)) for name in (layout.SCALES, layout.ERRORS))
         index = cls.__new__(cls)
-        index._begin(Stored(bank.rows, codes, scales, errors, m.longest, m.error), bank, threads)
+        index._begin(Stored(rows, codes, scales, errors, m.longest, m.error), bank, threads)
         if m.added:
             index._append(np.array(layout.mapped(folder / layout.ADDED, bank.rows.dtype, (m.added, m.dim))))
         return index
@@ -111,13 +117,15 @@ class ExactIndex:
             raise SettingsError(f"threads={threads}: searching takes at least one")
         self.threads = threads
         self._bank = bank
+        self._places = None if bank is None else Places(bank.distinct)
+        self._newer: Newer | None = None  # the rows that were added, once one more is compared with them
         self._parts: tuple[Stored, ...] = (base,)
         self._room: Stored | None = None  # as the last part, with places that are still free
         self._adding = threading.Lock()
 
     def __len__(self) -> int:
-        last = self._parts[-1]
-        return last.first + len(last)
+        """Rows that have a name: the bank's, and those that were added."""
+        return self._size(self._parts)
 
     @property
     def dim(self) -> int:
@@ -134,15 +142,17 @@ class ExactIndex:
         k: int,
         excluded: Sequence[Int64[np.ndarray, "..."]] | None = None,
         allowed: Bool[np.ndarray, " A"] | None = None,
-        first: int = 0,
+        added_only: bool = False,
     ) -> Neighbours:
-        """The ``k`` rows with the largest products, the lower row first in a tie.
+        """The ``k`` candidates with the largest products, the lower row first in a tie.
+
+        A vector is named by the first row that holds it; of allowed rows, by the first of these.
 
         Args:
             queries_QD: a tensor, or an array, which costs less: torch takes as long as reading a hundred rows.
-            excluded: for each query, rows that are no answer, in any order: what a session has read.
+            excluded: for each query, rows whose vectors are no answer, in any order: what a session has read.
             allowed: rows that may be answers, for all queries (:func:`allowed_rows`); rows beyond its end may not.
-            first: 0 for all rows, the bank's size for added rows alone.
+            added_only: search the added rows alone.
 
         Raises:
             SettingsError: k below 1.
@@ -152,17 +162,21 @@ class ExactIndex:
         queries = as_array(queries_QD, self.dim)
         if k < 1:
             raise SettingsError(f"k={k}: ask for at least one neighbour")
-        size = parts[-1].first + len(parts[-1])
+        size, places = self._size(parts), self._places
         if excluded is not None:
             excluded = checked_rows(excluded, len(queries), size)
         if allowed is not None and (allowed.dtype != bool or allowed.ndim != 1 or len(allowed) > size):
             raise DataError(f"the mask of allowed rows is {allowed.dtype} {list(allowed.shape)}; want bool, at most [{size}]")
-        parts = tuple(part for part in parts if part.first >= first)
+        mask = allowed
+        if places is not None:
+            mask = places.mask(allowed, size - places.rows)
+            excluded = None if excluded is None else [places.of(names) for names in excluded]
+        parts = parts[1:] if added_only else parts
         if not parts or not len(queries):
             none = (len(queries), k)
             return Neighbours(np.full(none, -1, np.int64), np.full(none, -np.inf, np.float32))
-        found = scan.nearest(parts, queries, k, excluded, allowed, self._threads)
-        return Neighbours(found.rows, found.scores, found.decided)
+        found = scan.nearest(parts, queries, k, excluded, mask, self._threads)
+        return Neighbours(found.rows if places is None else places.names(found.rows, allowed), found.scores, found.decided)
 
     def rank(
         self,
@@ -171,7 +185,7 @@ class ExactIndex:
         clusters_Q: Int64[np.ndarray, " Q"],
         excluded: Sequence[Int64[np.ndarray, "..."]] | None = None,
     ) -> Ranks:
-        """Where the row that truly came is among all rows, its score read from the same product as all others'.
+        """Where the vector that truly came is among all candidates, its score read from the same product as all others'.
 
         Args:
             truth_Q: for each query the row that came.
@@ -183,22 +197,27 @@ class ExactIndex:
         """
         parts = self._parts
         queries = as_array(queries_QD, self.dim)
-        size = parts[-1].first + len(parts[-1])
+        size = self._size(parts)
         if truth_Q.shape != (len(queries),) or clusters_Q.shape != (len(queries),):
             raise DataError(
                 f"{len(queries)} queries need as many true rows and clusters, not {len(truth_Q)} and {len(clusters_Q)}"
             )
         checked_rows([truth_Q], 1, size)
+        lists = checked_rows([truth_Q[:0]] * len(queries) if excluded is None else excluded, len(queries), size)
+        repeats = truth_Q[:0]
+        if self._places is not None:
+            truth_Q, lists = self._places.of(truth_Q), [self._places.of(names) for names in lists]
+            size -= self._places.rows - len(self._places.distinct)
+            repeats = self._places.repeats
         own = [_scores(parts, truth_Q[q : q + 1], queries[q]) for q in range(len(queries))]
         scores = np.concatenate([np.empty(0, np.float32), *own])
         above, tied = scan.above(parts, queries, scores, self._threads)
         tied -= 1  # the truth itself
         candidates = np.full(len(queries), size, np.int64)
-        lists = [] if excluded is None else checked_rows(excluded, len(queries), size)
         for q, names in enumerate(map(np.unique, lists)):
             if truth_Q[q] in names:
                 raise DataError(f"query {q}: row {truth_Q[q]} is what came, and it is excluded; a rank needs it")
-            out = _scores(parts, names, queries[q])
+            out = _scores(parts, np.concatenate([names, repeats]), queries[q])
             above[q] -= (out > scores[q]).sum()
             tied[q] -= (out == scores[q]).sum()
             candidates[q] -= len(names)
@@ -207,22 +226,34 @@ class ExactIndex:
     def scores(
         self, rows: Int64[np.ndarray, " R"], query_D: Float[Tensor, " D"] | Float[np.ndarray, " D"]
     ) -> Float32[np.ndarray, " R"]:
-        """The deciding products of some rows with one query."""
+        """The deciding products of some rows' vectors with one query."""
         parts = self._parts
         query = as_array(query_D[None], self.dim)
         scan.check_finite(parts, query)
-        return _scores(parts, checked_rows([rows], 1, parts[-1].first + len(parts[-1]))[0], query[0])
+        names = checked_rows([rows], 1, self._size(parts))[0]
+        return _scores(parts, names if self._places is None else self._places.of(names), query[0])
 
     def add(self, vectors: Float[np.ndarray, "B D"]) -> Int64[np.ndarray, " B"]:
         """Rows that every later search sees; their numbers, which follow the last.
 
         They are brought to unit length as a bank's are, and stored in its type.
+        A row whose vector an index of a bank holds is not added again: its
+        number is that of the first row that holds it.
 
         Raises:
             DataError: not [rows, D], not finite, or a zero row; nothing is added then.
         """
         rows = unit_rows(vectors, "added rows", self.dim).astype(self._parts[0].rows.dtype)
-        return self._append(rows)
+        with self._adding:
+            if self._bank is None:
+                return self._append(rows)
+            if self._newer is None:
+                held = self._parts[1].rows if len(self._parts) > 1 else rows[:0]
+                self._newer = Newer(self._bank, held)
+            names, kept = self._newer.named(rows)
+            if len(kept):
+                self._append(rows[kept])
+            return names
 
     def save(self, folder: str | Path) -> None:
         """Write everything but the bank's own rows; rows that were added, too.
@@ -255,74 +286,70 @@ class ExactIndex:
         return (
             Manifest(
                 self.KIND, bank.fingerprint, bank.manifest.encoder_fingerprint, self.form,
-                len(base), self.dim, len(added), base.longest, base.error,
+                len(bank), self.dim, len(added), base.longest, base.error, distinct=len(bank.distinct),
             ),
             write,
         )  # fmt: skip
+
+    @property
+    def searched(self) -> int:
+        """How many rows a search reads."""
+        return sum(map(len, self._parts))
+
+    @property
+    def added(self) -> int:
+        """How many rows were added."""
+        return len(self._parts[1]) if len(self._parts) > 1 else 0
+
+    @property
+    def distinct(self) -> Distinct:
+        """The distinct vectors of the bank that the index was built of.
+
+        Raises:
+            DataError: an index of plain rows.
+        """
+        if self._places is None:
+            raise DataError("an index of plain rows knows no distinct vectors; use ExactIndex.build on a bank")
+        return self._places.distinct
+
+    def named(self, rows: Int64[np.ndarray, "Q K"], allowed: Bool[np.ndarray, " A"] | None) -> Int64[np.ndarray, "Q K"]:
+        """The same vectors, each by its first allowed row; -1 stays -1."""
+        if self._places is None or allowed is None:
+            return rows
+        return self._places.names(np.where(rows < 0, -1, self._places.of(rows)), allowed)
+
+    def _size(self, parts: Sequence[Stored]) -> int:
+        places = parts[-1].first + len(parts[-1])
+        return places if self._places is None else places - self._places.searched + self._places.rows
 
     @property
     def _threads(self) -> int:
         return self.threads or torch.get_num_threads()
 
     def _append(self, rows: Float[np.ndarray, "B D"]) -> Int64[np.ndarray, " B"]:
-        new = scan.stored(rows, self.form)
-        with self._adding:
-            base, held = self._parts[0], self._parts[1] if len(self._parts) > 1 else None
-            begin = 0 if held is None else len(held)
-            room = self._room
-            if room is None or len(room) < begin + len(new):
-                room = self._room = _grown(held, new, begin + len(new), len(base))
-            for field in ("rows", "codes", "scales", "errors"):
-                # Behind the end of what searches see; that what they see grows is one assignment.
-                own = getattr(new, field)
-                getattr(room, field)[begin : begin + len(own)] = own
-            longest, error = new.longest, new.error
-            if held is not None:
-                longest, error = max(longest, held.longest), max(error, held.error)
-            self._parts = (base, _cut(room, begin + len(new), longest, error))
-        return np.arange(len(base) + begin, len(base) + begin + len(new), dtype=np.int64)
+        new, size = scan.stored(rows, self.form), len(self)
+        base, held = self._parts[0], self._parts[1] if len(self._parts) > 1 else None
+        begin = 0 if held is None else len(held)
+        room = self._room
+        if room is None or len(room) < begin + len(new):
+            room = self._room = _grown(held, new, begin + len(new), len(base))
+        for field in ("rows", "codes", "scales", "errors"):
+            # Behind the end of what searches see; that what they see grows is one assignment.
+            own = getattr(new, field)
+            getattr(room, field)[begin : begin + len(own)] = own
+        longest, error = new.longest, new.error
+        if held is not None:
+            longest, error = max(longest, held.longest), max(error, held.error)
+        self._parts = (base, _cut(room, begin + len(new), longest, error))
+        return np.arange(size, size + len(new), dtype=np.int64)
 
 
-def as_array(queries_QD: Queries, dim: int) -> Float32[np.ndarray, "Q D"]:
-    """
-    Raises:
-        DataError: queries of another width.
-    """
-    if queries_QD.ndim != 2 or queries_QD.shape[1] != dim:
-        raise DataError(f"queries have shape {list(queries_QD.shape)}; want [queries, {dim}]")
-    if isinstance(queries_QD, np.ndarray):
-        return queries_QD.astype(np.float32, copy=False)
-    return queries_QD.detach().float().cpu().numpy()
-
-
-def allowed_rows(bank: Bank, documents: Iterable[int]) -> Bool[np.ndarray, " N"]:
-    """The rows of some documents, by number, as a mask for ``search(allowed=...)``.
-
-    Raises:
-        DataError: a document that does not exist.
-    """
-    mask = np.zeros(len(bank), bool)
-    for m in documents:
-        if not 0 <= m < bank.num_documents:
-            raise DataError(f"there is no document {m}; the bank has {bank.num_documents}, counted from 0")
-        mask[bank.offsets[m] : bank.offsets[m + 1]] = True
-    return mask
-
-
-def checked_rows(rows: Sequence[Int64[np.ndarray, "..."]], queries: int, size: int) -> list[Int64[np.ndarray, " _"]]:
-    """One list of rows for each query, all of them there.
-
-    Raises:
-        DataError: lists for another number of queries, or rows that do not exist.
-    """
-    if len(rows) != queries:
-        raise DataError(f"{queries} queries need as many lists of excluded rows, not {len(rows)}")
-    lists = [np.asarray(names, dtype=np.int64).reshape(-1) for names in rows]
-    for names in lists:
-        if len(names) and (names.min() < 0 or names.max() >= size):
-            wrong = names[(names < 0) | (names >= size)][0]
-            raise DataError(f"there is no row {wrong}; the index has {size:,}, counted from 0")
-    return lists
+def _stored(rows: Float[np.ndarray, "N D"], form: Format | None, progress: Progress) -> Stored:
+    own = _form(rows.dtype.name, ("float16", "float32"), "rows")
+    form = own if form is None else _form(form, scan.FORMATS, "form")
+    # Rows that are in order stay mapped; others are copied.
+    ordered = rows if rows.flags.c_contiguous else np.ascontiguousarray(rows)
+    return scan.stored(ordered, form, 0, progress)
 
 
 def _scores(

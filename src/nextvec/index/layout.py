@@ -36,6 +36,7 @@ class Manifest:
         sizes: bytes of every file.
         sha256: of the small ones.
         measured: of an approximate index: recall, and what it was measured with.
+        distinct: the bank's distinct vectors, which are what is searched; 0 where every row was.
         format: version of this layout.
     """
 
@@ -51,6 +52,7 @@ class Manifest:
     sizes: dict[str, int] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
+    distinct: int = 0
     format: int = FORMAT
 
     @staticmethod

@@ -58,8 +58,9 @@ def predict_file(
     """Write what is expected after the vectors of every document, as Parquet.
 
     Columns: ``document``, ``index`` (of the last vector read), ``expected``
-    (rows of the bank, best first; what the document has said is left out),
-    ``score``, ``text`` where the bank has it, ``vector`` on request. Parts are
+    (distinct vectors of the bank, best first, each by its first row; what the
+    document has said is left out), ``score``, ``count`` (rows that hold it),
+    ``text`` where the bank has it, ``vector`` on request. Parts are
     kept beside ``out`` until all are there; the same call goes on from them.
 
     Args:
@@ -81,6 +82,7 @@ def predict_file(
             "k": k,
             "at": at,
             "vectors": vectors,
+            "candidates": "distinct",
         },
         sort_keys=True,
     )
@@ -88,7 +90,7 @@ def predict_file(
         return _written(out, settings)
     parts = out.with_name(f".{out.name}.parts")
     _begin(parts, settings)
-    total = _count(source)
+    total = _documents(source)
     files, done = _finished(parts)
     documents = done
     for number, group in enumerate(_groups(_contexts(source, engine.dim), done, at), len(files)):
@@ -139,6 +141,7 @@ def _table(engine: Engine, group: list[Context], k: int, at: At, vectors: bool) 
         pa.array(np.concatenate([context.index[-len(part) :] for context, part in zip(group, predicted, strict=True)])),
         pa.array(held, pa.list_(pa.int64())),
         pa.array([line[: len(kept)] for line, kept in zip(scores.tolist(), held, strict=True)], pa.list_(pa.float32())),
+        pa.array([[_count(engine.bank, row) for row in line] for line in held], pa.list_(pa.int64())),
     ]
     if engine.bank.manifest.text:
         texts = [[engine.bank.text(row) if row < len(engine.bank) else None for row in line] for line in held]
@@ -179,11 +182,19 @@ def _read(model: Recurrent[Any], x_BTD: Tensor) -> Tensor:
 
 
 def _said(engine: Engine, context: Context, at: At) -> list[np.ndarray]:
-    """For each prediction, the rows of the bank that its document has said by then."""
-    which, rows = engine.copies.pairs(context.rows)
+    """For each prediction, the vectors of the bank that its document has said by then, each by its first row."""
+    found = engine.bank.distinct.find(context.rows)
+    places = np.flatnonzero(found >= 0)
+    _, first = np.unique(found[places], return_index=True)
+    places = np.sort(places[first])  # where each is said for the first time
+    rows = found[places]
     if at == "last":
         return [rows]
-    return [rows[:count] for count in np.searchsorted(which, np.arange(len(context.rows)), side="right").tolist()]
+    return [rows[:count] for count in np.searchsorted(places, np.arange(len(context.rows)), side="right").tolist()]
+
+
+def _count(bank: Bank, row: int) -> int:
+    return bank.distinct.count(row) if row < len(bank) else 1
 
 
 def _contexts(source: Path, dim: int) -> Iterator[Context]:
@@ -274,7 +285,7 @@ def _identity(source: Path) -> str:
     return hashlib.sha256(f"{source.name} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()
 
 
-def _count(source: Path) -> int:
+def _documents(source: Path) -> int:
     """How many documents there are, for the progress shown."""
     if (source / MANIFEST).exists():
         return Bank.open(source).num_documents
@@ -330,6 +341,7 @@ def _schema(engine: Engine, vectors: bool) -> pa.Schema:
         ("index", pa.int64()),
         ("expected", pa.list_(pa.int64())),
         ("score", pa.list_(pa.float32())),
+        ("count", pa.list_(pa.int64())),
     ]
     fields += [("text", pa.list_(pa.string()))] if engine.bank.manifest.text else []
     fields += [("vector", pa.list_(pa.float32(), engine.dim))] if vectors else []

@@ -23,7 +23,6 @@ from nextvec.encoders import Encoder, load_encoder
 from nextvec.errors import DataError, NotFiniteError, RunError, SettingsError
 from nextvec.index import ExactIndex, Index, allowed_rows
 from nextvec.inference import snapshot
-from nextvec.inference.copies import Copies
 from nextvec.inference.expected import Expected, context_chunks
 from nextvec.inference.session import Session, unit_rows
 from nextvec.inference.states import Batches, owned
@@ -62,7 +61,7 @@ class Engine:
     Args:
         model: in evaluation mode, as :func:`~nextvec.models.packed.pack` makes it.
         bank: the candidates, with their texts.
-        index: of the bank's rows; exact over all of them when None.
+        index: of the bank's distinct vectors; exact over all of them when None.
         digest: of the model; sessions are restored only where it is the same.
         weights: the format they are held in, for whoever asks.
         context: vectors that the model was trained to read, for whoever asks; None where nobody knows.
@@ -81,7 +80,9 @@ class Engine:
             raise DataError(f"the model reads vectors of width {model.dim}, the bank holds width {bank.dim}")
         self.model = model
         self.bank = bank
-        self.index: Index = index if index is not None else ExactIndex(bank.rows)
+        self.index: Index = index if index is not None else ExactIndex.build(bank)
+        if len(self.index.distinct.numbers) != len(bank):
+            raise DataError(f"the index holds {len(self.index.distinct.numbers):,} rows of a bank, this bank {len(bank):,}")
         self.digest = digest or _digest(model, "")
         self.weights: Weights = weights
         self.context = context
@@ -188,7 +189,7 @@ class Engine:
 
     @torch.inference_mode()
     def predict(self, sessions: Sequence[Session], k: int = 5, documents: Sequence[int] | None = None) -> list[list[Expected]]:
-        """For each session the ``k`` candidates that it expects next, in one search.
+        """For each session the ``k`` distinct vectors that it expects next, in one search.
 
         Raises:
             DataError: a session that has read nothing, or a document that does not exist.
@@ -221,17 +222,16 @@ class Engine:
             return [self.answers([question])[0] for question in questions]
 
     def nearest(self, vectors: np.ndarray) -> Int64[np.ndarray, " R"]:
-        """The row of the bank nearest to each vector [R, D].
+        """For each vector [R, D] the first row of the bank that holds it, or else that of the nearest.
 
         Raises:
             DataError: a vector that cannot be read.
         """
-        return self.index.search(unit_rows(vectors, self.dim), 1).rows[:, 0]
-
-    @cached_property
-    def copies(self) -> Copies:
-        """Which rows of the bank a context already holds; made when it is first asked for."""
-        return Copies(self.bank.rows)
+        unit = unit_rows(vectors, self.dim)
+        found = self.bank.distinct.find(unit)
+        other = np.flatnonzero(found < 0)
+        found[other] = self.index.search(unit[other], 1).rows[:, 0]
+        return found
 
     @cached_property
     def encoder(self) -> Encoder:

@@ -14,26 +14,29 @@ from nextvec.ingestion.text import blank, checked
 
 @dataclass(frozen=True)
 class Expected:
-    """One chunk that is expected next.
+    """One vector that is expected next.
 
     Attributes:
-        row: of the bank; rows added while serving come after the bank's.
+        row: of the bank, the first that holds it (of the documents that were asked for); rows added while serving
+            come after the bank's.
         score: product with the prediction.
-        document: title of the document it comes from; empty for a row that was added.
-        text: the chunk, or None where the bank holds vectors only.
+        document: title of the document of ``row``; empty for a row that was added.
+        text: the chunk of ``row``, or None where the bank holds vectors only.
+        count: rows of the bank that hold it; ``bank.distinct.rows(row)`` names them.
     """
 
     row: int
     score: float
     document: str
     text: str | None
+    count: int = 1
 
     @staticmethod
     def of(bank: Bank, row: int, score: float) -> "Expected":
         if row >= len(bank):
             return Expected(row, score, "", None)
         document = int(bank.document_of(np.array([row]))[0])
-        return Expected(row, score, bank.documents[document][1], bank.text(row))
+        return Expected(row, score, bank.documents[document][1], bank.text(row), bank.distinct.count(row))
 
 
 def encode_context(text: str, encoder: Encoder, chunking: Chunking) -> Float32[np.ndarray, "T D"]:

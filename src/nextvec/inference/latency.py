@@ -161,10 +161,10 @@ def read_seconds(size: int, rounds: int = 20) -> float:
 
 
 def candidates_of(bank: Bank, count: int | None) -> Bank:
-    """A bank of ``count`` rows to search among: the bank's, then more of their kind, each at cosine 0.9 from one of them."""
-    if count is None or count == len(bank):
+    """A bank of ``count`` distinct vectors to search among: the bank's, then more, each at cosine 0.9 from one of these."""
+    if count is None or count == len(bank.distinct):
         return bank
-    rows = bank.rows[:count].astype(np.float32)
+    rows = bank.rows[bank.distinct.firsts[:count]].astype(np.float32)
     rng = np.random.default_rng(0)
     parts = [rows]
     while (missing := count - sum(map(len, parts))) > 0:

@@ -69,7 +69,9 @@ class Session:
         return self.push_many(self.engine.encode(text))
 
     def predict(self, k: int = 5, documents: Sequence[int] | None = None) -> list[Expected]:
-        """The ``k`` candidates expected next, best first; rows that the context already holds are left out.
+        """The ``k`` distinct vectors expected next, best first; those that the context already holds are left out.
+
+        They are the candidates of an exam over the whole bank, and no others.
 
         Args:
             documents: numbers of the bank's documents to look in; None for all.
@@ -91,9 +93,10 @@ class Session:
         return other
 
     def rows_seen(self) -> Int64[np.ndarray, " rows"]:
-        """Rows of the bank that the context holds copies of, ascending; each vector is looked up once."""
+        """The vectors of the bank that the context holds, each by its first row, ascending; each is looked up once."""
         if self._unseen:
-            found = self.engine.copies.of(np.concatenate(self._unseen))
+            found = np.unique(self.engine.bank.distinct.find(np.concatenate(self._unseen)))
+            found = found[found >= 0]
             places = np.searchsorted(self._seen, found)
             known = np.append(self._seen, -1)[places] == found
             self._seen = np.insert(self._seen, places[~known], found[~known])

@@ -10,6 +10,7 @@ import json
 import struct
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -62,7 +63,9 @@ def restore(engine: "Engine", data: bytes) -> "Session":
     ]
     state = like(session.state, parts)
     prediction = tensors["prediction"].numpy() if "prediction" in tensors else None
-    return session.restored(state, int(facts["length"]), prediction, tensors["seen"].numpy())
+    # Snapshots of earlier versions hold every row, not the first of each vector.
+    seen = np.unique(engine.bank.distinct.classes[tensors["seen"].numpy()])
+    return session.restored(state, int(facts["length"]), prediction, seen)
 
 
 def _opened(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:

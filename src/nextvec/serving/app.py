@@ -294,9 +294,18 @@ def _k(request: Request) -> int:
 
 
 def _content(request: Request, answer: Answer) -> dict[str, Any]:
-    texts = request.query_params.get("text") in ("1", "true")
+    texts, rows = (request.query_params.get(name) in ("1", "true") for name in ("text", "rows"))
+    service: Service = request.app
     expected = [
-        {"row": e.row, "score": e.score, "document": e.document, **({"text": e.text} if texts else {})} for e in answer.expected
+        {
+            "row": e.row,
+            "score": e.score,
+            "document": e.document,
+            "count": e.count,
+            **({"text": e.text} if texts else {}),
+            **({"rows": service.holders(answer.model, e.row)} if rows else {}),
+        }
+        for e in answer.expected
     ]
     return {
         "expected": expected,

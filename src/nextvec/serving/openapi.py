@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nextvec.serving.dashboard import FILES
-from nextvec.serving.wire import F16, F32, JSON, MOST_JSON, MOST_K, OCTETS, PROBLEM, most_body, most_rows
+from nextvec.serving.wire import F16, F32, JSON, MOST_JSON, MOST_K, MOST_ROWS, OCTETS, PROBLEM, most_body, most_rows
 
 Json = dict[str, Any]
 
@@ -81,7 +81,7 @@ def _ref(name: str) -> Json:
 
 
 _ANSWER: Json = {
-    "expected": {"type": "array", "items": _ref("Expected")},
+    "expected": {"type": "array", "items": _ref("Expected"), "description": "Distinct vectors, best first."},
     "arm": {"enum": ["stable", "canary"]},
     "model": NAME,
     "reason": {
@@ -97,12 +97,20 @@ _ANSWER: Json = {
 SCHEMAS: Mapping[str, Json] = {
     "Expected": _object(
         {
-            "row": WHOLE,
+            "row": {**WHOLE, "description": "Of the bank: the first that holds this vector."},
             "score": {"type": "number"},
             "document": {"type": "string"},
+            "count": {"type": "integer", "minimum": 1, "description": "Rows of the bank that hold this vector."},
             "text": {"type": ["string", "null"], "description": "With ?text=1; null where the bank holds vectors only."},
+            "rows": {
+                "type": "array",
+                "items": WHOLE,
+                "minItems": 1,
+                "maxItems": MOST_ROWS,
+                "description": f"With ?rows=1: the rows that hold this vector, ascending; the first {MOST_ROWS} of count.",
+            },
         },
-        optional=("text",),
+        optional=("text", "rows"),
     ),
     "Answer": _object({**_ANSWER, "request": {"type": "string"}}),
     "Answers": _object({"answers": {"type": "array", "items": _object(_ANSWER)}, "request": {"type": "string"}}),
@@ -208,6 +216,7 @@ def _paths(dim: int) -> Json:
     seq = _query("seq", {"type": "integer", "minimum": 1}, "Appends so far + 1. The last one again is not applied twice.")
     incarnation = _query("incarnation", INCARNATION, "Refuse the append with 409 if the session is another one by now.")
     text = _query("text", {"enum": ["0", "1", "true", "false"]}, "1 adds the texts of chunks.")
+    rows = _query("rows", {"enum": ["0", "1", "true", "false"]}, f"1 adds the rows that hold each vector, at most {MOST_ROWS}.")
     lengths = _query("lengths", {"type": "string"}, "Vectors of each context: 10,20,30.", required=True)
     answer = {200: _content("What is expected next.", _ref("Answer"))}
     of_session = {200: _content("Where it stands.", _ref("Session"))}
@@ -236,24 +245,30 @@ def _paths(dim: int) -> Json:
         "/v1/sessions/{session}/append": {
             "parameters": [session],
             "post": _operation(
-                "Append vectors, predict", answer, (404, 409, 413, 422, 507), [seq, incarnation, k_or_none, text, *head], body
+                "Append vectors, predict",
+                answer,
+                (404, 409, 413, 422, 507),
+                [seq, incarnation, k_or_none, text, rows, *head],
+                body,
             ),
         },
         "/v1/sessions/{session}/predict": {
             "parameters": [session],
-            "post": _operation("What comes next", answer, (404, 409), [k, text, *head]),
+            "post": _operation("What comes next", answer, (404, 409), [k, text, rows, *head]),
         },
         "/v1/sessions/{session}/snapshot": {
             "parameters": [session],
             "get": _operation("The state, for another process", {200: _binary("A snapshot.")}, (404, 409), head[:1]),
         },
-        "/v1/predict": {"post": _operation("What comes next in one whole context", answer, (413, 422), [k, text, *head], body)},
+        "/v1/predict": {
+            "post": _operation("What comes next in one whole context", answer, (413, 422), [k, text, rows, *head], body)
+        },
         "/v1/predict/batch": {
             "post": _operation(
                 "What comes next in many whole contexts",
                 {200: _content("One answer per context.", _ref("Answers"))},
                 (413, 422),
-                [k, text, lengths, *head],
+                [k, text, rows, lengths, *head],
                 body,
             )
         },

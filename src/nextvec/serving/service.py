@@ -37,7 +37,7 @@ from nextvec.serving.router import BUCKETS, LONGEST_SALT, Arm, Expert, Lineup, R
 from nextvec.serving.states import States
 from nextvec.serving.texts import Texts
 from nextvec.serving.turns import Steps
-from nextvec.serving.wire import RefusedError, Vectors
+from nextvec.serving.wire import MOST_ROWS, RefusedError, Vectors
 
 T = TypeVar("T")
 
@@ -406,6 +406,11 @@ class Service:
     def rows(self, ids: Sequence[int]) -> Float32[np.ndarray, "T D"]:
         """Rows of the stable model's candidates."""
         return np.asarray(self.models[self.stable].engine.bank.rows[np.asarray(ids)], np.float32)
+
+    def holders(self, model: str, row: int) -> list[int]:
+        """The rows of a model's bank that hold the vector of ``row``, ascending; the first MOST_ROWS of them."""
+        bank = self.models.get(model, self.models[self.stable]).engine.bank  # both arms of a rollout have one bank
+        return bank.distinct.rows(row)[:MOST_ROWS].tolist()
 
     # Models
 
@@ -857,7 +862,7 @@ class Service:
         if promise is None:
             return
         try:
-            truth = vectors.ids[0] if vectors.ids else await self._nearest(vectors.rows)
+            truth = await self._truth(vectors)
         except EndedError:  # the append stands; what it says of the prediction is lost
             self._tell("unlabelled", promise, session, 1.0)
             self._settle(session, promise, None)
@@ -876,10 +881,13 @@ class Service:
         if promise is not None and self.record is not None:
             self.record(Settled(session, promise.time, promise.vectors, promise.seconds, promise.failed, hit))
 
-    async def _nearest(self, vectors: Float32[np.ndarray, "T D"]) -> int:
+    async def _truth(self, vectors: Vectors) -> int:
+        """The first row of the bank that holds what was appended, or else that of the nearest vector."""
         model = self.models[self.stable]
+        if vectors.ids:
+            return int(model.engine.bank.distinct.classes[vectors.ids[0]])
         with model.line.used():
-            return int((await self._in_thread(lambda: model.engine.nearest(vectors[:1])))[0])
+            return int((await self._in_thread(lambda: model.engine.nearest(vectors.rows[:1])))[0])
 
     def _tell(self, stream: Stream, promise: _Promise, session: str, value: float) -> None:
         if promise.counted and promise.rollout == self.snapshot.rollout:
@@ -923,6 +931,7 @@ class Service:
         engine = self._open_run(run)
         try:
             self._check(name, engine)
+            engine.bank.distinct.rows(0)  # reads the whole bank, once for each model
             (answer,) = engine.answers([Question(engine.session(), np.asarray(engine.bank.rows[:1], np.float32), 1)])
             if isinstance(answer, Exception):
                 raise answer

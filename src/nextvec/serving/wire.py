@@ -24,6 +24,7 @@ NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 INCARNATION = re.compile(r"[0-9a-f]{16}")
 ZERO, LONGEST = 1e-12, 1e18  # a shorter vector has no direction, the bank's own bound; a longer one no float32 square
 MOST_K, MOST_VECTORS = 1_000, 10_000
+MOST_ROWS = 100  # that an answer names of those that hold one vector
 MOST_JSON = 1 << 20
 MOST_BODY = 64 << 20  # whatever the width
 

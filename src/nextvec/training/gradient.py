@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nextvec.bank import Bank, row_classes
+from nextvec.bank import Bank
 from nextvec.batches import Candidates, Passages, candidates, passages
 from nextvec.models import ExpertGRU, PublishedMemoryGRU, Recurrent
 from nextvec.models.experts import balance
@@ -69,7 +69,7 @@ class Gradient:
         self.model, self.log_temperature, self.bank, self.train_rows = model, log_temperature, bank, train_rows
         self.settings, self.scale = settings, scale
         self.device = log_temperature.device
-        self.classes = row_classes(bank.rows)
+        self.classes = bank.distinct.classes
         self.copies = np.bincount(self.classes[train_rows], minlength=len(bank))
         self._whole: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=True) if settings.compile else model
 

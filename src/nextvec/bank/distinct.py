@@ -1,0 +1,239 @@
+"""Which rows of a bank hold the same vector: the one definition for exams, search, contexts and training."""
+
+# Axes: N rows, D width, F forms (rows with different bits), U distinct vectors, S sketch, C cells, P pairs or vectors.
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float, Float32, Int64, UInt64
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+BLOCK = 65_536
+ROUNDING = 1e-3  # no two roundings of one unit vector to float16 lie further apart: one unit in the last place each, 2**-10
+SKETCH, SAMPLE = 8, 256  # directions, and rows that they are taken from
+PAIRS, LOOKED_UP = 4_096, 16_384  # pairs that are compared, vectors that are looked up at once
+LOST = 1e-5  # of a sketch's coordinates in float32
+
+
+@dataclass(frozen=True, eq=False)
+class Distinct:
+    """The distinct vectors of a bank, each named by the first row that holds it.
+
+    Two rows hold the same vector where they lie no further apart than
+    ``ROUNDING``, directly or through others: one text that is encoded in two
+    batches differs in the last bits. A vector from elsewhere is that of the
+    row nearest to it, if that lies within ``ROUNDING``.
+
+    Attributes:
+        firsts: the first row of each vector, ascending.
+        numbers: for each row, which of ``firsts`` holds the same vector.
+    """
+
+    firsts: Int64[np.ndarray, " U"]
+    numbers: Int64[np.ndarray, " N"]
+    _cells: "_Cells" = field(repr=False)
+
+    @staticmethod
+    def of(rows: Float[np.ndarray, "N D"]) -> "Distinct":
+        """The distinct vectors of unit rows, in time and memory that grow as their number does."""
+        forms, number_of_form = _first_of_each(row_hashes(rows))
+        cells = _Cells(rows, forms)
+        kept, number = np.unique(_joined(cells), return_inverse=True)
+        return Distinct(forms[kept], number[number_of_form], cells)
+
+    def __len__(self) -> int:
+        return len(self.firsts)
+
+    @cached_property
+    def classes(self) -> Int64[np.ndarray, " N"]:
+        """For each row, the first row that holds the same vector."""
+        return self.firsts[self.numbers]
+
+    @cached_property
+    def counts(self) -> Int64[np.ndarray, " U"]:
+        """For each vector, how many rows hold it."""
+        return np.bincount(self.numbers, minlength=len(self.firsts)).astype(np.int64)
+
+    def count(self, row: int) -> int:
+        """How many rows hold the vector of ``row``."""
+        return int(self.counts[self.numbers[row]])
+
+    def rows(self, row: int) -> Int64[np.ndarray, " rows"]:
+        """All rows that hold the vector of ``row``, ascending."""
+        order, ends = self._by_number
+        number = self.numbers[row]
+        return order[ends[number] - self.counts[number] : ends[number]]
+
+    def find(self, vectors: Float32[np.ndarray, "P D"]) -> Int64[np.ndarray, " P"]:
+        """For each unit vector, the first row that holds it; -1 where none does.
+
+        A row of the bank, brought to unit length, finds its own vector: its
+        rounding changed its length by less than ROUNDING / 2, so a row that
+        lies nearer to it than it lies itself holds the same vector.
+        """
+        found = np.full(len(vectors), -1, np.int64)
+        for start in range(0, len(vectors), LOOKED_UP):
+            rows = self._cells.nearest(vectors[start : start + LOOKED_UP])
+            found[start : start + LOOKED_UP] = np.where(rows >= 0, self.classes[rows], -1)
+        return found
+
+    def cells(self, vectors: Float32[np.ndarray, "P D"]) -> list[list[int]]:
+        """Numbers of the cells that each vector lies in; two vectors within ROUNDING share one."""
+        keys, which = self._cells.touched(self._cells.sketches_of(vectors))
+        found: list[list[int]] = [[] for _ in vectors]
+        for key, n in zip(keys.tolist(), which.tolist(), strict=True):
+            found[n].append(key)
+        return found
+
+    @cached_property
+    def _by_number(self) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " U"]]:
+        return np.argsort(self.numbers, kind="stable"), np.cumsum(self.counts)
+
+
+def row_hashes(rows: Float[np.ndarray, "N D"]) -> UInt64[np.ndarray, " N"]:
+    """A 64-bit hash of each row's bits: every 8 bytes are folded in by :func:`mix64`.
+
+    Among ten million rows, two different ones share a hash with a probability of about 3 in a million.
+    """
+    width = rows.shape[1] * rows.itemsize
+    words = -(-width // 8)
+    hashes = np.empty(len(rows), dtype=np.uint64)
+    for start in range(0, len(rows), BLOCK):
+        block = np.ascontiguousarray(rows[start : start + BLOCK])
+        padded = np.zeros((len(block), words * 8), dtype=np.uint8)
+        padded[:, :width] = block.view(np.uint8).reshape(len(block), width)
+        mixed = np.full(len(block), GOLDEN)
+        for word in np.ascontiguousarray(padded.view(np.uint64).T):
+            mixed = mix64((mixed ^ word) + GOLDEN)
+        hashes[start : start + BLOCK] = mixed
+    return hashes
+
+
+def mix64(z: UInt64[np.ndarray, " N"]) -> UInt64[np.ndarray, " N"]:
+    """The finaliser of splitmix64 (Steele et al. 2014): every bit in changes half of the bits out."""
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def _first_of_each(hashes: UInt64[np.ndarray, " N"]) -> tuple[Int64[np.ndarray, " F"], Int64[np.ndarray, " N"]]:
+    """The first place of each hash, ascending, and for each place the number of its hash in that order."""
+    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return first[order].astype(np.int64), rank[inverse]
+
+
+class _Cells:
+    """Rows with different bits in cells, by which those within ROUNDING of a vector are found; none is missed.
+
+    A sketch is a vector's place along a few orthonormal directions. A
+    projection shortens distances, so the sketches of two vectors within
+    ROUNDING differ by at most that in each coordinate, and boxes of that size
+    around them have a point in common. A row is entered in every cell that its
+    box touches; so does a vector that is looked up, and the two share a cell.
+    """
+
+    def __init__(self, rows: Float[np.ndarray, "N D"], forms: Int64[np.ndarray, " F"]) -> None:
+        self.rows, self.forms = rows, forms
+        # Where a sample differs most, few rows share a cell.
+        sample = rows[forms[:: max(1, len(forms) // SAMPLE)]].astype(np.float32)
+        self._directions = np.linalg.svd(sample - sample.mean(0), full_matrices=False)[2][:SKETCH].T.copy()
+        blocks = (forms[start : start + BLOCK] for start in range(0, len(forms), BLOCK))
+        self.sketches = np.concatenate([self.sketches_of(rows[block].astype(np.float32)) for block in blocks])
+        self._width = np.clip(self.sketches.std(0), 4 * ROUNDING, 20 * ROUNDING)  # few in a cell, and few on a border
+        keys, places = self.touched(self.sketches)
+        order = np.argsort(keys, kind="stable")
+        self.keys, self.places = keys[order], places[order]
+
+    def sketches_of(self, vectors: Float32[np.ndarray, "P D"]) -> Float32[np.ndarray, "P S"]:
+        return vectors @ self._directions
+
+    def nearest(self, vectors: Float32[np.ndarray, "P D"]) -> Int64[np.ndarray, " P"]:
+        """The row nearest to each vector, the lower one in a tie; -1 where none lies within ROUNDING."""
+        sketches = self.sketches_of(vectors)
+        keys, which = self.touched(sketches)
+        first, stop = np.searchsorted(self.keys, keys), np.searchsorted(self.keys, keys, side="right")
+        counts = stop - first
+        which = np.repeat(which, counts)
+        entries = np.arange(len(which)) + np.repeat(first - np.cumsum(counts) + counts, counts)
+        forms = self.places[entries]
+        near = ((self.sketches[forms] - sketches[which]) ** 2).sum(1) <= (ROUNDING + LOST) ** 2
+        which, forms = which[near], forms[near]
+        apart = _squares(self.rows, self.forms[forms], vectors, which)
+        order = np.lexsort((-forms, -apart))  # the last of what is assigned stays: the nearest
+        order = order[apart[order] <= ROUNDING**2]
+        found = np.full(len(vectors), -1, np.int64)
+        found[which[order]] = self.forms[forms[order]]
+        return found
+
+    def touched(self, sketches: Float32[np.ndarray, "P S"]) -> tuple[UInt64[np.ndarray, " C"], Int64[np.ndarray, " C"]]:
+        """Every cell that a box touches, by its hash, and whose box it is."""
+        half = ROUNDING / 2 + LOST
+        cells = np.floor((sketches - half) / self._width)
+        high = np.floor((sketches + half) / self._width)
+        places = np.arange(len(sketches), dtype=np.int64)
+        for axis in np.flatnonzero((high > cells).any(axis=0)).tolist():
+            twice = np.flatnonzero(high[places, axis] > cells[:, axis])
+            other = cells[twice]
+            other[:, axis] += 1
+            places, cells = np.concatenate([places, places[twice]]), np.concatenate([cells, other])
+        return row_hashes(cells + 0.0), places  # + 0.0: one zero, not two
+
+
+def _joined(cells: _Cells) -> Int64[np.ndarray, " F"]:
+    """For each form, the lowest form that it is joined with."""
+    rows, forms = cells.rows, cells.forms
+    lowest = np.arange(len(forms), dtype=np.int64)
+    if rows.dtype != np.float16:  # those that round alike are joined at once, however many they are
+        blocks = (forms[start : start + BLOCK] for start in range(0, len(forms), BLOCK))
+        first, number = _first_of_each(np.concatenate([row_hashes(rows[block].astype(np.float16)) for block in blocks]))
+        lowest = first[number]
+    for a, b in _neighbours(cells.keys, cells.places):
+        apart = lowest[a] != lowest[b]
+        a, b = a[apart], b[apart]
+        near = ((cells.sketches[a] - cells.sketches[b]) ** 2).sum(1) <= (ROUNDING + LOST) ** 2
+        a, b = a[near], b[near]
+        same = _squares(rows, forms[a], rows, forms[b]) <= ROUNDING**2
+        lowest = _union(lowest, a[same], b[same])
+    return lowest
+
+
+def _squares(
+    rows: Float[np.ndarray, "N D"], a: Int64[np.ndarray, " P"], others: Float[np.ndarray, "M D"], b: Int64[np.ndarray, " P"]
+) -> Float32[np.ndarray, " P"]:
+    """The squared distance of each pair."""
+    squares = np.empty(len(a), np.float32)
+    for start in range(0, len(a), PAIRS):
+        part = slice(start, start + PAIRS)
+        apart = rows[a[part]].astype(np.float32) - others[b[part]].astype(np.float32)
+        squares[part] = np.einsum("pd,pd->p", apart, apart)
+    return squares
+
+
+def _neighbours(
+    keys: UInt64[np.ndarray, " C"], named: Int64[np.ndarray, " C"]
+) -> Iterator[tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " P"]]]:
+    """What every two equal keys name, of keys in order: those one place apart, then those two apart, ..."""
+    step, first = 1, np.arange(len(keys), dtype=np.int64)
+    while True:
+        first = first[first + step < len(keys)]
+        first = first[keys[first] == keys[first + step]]  # equal at this distance means equal at all smaller ones
+        if not len(first):
+            return
+        yield named[first], named[first + step]
+        step += 1
+
+
+def _union(lowest: Int64[np.ndarray, " F"], a: Int64[np.ndarray, " P"], b: Int64[np.ndarray, " P"]) -> Int64[np.ndarray, " F"]:
+    """The lowest number of each component once the pairs are joined too; every entry names its component's lowest."""
+    while (lowest[a] != lowest[b]).any():
+        one, two = lowest[a], lowest[b]
+        np.minimum.at(lowest, one, two)
+        np.minimum.at(lowest, two, one)
+        while (lowest[lowest] != lowest).any():
+            lowest = lowest[lowest]
+    return lowest
