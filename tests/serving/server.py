@@ -17,8 +17,11 @@ import numpy as np
 from nextvec.bank import BankWriter, VectorDocument
 from nextvec.training import TrainSettings, begin, train
 from tests.conftest import walk_bank
+from tests.waiting import PATIENCE
 
 DIM = 16
+# What the server would refuse or break off because the machine is slow; a test whose subject that is names its own.
+PATIENT = ("--budget-ms", "60000", "--deadline-ms", "60000")
 SMALL = TrainSettings(context=20, batch=3, updates=2, evaluate_every=1, hidden=8, slots=16, working=8, pool=30)
 
 
@@ -59,9 +62,9 @@ class Running:
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(PATIENCE)
 
-    def talk(self, data: bytes, timeout: float = 15) -> bytes:
+    def talk(self, data: bytes, timeout: float = PATIENCE) -> bytes:
         """What comes back for these bytes until the server closes."""
         with socket.create_connection(self.address, timeout=timeout) as connection:
             with suppress(BrokenPipeError, ConnectionResetError):  # it may say no before it has read everything
@@ -75,7 +78,7 @@ class Running:
 
 @contextmanager
 def serving(run: Path | Sequence[Path], sessions: Path, *options: str, log: Path | None = None) -> Iterator[Running]:
-    """A server on a free port; killed at the end, if it has not been stopped."""
+    """A server on a free port; killed at the end, if it has not been stopped. ``options`` come after ``PATIENT``."""
     command = [
         sys.executable,
         "-m",
@@ -87,6 +90,7 @@ def serving(run: Path | Sequence[Path], sessions: Path, *options: str, log: Path
         "--sessions",
         str(sessions),
         "--json",
+        *PATIENT,
     ]
     errors = (log or sessions.with_suffix(".log")).open("ab")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -98,7 +102,7 @@ def serving(run: Path | Sequence[Path], sessions: Path, *options: str, log: Path
         yield Running(process, json.loads(line)["url"])
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(PATIENCE)
         process.stdout.close()
         errors.close()
 
