@@ -17,8 +17,11 @@ import numpy as np
 from nextvec.bank import Bank, BankWriter, VectorDocument
 from nextvec.training import TrainSettings, begin, train
 from tests.conftest import walk_bank
+from tests.waiting import PATIENCE
 
 DIM = 16
+# What the server would refuse or break off because the machine is slow; a test whose subject that is names its own.
+PATIENT = ("--budget-ms", "60000", "--deadline-ms", "60000")
 SMALL = TrainSettings(context=20, batch=3, updates=2, evaluate_every=1, hidden=8, slots=16, working=8, pool=30)
 
 
@@ -55,9 +58,9 @@ class Running:
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(PATIENCE)
 
-    def talk(self, data: bytes, timeout: float = 15) -> bytes:
+    def talk(self, data: bytes, timeout: float = PATIENCE) -> bytes:
         """What comes back for these bytes until the server closes."""
         with socket.create_connection(self.address, timeout=timeout) as connection:
             with suppress(BrokenPipeError, ConnectionResetError):  # it may say no before it has read everything
@@ -71,7 +74,10 @@ class Running:
 
 @contextmanager
 def serving(run: Path | Sequence[Path], sessions: Path | None, *options: str, log: Path | None = None) -> Iterator[Running]:
-    """A server on a free port; killed at the end, if it has not been stopped. Without ``sessions`` it chooses their folder."""
+    """A server on a free port; killed at the end, if it has not been stopped. ``options`` come after ``PATIENT``.
+
+    Without ``sessions`` the server chooses their folder.
+    """
     first = run if isinstance(run, Path) else run[0]
     log = log or (sessions or first.parent / "server").with_suffix(".log")
     command = [
@@ -84,6 +90,7 @@ def serving(run: Path | Sequence[Path], sessions: Path | None, *options: str, lo
         "0",
         *([] if sessions is None else ["--sessions", str(sessions)]),
         "--json",
+        *PATIENT,
     ]
     errors = log.open("ab")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -95,7 +102,7 @@ def serving(run: Path | Sequence[Path], sessions: Path | None, *options: str, lo
         yield Running(process, json.loads(line)["url"])
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(PATIENCE)
         process.stdout.close()
         errors.close()
 

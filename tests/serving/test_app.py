@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ from nextvec.serving import openapi
 from nextvec.serving.states import OVERHEAD
 from nextvec.serving.wire import F16, F32
 from tests.serving.server import DIM, Running, make_run, request, rows_of, serving
+from tests.waiting import PATIENCE, until
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def server(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runn
 
 @pytest.fixture
 def http(server: Running) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=20) as client:
+    with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
         yield client
 
 
@@ -106,7 +106,7 @@ def test_a_retry_storm_applies_each_append_once(server: Running) -> None:
 
     def writer(_: int) -> int:
         conflicts = 0
-        with httpx.Client(base_url=server.url, timeout=20) as http:
+        with httpx.Client(base_url=server.url, timeout=PATIENCE) as http:
             for n, row in enumerate(rows):
                 for _ in range(2):
                     answer = http.post(
@@ -239,7 +239,7 @@ def test_a_killed_server_loses_nothing_that_it_acknowledged(run: Path, tmp_path:
             threads = [threading.Thread(target=_quietly, args=(write, f"k{n}")) for n in range(4)]
             for thread in threads:
                 thread.start()
-            time.sleep(1.0)
+            until(lambda: len(acknowledged) == 4 and all(seq > 10 for seq in acknowledged.values()))
             server.kill()
             for thread in threads:
                 thread.join()
@@ -313,7 +313,7 @@ def test_a_stop_under_load_drops_no_request(run: Path, tmp_path: Path) -> None:
         statuses: list[int] = []
 
         def ask(n: int) -> None:
-            with httpx.Client(base_url=server.url, timeout=20) as http:
+            with httpx.Client(base_url=server.url, timeout=PATIENCE) as http:
                 closing = False
                 while not closing:
                     answer = http.post("/v1/predict?k=2", content=rows_of(12, n).tobytes(), headers={"content-type": F32})
@@ -322,20 +322,19 @@ def test_a_stop_under_load_drops_no_request(run: Path, tmp_path: Path) -> None:
 
         with ThreadPoolExecutor(6) as pool:
             asked = [pool.submit(ask, n) for n in range(6)]
-            time.sleep(1.0)
+            until(lambda: len(statuses) > 20)
             server.process.send_signal(signal.SIGTERM)
             for one in asked:
-                one.result(30)
-        assert server.process.wait(30) == 0
-        assert len(statuses) > 20
+                one.result(PATIENCE)
+        assert server.process.wait(PATIENCE) == 0
         assert set(statuses) == {200}
 
 
 def test_overload_is_refused_at_once_and_passes(run: Path, tmp_path: Path) -> None:
-    with serving(run, tmp_path / "s", "--budget-ms", "1") as server:
+    with serving(run, tmp_path / "s", "--budget-ms", "0.001") as server:
 
         def ask(n: int) -> list[int]:
-            with httpx.Client(base_url=server.url, timeout=20) as http:
+            with httpx.Client(base_url=server.url, timeout=PATIENCE) as http:
                 body, headers = rows_of(16, n).tobytes(), {"content-type": F32}
                 return [http.post("/v1/predict?k=2", content=body, headers=headers).status_code for _ in range(20)]
 
@@ -417,6 +416,6 @@ def test_the_server_is_what_its_document_says(server: Running) -> None:
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json", "--checks", checks]
     patient = ["--header", "x-deadline-ms: 60000"]  # 504 is the right answer to a deadline of a millisecond
     ran = subprocess.run(
-        [*command, *patient, "--max-examples", "30", "--seed", "1"], capture_output=True, text=True, check=False, timeout=500
+        [*command, *patient, "--max-examples", "30", "--seed", "1"], capture_output=True, text=True, check=False, timeout=1_800
     )
     assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]

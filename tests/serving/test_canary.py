@@ -5,7 +5,7 @@ import json
 import pickle
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from nextvec.serving.rollout import Command, Plan, create, fold, intervene
 from nextvec.serving.simulate import EQUAL, recorded, simulate
 from nextvec.serving.units import bands
 from tests.serving.server import Running, make_run, rows_of, serving
+from tests.waiting import PATIENCE, until
 
 RUNGS = (Rung(5.0, 0.0, 10**6), Rung(50.0, 0.0, 10**6), Rung(98.0, 0.0, 10**6))
-QUICK = ("--turn", "0.05", "--budget-ms", "1000")
+QUICK = ("--turn", "0.05")
 PERSON = "tester"
 
 
@@ -63,13 +64,6 @@ def draft(ledger: Ledger, folder: Path, **plan: Any) -> str:
 
 def served(folder: Path) -> Any:
     return serving(folder / "run0", folder / "sessions", "--ledger", str(folder / "rollouts.db"), *QUICK)
-
-
-def until(what: Callable[[], bool], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
 
 
 def state(ledger: Ledger) -> str:
@@ -155,7 +149,7 @@ def test_a_canary_that_knows_nothing_is_rejected_in_the_shadow_and_nobody_saw_it
     models: set[str] = set()
     with served(folder) as server, Client(server.url) as client:
         until(lambda: httpx.get(f"{server.url}/v1/rollouts").json()["watching"])
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE
         for n in itertools.count():
             if state(ledger) == "REJECTED":
                 break
@@ -163,7 +157,8 @@ def test_a_canary_that_knows_nothing_is_rejected_in_the_shadow_and_nobody_saw_it
             session, first = client.session(f"p{n}"), int(held.offsets[n % held.num_documents])
             for row in range(first, first + 12):
                 models.add(session.append_rows([row], k=3).model)
-                time.sleep(0.005)  # the mirrored answer is to be there before the next append labels it
+                # The mirrored answer is to be there before the next append labels it: more time, the longer it takes.
+                time.sleep(0.005 * (1 + n // 20))
             session.delete()
     assert models == {"run0"}
     assert "worse: miss" in ledger.rows("r")[-1].cause

@@ -39,11 +39,11 @@ from nextvec.training import Run, TrainSettings, begin, sittings, train
 from tests.serving.drive import NEW, OLD, alike
 from tests.serving.server import Running, make_run, serving
 from tests.serving.test_lanes import spoil
+from tests.waiting import PATIENCE, until
 
-CHROMIUM = Path("/usr/bin/chromium")
-needs_browser = pytest.mark.skipif(
-    not CHROMIUM.exists() or find_spec("playwright") is None, reason=f"needs playwright and {CHROMIUM}"
-)
+MILLISECONDS = 1e3 * PATIENCE  # of whatever the page is waited for
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+needs_browser = pytest.mark.skipif(CHROMIUM is None or find_spec("playwright") is None, reason="needs playwright and chromium")
 DOCS = Path(__file__).parents[2] / "docs"
 SHOWN = ("desktop", "dark", "phone")
 FOR_DOCS = os.environ.get("NEXTVEC_SCREENSHOTS") == "docs"
@@ -269,7 +269,7 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield opened
         opened.close()
 
@@ -283,6 +283,7 @@ def visit(browser: Any) -> Iterator[Callable[..., Reader]]:
         def visit(server: Running, width: int = 1280, height: int = 860, ready: bool = True, **how: Any) -> Reader:
             context = browser.new_context(viewport={"width": width, "height": height}, **how)
             stack.callback(context.close)
+            context.set_default_timeout(MILLISECONDS)
             reader = Reader(context.new_page(), server.url)
             reader.listen()
             readers.append(reader)
@@ -294,14 +295,6 @@ def visit(browser: Any) -> Iterator[Callable[..., Reader]]:
         yield visit
     for reader in readers:
         reader.check()
-
-
-def until(what: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Asked from outside: the page's policy forbids a predicate that is made of text."""
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
 
 
 @contextmanager
@@ -327,7 +320,7 @@ def traffic(server: Running, rate: float = 60.0) -> Generator[None]:
         yield
     finally:
         stop.set()
-        thread.join(30)
+        thread.join(PATIENCE)
     assert faults == []
 
 
@@ -415,7 +408,7 @@ def test_a_lanes_expert_is_shown_and_that_it_is_down(
                     others.append_rows([at], k=5)
             page.get_by_role("row", name=f"{lane} {runs[1].name}").wait_for()
             spoil(runs[1], np.asarray(bank.rows[0], np.float32), row)
-            httpx.post(f"{server.url}/v1/models/{runs[1].name}/reload", timeout=30).raise_for_status()
+            httpx.post(f"{server.url}/v1/models/{runs[1].name}/reload", timeout=PATIENCE).raise_for_status()
             for _ in range(ENOUGH):
                 assert client.session("reader").append(row[None], k=3).model == runs[0].name
         page.get_by_role("row", name=f"{lane} {runs[1].name} down").wait_for()
@@ -446,7 +439,7 @@ def test_a_rollout_is_shown_with_its_evidence(
                 page.wait_for_timeout(50_000)
             page.get_by_label("Next paragraph").fill(PARAGRAPH)
             page.get_by_role("button", name="Read on").click()
-            page.wait_for_selector(".expected li:nth-child(5)", timeout=60_000)
+            page.wait_for_selector(".expected li:nth-child(5)", timeout=MILLISECONDS)
             reader.picture(tmp_path, way, whole=way != "phone")
         assert "answering 25 % of sessions" in page.inner_text("#rollout-lead")
         assert page.locator(".ladder [aria-current=step] > :not(.dot)").all_inner_texts() == ["25 %", "here"]
@@ -524,7 +517,7 @@ def test_what_is_typed_is_read_and_the_expected_chunks_appear(server: Running, v
     assert field.get_attribute("aria-invalid") == "true"
     field.fill(PARAGRAPH)
     field.press("Enter")
-    page.wait_for_selector(".expected li:nth-child(5)", timeout=60_000)
+    page.wait_for_selector(".expected li:nth-child(5)", timeout=MILLISECONDS)
     assert page.inner_text("#try-error") == ""
     name = page.evaluate("trying.session")
     first = page.locator(".expected li").all_inner_texts()
@@ -550,7 +543,7 @@ def test_a_fault_of_the_server_stands_beside_the_field_in_words(server: Running,
     field = reader.page.get_by_label("Next paragraph")
     field.fill(PARAGRAPH)
     field.press("Enter")
-    reader.page.wait_for_selector(".expected li", timeout=60_000)
+    reader.page.wait_for_selector(".expected li", timeout=MILLISECONDS)
     httpx.delete(f"{server.url}/v1/sessions/{reader.page.evaluate('trying.session')}")
     field.fill("What was written is not lost.")
     field.press("Enter")
@@ -608,7 +601,7 @@ def test_everything_can_be_done_with_the_keyboard(server: Running, visit: Callab
     page.focus("#text")
     page.keyboard.type("Names refer to objects.")
     page.keyboard.press("Enter")
-    page.wait_for_selector(".expected li:nth-child(5)", timeout=60_000)
+    page.wait_for_selector(".expected li:nth-child(5)", timeout=MILLISECONDS)
     assert page.evaluate("document.activeElement.id") == "text"
 
 

@@ -34,8 +34,9 @@ from nextvec.serving.rebuild import INLINE
 from nextvec.serving.router import UNSURE, Lineup, Served, Snapshot
 from nextvec.serving.service import Asking, Limits, Service
 from nextvec.serving.wire import from_rows
+from tests.serving.faults import FAULTS
 from tests.serving.server import DIM, make_run, rows_of, serving
-from tests.serving.test_service import FAULTS
+from tests.waiting import PATIENCE, until
 
 LANES = 3
 
@@ -60,7 +61,7 @@ def served(made: Path, folder: Path, talk: Callable[[Service, ServedLanes], Awai
 
     async def conversation() -> Any:
         runs = {"shared": made / "run0", "expert": made / "run1"}
-        service = Service(runs, lambda run: Engine.open(run), folder / "s", Limits(budget=0.5))
+        service = Service(runs, lambda run: Engine.open(run), folder / "s", Limits(budget=PATIENCE, deadline=PATIENCE))
         found = Anchors.open(made / "lanes", service.encoder, service.dim)
         lanes = ServedLanes(found, {found.names[lane]: "expert"}, service.metrics)
         service.specialise(lanes)
@@ -73,7 +74,7 @@ def served(made: Path, folder: Path, talk: Callable[[Service, ServedLanes], Awai
 
 
 async def say(service: Service, session: str, rows: np.ndarray, lane: str | None = None) -> Any:
-    until = asyncio.get_running_loop().time() + 30
+    until = asyncio.get_running_loop().time() + PATIENCE
     return await service.append(session, from_rows(rows, None), None, 5, Asking(session, lane, {}, frozenset()), until)
 
 
@@ -173,7 +174,7 @@ def test_a_request_may_name_its_lane(made: Path, anchors: Anchors, tmp_path: Pat
 def test_whole_contexts_are_routed_each_by_its_own_lane(made: Path, anchors: Anchors, tmp_path: Path) -> None:
     async def talk(service: Service, lanes: ServedLanes) -> None:
         contexts = [in_lane(anchors, lane, count) for lane, count in ((1, 3), (2, 3), (1, 3 * INLINE))]
-        until = asyncio.get_running_loop().time() + 30
+        until = asyncio.get_running_loop().time() + PATIENCE
         found = await service.once(contexts, 5, Asking("", None, {}, frozenset()), until)
         assert [a.model for a in found] == ["expert", "shared", "expert"]
         for answer, rows in zip(found, contexts, strict=True):
@@ -207,10 +208,12 @@ def test_a_long_session_is_answered_by_the_shared_model_until_the_expert_has_rea
 
 @pytest.mark.parametrize("name", ["raises", "hangs", "says_nan"])
 def test_what_an_expert_fails_at_is_answered_by_the_shared_model(
-    made: Path, anchors: Anchors, tmp_path: Path, name: str
+    made: Path, anchors: Anchors, tmp_path: Path, name: str, released: threading.Event
 ) -> None:
     async def talk(service: Service, lanes: ServedLanes) -> None:
-        service.limits = Limits(budget=0.1)
+        now = [0.0]
+        lanes.health[anchors.names[1]].clock = lambda: now[0]
+        service.limits = Limits(budget=0.1, deadline=PATIENCE)
         expert = service.models["expert"].engine
         well, expert.predict = expert.predict, FAULTS[name]  # type: ignore[method-assign]
         service.contexts.open("s")
@@ -224,11 +227,13 @@ def test_what_an_expert_fails_at_is_answered_by_the_shared_model(
         assert f'nextvec_expert_up{{lane="{lane}"}} 0.0' in metrics
         assert f'nextvec_expert_failures_total{{lane="{lane}"}} {ENOUGH}.0' in metrics
         expert.predict = well  # type: ignore[method-assign]
-        lanes.health[lane].until = 0.0
-        end = time.monotonic() + 20
+        released.set()
+        now[0] += MOST
+        service.limits = Limits(budget=PATIENCE, deadline=PATIENCE)
+        end = time.monotonic() + PATIENCE
         while (answer := await say(service, "s", rows[:1])).model != "expert":
             assert time.monotonic() < end, answer.reason
-            lanes.health[lane].until = 0.0
+            now[0] += MOST
             await asyncio.sleep(0.1)
         assert f'nextvec_expert_up{{lane="{lane}"}} 1.0' in service.metrics.text().decode()
 
@@ -282,18 +287,18 @@ def test_a_sick_expert_under_load_is_met_by_nobody(made: Path, anchors: Anchors,
             errors.append(error)
 
     def reload(server: Any) -> None:
-        httpx.post(f"{server.url}/v1/models/run1/reload", timeout=30).raise_for_status()
+        httpx.post(f"{server.url}/v1/models/run1/reload", timeout=PATIENCE).raise_for_status()
 
     def seen(model: str, reason: str, since: float) -> bool:
         return any(t > since and m == model and reason in r for t, m, r in list(answers))
 
     def until(what: Callable[[], bool]) -> None:
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE
         while not what():
             assert time.monotonic() < end and not errors, (errors, answers[-3:])
             time.sleep(0.02)
 
-    options = ("--lanes", str(made / "lanes"), "--expert", f"{lane}=run1", "--budget-ms", "2000", "--deadline-ms", "10000")
+    options = ("--lanes", str(made / "lanes"), "--expert", f"{lane}=run1")
     with serving([tmp_path / "run0", tmp_path / "run1"], tmp_path / "s", *options) as server:
         clients = [threading.Thread(target=work, args=(server.url, n)) for n in range(8)]
         for client in clients:
@@ -318,7 +323,7 @@ def test_a_sick_expert_under_load_is_met_by_nobody(made: Path, anchors: Anchors,
         finally:
             stop.set()
             for client in clients:
-                client.join(30)
+                client.join(PATIENCE)
     assert not errors
     assert len(answers) > 24
 
@@ -390,13 +395,13 @@ def test_a_rollout_is_judged_by_lanes_where_it_was_drafted_so(
         shutil.copytree(made / name, tmp_path / name)
     start = ["rollout", "start", str(tmp_path / "run1"), "--over", str(tmp_path / "run0"), "--id", "r", "--dwell", "1"]
     ledger = ["--ledger", str(tmp_path / "r.db")]
-    assert main([*start, *ledger, "--lanes", str(made / "lanes"), "--budget", "10000", "--json"]) == 0
+    assert main([*start, *ledger, "--lanes", str(made / "lanes"), "--budget", "1000000", "--json"]) == 0
     capsys.readouterr()
     held = open_ledger(tmp_path / "r.db")
-    quick = ("--turn", "0.05", "--budget-ms", "1000", *ledger)
+    quick = ("--turn", "0.05", *ledger)
     lanes = ("--lanes", str(made / "lanes"))
     with serving(tmp_path / "run0", tmp_path / "s", *quick, *lanes) as server, Client(server.url) as client:
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE
         while not any(pair for pair in Evidence.from_json(held.record("r").evidence).pairs):
             for n in range(4):
                 session = client.session(f"s{time.monotonic_ns()}")
@@ -412,13 +417,10 @@ def test_a_server_without_the_rollouts_lanes_does_not_take_part(made: Path, tmp_
     for name in ("run0", "run1"):
         shutil.copytree(made / name, tmp_path / name)
     start = ["rollout", "start", str(tmp_path / "run1"), "--over", str(tmp_path / "run0"), "--id", "r"]
-    assert main([*start, "--ledger", str(tmp_path / "r.db"), "--lanes", str(made / "lanes"), "--budget", "10000"]) == 0
+    assert main([*start, "--ledger", str(tmp_path / "r.db"), "--lanes", str(made / "lanes"), "--budget", "1000000"]) == 0
     held = open_ledger(tmp_path / "r.db")
     with serving(tmp_path / "run0", tmp_path / "s", "--ledger", str(tmp_path / "r.db"), "--turn", "0.05"):
-        end = time.monotonic() + 20
-        while held.record("r").active:
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        until(lambda: not held.record("r").active)
     assert "judged by other lanes" in held.rows("r")[-1].cause
     held.close()
 
@@ -443,7 +445,7 @@ def test_lanes_that_cannot_be_served_are_named(
     named = [o.replace("LANES", str(made / "lanes")).replace("NOWHERE", str(tmp_path)) for o in options]
     runs = [str(made / "run0"), str(made / "run1")]
     whole = [*command, "serve", *runs, "--port", "0", "--sessions", str(tmp_path / "s"), *named]
-    done = subprocess.run(whole, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(whole, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
     assert done.stderr.count("\n") == 1

@@ -22,7 +22,9 @@ from nextvec.serving.router import Lineup, Served, Snapshot
 from nextvec.serving.service import Asking, Limits, Service
 from nextvec.serving.states import OVERHEAD, States
 from nextvec.serving.wire import RefusedError, from_rows
+from tests.serving.faults import FAULTS, raises
 from tests.serving.server import make_run, rows_of
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,8 @@ def rollout(weight: float) -> Snapshot:
 
 def served(runs: dict[str, Path], folder: Path, talk: Callable[[Service, list[Event]], Awaitable[Any]], **limits: Any) -> Any:
     async def main() -> Any:
-        service, events = Service(runs, lambda run: Engine.open(run), folder / "s", Limits(**limits)), []
+        given = Limits(**{"budget": PATIENCE, "deadline": PATIENCE} | limits)
+        service, events = Service(runs, lambda run: Engine.open(run), folder / "s", given), []
         service.observe = events.append
         try:
             return await talk(service, events)
@@ -52,7 +55,7 @@ def served(runs: dict[str, Path], folder: Path, talk: Callable[[Service, list[Ev
 
 
 async def say(service: Service, session: str, rows: np.ndarray, k: int = 5, ids: list[int] | None = None) -> Any:
-    until = asyncio.get_running_loop().time() + 30
+    until = asyncio.get_running_loop().time() + PATIENCE
     asking = Asking(session, None, {}, frozenset())
     return await service.append(session, from_rows(rows, ids), None, k, asking, until)
 
@@ -61,33 +64,10 @@ def of(events: list[Event], stream: str) -> list[Seen]:
     return [event for event in events if isinstance(event, Seen) and event.stream == stream]
 
 
-FAULTS: dict[str, Callable[..., Any]] = {}
-
-
-def fault(function: Callable[..., Any]) -> Callable[..., Any]:
-    FAULTS[function.__name__] = function
-    return function
-
-
-@fault
-def raises(*_: object) -> Any:
-    raise RuntimeError("planted")
-
-
-@fault
-def hangs(*_: object) -> Any:
-    time.sleep(1.0)
-
-
-@fault
-def says_nan(sessions: list[Any], k: int) -> Any:
-    from nextvec.inference.expected import Expected
-
-    return [[Expected(0, float("nan"), "", None)] for _ in sessions]
-
-
 @pytest.mark.parametrize("name", ["raises", "hangs", "says_nan"])
-def test_a_canary_that_fails_is_answered_for(runs: dict[str, Path], tmp_path: Path, name: str) -> None:
+def test_a_canary_that_fails_is_answered_for(
+    runs: dict[str, Path], tmp_path: Path, name: str, released: threading.Event
+) -> None:
     async def talk(service: Service, events: list[Event]) -> None:
         service.adopt(rollout(100.0))
         service.models["new"].engine.predict = FAULTS[name]  # type: ignore[method-assign]
@@ -100,6 +80,7 @@ def test_a_canary_that_fails_is_answered_for(runs: dict[str, Path], tmp_path: Pa
         assert all(a.reason.startswith("canary ") for a in answers)
         assert [e.value for e in of(events, "fail")] == [1.0] * 3
         assert {e.arm for e in of(events, "fail")} == {"canary"}
+        released.set()
 
     served(runs, tmp_path, talk, budget=0.1)
 
@@ -242,13 +223,13 @@ def test_one_broken_session_does_not_break_its_batch(runs: dict[str, Path], tmp_
         poisoned: Any = service.states._held["s2", engine.digest][0]
         poisoned.prediction = None  # as no sound engine would leave it
         asked = [
-            service.predict(f"s{n}", 3, Asking(f"s{n}", None, {}, frozenset()), asyncio.get_running_loop().time() + 9)
+            service.predict(f"s{n}", 3, Asking(f"s{n}", None, {}, frozenset()), asyncio.get_running_loop().time() + PATIENCE)
             for n in range(5)
         ]
         found = await asyncio.gather(*asked, return_exceptions=True)
         assert [isinstance(answer, Exception) for answer in found] == [False, False, True, False, False]
         assert (
-            await service.predict("s2", 3, Asking("s2", None, {}, frozenset()), asyncio.get_running_loop().time() + 9)
+            await service.predict("s2", 3, Asking("s2", None, {}, frozenset()), asyncio.get_running_loop().time() + PATIENCE)
         ).length == 2
 
     served(runs, tmp_path, talk)

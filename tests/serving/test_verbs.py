@@ -12,6 +12,7 @@ import pytest
 
 from nextvec.client import Client
 from tests.serving.server import make_run, rows_of, serving
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
 
 def nextvec(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "nextvec.cli.main", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
 def told(folder: Path, *words: str, code: int = 0) -> Any:
@@ -41,7 +42,7 @@ def told(folder: Path, *words: str, code: int = 0) -> Any:
 
 
 def start(folder: Path, *more: str, code: int = 0) -> Any:
-    return told(folder, "rollout", "start", "run1", "--over", "run0", "--id", "r", "--budget", "10000", *more, code=code)
+    return told(folder, "rollout", "start", "run1", "--over", "run0", "--id", "r", "--budget", "1000000", *more, code=code)
 
 
 def test_a_rollout_by_commands_alone(folder: Path) -> None:
@@ -74,7 +75,7 @@ def test_watch_follows_to_the_end_and_its_exit_code_says_which(folder: Path) -> 
         watching = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
         for _ in range(6):  # 5, 10, 25, 50, 98 %, promoted
             httpx.post(f"{server.url}/v1/rollouts/r/promote").raise_for_status()
-        lines, _ = watching.communicate(timeout=60)
+        lines, _ = watching.communicate(timeout=PATIENCE)
     assert watching.returncode == 0
     assert lines.splitlines()[-1].split("→")[1].strip().startswith("PROMOTED")
     assert nextvec(folder, "rollout", "watch").returncode == 0

@@ -32,6 +32,7 @@ from nextvec.models import (
 from nextvec.models.experts import LaneScores, RandomLanes
 from nextvec.training.run import BEST, RUN, START, Origin, Run, document_sketch
 from nextvec.training.settings import TrainSettings
+from nextvec.training.support import check_computes
 from nextvec.windows import Split, Windows, coherent, last_windows, rows_of, split, training_windows
 
 VALID_ROWS = 1000
@@ -43,7 +44,7 @@ def begin(path: str | Path, recipe: str, settings: TrainSettings, bank: Bank) ->
 
     Raises:
         RunError: the path holds something else.
-        SettingsError: a device that this machine does not have.
+        SettingsError: a device that this machine does not have, or a model that it does not compute with these settings.
         DataError: the bank cannot be split, or no passage fits the settings.
         ExamError: it is too small to hold an exam.
     """
@@ -63,6 +64,7 @@ def begin(path: str | Path, recipe: str, settings: TrainSettings, bank: Bank) ->
     start = _start(settings, bank) if settings.start else None
     if start is not None:
         take_over(model, start, settings.start)
+    check_computes(model, settings, bank.dim)
     epoch(settings, bank, parts.train, np.random.default_rng(0))
     ids = bank.ids
     named = {name: [ids[m] for m in parts.part(name)] for name in ("train", "valid", "test")}

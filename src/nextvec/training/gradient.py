@@ -21,11 +21,11 @@ from nextvec.models.experts import balance
 from nextvec.objective import cosine_distance, gradient_norms, info_nce, squared_distance
 from nextvec.training.run import generator_seed
 from nextvec.training.settings import TrainSettings
+from nextvec.training.support import reduced_precision
 from nextvec.windows import Windows
 
 DROPOUT, NEGATIVES = 2, 3
 BLOCK = 512  # predictions that are scored at once
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass
@@ -134,7 +134,7 @@ class Gradient:
         s = self.settings
         torch.manual_seed(generator_seed(s.seed, DROPOUT, update, number))
         x_BTD = read.x.to(self.device)
-        with torch.autocast(self.device.type, PRECISIONS[s.precision], enabled=s.precision != "float32"):
+        with reduced_precision(s.precision, self.device.type):
             if s.loss_on == "delta":
                 assert isinstance(self.model, PublishedMemoryGRU)
                 return self.model.difference(x_BTD).float(), None

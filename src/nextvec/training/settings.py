@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from nextvec.errors import SettingsError
 
 ModelName = Literal["memory_gru", "gru", "lstm", "transformer", "mixture", "hierarchical", "linear", "experts", "published"]
+Precision = Literal["float32", "bfloat16", "float16"]
 MODEL_NAMES: tuple[str, ...] = get_args(ModelName)
 
 RANDOM_LANES = 16  # what nextvec.models.experts hashes to
@@ -117,7 +118,8 @@ class TrainSettings:
         warmup: updates of linear ramp; a cosine to 2 % follows.
         weight_decay: AdamW's, on matrices only. clip: largest gradient norm.
         ema: share of the averaged weights kept at each update; 0 for none.
-        precision: what products are computed in. device: ``auto`` is the best there is.
+        precision: number format of products. Where oneDNN has no bfloat16 LSTM (x86 without AVX-512), the cells of an
+            LSTM are computed in float32. device: ``auto`` is the best there is.
         segment: positions between two gradient checkpoints; 0 for none.
         compile: whether the model goes through ``torch.compile``.
 
@@ -184,7 +186,7 @@ class TrainSettings:
     weight_decay: float = 0.01
     clip: float = 1.0
     ema: float = 0.0
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Precision = "float32"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     segment: int = 0
     compile: bool = False

@@ -22,10 +22,11 @@ from nextvec.models import PublishedMemoryGRU
 from nextvec.negatives import Mined, Queue, mine
 from nextvec.ranks import Ranks, paired_lift
 from nextvec.training.alarms import NOT_FINITE, REMEMBERED, collapse, explosion, few_updates, small_exam
-from nextvec.training.begin import VALID_ROWS, anchors_of, build, centre_of, epoch, take_over
+from nextvec.training.begin import VALID_ROWS, anchors_of, build, centre_of, epoch, present, take_over
 from nextvec.training.gradient import Computed, Gradient
 from nextvec.training.run import BEST, CHECKPOINT, START, Run, generator_seed
 from nextvec.training.settings import TrainSettings
+from nextvec.training.support import check_computes
 from nextvec.windows import Split, Windows, rows_of
 
 FLOOR = 0.02
@@ -90,6 +91,7 @@ def train(run: Run, bank: Bank) -> Generator[Event]:
 
     Raises:
         RunError: another process is training it, another bank, or a gradient that is not finite.
+        SettingsError: the run was begun on another machine, and this one does not compute it.
     """
     with run.training():
         threads = torch.get_num_threads()
@@ -125,8 +127,9 @@ class _Training:
         s = self.settings
         self.centre = centre_of(bank, split.train)
         anchors = run.anchors() or anchors_of(s, bank, split.train)
-        self.model = build(s, self.centre, run.origin.decay, anchors).to(s.device)
+        self.model = build(s, self.centre, run.origin.decay, anchors).to(present(s.device))
         start = torch.tensor(math.log(s.temperature), device=s.device)
+        check_computes(self.model, s, bank.dim)
         if s.start:
             tensors, _ = run.load(START)
             take_over(self.model, tensors, s.start)
