@@ -1,7 +1,8 @@
 """Vectors once on disk, memory-mapped; documents as offsets; a fingerprint over everything."""
 
 from nextvec.bank.bank import Bank
-from nextvec.bank.census import Census, census, row_classes, row_hashes
+from nextvec.bank.census import Census, census
+from nextvec.bank.hashing import row_classes, row_hashes
 from nextvec.bank.writer import BankWriter, VectorDocument
 
 __all__ = ["Bank", "BankWriter", "Census", "VectorDocument", "census", "row_classes", "row_hashes"]

@@ -1,5 +1,6 @@
 """Which files make a bank, and what its manifest says."""
 
+import errno
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ FORMAT = 1
 MANIFEST = "bank.json"
 ROWS, OFFSETS, DOCUMENTS = "rows.bin", "offsets.bin", "documents.jsonl"
 TEXT, SPANS, TOKENS = "text.bin", "spans.bin", "tokens.bin"
-CENSUS = "census.json"
+CENSUS = "census-2.json"  # 2: the second rule of which documents are near-duplicates; "census.json" held the first
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,15 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{path} is damaged: {error}") from None
+
+
+def keep(path: Path, content: str) -> None:
+    """Write what can be computed again; leave it out where the folder cannot be written."""
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

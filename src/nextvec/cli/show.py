@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from nextvec.cli.show_lanes import experts_table, lane_table
+from nextvec.ranks import candidates_in_words
 from nextvec.training import Alarmed, Evaluated, Event, Finished, Stepped
 
 ALPHA_OK = 0.05  # of the judge, which this must not import: it is not there without the extra
@@ -108,7 +109,8 @@ def report_table(report: Mapping[str, Any]) -> None:
         highlight=False,
     )
     console.print(
-        f"[dim]{exam['rows']:,} rows of {exam['documents']} {exam['part']} documents · {exam['pool']:,} candidates each · "
+        f"[dim]{exam['rows']:,} rows of {exam['documents']} {exam['part']} documents · "
+        f"{candidates_in_words(exam)} candidates each · "
         f"context {context} ({exam['full_context']:.0%} of the rows have it all) · exam {exam['id']}[/dim]",
         highlight=False,
     )

@@ -27,6 +27,7 @@ from nextvec.training import Run, begin
 from nextvec.training import train as run_train
 from nextvec.training.evaluate import OWN_CONTEXT
 from nextvec.training.evaluate import evaluate as run_evaluate
+from nextvec.windows import missed_shares
 
 Arguments = Namespace
 
@@ -106,6 +107,9 @@ def train(arguments: Arguments) -> int:
     settings = override(recipe(arguments.recipe, len(bank)), arguments.set)
     run = begin(arguments.run, arguments.recipe, settings, bank)
     with show.Bars() as bars:
+        if not settings.only:
+            for sentence in missed_shares(bank, run.split(bank), settings.valid, settings.test).values():
+                bars.console.print(f"[dim]{sentence}[/dim]", highlight=False)
         for event in run_train(run, bank):
             bars.event(event)
     return _show(_run_facts(run), arguments)

@@ -63,7 +63,7 @@ def phases(
         bank: what to train on; without one nothing is trained, and the table is
             built from the finished runs that the folder holds.
         sets: ``name=value`` settings that every recipe is changed by.
-        pools: candidates per scored row; those larger than the bank are left out, with a note.
+        pools: candidates per scored row; those that a scored row cannot fill are left out, with a note.
         jobs: runs trained at a time.
         rows: scored rows at most.
         lanes: of the bank, to tell each phase's figures lane by lane.
@@ -149,15 +149,15 @@ class _Table:
 
     def _set_exams(self, run: Run, parts: Split) -> None:
         whole = Exam.over(self.bank, parts.test, "test", None, self.rows)
-        distinct = len(whole.order)
-        large = [pool for pool in self.pools if pool is not None and pool > distinct]
+        most = whole.largest_pool
+        large = [pool for pool in self.pools if pool is not None and pool > most]
         if large:
             named = ", ".join(f"{pool:,}" for pool in large)
-            self.notes.append(f"the bank has {distinct:,} distinct rows; pools left out because they are larger: {named}")
+            self.notes.append(f"some scored row has no more than {most:,} candidates; larger pools are left out: {named}")
         fitting = [pool for pool in self.pools if pool not in large]
         if not fitting:
-            raise ExamError(f"every pool is larger than the bank's {distinct:,} distinct rows; name a smaller one, or all")
-        self.exams = {pool: Exam.over(self.bank, parts.test, "test", pool, self.rows) for pool in fitting}
+            raise ExamError(f"the largest pool that every scored row can fill is {most:,}; name a smaller one, or all")
+        self.exams = {pool: whole.among(pool) for pool in fitting}
         _, centre = load_model(run)
         self._rivals = list(baselines(centre, (self.bank, parts.train)))
         self.parts = parts
