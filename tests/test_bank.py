@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextvec.bank import Bank, BankWriter, VectorDocument, census, row_classes
+from nextvec.bank import Bank, BankWriter, VectorDocument, census, row_classes, verification
 from nextvec.bank.exchange import npz_documents, table_documents, write_parquet, write_windows
 from nextvec.bank.writer import byte_spans, in_memory
 from nextvec.errors import DataError
@@ -142,7 +142,7 @@ def test_a_truncated_bank_is_refused(tmp_path: Path) -> None:
         Bank.open(tmp_path / "bank")
 
 
-def test_opening_ten_million_rows_reads_none_of_them(tmp_path: Path) -> None:
+def test_opening_ten_million_rows_that_were_verified_reads_none_of_them(tmp_path: Path) -> None:
     folder = tmp_path / "large"
     folder.mkdir()
     rows, dim = 10_000_000, 384
@@ -155,6 +155,8 @@ def test_opening_ten_million_rows_reads_none_of_them(tmp_path: Path) -> None:
         "fingerprint": "t", "text": False, "chunking": "none", "source": "t", "format": 1,
     }  # fmt: skip
     (folder / "bank.json").write_text(json.dumps(manifest))
+    files = verification._facts(folder)  # pyright: ignore[reportPrivateUsage]
+    (folder / "verified.json").write_text(json.dumps({"fingerprint": "t", "files": files}))
     memory = textwrap.dedent("""
         import resource, sys
         from nextvec.bank import Bank

@@ -1,8 +1,8 @@
 """Which files make a bank, and what its manifest says."""
 
-import errno
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ FORMAT = 1
 MANIFEST = "bank.json"
 ROWS, OFFSETS, DOCUMENTS = "rows.bin", "offsets.bin", "documents.jsonl"
 TEXT, SPANS, TOKENS = "text.bin", "spans.bin", "tokens.bin"
+VERIFIED = "verified.json"
 CENSUS = "census-2.json"  # 2: the second rule of which documents are near-duplicates; "census.json" held the first
 
 
@@ -78,11 +79,8 @@ def read_json(path: Path) -> Any:
 
 def keep(path: Path, content: str) -> None:
     """Write what can be computed again; leave it out where the folder cannot be written."""
-    try:
+    with suppress(OSError):
         write_atomically(path, content)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from nextvec.errors import ServingError, SettingsError
 
 if TYPE_CHECKING:
+    from nextvec.bank.verification import Verify
     from nextvec.inference import Engine
     from nextvec.models.packed import Weights
     from nextvec.serving.canary import Canary
@@ -67,6 +68,13 @@ def add_arguments(serve: ArgumentParser) -> None:
     )
 
 
+def add_verify(verb: ArgumentParser) -> None:
+    """What every verb takes that opens a bank."""
+    verb.add_argument(
+        "--verify", action="store_true", help="hash the bank's content, even if its files look unchanged since the last time"
+    )
+
+
 def serve(arguments: Namespace) -> int:
     missing = [name for name in NEEDS if find_spec(name) is None]
     if missing:
@@ -100,7 +108,7 @@ def serve(arguments: Namespace) -> int:
     def announce(url: str) -> None:
         print(json.dumps({"url": url}) if arguments.json else f"serving {', '.join(runs)} on {url}", flush=True)
 
-    open_run = partial(_opened, arguments.bank, arguments.weights)
+    open_run = partial(_opened, arguments.bank, arguments.weights, "always" if arguments.verify else "once")
     serve(
         runs,
         partial(EngineProcess, open_run=open_run) if arguments.isolate else open_run,
@@ -115,12 +123,13 @@ def serve(arguments: Namespace) -> int:
     return 0
 
 
-def _opened(bank: Path | None, weights: "Weights | Literal['auto']", run: Path) -> "Engine":
+def _opened(bank: Path | None, weights: "Weights | Literal['auto']", verify: "Verify", run: Path) -> "Engine":
     """At the top of a module, for another process to find it."""
-    from nextvec.bank import Bank
-    from nextvec.inference import Engine
+    from nextvec.inference import Engine, bank_of
+    from nextvec.training import Run
 
-    return Engine.open(run, Bank.open(bank) if bank is not None else None, weights=weights)
+    opened = Run.open(run)
+    return Engine.open(opened, bank_of(opened, bank, verify), weights=weights)
 
 
 def _experts(arguments: Namespace, runs: dict[str, Path]) -> dict[str, str]:

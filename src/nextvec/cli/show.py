@@ -38,11 +38,13 @@ class Bars:
         self._spoken: dict[str, float] = {}
 
     def __enter__(self) -> "Bars":
-        self._bars.start()
+        if self.console.is_terminal:  # elsewhere rich prints an empty line when it stops
+            self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        if self.console.is_terminal:
+            self._bars.stop()
 
     def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
         """A :data:`~nextvec.progress.Progress`."""

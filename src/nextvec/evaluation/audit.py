@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from nextvec.bank import Bank, census, row_classes
-from nextvec.bank.writer import content_fingerprint
+from nextvec.bank.verification import content_fingerprint
 from nextvec.errors import DataError, ExamError
 from nextvec.evaluation.exam import Exam
 from nextvec.windows import Split, missed_shares, rows_of, split

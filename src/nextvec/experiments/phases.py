@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from nextvec.bank import Bank
-from nextvec.bank.layout import MANIFEST, read_json, write_atomically
+from nextvec.bank.layout import read_json, write_atomically
 from nextvec.errors import ExamError, RunError, SettingsError
 from nextvec.evaluation import Exam, predict_rows
 from nextvec.evaluation.by_lane import expert_use, places_by_lane
@@ -30,6 +30,7 @@ from nextvec.experiments.phase_table import (
     parts_of,
 )
 from nextvec.experiments.runs import Plan, train_all
+from nextvec.inference import bank_of
 from nextvec.lanes import Lanes
 from nextvec.models import ExpertGRU
 from nextvec.progress import Progress, silent
@@ -268,10 +269,7 @@ def _bank_of(folder: Path) -> Bank:
     run = next((run for runs in _finished(folder).values() for run in runs), None)
     if run is None:
         raise RunError(f"{folder} holds no finished run; train some: nextvec phases {folder} --bank BANK")
-    path = Path(run.origin.bank_path)
-    if not (run.origin.bank_path and (path / MANIFEST).exists()):
-        raise RunError(f"the bank of {run.path} is no longer at {path}; name it with --bank")
-    return Bank.open(path)
+    return bank_of(run)
 
 
 def _place(recipe: str) -> tuple[int, str]:

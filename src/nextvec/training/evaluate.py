@@ -142,6 +142,11 @@ def _examined(run: Run, bank: Bank, part: Part | Literal["all"]) -> tuple[Int64[
     if not len(unseen):
         raise RunError(f"{run.path} was trained on every document of this bank; there is nothing it has not seen")
     notes = (f"{left_out} documents that the run was trained on are left out",) if left_out else ()
+    if bank.fingerprint != run.origin.bank:
+        notes += (
+            f"bank {bank.fingerprint[:12]}{f' at {bank.path}' if bank.path else ''} is examined; "
+            f"the run was trained on bank {run.origin.bank[:12]}",
+        )
     if run.origin.encoder == "unknown" and bank.fingerprint != run.origin.bank:
         notes += ("neither bank says which encoder made its vectors; they can only be compared if it was the same",)
     return unseen, notes
