@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextvec.bank import Bank, BankWriter, VectorDocument, census
+from nextvec.bank import Bank, BankWriter, VectorDocument, census, verification
 from nextvec.bank.exchange import open_npz, write_windows
 from nextvec.bank.writer import byte_spans, in_memory
 from nextvec.errors import DataError
@@ -140,7 +140,7 @@ def test_a_truncated_bank_is_refused(tmp_path: Path) -> None:
         Bank.open(tmp_path / "bank")
 
 
-def test_opening_ten_million_rows_reads_none_of_them(tmp_path: Path) -> None:
+def test_opening_ten_million_rows_that_were_verified_reads_none_of_them(tmp_path: Path) -> None:
     folder = tmp_path / "large"
     folder.mkdir()
     rows, dim = 10_000_000, 384
@@ -153,6 +153,8 @@ def test_opening_ten_million_rows_reads_none_of_them(tmp_path: Path) -> None:
         "fingerprint": "t", "text": False, "chunking": "none", "source": "t", "format": 1,
     }  # fmt: skip
     (folder / "bank.json").write_text(json.dumps(manifest))
+    files = verification._facts(folder)  # pyright: ignore[reportPrivateUsage]
+    (folder / "verified.json").write_text(json.dumps({"fingerprint": "t", "files": files}))
     memory = textwrap.dedent("""
         import resource, sys
         from nextvec.bank import Bank

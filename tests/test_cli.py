@@ -15,6 +15,7 @@ import pytest
 
 from nextvec.bank import Bank, BankWriter, VectorDocument
 from nextvec.cli.main import main
+from nextvec.windows import split
 from tests.conftest import walk_bank
 
 RATE = {"value", "low", "high", "n"}
@@ -125,6 +126,43 @@ def test_audit_catches_planted_faults(
     lengths = sound.lengths
     faulty = write_bank(tmp_path / "faulty", Bank.from_numpy(fault(sound.rows), lengths))
     assert printed(capsys, "audit", str(faulty), code=1)["detectors"][detector]["passed"] is False
+
+
+def test_audit_catches_a_pool_that_varies_with_position(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One document of 1,500 rows beside ten of 20: its last row has but the 200 rows of the others to be told apart from."""
+    rows = np.random.default_rng(0).standard_normal((1_700, 8)).astype(np.float32)
+    banks = (Bank.from_numpy(rows, [1_500] + [20] * 10, [f"{n} {m}" for m in range(11)]) for n in range(100))
+    uneven = next(bank for bank in banks if 0 in split(bank, 0.15, 0.2).test)
+    found = printed(capsys, "audit", str(write_bank(tmp_path / "bank", uneven)), code=1)["detectors"]
+    figures = {name: found["candidates"][name] for name in ("passed", "least", "most", "largest_pool")}
+    assert figures == {"passed": False, "least": 201, "most": 1_000, "largest_pool": 201}
+    # One document is longer than its part: no fault of the split, but the test part is four times its share.
+    assert found["shares"]["passed"] is False
+    assert found["shares"]["test"] > 0.4
+
+
+def test_a_run_begins_with_a_pool_that_its_exams_can_fill(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ten documents of 60: a last row has 540 rows of the others, and itself."""
+    rows = np.random.default_rng(0).standard_normal((600, 8)).astype(np.float32)
+    bank = str(write_bank(tmp_path / "bank", Bank.from_numpy(rows, [60] * 10)))
+    line = ["train", "default", str(tmp_path / "run"), "--bank", bank, *FLAGS]
+    assert main([*line, "--set", "pool=542"]) == 2
+    assert "largest pool that works for the valid and test documents of this bank is 541" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert main([*line, "--set", "pool=541"]) == 0
+    exam = printed(capsys, "evaluate", str(tmp_path / "run"), "--pool", "541")["exam"]
+    assert (exam["pool"], exam["candidates"]) == (541, {"least": 541, "most": 541})
+    assert main(["evaluate", str(tmp_path / "run"), "--pool", "542"]) == 2
+    exam = printed(capsys, "evaluate", str(tmp_path / "run"), "--pool", "all")["exam"]
+    assert (exam["pool"], exam["candidates"]) == ("all", {"least": 541, "most": 599})
+
+
+def test_a_part_that_one_document_overfills_is_said_in_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bank = str(write_bank(tmp_path / "bank", walk_bank(documents=3, length=60)))
+    assert main(["train", "default", str(tmp_path / "run"), "--bank", bank, *FLAGS, "--json"]) == 0
+    assert "of the rows where" in capsys.readouterr().err
+    report = printed(capsys, "evaluate", str(tmp_path / "run"), "--pool", "20", "--split", "valid")
+    assert "the valid documents hold" in report["notes"][0]
 
 
 def test_audit_catches_a_flipped_bit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -351,7 +389,7 @@ BAD_RUN: dict[str, tuple[Make, str]] = {
     ),
     "pool above the bank": (
         lambda p: ["train", "default", "made", "--bank", str(p / "bank"), "--set", "pool=5000"],
-        "distinct rows",
+        "largest pool that works",
     ),
     "pool of one": (lambda p: ["evaluate", str(p / "run"), "--pool", "1"], "whole number of at least 2"),
     "pool in words": (lambda p: ["evaluate", str(p / "run"), "--pool", "some"], "'some' is not a whole number"),
@@ -372,19 +410,24 @@ BAD_RUN: dict[str, tuple[Make, str]] = {
 }
 
 
+def files(folder: Path) -> list[Path]:
+    """All but what a bank remembers of its own verification."""
+    return sorted(path for path in folder.rglob("*") if path.name != "verified.json")
+
+
 @pytest.mark.parametrize("name", BAD_RUN)
 def test_bad_requests_of_a_good_run(
     name: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     np.savez("v.npz", vectors=ROWS, lengths=[6])
-    before = (sorted(tmp_path.rglob("*")), sorted(place.rglob("*")))
+    before = (sorted(tmp_path.rglob("*")), files(place))
     make, message = BAD_RUN[name]
     assert main(make(place)) == 2
     captured = capsys.readouterr()
     assert (captured.out, captured.err.count("\n")) == ("", 1)
     assert message in captured.err
-    assert (sorted(tmp_path.rglob("*")), sorted(place.rglob("*"))) == before
+    assert (sorted(tmp_path.rglob("*")), files(place)) == before
 
 
 def test_a_bank_of_another_encoder_is_refused(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -405,6 +448,7 @@ def test_help_teaches_without_waiting_for_torch(command: list[str]) -> None:
     probe = """
 import sys
 from nextvec.cli.main import main
+from nextvec.windows import split
 try:
     main(["--help"])
 except SystemExit:

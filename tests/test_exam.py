@@ -176,3 +176,55 @@ def test_an_exam_of_many_rows_is_sampled_without_regard_to_order(bank: Bank) -> 
     small = exam(bank, max_rows=31)
     assert len(small.rows) == 31
     assert set(small.rows.tolist()) <= set(exam(bank).rows.tolist())
+
+
+# Every scored row has as many candidates as any other
+
+
+def long_among_short(long: int = 1_500, dim: int = 8) -> Bank:
+    """One document of 1,500 rows beside ten of 20: 1,700 distinct rows, 200 of them outside the long document."""
+    rows = np.random.default_rng(5).standard_normal((long + 200, dim)).astype(np.float32)
+    return Bank.from_numpy(rows, [long] + [20] * 10)
+
+
+def test_a_pool_that_a_late_row_cannot_fill_is_refused_with_the_largest_that_works() -> None:
+    bank = long_among_short()
+    # The last row of the long document has the 200 rows of the others, and itself.
+    with pytest.raises(ExamError, match="largest pool that works for the all documents is 201"):
+        Exam.over(bank, np.arange(11), "all", 1000, max_rows=2000)
+    with pytest.raises(ExamError, match="201"):
+        Exam.over(bank, np.arange(11), "all", 202, max_rows=2000)
+    ranks = Exam.over(bank, np.arange(11), "all", 201, max_rows=2000).rank(torch.zeros(1_689, 8))
+    assert ranks.candidates.tolist() == [201] * 1_689
+    # Where no late row is scored, the pool may be larger.
+    assert Exam.over(bank, np.arange(1, 11), "all", 1000).largest_pool == 1_700 - 20 + 1
+
+
+@given(st.integers(0, 1000), st.integers(1, 40))
+def test_the_largest_pool_is_the_least_that_any_scored_row_could_have(seed: int, max_rows: int) -> None:
+    bank = walk_bank(documents=5, length=30, dim=4, seed=seed)
+    repeated = bank.rows.astype(np.float32).copy()
+    repeated[::3] = repeated[0]  # a row that every document says again and again
+    bank = Bank.from_numpy(repeated, bank.lengths)
+    sat = Exam.over(bank, np.array([0, 2, 3]), "test", None, max_rows)
+    counts = [count for _, count in brute_force(sat, torch.zeros(len(sat.rows), bank.dim))]
+    assert sat.admissible.tolist() == counts
+    assert sat.largest_pool == min(counts)
+    filled = sat.among(min(counts))
+    assert [count for _, count in brute_force(filled, torch.zeros(len(sat.rows), bank.dim))] == [min(counts)] * len(counts)
+
+
+def test_a_pool_of_all_states_its_least_and_most() -> None:
+    bank = long_among_short(300)
+    centre = torch.zeros(bank.dim)
+    report = examine(Exam.over(bank, np.arange(11), "all", None), CopyLast(bank.dim), "copy", centre, 5)
+    exam = report.to_json()["exam"]
+    # A second row of a short document has all 500 but the first of its document; the last row of the long one 200 and itself.
+    assert (exam["pool"], exam["candidates"]) == ("all", {"least": 201, "most": 499})
+    assert "among 201 to 499;" in str(report)
+
+
+def test_copies_of_one_exam_by_pool_are_those_made_one_by_one(bank: Bank) -> None:
+    whole = exam(bank, None)
+    for pool in (2, POOL, None):
+        assert whole.among(pool).id == exam(bank, pool).id

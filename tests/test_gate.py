@@ -194,6 +194,7 @@ def test_the_record_is_whole_and_the_exit_code_is_the_verdict(
         "part": "test",
         "context": 20,
         "pool": 30,
+        "candidates": {"least": 30, "most": 30},
         "rows": hit.n,
         "chance": {f"hit@{k}": report.ranks.chance(k) for k in (1, 5, 10)},
     }

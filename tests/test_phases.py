@@ -235,7 +235,7 @@ def test_pools_larger_than_the_bank_are_left_out_with_a_note(place: Path) -> Non
     found = phases(place / "all", pools=(58, 99_999, None)).to_json()
     assert list(found["exam"]["ids"]) == ["58", "all"]
     assert found["exam"]["pool"] == "58"
-    assert "pools left out because they are larger: 99,999" in found["notes"][0]
+    assert "larger pools are left out: 99,999" in found["notes"][0]
     assert found["illusion"]["steps"] == []
     phases(place / "all")  # as it was
 

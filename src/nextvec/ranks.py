@@ -6,8 +6,10 @@ interval, a rank not without its candidates and ties.
 
 # Axes: Q queries, R resamples, C clusters.
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -91,6 +93,18 @@ class Ranks:
     def chance(self, k: int) -> float:
         """What a scorer that knows nothing gets: the mean of k / candidates."""
         return float(np.minimum(k / self.candidates, 1.0).mean())
+
+
+def candidate_terms(candidates: Int64[np.ndarray, " Q"]) -> dict[str, Any]:
+    """How many candidates queries have, for JSON: ``pool``, a number or ``all``, and the least and most of any query."""
+    least, most = int(candidates.min()), int(candidates.max())
+    return {"pool": least if least == most else "all", "candidates": {"least": least, "most": most}}
+
+
+def candidates_in_words(terms: Mapping[str, Any]) -> str:
+    """``1,000``, or ``201 to 1,701`` where queries differ; ``terms`` as :func:`candidate_terms` makes them."""
+    least, most = terms["candidates"]["least"], terms["candidates"]["most"]
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def wilson(value: float, n: int) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from nextvec.errors import DataError, SettingsError
 
 Part = Literal["train", "valid", "test"]
 SALT = "nextvec-1"
+FAR = 2.0  # a part misses its share by far when it holds FAR times as many rows, or FAR times as few
 BLOCK = 65_536
 
 
@@ -40,19 +41,51 @@ def split(bank: Bank, valid: float = 0.1, test: float = 0.1, salt: str = SALT) -
     """Split by document: the smallest salted hashes go to test, the next to valid, until their share of rows is reached.
 
     Whole groups of near-duplicate documents move together. Filling by rows
-    keeps a bank of few long documents from ending with an empty part.
+    keeps a bank of few long documents from ending with an empty part. A single
+    document may be so long that a part misses its share by far (:func:`missed_shares`).
 
     Raises:
         SettingsError: shares that leave nothing to train on.
-        DataError: fewer than three independent documents.
+        DataError: fewer than three independent documents, or a group of near-duplicates so large that a part misses its
+            share of the rows by far.
     """
     if not (0 < valid < 1 and 0 < test < 1 and valid + test < 1):
         raise SettingsError(f"valid={valid} and test={test} must be above 0 and leave something to train on")
     groups = _groups(bank)
     if len(groups) < 3:
         raise DataError(f"the bank has {len(groups)} independent documents; a split needs at least 3")
+    parts = _dealt(bank, groups, valid, test, salt)
+    if missed := missed_shares(bank, parts, valid, test):
+        largest = max(groups, key=lambda group: int(bank.lengths[list(group)].sum()))
+        alone = _dealt(bank, [(m,) for m in range(bank.num_documents)], valid, test, salt)
+        if len(largest) > 1 and missed.keys() - missed_shares(bank, alone, valid, test).keys():
+            raise DataError(f"{'; '.join(missed.values())}: {_blamed(bank, largest)}")
+    return parts
+
+
+def missed_shares(bank: Bank, parts: Split, valid: float, test: float) -> dict[Part, str]:
+    """A sentence for each part that holds less than half or more than twice its share of the bank's rows."""
+    wanted: dict[Part, float] = {"train": 1 - valid - test, "valid": valid, "test": test}
+    held = {name: float(bank.lengths[parts.part(name)].sum()) / len(bank) for name in wanted}
+    return {
+        name: f"the {name} documents hold {held[name]:.1%} of the rows where {share:.0%} was asked"
+        for name, share in wanted.items()
+        if not share / FAR <= held[name] <= share * FAR
+    }
+
+
+def _blamed(bank: Bank, group: tuple[int, ...]) -> str:
+    """Why near-duplicates keep a split from its shares, and what can be done about it."""
+    share = float(bank.lengths[list(group)].sum()) / len(bank)
+    return (
+        f"{len(group):,} documents, {bank.ids[group[0]]!r} and {bank.ids[group[1]]!r} among them, are near-duplicates with "
+        f"{share:.1%} of the rows, and must share a part; leave copies out of the bank, or choose shares that fit (valid, test)"
+    )
+
+
+def _dealt(bank: Bank, groups: list[tuple[int, ...]], valid: float, test: float, salt: str) -> Split:
     ids, lengths = bank.ids, bank.lengths
-    groups.sort(key=lambda group: salted(salt, min(ids[m] for m in group)))
+    groups = sorted(groups, key=lambda group: salted(salt, min(ids[m] for m in group)))
     rows = np.array([lengths[list(group)].sum() for group in groups])
     edges = (test * len(bank), (test + valid) * len(bank))
     before = np.cumsum(rows) - rows

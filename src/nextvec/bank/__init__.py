@@ -2,7 +2,8 @@
 
 from nextvec.bank.bank import Bank
 from nextvec.bank.census import Census, census
-from nextvec.bank.distinct import Distinct, row_hashes
+from nextvec.bank.distinct import Distinct
+from nextvec.bank.hashing import row_hashes
 from nextvec.bank.writer import BankWriter, VectorDocument
 
 __all__ = ["Bank", "BankWriter", "Census", "Distinct", "VectorDocument", "census", "row_hashes"]

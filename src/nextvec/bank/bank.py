@@ -16,12 +16,15 @@ from jaxtyping import Float, Int32, Int64
 from nextvec.bank import layout
 from nextvec.bank.distinct import Distinct
 from nextvec.bank.layout import Manifest
+from nextvec.bank.verification import Verify
+from nextvec.bank.verification import verify as check
 from nextvec.errors import DataError
+from nextvec.progress import Progress, silent
 
 
 @dataclass(frozen=True, eq=False)
 class Bank:
-    """Unit rows end to end, in document order; opening one reads its manifest and nothing else.
+    """Unit rows end to end, in document order, memory-mapped when opened.
 
     Attributes:
         rows: [N, D] float16 or float32, unit length, memory-mapped when opened from disk.
@@ -37,16 +40,24 @@ class Bank:
     memory_documents: Sequence[tuple[str, str]] = field(default=(), repr=False)
 
     @staticmethod
-    def open(path: str | Path) -> "Bank":
-        """Open the bank in folder ``path``, memory-mapped, in milliseconds whatever its size.
+    def open(path: str | Path, verify: Verify = "once", progress: Progress = silent) -> "Bank":
+        """Open the bank in folder ``path``, memory-mapped, in milliseconds whatever its size once its content is verified.
+
+        Args:
+            verify: whether its content is compared with its fingerprint: ``once``, as long as its files do not change
+                (:func:`~nextvec.bank.verification.verify`), ``always`` or ``never``.
 
         Raises:
-            DataError: no bank there, another format, or files shorter than the manifest says.
+            DataError: no bank there, another format, files shorter than the manifest says, or other content.
         """
         folder = Path(path)
         m = Manifest.read(folder)
         rows = _mapped(folder / layout.ROWS, np.dtype(m.dtype), (m.rows, m.dim))
         offsets = _mapped(folder / layout.OFFSETS, np.dtype(np.int64), (m.documents + 1,))
+        documents = folder / layout.DOCUMENTS
+        if not documents.is_file():
+            raise DataError(f"{documents} is damaged: no file; ingest the source again")
+        check(folder, m, verify, progress)
         return Bank(rows, offsets, m, folder)
 
     @staticmethod

@@ -3,20 +3,18 @@
 # Axes: N rows, D width, U distinct rows.
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int64
 
 from nextvec.bank import layout
 from nextvec.bank.bank import Bank
+from nextvec.bank.grouping import document_groups
 
 NEAR = 0.995  # cosine from which two rows say the same
-SHARE = 0.5  # share of the shorter document from which two documents are near-duplicates
-TABLES, FULL_BUCKET, COMMON, BLOCK = 16, 64, 256, 65_536
+TABLES, FULL_BUCKET, BLOCK = 16, 64, 65_536
 
 
 @dataclass(frozen=True)
@@ -27,8 +25,8 @@ class Census:
         rows: all of them.
         exact_duplicates: rows that hold the same vector as an earlier one (:class:`~nextvec.bank.distinct.Distinct`).
         near_duplicates: further rows within cosine ``threshold`` of an earlier one.
-        document_groups: documents, by index, that share at least half of the
-            shorter one's rows, directly or through others; kept in one split.
+        document_groups: documents, by index, that are near-duplicates
+            (:func:`~nextvec.bank.grouping.document_groups`), directly or through others; kept in one part of a split.
         threshold: the cosine of a near duplicate.
     """
 
@@ -40,7 +38,9 @@ class Census:
 
 
 def census(bank: Bank) -> Census:
-    """Count duplicates, once: a bank on disk keeps the answer beside its rows.
+    """Count duplicates, once: a bank on disk keeps the answer beside its rows, where its folder can be written.
+
+    An answer that an earlier version kept, or that is of other content, is counted again.
 
     Near duplicates are found by locality-sensitive hashing with random
     hyperplanes (Charikar 2002) and then measured: no false ones; at the
@@ -50,11 +50,12 @@ def census(bank: Bank) -> Census:
     kept = bank.path / layout.CENSUS if bank.path is not None else None
     if kept is not None and kept.exists():
         values = layout.read_json(kept)
-        values["document_groups"] = tuple(tuple(group) for group in values["document_groups"])
-        return Census(**values)
+        if values.pop("bank", None) == bank.fingerprint:
+            values["document_groups"] = tuple(tuple(group) for group in values["document_groups"])
+            return Census(**values)
     counted = _count(bank)
     if kept is not None:
-        layout.write_atomically(kept, json.dumps(asdict(counted)) + "\n")
+        layout.keep(kept, json.dumps({"bank": bank.fingerprint, **asdict(counted)}) + "\n")
     return counted
 
 
@@ -62,9 +63,7 @@ def _count(bank: Bank) -> Census:
     classes, distinct = bank.distinct.classes, bank.distinct.firsts
     pairs = _near_pairs(bank.rows, distinct)
     near = len(np.unique(pairs.max(axis=1))) if len(pairs) else 0
-    shared = _shared_rows(bank, classes, pairs)
-    groups = _grouped(bank, shared)
-    return Census(len(bank), len(bank) - len(distinct), near, groups)
+    return Census(len(bank), len(bank) - len(distinct), near, document_groups(bank, classes, pairs))
 
 
 def _near_pairs(rows: Float[np.ndarray, "N D"], distinct: Int64[np.ndarray, " U"]) -> Int64[np.ndarray, "P 2"]:
@@ -99,51 +98,3 @@ def _bucket_pairs(codes: Int64[np.ndarray, " U"]) -> Iterator[Int64[np.ndarray, 
             chosen = same[start : start + BLOCK]
             pairs = np.stack([order[chosen], order[chosen + step]], axis=1)
             yield np.sort(pairs, axis=1)
-
-
-def _shared_rows(bank: Bank, classes: np.ndarray, pairs: np.ndarray) -> Counter[tuple[int, int]]:
-    """For each pair of documents, how many rows of the first have a twin in the second."""
-    document = bank.document_of(np.arange(len(bank), dtype=np.int64))
-    held, counts = np.unique(np.stack([classes, document], axis=1), axis=0, return_counts=True)
-    owners: dict[int, dict[int, int]] = {}
-    for (row, m), count in zip(held.tolist(), counts.tolist(), strict=True):
-        owners.setdefault(row, {})[m] = count
-    twins: dict[int, set[int]] = {row: {row} for row, docs in owners.items() if len(docs) > 1}
-    for a, b in pairs.tolist():
-        twins.setdefault(a, {a}).add(b)
-        twins.setdefault(b, {b}).add(a)
-    shared: Counter[tuple[int, int]] = Counter()
-    for row, alike in twins.items():
-        others = {m for twin in alike for m in owners[twin]}
-        if len(others) <= COMMON:  # what everybody says tells no two documents apart
-            shared.update({(a, b): count for a, count in owners[row].items() for b in others if a != b})
-    for group in _copies(bank, classes):
-        shared.update({(a, b): int(bank.lengths[a]) for a, b in pairwise(group)})
-    return shared
-
-
-def _copies(bank: Bank, classes: np.ndarray) -> list[list[int]]:
-    """Documents with the very same rows, however common each row is."""
-    same: dict[bytes, list[int]] = {}
-    for m in range(bank.num_documents):
-        same.setdefault(classes[bank.offsets[m] : bank.offsets[m + 1]].tobytes(), []).append(m)
-    return [group for group in same.values() if len(group) > 1]
-
-
-def _grouped(bank: Bank, shared: Counter[tuple[int, int]]) -> tuple[tuple[int, ...], ...]:
-    parent = list(range(bank.num_documents))
-
-    def root(m: int) -> int:
-        while parent[m] != m:
-            parent[m] = parent[parent[m]]
-            m = parent[m]
-        return m
-
-    lengths = bank.lengths
-    for (a, b), rows in shared.items():
-        if lengths[a] <= lengths[b] and rows >= SHARE * lengths[a]:
-            parent[max(root(a), root(b))] = min(root(a), root(b))
-    members: dict[int, list[int]] = {}
-    for m in range(bank.num_documents):
-        members.setdefault(root(m), []).append(m)
-    return tuple(tuple(group) for group in members.values() if len(group) > 1)

@@ -9,7 +9,8 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt64
 
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+from nextvec.bank.hashing import row_hashes
+
 BLOCK = 65_536
 ROUNDING = 1e-3  # no two roundings of one unit vector to float16 lie further apart: one unit in the last place each, 2**-10
 SKETCH, SAMPLE = 8, 256  # directions, and rows that they are taken from
@@ -90,32 +91,6 @@ class Distinct:
     @cached_property
     def _by_number(self) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " U"]]:
         return np.argsort(self.numbers, kind="stable"), np.cumsum(self.counts)
-
-
-def row_hashes(rows: Float[np.ndarray, "N D"]) -> UInt64[np.ndarray, " N"]:
-    """A 64-bit hash of each row's bits: every 8 bytes are folded in by :func:`mix64`.
-
-    Among ten million rows, two different ones share a hash with a probability of about 3 in a million.
-    """
-    width = rows.shape[1] * rows.itemsize
-    words = -(-width // 8)
-    hashes = np.empty(len(rows), dtype=np.uint64)
-    for start in range(0, len(rows), BLOCK):
-        block = np.ascontiguousarray(rows[start : start + BLOCK])
-        padded = np.zeros((len(block), words * 8), dtype=np.uint8)
-        padded[:, :width] = block.view(np.uint8).reshape(len(block), width)
-        mixed = np.full(len(block), GOLDEN)
-        for word in np.ascontiguousarray(padded.view(np.uint64).T):
-            mixed = mix64((mixed ^ word) + GOLDEN)
-        hashes[start : start + BLOCK] = mixed
-    return hashes
-
-
-def mix64(z: UInt64[np.ndarray, " N"]) -> UInt64[np.ndarray, " N"]:
-    """The finaliser of splitmix64 (Steele et al. 2014): every bit in changes half of the bits out."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
 
 
 def _first_of_each(hashes: UInt64[np.ndarray, " N"]) -> tuple[Int64[np.ndarray, " F"], Int64[np.ndarray, " N"]]:

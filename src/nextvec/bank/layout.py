@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,8 @@ FORMAT = 1
 MANIFEST = "bank.json"
 ROWS, OFFSETS, DOCUMENTS = "rows.bin", "offsets.bin", "documents.jsonl"
 TEXT, SPANS, TOKENS = "text.bin", "spans.bin", "tokens.bin"
-CENSUS = "census.json"
+VERIFIED = "verified.json"
+CENSUS = "census-2.json"  # 2: the second rule of which documents are near-duplicates; "census.json" held the first
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,12 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{path} is damaged: {error}") from None
+
+
+def keep(path: Path, content: str) -> None:
+    """Write what can be computed again; leave it out where the folder cannot be written."""
+    with suppress(OSError):
+        write_atomically(path, content)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -24,6 +24,7 @@ from nextvec.bank import layout
 from nextvec.bank.bank import Bank
 from nextvec.bank.census import census
 from nextvec.bank.layout import Manifest
+from nextvec.bank.verification import content_fingerprint
 from nextvec.errors import DataError
 from nextvec.progress import Progress, silent
 
@@ -128,12 +129,12 @@ class BankWriter:
         manifest = replace(self._plan, rows=self.rows, documents=self.documents)
         replace(manifest, fingerprint=content_fingerprint(self.partial, manifest)).write(self.partial)
         progress("looking for duplicates", 0, 1)
-        census(Bank.open(self.partial))
+        census(Bank.open(self.partial, "never"))
         progress("looking for duplicates", 1, 1)
         os.replace(self.partial, self.path)
         # Only now: until the bank has its name, a killed writer needs the journal.
         (self.path / JOURNAL).unlink()
-        return Bank.open(self.path)
+        return Bank.open(self.path, "never")
 
     def discard(self) -> None:
         """Leave nothing behind."""
@@ -168,7 +169,7 @@ class BankWriter:
 
     def _resume(self) -> dict[str, int]:
         journal_path = self.partial / JOURNAL
-        for name in (layout.CENSUS, layout.MANIFEST):  # of a writer killed just before it published
+        for name in (layout.CENSUS, layout.VERIFIED, layout.MANIFEST):  # of a writer killed just before it published
             (self.partial / name).unlink(missing_ok=True)
         if not journal_path.exists():
             shutil.rmtree(self.partial, ignore_errors=True)
@@ -268,13 +269,3 @@ def in_memory(documents: Iterable[VectorDocument], encoder: str, dtype: Dtype = 
         len(stacked), stacked.shape[1], len(names), dtype, encoder, encoder, digest.hexdigest(), False, "none", "memory"
     )
     return Bank(stacked, offsets, manifest, None, tuple(names))
-
-
-def content_fingerprint(folder: Path, manifest: Manifest) -> str:
-    """sha256 over the rows, offsets and documents that lie in ``folder``, and what made the rows."""
-    digest = hashlib.sha256(f"{manifest.encoder_fingerprint} {manifest.dtype} {manifest.dim}".encode())
-    for name in (layout.ROWS, layout.OFFSETS, layout.DOCUMENTS):
-        with open(folder / name, "rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()

@@ -3,9 +3,9 @@
 from argparse import Namespace
 from collections.abc import Sequence
 
-from nextvec.bank import Bank
 from nextvec.cli import show, show_experiments
-from nextvec.cli.verbs import as_json, bank_of
+from nextvec.cli.banks import open_bank, open_bank_of
+from nextvec.cli.verbs import as_json
 from nextvec.errors import SettingsError
 from nextvec.experiments.comparison import compare as run_compare
 from nextvec.experiments.decision import decide
@@ -19,7 +19,7 @@ from nextvec.training.evaluate import OWN_CONTEXT
 
 def compare(arguments: Namespace) -> int:
     a, b = Run.open(arguments.a), Run.open(arguments.b)
-    bank = bank_of(a, arguments.bank)
+    bank = open_bank_of(a, arguments)
     context = arguments.context or OWN_CONTEXT
     with show.Bars() as bars:
         lanes = Lanes.open(arguments.lanes, bank) if arguments.lanes else None
@@ -44,7 +44,7 @@ def _experts(given: Sequence[str]) -> dict[str, Run]:
 def gate(arguments: Namespace) -> int:
     gates = read_gates(arguments.gates, str(arguments.over) if arguments.over else None)
     run = Run.open(arguments.run)
-    bank = bank_of(run, arguments.bank)
+    bank = open_bank_of(run, arguments)
     with show.Bars() as bars:
         decision = decide(run, bank, gates, bars)
     record = decision.write(run.path)
@@ -56,7 +56,7 @@ def gate(arguments: Namespace) -> int:
 
 
 def sweep(arguments: Namespace) -> int:
-    bank = Bank.open(arguments.bank)
+    bank = open_bank(arguments.bank, arguments)
     over = parse_over(arguments.over)
     shared = (arguments.seeds, arguments.set, arguments.jobs, arguments.rows)
     with show.Bars() as bars:

@@ -9,6 +9,7 @@ import torch
 
 from nextvec.bank import Bank
 from nextvec.cli import show
+from nextvec.cli.banks import open_bank
 from nextvec.cli.verbs import as_json
 from nextvec.errors import DataError, SettingsError
 from nextvec.index import ApproximateIndex, ExactIndex, Index
@@ -18,7 +19,7 @@ from nextvec.index.approximate import NEIGHBOURS, SAMPLE, predicted_like
 def index(arguments: Namespace) -> int:
     if arguments.index.exists():  # before an hour's work, not after
         raise DataError(f"{arguments.index} already exists; choose another name or delete it first")
-    bank = Bank.open(arguments.bank)
+    bank = open_bank(arguments.bank, arguments)
     began = time.perf_counter()
     with show.Bars() as bars:
         made = _build(bank, arguments.kind, arguments.format, bars)

@@ -7,6 +7,7 @@ import numpy as np
 
 from nextvec.bank import Bank
 from nextvec.cli import show, show_lanes
+from nextvec.cli.banks import open_bank
 from nextvec.cli.verbs import as_json
 from nextvec.errors import DataError, SettingsError
 from nextvec.lanes import (
@@ -33,7 +34,7 @@ def lanes(arguments: Namespace) -> int:
         raise DataError(f"{arguments.out} already exists; choose another name or delete it first")
     if arguments.out and arguments.bank.resolve() in arguments.out.resolve().parents:
         raise DataError(f"{arguments.out} lies in the bank, which is never written to; choose a folder beside it")
-    bank = Bank.open(arguments.bank)
+    bank = open_bank(arguments.bank, arguments)
     with show.Bars() as bars:
         made = _make(arguments, bank, bars)
     against = read_labels(arguments.against, bank, _names(made)) if arguments.against else None

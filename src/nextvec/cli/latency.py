@@ -8,10 +8,11 @@ import numpy as np
 
 from nextvec.bank import Bank
 from nextvec.cli import show
+from nextvec.cli.banks import open_bank_of
 from nextvec.cli.verbs import as_json
 from nextvec.errors import DataError
 from nextvec.index import ExactIndex
-from nextvec.inference import Engine, bank_of
+from nextvec.inference import Engine
 from nextvec.inference.latency import Answer, answers, candidates_of, cold_start, gates, limits, to_json
 from nextvec.models.packed import weight_bytes
 from nextvec.report.latency_page import write_latency_page
@@ -20,7 +21,7 @@ from nextvec.training import Run, load_model
 
 def latency(arguments: Namespace) -> int:
     run = Run.open(arguments.run)
-    bank = bank_of(run, arguments.bank)
+    bank = open_bank_of(run, arguments)
     if bank.path is None:
         raise DataError("the bank must lie on disk, so that a fresh process can open it")
     candidates = candidates_of(bank, arguments.candidates)

@@ -154,6 +154,7 @@ def _parser() -> _Parser:
     export.add_argument("source", type=Path, help="a bank, or a finished run")
     export.add_argument("out", type=Path, help="of a bank: a .parquet or .npz file to write; of a run: the folder to write")
     export.add_argument("--context", type=_positive, default=100, help="vectors per window, for .npz (100)")
+    export.add_argument("--bank", type=Path, help="of a run: whose rows the graphs are checked on (the bank it was trained on)")
 
     train = verb("train", "train a run by a recipe", "Killed at any moment, the same command goes on, bit for bit.")
     train.add_argument("recipe", help="default, or a phase, like phase1 or phase3-published; all fit their size to the bank")
@@ -222,13 +223,12 @@ def _parser() -> _Parser:
     latency.add_argument("--ratio", type=_milliseconds, default=1.2, help="P95 at most so many times the other's (1.2)")
     latency.add_argument("--page", type=Path, metavar="HTML", help="write a page with the plot")
 
-    serving.add_arguments(
-        verb(
-            "serve",
-            "answer over HTTP: sessions, predictions, rollouts",
-            "On loopback unless there are keys. Example: nextvec serve runs/first",
-        )
+    serve = verb(
+        "serve",
+        "answer over HTTP: sessions, predictions, rollouts",
+        "On loopback unless there are keys. Example: nextvec serve runs/first",
     )
+    serving.add_arguments(serve)
 
     rollout.add_arguments(
         verb(
@@ -355,6 +355,9 @@ def _parser() -> _Parser:
     experts.add_argument("--pool", type=_pool, default=1000, metavar="N|all", help="candidates per scored row (1000)")
     experts.add_argument("--rows", type=_positive, default=2000, help="scored rows at most (2000)")
     experts.add_argument("--jobs", type=_positive, default=1, help="runs at a time (1)")
+    verifying = (index, lanes, inspect, export, train, evaluate, predict, latency, serve, compare, gate, sweep, phases)
+    for opens in (*verifying, context, experts):
+        serving.add_verify(opens)
     return parser
 
 

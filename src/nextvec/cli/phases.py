@@ -2,8 +2,8 @@
 
 from argparse import Namespace
 
-from nextvec.bank import Bank
 from nextvec.cli import show, show_experts, show_phases
+from nextvec.cli.banks import open_bank
 from nextvec.cli.verbs import as_json
 from nextvec.errors import SettingsError
 from nextvec.experiments.context import context_experiment
@@ -14,7 +14,7 @@ from nextvec.lanes import Lanes
 
 
 def phases(arguments: Namespace) -> int:
-    bank = Bank.open(arguments.bank) if arguments.bank else None
+    bank = open_bank(arguments.bank, arguments) if arguments.bank else None
     recipes, pools = arguments.recipes or RECIPES, arguments.pools or POOLS
     if arguments.lanes and bank is None:
         raise SettingsError("--lanes needs --bank, the bank that they are of")
@@ -35,7 +35,7 @@ def experiment(arguments: Namespace) -> int:
 
 
 def _experts(arguments: Namespace) -> int:
-    bank = Bank.open(arguments.bank)
+    bank = open_bank(arguments.bank, arguments)
     lanes = Lanes.open(arguments.lanes, bank) if arguments.lanes else None
     with show.Bars() as bars:
         found = experts_experiment(
@@ -59,7 +59,7 @@ def _experts(arguments: Namespace) -> int:
 
 
 def _context(arguments: Namespace) -> int:
-    bank = Bank.open(arguments.bank)
+    bank = open_bank(arguments.bank, arguments)
     with show.Bars() as bars:
         found = context_experiment(
             arguments.out,

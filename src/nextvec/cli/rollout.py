@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nextvec.cli.serving import add_verify
 from nextvec.errors import DataError, ServingError, SettingsError
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def add_arguments(rollout: ArgumentParser) -> None:
     start.add_argument("--over", type=Path, required=True, metavar="RUN", help="the run that answers now")
     start.add_argument("--id", help="of the rollout (the run's name and the time)")
     start.add_argument("--bank", type=Path, help="where candidates come from (default: the bank each was trained on)")
+    add_verify(start)
     start.add_argument("--weights", choices=("auto", "float32", "bfloat16", "int8"), default="auto", help="as the server holds")
     start.add_argument("--harm", type=float, default=3.0, help="failures, in times of stable's, that no step may miss (3)")
     start.add_argument("--base", type=float, default=0.01, help="share of stable's sessions that fail, about (0.01)")
@@ -107,7 +109,7 @@ def _strata(folder: Path, stable: "Engine") -> tuple[str, ...]:
 
 
 def _start(arguments: Namespace) -> int:
-    from nextvec.bank import Bank
+    from nextvec.cli.banks import open_bank_of
     from nextvec.cli.show import Bars
     from nextvec.inference import Engine
     from nextvec.serving.judge import Evidence, Rung
@@ -116,6 +118,7 @@ def _start(arguments: Namespace) -> int:
     from nextvec.serving.rollout import Command, Plan, create, intervene
     from nextvec.serving.units import bands
     from nextvec.serving.wire import NAME
+    from nextvec.training import Run
 
     names = [path.resolve().name for path in (arguments.over, arguments.canary)]
     chosen = arguments.id or f"{names[1]}-{datetime.now(UTC):%Y%m%dT%H%M%S}"[-64:]
@@ -127,8 +130,8 @@ def _start(arguments: Namespace) -> int:
     plan = Plan.catching(arguments.harm, arguments.base, arguments.dwell)
     plan = Plan(plan.harm, plan.base, plan.rungs, Rung(0.0, arguments.dwell, arguments.pairs), gated=arguments.gated)
     ledger = _opened(arguments, create=True)
-    bank = Bank.open(arguments.bank) if arguments.bank else None
-    stable, canary = (Engine.open(run, bank, weights=arguments.weights) for run in (arguments.over, arguments.canary))
+    runs = [Run.open(path) for path in (arguments.over, arguments.canary)]
+    stable, canary = (Engine.open(run, open_bank_of(run, arguments), weights=arguments.weights) for run in runs)
     with Bars() as bars:
         checked = preflight(stable, canary, arguments.budget, progress=bars)
     models = [identity(name, engine.digest) for name, engine in zip(names, (stable, canary), strict=True)]

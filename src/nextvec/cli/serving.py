@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from nextvec.errors import ServingError, SettingsError
 
 if TYPE_CHECKING:
+    from nextvec.bank.verification import Verify
     from nextvec.inference import Engine
     from nextvec.models.packed import Weights
     from nextvec.serving.canary import Canary
@@ -103,6 +104,13 @@ def add_arguments(serve: ArgumentParser) -> None:
     )
 
 
+def add_verify(verb: ArgumentParser) -> None:
+    """What every verb takes that opens a bank."""
+    verb.add_argument(
+        "--verify", action="store_true", help="hash the bank's content, even if its files look unchanged since the last time"
+    )
+
+
 def serve(arguments: Namespace) -> int:
     missing = [name for name in NEEDS if find_spec(name) is None]
     if missing:
@@ -150,7 +158,7 @@ def serve(arguments: Namespace) -> int:
     def announce(url: str) -> None:
         print(json.dumps({"url": url}) if arguments.json else f"serving {', '.join(start.runs)} on {url}", flush=True)
 
-    open_run = partial(_opened, arguments.bank, arguments.weights)
+    open_run = partial(_opened, arguments.bank, arguments.weights, "always" if arguments.verify else "once")
     serve(
         start.runs,
         partial(EngineProcess, open_run=open_run) if arguments.isolate else open_run,
@@ -182,12 +190,13 @@ def _place(arguments: Namespace) -> "Place":
     return place
 
 
-def _opened(bank: Path | None, weights: "Weights | Literal['auto']", run: Path) -> "Engine":
+def _opened(bank: Path | None, weights: "Weights | Literal['auto']", verify: "Verify", run: Path) -> "Engine":
     """At the top of a module, for another process to find it."""
-    from nextvec.bank import Bank
-    from nextvec.inference import Engine
+    from nextvec.inference import Engine, bank_of
+    from nextvec.training import Run
 
-    return Engine.open(run, Bank.open(bank) if bank is not None else None, weights=weights)
+    opened = Run.open(run)
+    return Engine.open(opened, bank_of(opened, bank, verify), weights=weights)
 
 
 def _experts(arguments: Namespace, runs: dict[str, Path]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from nextvec.cli.show_lanes import experts_table, lane_table
+from nextvec.ranks import candidates_in_words
 from nextvec.training import Alarmed, Evaluated, Event, Finished, Stepped
 
 QUIET_SECONDS = 10.0  # between lines where nobody watches a bar
@@ -35,11 +36,13 @@ class Bars:
         self._spoken: dict[str, float] = {}
 
     def __enter__(self) -> "Bars":
-        self._bars.start()
+        if self.console.is_terminal:  # elsewhere rich prints an empty line when it stops
+            self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        if self.console.is_terminal:
+            self._bars.stop()
 
     def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
         """A :data:`~nextvec.progress.Progress`."""
@@ -106,7 +109,8 @@ def report_table(report: Mapping[str, Any]) -> None:
         highlight=False,
     )
     console.print(
-        f"[dim]{exam['rows']:,} rows of {exam['documents']} {exam['part']} documents · {exam['pool']:,} candidates each · "
+        f"[dim]{exam['rows']:,} rows of {exam['documents']} {exam['part']} documents · "
+        f"{candidates_in_words(exam)} candidates each · "
         f"context {context} ({exam['full_context']:.0%} of the rows have it all) · exam {exam['id']}[/dim]",
         highlight=False,
     )

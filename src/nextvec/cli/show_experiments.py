@@ -11,6 +11,7 @@ from rich.table import Table
 from nextvec.cli.show_lanes import lane_table
 from nextvec.experiments.decision import Decision
 from nextvec.experiments.metrics import figure_text, threshold_text
+from nextvec.ranks import candidates_in_words
 
 Json = Mapping[str, Any]
 
@@ -39,8 +40,8 @@ def comparison_table(found: Json) -> None:
         lane_table(found["lanes"], "lift")
     exam = found["exam"]
     console.print(
-        f"[dim]{exam['rows']:,} rows of {exam['documents']} {exam['part']} documents · {exam['pool']:,} candidates each · "
-        f"paired by row, resampled by document · exam {exam['id']}[/dim]",
+        f"[dim]{exam['rows']:,} rows of {exam['documents']} {exam['part']} documents · "
+        f"{candidates_in_words(exam)} candidates each · paired by row, resampled by document · exam {exam['id']}[/dim]",
         highlight=False,
     )
 
@@ -95,8 +96,9 @@ def sweep_table(found: Json) -> None:
     exam = found["exam"]
     if exam["id"]:
         console.print(
-            f"\n[dim]{exam['rows']:,} rows of {exam['documents']} valid documents · {exam['pool']:,} candidates each · "
-            f"exam {exam['id']}[/dim]\n[dim]The best of many looks better than it is: compare it on the test part[/dim]",
+            f"\n[dim]{exam['rows']:,} rows of {exam['documents']} valid documents · "
+            f"{candidates_in_words(exam)} candidates each · exam {exam['id']}[/dim]\n"
+            f"[dim]The best of many looks better than it is: compare it on the test part[/dim]",
             highlight=False,
         )
 

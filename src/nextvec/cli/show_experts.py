@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from nextvec.ranks import candidates_in_words
+
 Json = Mapping[str, Any]
 
 
@@ -34,10 +36,10 @@ def experiment_tables(found: Json) -> None:
                 highlight=False,
             )
     exam = found["exam"]
-    pool = "all" if exam["pool"] is None else f"{exam['pool']:,}"
     console.print(
-        f"[dim]{exam['rows']:,} rows of {exam['documents']} test documents, {pool} candidates each · points of Hit@5, seeds "
-        f"averaged by row, paired by row, resampled by document · exam {exam['id']}[/dim]",
+        f"[dim]{exam['rows']:,} rows of {exam['documents']} test documents, "
+        f"{candidates_in_words(exam)} candidates each · points of Hit@5, seeds averaged "
+        f"by row, paired by row, resampled by document · exam {exam['id']}[/dim]",
         highlight=False,
     )
     for note in found["notes"]:

@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from nextvec.ranks import candidates_in_words
+
 Json = Mapping[str, Any]
 
 
@@ -69,7 +71,7 @@ def context_tables(found: Json) -> None:
 
 def _illusion(console: Console, found: Json) -> None:
     name, steps = found["illusion"]["untrained"], found["illusion"]["steps"]
-    table = _table("phase", "candidates", "reported", f"among them: {name}", f"among {_pool(found['exam'])}")
+    table = _table("phase", "candidates", "reported", f"among them: {name}", f"among {candidates_in_words(found['exam'])}")
     for step in steps:
         shown = (step["untrained"][line]["value"] for line in ("shrinking", "fixed"))
         reported = f"{step['reported']['hit@5']:.1%}"
@@ -81,15 +83,11 @@ def _illusion(console: Console, found: Json) -> None:
 def _terms(console: Console, exam: Json, notes: list[str]) -> None:
     console.print(
         f"\n[dim]Hit@5 of {exam['rows']:,} rows of {exam['documents']} {exam['part']} documents, "
-        f"{_pool(exam)} candidates each · changes in points, paired by row, resampled by document[/dim]",
+        f"{candidates_in_words(exam)} candidates each · changes in points, paired by row, resampled by document[/dim]",
         highlight=False,
     )
     for note in notes:
         console.print(f"[dim]{note}[/dim]", highlight=False)
-
-
-def _pool(exam: Json) -> str:
-    return "all" if exam["pool"] == "all" else f"{int(exam['pool']):,}"
 
 
 def _points(rate: Json) -> str:

@@ -12,10 +12,11 @@ from nextvec.bank.exchange import write_parquet, write_windows
 from nextvec.bank.layout import MANIFEST
 from nextvec.bank.tokens import token_facts
 from nextvec.cli import show
+from nextvec.cli.banks import open_bank, open_bank_of
 from nextvec.demo import demo as run_demo
 from nextvec.errors import DataError, SettingsError
 from nextvec.evaluation.audit import audit as run_audit
-from nextvec.inference import Engine, bank_of
+from nextvec.inference import Engine
 from nextvec.inference.export import export as export_model
 from nextvec.ingestion import Chunking
 from nextvec.ingestion import ingest as run_ingest
@@ -28,6 +29,7 @@ from nextvec.training import Run, begin
 from nextvec.training import train as run_train
 from nextvec.training.evaluate import OWN_CONTEXT
 from nextvec.training.evaluate import evaluate as run_evaluate
+from nextvec.windows import missed_shares
 
 Arguments = Namespace
 
@@ -60,7 +62,7 @@ def ingest(arguments: Arguments) -> int:
 
 def inspect(arguments: Arguments) -> int:
     if (arguments.path / MANIFEST).exists():
-        return _show(_bank_facts(Bank.open(arguments.path)), arguments)
+        return _show(_bank_facts(open_bank(arguments.path, arguments)), arguments)
     if (arguments.path / "run.json").exists():
         run = Run.open(arguments.path)
         return _show({**_run_facts(run), "settings": frozen.to_json(run.settings)}, arguments)
@@ -68,7 +70,7 @@ def inspect(arguments: Arguments) -> int:
 
 
 def audit(arguments: Arguments) -> int:
-    findings = run_audit(Bank.open(arguments.bank))
+    findings = run_audit(Bank.open(arguments.bank, "never"))  # what is wrong is a finding, not a refusal
     passed = all(finding.passed for finding in findings.values())
     if arguments.json:
         detectors = {name: finding.to_json() for name, finding in findings.items()}
@@ -85,7 +87,7 @@ def export(arguments: Arguments) -> int:
         return _export_model(arguments)
     if not (arguments.source / MANIFEST).exists():
         raise DataError(f"{arguments.source} is neither a bank nor a run")
-    bank = Bank.open(arguments.source)
+    bank = open_bank(arguments.source, arguments)
     if arguments.out.suffix.lower() == ".parquet":
         with show.Bars() as bars:
             write_parquet(bank, arguments.out, bars)
@@ -98,7 +100,9 @@ def export(arguments: Arguments) -> int:
 
 
 def _export_model(arguments: Arguments) -> int:
-    manifest = export_model(Run.open(arguments.source), arguments.out)
+    run = Run.open(arguments.source)
+    bank = open_bank_of(run, arguments) if arguments.bank else None
+    manifest = export_model(run, arguments.out, bank)
     facts = {
         "folder": str(arguments.out),
         "model": manifest["model"],
@@ -110,10 +114,13 @@ def _export_model(arguments: Arguments) -> int:
 
 
 def train(arguments: Arguments) -> int:
-    bank = Bank.open(arguments.bank)
+    bank = open_bank(arguments.bank, arguments)
     settings = override(recipe(arguments.recipe, len(bank)), arguments.set)
     run = begin(arguments.run, arguments.recipe, settings, bank)
     with show.Bars() as bars:
+        if not settings.only:
+            for sentence in missed_shares(bank, run.split(bank), settings.valid, settings.test).values():
+                bars.console.print(f"[dim]{sentence}[/dim]", highlight=False)
         for event in run_train(run, bank):
             bars.event(event)
     return _show(_run_facts(run), arguments)
@@ -125,7 +132,7 @@ def status(arguments: Arguments) -> int:
 
 def evaluate(arguments: Arguments) -> int:
     run = Run.open(arguments.run)
-    bank = bank_of(run, arguments.bank)
+    bank = open_bank_of(run, arguments)
     context = arguments.context or OWN_CONTEXT
     with show.Bars() as bars:
         lanes = Lanes.open(arguments.lanes, bank) if arguments.lanes else None
@@ -140,7 +147,7 @@ def predict(arguments: Arguments) -> int:
     run = Run.open(arguments.run)
     if arguments.input is not None:
         return _predict_many(run, arguments)
-    engine = Engine.open(run, bank_of(run, arguments.bank))
+    engine = Engine.open(run, open_bank_of(run, arguments))
     if not engine.bank.manifest.text:
         raise DataError("this bank holds vectors only; there are no chunks to print")
     session = engine.session()
@@ -148,7 +155,7 @@ def predict(arguments: Arguments) -> int:
     found = session.predict(arguments.k)
     if arguments.json:
         expected = [{"row": e.row, "score": e.score, "document": e.document, "text": e.text, "count": e.count} for e in found]
-        return as_json({"context": session.length, "expected": expected})
+        return as_json({"context": session.length, "bank": engine.bank.fingerprint, "expected": expected})
     for number, chunk in enumerate(found, 1):
         more = f" (and {chunk.count - 1:,} more rows)" if chunk.count > 1 else ""
         print(f"{number}. [{chunk.score:.3f}] {chunk.document}{more}\n{chunk.text}\n")
@@ -160,7 +167,9 @@ def _predict_many(run: Run, arguments: Arguments) -> int:
 
     if arguments.output is None:
         raise SettingsError("--input needs --output: the Parquet file to write")
-    engine = Engine.open(run, bank_of(run, arguments.bank))
+    engine = Engine.open(run, open_bank_of(run, arguments))
+    if (arguments.input / MANIFEST).exists():
+        open_bank(arguments.input, arguments)  # verified before anything is written
     with show.Bars() as bars:
         written = predict_file(engine, arguments.input, arguments.output, arguments.k, arguments.at, arguments.vectors, bars)
     return _show({"file": str(arguments.output), **written, "bytes": arguments.output.stat().st_size}, arguments)

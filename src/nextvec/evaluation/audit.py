@@ -10,17 +10,18 @@ import numpy as np
 import torch
 
 from nextvec.bank import Bank, census
-from nextvec.bank.writer import content_fingerprint
+from nextvec.bank.verification import content_fingerprint
 from nextvec.errors import DataError, ExamError
 from nextvec.evaluation.audit_text import truncated, unreadable
 from nextvec.evaluation.exam import Exam
-from nextvec.windows import Split, rows_of, split
+from nextvec.windows import Split, missed_shares, rows_of, split
 
 BLOCK = 65_536
 DUPLICATES, LEAK = 0.2, 0.05
 SAMPLE = 4_096
 ROWS_TO_BELIEVE, DOCUMENTS_TO_BELIEVE = 1_000, 5
 POOL = 1_000
+VALID, TEST = 0.15, 0.2  # shares of the rows, as a training holds them out by default
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,10 @@ def audit(bank: Bank) -> dict[str, Finding]:
         "unreadable": lambda bank: Finding(*unreadable(bank)),
         "order": _order,
         "duplicates": _duplicates,
+        "shares": _shares,
         "leakage": _leakage,
         "exam_size": _exam_size,
+        "candidates": _candidates,
         "oracle_truth": _oracle_truth,
         "oracle_ignorance": _oracle_ignorance,
         "context_excluded": _context_excluded,
@@ -136,18 +139,31 @@ def _duplicates(bank: Bank) -> Finding:
     )
 
 
-def _parts(bank: Bank) -> Split | None:
+def _parts(bank: Bank) -> Split:
+    """As a training splits the bank by default.
+
+    Raises:
+        DataError: it cannot be split.
+    """
+    return split(bank, VALID, TEST)
+
+
+def _shares(bank: Bank) -> Finding:
     try:
-        return split(bank, 0.15, 0.2)
-    except DataError:
-        return None
+        parts = _parts(bank)
+    except DataError as error:
+        return Finding(False, str(error), {"documents": bank.num_documents})
+    figures = {name: float(bank.lengths[parts.part(name)].sum()) / len(bank) for name in ("train", "valid", "test")}
+    says = "each part of the split holds between half and twice its share of the rows"
+    return Finding(not missed_shares(bank, parts, VALID, TEST), says, figures)
 
 
 def _leakage(bank: Bank) -> Finding:
     """Documents are disjoint by construction; rows said in both parts are what could still leak."""
-    parts = _parts(bank)
-    if parts is None:
-        return Finding(False, "too few independent documents to hold any out", {"documents": bank.num_documents})
+    try:
+        parts = _parts(bank)
+    except DataError as error:
+        return Finding(False, str(error), {"documents": bank.num_documents})
     classes = bank.distinct.classes
     overlap = np.intersect1d(parts.train, np.concatenate([parts.valid, parts.test])).size
     held = classes[rows_of(bank, np.concatenate([parts.valid, parts.test]))]
@@ -160,10 +176,12 @@ def _leakage(bank: Bank) -> Finding:
 
 
 def _exam(bank: Bank) -> Exam:
-    parts = _parts(bank)
-    documents = np.arange(bank.num_documents) if parts is None else parts.test
-    distinct = len(bank.distinct)
-    return Exam.over(bank, documents, "test", min(POOL, distinct))
+    try:
+        documents = _parts(bank).test
+    except DataError:
+        documents = np.arange(bank.num_documents)  # what can be seen without a split
+    exam = Exam.over(bank, documents, "test", None)
+    return exam.among(min(POOL, exam.largest_pool))
 
 
 def _exam_size(bank: Bank) -> Finding:
@@ -185,6 +203,18 @@ def _sat(bank: Bank, says: str, judge: Callable[[Exam], tuple[bool, dict[str, fl
     except ExamError as error:
         return Finding(False, str(error), {})
     return Finding(passed, says, figures)
+
+
+def _candidates(bank: Bank) -> Finding:
+    """A pool that shrinks along a document makes later rows easier, and a longer context look better."""
+
+    def judge(exam: Exam) -> tuple[bool, dict[str, float | int | str]]:
+        ranked = exam.rank(torch.zeros(len(exam.rows), bank.dim)).candidates
+        asked = np.minimum(POOL, exam.admissible)
+        figures = {"least": int(asked.min()), "most": int(asked.max()), "largest_pool": exam.largest_pool}
+        return bool((asked == POOL).all() and (ranked == exam.pool).all()), figures
+
+    return _sat(bank, f"every row that the test part scores has {POOL:,} candidates, wherever it stands", judge)
 
 
 def _oracle_truth(bank: Bank) -> Finding:

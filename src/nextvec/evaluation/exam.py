@@ -3,7 +3,8 @@
 # Axes: R scored rows, C columns, D width, N rows of the bank.
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from nextvec.bank import Bank
-from nextvec.bank.distinct import GOLDEN, mix64
+from nextvec.bank.hashing import GOLDEN, mix64
 from nextvec.errors import ExamError
 from nextvec.ranks import Ranks
 from nextvec.windows import rows_of, salted
@@ -30,14 +31,17 @@ class Exam:
     one fixed order, and the truth. Not admissible is what its document has
     already said, however short the context, and copies of the truth. So a row
     that repeats what its document has said is not scored: an answer leaves out
-    what the context holds, and can never name it. The order is a salted shuffle of the rows
-    of the examined documents, then one of the rest of the bank.
+    what the context holds, and can never name it. The order is a salted shuffle
+    of the rows of the examined documents, then one of the rest of the bank.
+    Every scored row has exactly ``pool`` candidates; a pool that one row cannot
+    fill is refused.
 
     Attributes:
         bank: what is examined.
         part: ``valid``, ``test`` or ``all``, in words, for the reader.
         rows: [R] scored rows, ascending.
-        pool: candidates per row, the truth among them; None for the whole bank.
+        pool: candidates per row, the truth among them; None for all that are
+            admissible, which are fewer for rows that stand late in a long document.
         id: hash of all the above; two reports are comparable when it is equal.
     """
 
@@ -66,7 +70,8 @@ class Exam:
             history: rows a document must have before one that is scored.
 
         Raises:
-            ExamError: too few rows to score that are new to their documents, or a bank with fewer distinct rows than ``pool``.
+            ExamError: too few rows to score that are new to their documents, or a scored row that has fewer admissible
+                candidates than ``pool``.
         """
         rows = _new_to_their_documents(bank, rows_of(bank, documents, skip=max(1, history)))
         if len(rows) < MINIMUM_ROWS:
@@ -78,10 +83,41 @@ class Exam:
             rows = np.sort(rows[np.argsort(_hashes(rows, 1), kind="stable")[:max_rows]])
         classes = bank.distinct.classes
         order = _candidate_order(bank, documents, classes)
-        if pool is not None and not 2 <= pool <= len(order):
-            raise ExamError(f"pool {pool:,}: must be between 2 and the bank's {len(order):,} distinct rows (or all)")
-        name = f"{bank.fingerprint} {part} {pool} {SALT}".encode() + rows.tobytes() + order.tobytes()
-        return Exam(bank, part, rows, pool, hashlib.sha256(name).hexdigest()[:16], classes, order)
+        return Exam(bank, part, rows, None, _id(bank, part, rows, None, order), classes, order).among(pool)
+
+    def among(self, pool: int | None) -> "Exam":
+        """The exam on the same rows with another number of candidates.
+
+        Raises:
+            ExamError: a scored row has fewer admissible candidates than ``pool``, or ``pool`` is below 2.
+        """
+        if pool is not None and not 2 <= pool <= self.largest_pool:
+            raise ExamError(
+                f"pool {pool:,}: every scored row must have that many candidates; the largest pool that works for the "
+                f"{self.part} documents is {self.largest_pool:,}, of {len(self.order):,} distinct rows in the bank without "
+                f"what a row's own document said before it; choose 2 to {self.largest_pool:,}, or all"
+            )
+        return replace(self, pool=pool, id=_id(self.bank, self.part, self.rows, pool, self.order))
+
+    @cached_property
+    def admissible(self) -> Int64[np.ndarray, " R"]:
+        """Candidates that each scored row could have, the truth among them: distinct rows that its document has not said."""
+        bank = self.bank
+        owner = bank.document_of(np.arange(len(bank), dtype=np.int64))
+        new = np.zeros(len(bank) + 1, dtype=np.int64)  # one for each row that its document says for the first time
+        new[1 + np.unique(owner * len(bank) + self.classes, return_index=True)[1]] = 1
+        said = np.cumsum(new)
+        return len(self.order) - (said[self.rows + 1] - said[self._starts]) + 1
+
+    @property
+    def largest_pool(self) -> int:
+        """The largest pool that every scored row can fill."""
+        return int(self.admissible.min())
+
+    @property
+    def candidates(self) -> Int64[np.ndarray, " R"]:
+        """Candidates of each scored row, the truth among them."""
+        return self.admissible if self.pool is None else np.full(len(self.rows), self.pool, dtype=np.int64)
 
     @property
     def clusters(self) -> Int64[np.ndarray, " R"]:
@@ -184,7 +220,12 @@ def _candidate_order(
     return np.concatenate(shuffled)
 
 
+def _id(bank: Bank, part: str, rows: Int64[np.ndarray, " R"], pool: int | None, order: Int64[np.ndarray, " order"]) -> str:
+    name = f"{bank.fingerprint} {part} {pool} {SALT}".encode() + rows.tobytes() + order.tobytes()
+    return hashlib.sha256(name).hexdigest()[:16]
+
+
 def _hashes(rows: Int64[np.ndarray, " R"], stream: int) -> np.ndarray:
-    """A well-mixed 64-bit hash per row (:func:`~nextvec.bank.distinct.mix64`): the same on every machine and version."""
+    """A well-mixed 64-bit hash per row (:func:`~nextvec.bank.hashing.mix64`): the same on every machine and version."""
     seed = np.uint64(int(salted(SALT, str(stream))[:16], 16))
     return mix64(rows.astype(np.uint64) * GOLDEN + seed)

@@ -20,7 +20,7 @@ from nextvec.lanes import Lanes
 from nextvec.models import ExpertGRU, Recurrent
 from nextvec.models.baselines import Constant, CopyLast, ExponentialMean, MeanOfAll, Successor
 from nextvec.progress import Progress, silent
-from nextvec.ranks import Ranks, Rate, paired_lift
+from nextvec.ranks import Ranks, Rate, candidate_terms, candidates_in_words, paired_lift
 from nextvec.windows import rows_of
 
 HITS = (1, 5, 10)
@@ -72,7 +72,7 @@ class Report:
         exam = {
             "id": self.exam,
             "rows": len(self.ranks),
-            "pool": int(np.median(self.ranks.candidates)),
+            **candidate_terms(self.ranks.candidates),
             "context": self.context,
             "full_context": self.full_context,
             "part": self.part,
@@ -94,8 +94,9 @@ class Report:
 
     def __str__(self) -> str:
         context = "all" if self.context is None else f"{self.context:,}"
+        among = candidates_in_words(candidate_terms(self.ranks.candidates))
         return (
-            f"hit@5 {self.ranks.hit(5)} among {int(np.median(self.ranks.candidates)):,}; chance {self.ranks.chance(5):.2%}; "
+            f"hit@5 {self.ranks.hit(5)} among {among}; chance {self.ranks.chance(5):.2%}; "
             f"{self.best_baseline} {self.baselines[self.best_baseline].hit(5).value:.1%}; "
             f"lift {points(self.lift())}; context {context}; exam {self.exam}"
         )

@@ -13,7 +13,7 @@ from nextvec.evaluation.by_lane import lane_figures, places_by_lane
 from nextvec.evaluation.report import HITS
 from nextvec.lanes import Lanes
 from nextvec.progress import Progress, silent
-from nextvec.ranks import Rate, paired_lift
+from nextvec.ranks import Rate, candidate_terms, paired_lift
 from nextvec.training import Run, Sitting, sittings
 from nextvec.training.evaluate import OWN_CONTEXT
 
@@ -82,7 +82,7 @@ class Comparison:
                 "part": self.part,
                 "rows": len(ranks),
                 "documents": len(np.unique(ranks.clusters)),
-                "pool": int(np.median(ranks.candidates)),
+                **candidate_terms(ranks.candidates),
                 "bank": self.a.origin.bank,
                 "chance": {f"hit@{k}": ranks.chance(k) for k in HITS},
             },

@@ -76,7 +76,7 @@ def context_experiment(
 
     Raises:
         SettingsError: fewer than two contexts, an unknown recipe or setting, or one that the experiment decides.
-        ExamError: too little to score, or a pool larger than the bank.
+        ExamError: too little to score, or a pool that a scored row cannot fill.
         RunError: the folder holds runs with other settings or of another bank.
     """
     folder, contexts = Path(folder), sorted(set(contexts))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nextvec.evaluation import Exam
-from nextvec.ranks import Rate
+from nextvec.ranks import Rate, candidate_terms
 
 SHUFFLED, FOREIGN, REMOVED = "far part shuffled", "far part of another document", "far part left out"
 
@@ -117,7 +117,7 @@ class ContextExperiment:
                 "part": exam.part,
                 "rows": len(exam.rows),
                 "documents": len(np.unique(exam.clusters)),
-                "pool": "all" if exam.pool is None else exam.pool,
+                **candidate_terms(exam.candidates),
                 "history": self.history,
             },
             "longest": self.trained[-1].context,

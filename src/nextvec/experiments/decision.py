@@ -7,8 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nextvec.bank import Bank
 from nextvec.bank.layout import write_atomically
 from nextvec.errors import SettingsError
@@ -17,7 +15,7 @@ from nextvec.experiments.gate import Gate, Gates
 from nextvec.experiments.metrics import METRICS, Figure, Measured, figure_text, threshold_text
 from nextvec.inference.latency import Answer
 from nextvec.progress import Progress, silent
-from nextvec.ranks import Rate
+from nextvec.ranks import Rate, candidate_terms, candidates_in_words
 from nextvec.training import Run
 from nextvec.training.run import BEST
 
@@ -46,7 +44,8 @@ class Decision:
 
     Attributes:
         gates: name of the file; run: where it lay; finished: why its training ended, None if it has not.
-        exam, part, context, pool, rows: what was sat; chance: of Hit@1/5/10 on it.
+        exam, part, context, rows: what was sat; candidates: ``pool``, least and most
+            (:func:`~nextvec.ranks.candidate_terms`); chance: of Hit@1/5/10 on it.
         bank, weights: fingerprints; date: of the measurement, UTC.
         alarms: of the training; latency: in full, where a gate asked for some of it.
     """
@@ -57,7 +56,7 @@ class Decision:
     exam: str
     part: str
     context: int | None
-    pool: int
+    candidates: dict[str, Any]
     rows: int
     chance: dict[str, float]
     bank: str
@@ -82,7 +81,7 @@ class Decision:
                 "id": self.exam,
                 "part": self.part,
                 "context": self.context,
-                "pool": self.pool,
+                **self.candidates,
                 "rows": self.rows,
                 "chance": self.chance,
             },
@@ -123,7 +122,7 @@ def decide(run: Run, bank: Bank, gates: Gates, progress: Progress = silent) -> D
         exam=measured.sitting.exam,
         part=gates.terms.part,
         context=measured.sitting.context,
-        pool=int(np.median(ranks.candidates)),
+        candidates=candidate_terms(ranks.candidates),
         rows=len(ranks),
         chance={f"hit@{k}": ranks.chance(k) for k in HITS},
         bank=bank.fingerprint,
@@ -147,7 +146,7 @@ def _page(decision: Decision) -> str:
         "run": decision.run,
         "training ended": decision.finished or "not yet",
         "exam": f"{decision.exam}: {decision.rows:,} rows of the {decision.part} documents",
-        "candidates each": f"{decision.pool:,}",
+        "candidates each": candidates_in_words(decision.candidates),
         "chance": chance,
         "alarms": "; ".join(decision.alarms) or "none",
         "context": "all" if decision.context is None else f"{decision.context:,}",

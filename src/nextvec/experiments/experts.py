@@ -22,7 +22,7 @@ from nextvec.experiments.runs import Plan, train_all
 from nextvec.lanes import Lanes
 from nextvec.models import ExpertGRU
 from nextvec.progress import Progress, silent
-from nextvec.ranks import Ranks
+from nextvec.ranks import Ranks, candidate_terms
 from nextvec.recipes import recipe as settings_of
 from nextvec.settings import override
 from nextvec.training import Run, TrainSettings, load_model, sittings
@@ -110,7 +110,7 @@ def experts_experiment(
     Raises:
         SettingsError: an unknown kind, recipe or setting, or one that the experiment decides.
         DataError: lanes by description of a bank whose encoder is unknown or not installed.
-        ExamError: too little to score, or a pool larger than the bank.
+        ExamError: too little to score, or a pool that a scored row cannot fill.
         RunError: the folder holds runs with other settings or of another bank.
     """
     folder, base = Path(folder), _settings(recipe, len(bank), seeds, sets, kinds)
@@ -130,7 +130,12 @@ def experts_experiment(
     content: dict[str, Any] = {
         "recipe": recipe,
         "sets": list(sets),
-        "exam": {"id": exam.id, "rows": len(exam.rows), "pool": pool, "documents": len(np.unique(exam.clusters))},
+        "exam": {
+            "id": exam.id,
+            "rows": len(exam.rows),
+            **candidate_terms(exam.candidates),
+            "documents": len(np.unique(exam.clusters)),
+        },
         "lanes": {
             lane: {"rows": len(places[lane]), "documents": len(np.unique(exam.clusters[places[lane]]))} for lane in places
         },

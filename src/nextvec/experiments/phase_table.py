@@ -12,7 +12,7 @@ from nextvec.bank import Bank
 from nextvec.evaluation import Exam
 from nextvec.evaluation.report import HITS
 from nextvec.experiments.answers import average, average_lift, kept_at
-from nextvec.ranks import Ranks, Rate
+from nextvec.ranks import Ranks, Rate, candidate_terms
 from nextvec.training import Run
 
 Pool = int | None  # candidates per scored row; None for the whole bank
@@ -196,6 +196,8 @@ class Phases:
                 "rows": len(exam.rows),
                 "documents": len(np.unique(exam.clusters)),
                 "pool": pool_name(self.pool),
+                "candidates": candidate_terms(exam.candidates)["candidates"],
+                "by_pool": {pool_name(pool): candidate_terms(sat.candidates)["candidates"] for pool, sat in self.exams.items()},
                 "ids": {pool_name(pool): sat.id for pool, sat in self.exams.items()},
             },
             "phases": [phase.to_json() for phase in self.table],

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from nextvec.bank import Bank
-from nextvec.bank.layout import MANIFEST, read_json, write_atomically
+from nextvec.bank.layout import read_json, write_atomically
 from nextvec.errors import ExamError, RunError, SettingsError
 from nextvec.evaluation import Exam, predict_rows
 from nextvec.evaluation.by_lane import expert_use, places_by_lane
@@ -30,6 +30,7 @@ from nextvec.experiments.phase_table import (
     parts_of,
 )
 from nextvec.experiments.runs import Plan, train_all
+from nextvec.inference import bank_of
 from nextvec.lanes import Lanes
 from nextvec.models import ExpertGRU
 from nextvec.progress import Progress, silent
@@ -63,7 +64,7 @@ def phases(
         bank: what to train on; without one nothing is trained, and the table is
             built from the finished runs that the folder holds.
         sets: ``name=value`` settings that every recipe is changed by.
-        pools: candidates per scored row; those larger than the bank are left out, with a note.
+        pools: candidates per scored row; those that a scored row cannot fill are left out, with a note.
         jobs: runs trained at a time.
         rows: scored rows at most.
         lanes: of the bank, to tell each phase's figures lane by lane.
@@ -149,15 +150,15 @@ class _Table:
 
     def _set_exams(self, run: Run, parts: Split) -> None:
         whole = Exam.over(self.bank, parts.test, "test", None, self.rows)
-        distinct = len(whole.order)
-        large = [pool for pool in self.pools if pool is not None and pool > distinct]
+        most = whole.largest_pool
+        large = [pool for pool in self.pools if pool is not None and pool > most]
         if large:
             named = ", ".join(f"{pool:,}" for pool in large)
-            self.notes.append(f"the bank has {distinct:,} distinct rows; pools left out because they are larger: {named}")
+            self.notes.append(f"some scored row has no more than {most:,} candidates; larger pools are left out: {named}")
         fitting = [pool for pool in self.pools if pool not in large]
         if not fitting:
-            raise ExamError(f"every pool is larger than the bank's {distinct:,} distinct rows; name a smaller one, or all")
-        self.exams = {pool: Exam.over(self.bank, parts.test, "test", pool, self.rows) for pool in fitting}
+            raise ExamError(f"the largest pool that every scored row can fill is {most:,}; name a smaller one, or all")
+        self.exams = {pool: whole.among(pool) for pool in fitting}
         _, centre = load_model(run)
         self._rivals = list(baselines(centre, (self.bank, parts.train)))
         self.parts = parts
@@ -268,10 +269,7 @@ def _bank_of(folder: Path) -> Bank:
     run = next((run for runs in _finished(folder).values() for run in runs), None)
     if run is None:
         raise RunError(f"{folder} holds no finished run; train some: nextvec phases {folder} --bank BANK")
-    path = Path(run.origin.bank_path)
-    if not (run.origin.bank_path and (path / MANIFEST).exists()):
-        raise RunError(f"the bank of {run.path} is no longer at {path}; name it with --bank")
-    return Bank.open(path)
+    return bank_of(run)
 
 
 def _place(recipe: str) -> tuple[int, str]:

@@ -10,7 +10,7 @@ import numpy as np
 from nextvec.bank import Bank
 from nextvec.evaluation.report import HITS
 from nextvec.experiments.answers import average, average_lift
-from nextvec.ranks import Ranks, Rate
+from nextvec.ranks import Ranks, Rate, candidate_terms
 from nextvec.training import Run, Sitting
 
 
@@ -125,7 +125,7 @@ class Sweep:
                 "part": "valid",
                 "rows": len(sat.ranks) if sat else None,
                 "documents": len(np.unique(sat.ranks.clusters)) if sat else None,
-                "pool": int(np.median(sat.ranks.candidates)) if sat else None,
+                **(candidate_terms(sat.ranks.candidates) if sat else {"pool": None, "candidates": None}),
                 "chance@5": sat.ranks.chance(5) if sat else None,
             },
             "runs": len(trials),

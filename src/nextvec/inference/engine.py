@@ -19,6 +19,7 @@ from jaxtyping import Float32, Int64
 from nextvec import settings as frozen
 from nextvec.bank import Bank
 from nextvec.bank.layout import MANIFEST
+from nextvec.bank.verification import Verify
 from nextvec.encoders import Encoder, load_encoder
 from nextvec.errors import DataError, NotFiniteError, RunError, SettingsError
 from nextvec.index import ExactIndex, Index, allowed_rows
@@ -29,6 +30,7 @@ from nextvec.inference.states import Batches, owned
 from nextvec.ingestion import Chunking
 from nextvec.models import Recurrent
 from nextvec.models.packed import Weights, best, pack
+from nextvec.progress import Progress, silent
 from nextvec.training import Run, load_model
 from nextvec.training.evaluate import check_encoder
 
@@ -102,7 +104,7 @@ class Engine:
             weights: the format they are held in; ``auto`` takes what suits this processor.
 
         Raises:
-            RunError: an untrained or damaged run, or one whose bank is no longer there.
+            RunError: an untrained or damaged run, or one whose bank is no longer there, or another now.
             DataError: a bank of another encoder.
             SettingsError: no such weight format.
         """
@@ -301,16 +303,26 @@ class Engine:
         return [group[first : first + TOGETHER] for group in alike.values() for first in range(0, len(group), TOGETHER)]
 
 
-def bank_of(run: Run, given: Path | None = None) -> Bank:
-    """The bank that a run was trained on, or the one given.
+def bank_of(run: Run, given: Path | None = None, verify: Verify = "once", progress: Progress = silent) -> Bank:
+    """The bank that a run was trained on, or the one given, which may be another.
+
+    Args:
+        verify: as :meth:`~nextvec.bank.Bank.open`'s.
 
     Raises:
-        RunError: none was given, and it no longer lies where the run was trained on it.
+        RunError: none was given, and where the run was trained on it there is none now, or another.
+        DataError: its content is not what was written.
     """
     path = given or Path(run.origin.bank_path)
     if given is None and not (run.origin.bank_path and (path / MANIFEST).exists()):
         raise RunError(f"the bank of {run.path} is no longer at {path}; name it with --bank")
-    return Bank.open(path)
+    bank = Bank.open(path, verify, progress)
+    if given is None and bank.fingerprint != run.origin.bank:
+        raise RunError(
+            f"{run.path} was trained on bank {run.origin.bank[:12]}, but {path} now holds bank {bank.fingerprint[:12]}; "
+            f"put its bank back, or use another on purpose: --bank PATH"
+        )
+    return bank
 
 
 def _check_finite(predicted: np.ndarray) -> None:

@@ -24,11 +24,13 @@ from nextvec import settings as frozen
 from nextvec.bank import Bank
 from nextvec.bank import layout as bank_layout
 from nextvec.errors import RunError, SettingsError
+from nextvec.inference.engine import bank_of
 from nextvec.inference.states import like
 from nextvec.models import Hierarchical, Recurrent
 from nextvec.models.window_attention import Window, WindowAttention
 from nextvec.models.working_memory import Held, WorkingMemory
 from nextvec.training import Run, load_model
+from nextvec.training.evaluate import check_encoder
 from nextvec.training.run import BEST
 
 KIND, FORMAT = "nextvec onnx export", 1
@@ -59,7 +61,7 @@ for n in np.argsort(-scores, kind="stable")[:5]:
 '''
 
 
-def export(run: Run, out: str | Path) -> dict[str, Any]:
+def export(run: Run, out: str | Path, bank: Bank | None = None) -> dict[str, Any]:
     """Write a folder that predicts without nextvec and without PyTorch; the manifest that lies in it.
 
     ``step.onnx`` is ``model.step``: one vector per passage and every tensor of
@@ -81,10 +83,11 @@ def export(run: Run, out: str | Path) -> dict[str, Any]:
     Args:
         run: finished.
         out: the folder to make.
+        bank: whose rows the graphs are checked on; the run's own when None, if it is still there.
 
     Raises:
         RunError: the run is not finished, ``out`` holds something else, the
-            weights are larger than an .onnx file can be, or an exported graph
+            run's bank was replaced by another, the weights are larger than an .onnx file can be, or an exported graph
             differs from the model by more than 1e-4.
         SettingsError: onnx, onnxruntime or onnxscript is not installed.
     """
@@ -98,8 +101,8 @@ def export(run: Run, out: str | Path) -> dict[str, Any]:
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if size > LARGEST:
         raise RunError(f"the weights of {run.path} take {size / 2**30:.1f} GiB; an .onnx file ends at 2")
+    passages = _passages(run, bank, min(LONGEST, BLOCK + _memory(model)))  # first: what is refused costs nothing
     step, passage, places = graphs(model)
-    passages = _passages(run, min(LONGEST, BLOCK + _memory(model)))
     differences = _differences(model, step, passage, places, passages)
     manifest = {
         "kind": KIND,
@@ -365,18 +368,18 @@ def _model(graph: Any, ir_version: int) -> Any:
     return helper.make_model(graph, opset_imports=opset, ir_version=ir_version, **made_by)
 
 
-def _passages(run: Run, longest: int) -> list[Float32[np.ndarray, "B T D"]]:
+def _passages(run: Run, bank: Bank | None, longest: int) -> list[Float32[np.ndarray, "B T D"]]:
     """What the graphs are checked on: one and three passages of unit vectors, random ones and the bank's."""
     rng = np.random.default_rng(0)
     drawn = [rng.standard_normal((b, t, run.origin.dim)).astype(np.float32) for b in (1, 3) for t in (1, 7, longest)]
     passages = [x / np.linalg.norm(x, axis=-1, keepdims=True) for x in drawn]
-    path = Path(run.origin.bank_path)
-    if run.origin.bank_path and (path / bank_layout.MANIFEST).exists():
-        bank = Bank.open(path)
-        if bank.fingerprint == run.origin.bank:
-            rows_ND = bank.rows[: 3 * longest].astype(np.float32)
-            passages.append(rows_ND[None, :longest])
-            passages.append(rows_ND[: len(rows_ND) // 3 * 3].reshape(3, -1, bank.dim)[:, :7])
+    if bank is None and run.origin.bank_path and (Path(run.origin.bank_path) / bank_layout.MANIFEST).exists():
+        bank = bank_of(run)
+    if bank is not None:
+        check_encoder(run, bank)
+        rows_ND = bank.rows[: 3 * longest].astype(np.float32)
+        passages.append(rows_ND[None, :longest])
+        passages.append(rows_ND[: len(rows_ND) // 3 * 3].reshape(3, -1, bank.dim)[:, :7])
     return passages
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from nextvec.bank.layout import write_atomically
+from nextvec.ranks import candidates_in_words
 from nextvec.report.charts import Curve, Point, interval, line_chart
 
 Json = Mapping[str, Any]
@@ -32,7 +33,7 @@ def write_page(path: Path, report: Json) -> None:
 def templates() -> Environment:
     """The templates of all pages; a name that a page lacks is an error, never a blank."""
     environment = Environment(loader=PackageLoader("nextvec.report"), autoescape=True, undefined=StrictUndefined)
-    environment.filters.update(percent=_percent, points=_points, range=_range)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    environment.filters.update(percent=_percent, points=_points, range=_range, candidates=candidates_in_words)  # pyright: ignore[reportCallIssue, reportArgumentType]
     return environment
 
 

@@ -19,7 +19,7 @@ import nextvec
 from nextvec.bank import Bank
 from nextvec.errors import NextvecError
 from nextvec.experiments.answers import kept_at
-from nextvec.ranks import Ranks
+from nextvec.ranks import Ranks, candidate_terms
 from nextvec.serving.isolated import EngineProcess
 from nextvec.serving.judge import ALPHA_OK, CANARY, STABLE, Evidence, Rung
 from nextvec.serving.ledger import LedgerError
@@ -151,7 +151,7 @@ class Overview:
         for file in mine:
             if file not in self._sat:
                 self._sat[file] = sitting(file)
-        return sorted((self._sat[file] for file in mine), key=lambda sat: -sat["candidates"])
+        return sorted((self._sat[file] for file in mine), key=lambda sat: -sat["candidates"]["most"])
 
 
 def _digest(file: Path, _written: int, _size: int) -> str:
@@ -218,7 +218,7 @@ def sitting(file: Path) -> Json:
     return {
         "exam": exam,
         "context": None if context == "all" else int(context),
-        "candidates": int(np.median(ranks.candidates)),
+        **candidate_terms(ranks.candidates),
         "rows": len(ranks),
         "documents": len(np.unique(ranks.clusters)),
         "hit@5": ranks.hit(5).to_json(),

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from nextvec.bank import Bank
-from nextvec.errors import DataError, RunError, SettingsError
+from nextvec.errors import DataError, ExamError, RunError, SettingsError
 from nextvec.evaluation.exam import Exam
 from nextvec.evaluation.report import strongest_decay
 from nextvec.lanes import Anchors, Lanes, cluster_anchors, description_anchors
@@ -54,11 +54,11 @@ def begin(path: str | Path, recipe: str, settings: TrainSettings, bank: Bank) ->
     parts = split(bank, settings.valid, settings.test)
     if settings.only:
         parts = _in_lane(parts, settings, bank)
-    exam = Exam.over(bank, parts.train, "train", settings.pool, VALID_ROWS)
-    for part in ("valid", "test"):
-        Exam.over(bank, parts.part(part), part, settings.pool, VALID_ROWS)
+    _check_pool(bank, parts, settings.pool)
+    exam = Exam.over(bank, parts.train, "train", None, VALID_ROWS)
     centre = centre_of(bank, parts.train)
-    decay = strongest_decay(exam, centre)
+    # No figure is taken from this exam: one long training document must not forbid the pool of the others.
+    decay = strongest_decay(exam.among(settings.pool and min(settings.pool, exam.largest_pool)), centre)
     # What cannot be built or read is refused before anything is written.
     model = build(settings, centre, decay, anchors := anchors_of(settings, bank, parts.train))
     start = _start(settings, bank) if settings.start else None
@@ -77,6 +77,21 @@ def begin(path: str | Path, recipe: str, settings: TrainSettings, bank: Bank) ->
     if start is not None:
         run.save(START, start, 0)
     return run
+
+
+def _check_pool(bank: Bank, parts: Split, pool: int | None) -> None:
+    """
+    Raises:
+        ExamError: the valid or test documents are too few to score, or one of their rows has fewer candidates than ``pool``.
+    """
+    # All rows, not a sample: a later exam may score any of them.
+    exams = [Exam.over(bank, parts.part(part), part, None, len(bank)) for part in ("valid", "test")]
+    most = min(exam.largest_pool for exam in exams)
+    if pool is not None and pool > most:
+        raise ExamError(
+            f"pool {pool:,}: every scored row must have that many candidates; the largest pool that works for the valid and "
+            f"test documents of this bank is {most:,}: --set pool={most}, or a larger bank"
+        )
 
 
 def _in_lane(parts: Split, settings: TrainSettings, bank: Bank) -> Split:

@@ -21,7 +21,7 @@ from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks
 from nextvec.training.begin import load_model
 from nextvec.training.run import BEST, Run
-from nextvec.windows import Part
+from nextvec.windows import Part, missed_shares
 
 OWN_CONTEXT = 0
 SITTINGS = "sittings"
@@ -93,7 +93,8 @@ def sittings(
     """
     check_encoder(run, bank)
     documents, _ = _examined(run, bank, part)
-    exams = [Exam.over(bank, documents, part, pool, max_rows) for pool in pools]
+    whole = Exam.over(bank, documents, part, None, max_rows)
+    exams = [whole.among(pool) for pool in pools]
     read = run.settings.context if context == OWN_CONTEXT else context
     files = [_sitting_file(run, exam, read) for exam in exams]
     if not all(file.exists() for file in files):
@@ -131,12 +132,21 @@ def check_encoder(run: Run, bank: Bank) -> None:
 
 def _examined(run: Run, bank: Bank, part: Part | Literal["all"]) -> tuple[Int64[np.ndarray, " M"], tuple[str, ...]]:
     if part != "all":
-        return run.split(bank).part(part), ()
+        parts = run.split(bank)
+        missed = missed_shares(bank, parts, run.settings.valid, run.settings.test)
+        # An expert of one lane has fewer valid documents on purpose.
+        by_plan = run.settings.only and part == "valid"
+        return parts.part(part), (missed[part],) if part in missed and not by_plan else ()
     unseen = run.unseen(bank)
     left_out = bank.num_documents - len(unseen)
     if not len(unseen):
         raise RunError(f"{run.path} was trained on every document of this bank; there is nothing it has not seen")
     notes = (f"{left_out} documents that the run was trained on are left out",) if left_out else ()
+    if bank.fingerprint != run.origin.bank:
+        notes += (
+            f"bank {bank.fingerprint[:12]}{f' at {bank.path}' if bank.path else ''} is examined; "
+            f"the run was trained on bank {run.origin.bank[:12]}",
+        )
     if run.origin.encoder == "unknown" and bank.fingerprint != run.origin.bank:
         notes += ("neither bank says which encoder made its vectors; they can only be compared if it was the same",)
     return unseen, notes

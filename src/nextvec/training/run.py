@@ -258,7 +258,8 @@ class Run:
         """
         if bank.fingerprint != self.origin.bank:
             raise RunError(
-                f"{bank.path or 'this bank'} is not what {self.path} was trained on; evaluate it whole with --split all"
+                f"{bank.path or 'this bank'} is bank {bank.fingerprint[:12]}, {self.path} was trained on bank "
+                f"{self.origin.bank[:12]}; evaluate another bank whole, with --split all"
             )
         index = {name: m for m, name in enumerate(bank.ids)}
         if foreign := [name for part in self.origin.parts.values() for name in part if name not in index]:

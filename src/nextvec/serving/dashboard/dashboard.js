@@ -619,10 +619,15 @@ function rated(rate, most, kind) {
   return make("div", { class: "rate" }, bar, make("span", {}, percent(rate.value), make("i", { class: "aside" }, ` ${(100 * rate.low).toFixed(1)} to ${(100 * rate.high).toFixed(1)}`)));
 }
 
+function among(candidates) {
+  const { least, most } = candidates;
+  return least === most ? count(least) : `${count(least)} to ${count(most)}`;
+}
+
 function sat(exam, most) {
   const read = exam.context === null ? "all of the context" : `${count(exam.context)} vectors of context`;
   return make("div", { class: "exam" }, rated(exam["hit@5"], most, ""),
-    make("span", { class: "aside" }, `among ${count(exam.candidates)} (chance ${percent(exam.chance)}), ${read}; ${count(exam.rows)} predictions in ${count(exam.documents)} documents, exam ${exam.exam.slice(0, 8)}`));
+    make("span", { class: "aside" }, `among ${among(exam.candidates)} (chance ${percent(exam.chance)}), ${read}; ${count(exam.rows)} predictions in ${count(exam.documents)} documents, exam ${exam.exam.slice(0, 8)}`));
 }
 
 // Try it

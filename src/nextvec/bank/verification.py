@@ -1,0 +1,80 @@
+"""Whether a bank holds what was written: its content is hashed once, then trusted while its files stay unchanged."""
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Literal
+
+from nextvec.bank import layout
+from nextvec.bank.layout import Manifest
+from nextvec.errors import DataError
+from nextvec.progress import Progress, silent
+
+Verify = Literal["once", "always", "never"]
+Facts = dict[str, list[int]]
+NAMES = (layout.ROWS, layout.OFFSETS, layout.DOCUMENTS)
+BLOCK = 1 << 22
+SHOWN = 1 << 28  # bytes whose hash takes long enough, about half a second, to show progress
+SETTLED_NS = 2_000_000_000  # a file changed twice within a tick of its clock has the same time
+
+_verified: dict[Path, Facts] = {}  # of this process: banks in folders that cannot be written are hashed once a process
+
+
+def content_fingerprint(folder: Path, manifest: Manifest, progress: Progress = silent) -> str:
+    """sha256 over the rows, offsets and documents that lie in ``folder``, and what made the rows."""
+    digest = hashlib.sha256(f"{manifest.encoder_fingerprint} {manifest.dtype} {manifest.dim}".encode())
+    total, done = sum((folder / name).stat().st_size for name in NAMES), 0
+    for name in NAMES:
+        with open(folder / name, "rb") as file:
+            while block := file.read(BLOCK):
+                digest.update(block)
+                done += len(block)
+                if total > SHOWN:
+                    progress("verifying the bank", done, total)
+    return digest.hexdigest()
+
+
+def verify(folder: Path, manifest: Manifest, how: Verify = "once", progress: Progress = silent) -> None:
+    """Compare the content of a bank with its fingerprint.
+
+    ``once`` hashes the content and remembers, in ``verified.json`` beside the
+    rows, the size, inode and times of change of each file; while they stay the
+    same, nothing is hashed again. A folder that cannot be written is hashed
+    once a process. ``always`` hashes now. Only ``always`` and ``nextvec audit``
+    notice content that changed while sizes, inodes and times stayed the same.
+
+    Raises:
+        DataError: the content is not what was written; names both fingerprints.
+    """
+    if how == "never":
+        return
+    facts = _facts(folder)
+    if how == "once" and _is_remembered(folder, manifest, facts):
+        return
+    began = time.time_ns()
+    found = content_fingerprint(folder, manifest, progress)
+    if found != manifest.fingerprint:
+        raise DataError(
+            f"{folder} was changed after it was written: its content has fingerprint {found[:12]}, "
+            f"{layout.MANIFEST} says {manifest.fingerprint[:12]}; restore the bank, or ingest the source again"
+        )
+    if facts == _facts(folder) and all(began - max(changed) > SETTLED_NS for _, _, *changed in facts.values()):
+        _verified[folder.resolve()] = facts
+        layout.keep(folder / layout.VERIFIED, json.dumps({"fingerprint": found, "files": facts}) + "\n")
+
+
+def _is_remembered(folder: Path, manifest: Manifest, facts: Facts) -> bool:
+    if _verified.get(folder.resolve()) == facts:
+        return True
+    kept = folder / layout.VERIFIED
+    try:
+        return json.loads(kept.read_text(encoding="utf-8")) == {"fingerprint": manifest.fingerprint, "files": facts}
+    except (OSError, ValueError):
+        return False  # nothing kept, or not whole: the content is hashed
+
+
+def _facts(folder: Path) -> Facts:
+    """Size, inode, time of the last change of content and of anything, in nanoseconds, of each file."""
+    found = {name: (folder / name).stat() for name in NAMES}
+    return {name: [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns] for name, stat in found.items()}
