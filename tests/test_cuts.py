@@ -266,6 +266,7 @@ def test_an_encoder_that_counts_no_tokens_has_an_unknown_number(tmp_path: Path) 
     assert facts["tokens_most"] == facts["encoder_reads_tokens"] == facts["truncated_share"] == "unknown"
     assert audit(bank)["truncated"].passed
     assert audit(bank)["truncated"].says.startswith("not known")
+    assert audit(bank)["unreadable"].says == "not known: 'silent' is not an encoder that can be loaded by its name"
     with pytest.raises(SettingsError, match="silent does not count tokens"):
         ingest([Document("a", "a", ENGLISH)], tmp_path / "other", Silent(), Chunking(20, "tokens"))  # type: ignore[arg-type]
 

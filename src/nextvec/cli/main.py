@@ -93,10 +93,7 @@ def _parser() -> _Parser:
     )
     ingest.add_argument("--size", type=_positive, default=300, help="largest chunk (300)")
     ingest.add_argument(
-        "--unit",
-        choices=("characters", "tokens"),
-        default="characters",
-        help="what --size counts (characters); tokens are the encoder's",
+        "--unit", choices=("characters", "tokens"), default="characters", help="what --size counts (characters)"
     )
     ingest.add_argument("--overlap", type=_whole, default=0, help="how much of the chunk before is repeated (0)")
     ingest.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="how rows are stored (float16)")
