@@ -91,9 +91,17 @@ def _parser() -> _Parser:
     ingest.add_argument(
         "--encoder", default="all-MiniLM-L6-v2", help="all-MiniLM-L6-v2 (offline), or any sentence-transformers model"
     )
-    ingest.add_argument("--size", type=_positive, default=300, help="largest chunk (300)")
     ingest.add_argument(
-        "--unit", choices=("characters", "tokens"), default="characters", help="what --size counts (characters)"
+        "--size",
+        type=_positive,
+        default=300,
+        help="largest chunk (300); cut again where the encoder reads less",
+    )
+    ingest.add_argument(
+        "--unit",
+        choices=("characters", "tokens"),
+        default="characters",
+        help="what --size counts (characters); tokens of the encoder",
     )
     ingest.add_argument("--overlap", type=_whole, default=0, help="how much of the chunk before is repeated (0)")
     ingest.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="how rows are stored (float16)")
