@@ -266,6 +266,7 @@ def test_an_encoder_that_counts_no_tokens_has_an_unknown_number(tmp_path: Path) 
     assert facts["tokens_most"] == facts["encoder_reads_tokens"] == facts["truncated_share"] == "unknown"
     assert audit(bank)["truncated"].passed
     assert audit(bank)["truncated"].says.startswith("not known")
+    assert audit(bank)["unreadable"].says == "not known: 'silent' is not an encoder that can be loaded by its name"
     with pytest.raises(SettingsError, match="silent does not count tokens"):
         ingest([Document("a", "a", ENGLISH)], tmp_path / "other", Silent(), Chunking(20, "tokens"))  # type: ignore[arg-type]
 
@@ -299,7 +300,7 @@ def test_one_letter_longer_than_the_encoder_reads_is_refused_by_document(tmp_pat
 # What a bank says
 
 
-def test_inspect_states_tokens(tmp_path: Path, encoder: MiniLM) -> None:
+def test_inspect_states_tokens(tmp_path: Path, encoder: MiniLM, capsys: pytest.CaptureFixture[str]) -> None:
     text = ENGLISH * 30 + SCRIPTS["chinese"] * 30
     bank = ingest([Document("a", "a", text)], tmp_path / "bank", encoder)
     tokens = encoder.count_tokens([bank.text(row) or "" for row in range(len(bank))])
@@ -308,6 +309,9 @@ def test_inspect_states_tokens(tmp_path: Path, encoder: MiniLM) -> None:
     assert (facts["tokens_median"], facts["truncated_share"]) == (round(np.median(tokens)), 0.0)
     assert facts["tokens_95_percent"] == round(np.quantile(tokens, 0.95))
     assert audit(bank)["truncated"].passed
+    assert main(["inspect", str(tmp_path / "bank")]) == 0
+    shown = {line.split("  ")[0]: line.split("  ")[-1].strip() for line in capsys.readouterr().out.splitlines()}
+    assert (shown["encoder reads tokens"], shown["truncated share"]) == ("256", "0.0")
 
 
 def bank_of(path: Path, encoder: MiniLM, chunks: list[str], chunking: str = "300 characters, overlap 0") -> Bank:

@@ -5,7 +5,7 @@
 import numpy as np
 
 from nextvec.bank import Bank
-from nextvec.bank.tokens import tokens_counted, tokens_read, truncated_share
+from nextvec.bank.tokens import READS, tokens_counted, tokens_read, truncated_share
 from nextvec.encoders import KnowsLetters, load_encoder
 from nextvec.errors import DataError
 
@@ -36,10 +36,16 @@ def unreadable(bank: Bank) -> Seen:
     """The text of a sample of rows must be in the encoder's vocabulary, or their vectors say nothing of it."""
     if not bank.manifest.text:
         return True, "not applicable: the bank holds no text", {}
+    manifest = bank.manifest
+    if READS.search(manifest.encoder_fingerprint) is None:
+        # A name alone might be looked up on a hub, and be another model there.
+        return True, f"not known: {manifest.encoder!r} is not an encoder that can be loaded by its name", {}
     try:
-        encoder = load_encoder(bank.manifest.encoder)
+        encoder = load_encoder(manifest.encoder)
     except DataError as error:
         return True, f"not known: {error}", {}
+    if encoder.fingerprint != manifest.encoder_fingerprint:
+        return True, f"not known: the bank was made with {manifest.encoder_fingerprint}; installed is {encoder.fingerprint}", {}
     rows = np.sort(np.random.default_rng(0).permutation(len(bank))[:SAMPLE])
     texts = [bank.text(int(row)) or "" for row in rows]
     shares = encoder.unknown_share(texts) if isinstance(encoder, KnowsLetters) else None
