@@ -19,8 +19,10 @@ from nextvec.encoders import CountsTokens, Encoded, Kind, MiniLM, SentenceTransf
 from nextvec.encoders.minilm import model_folder
 from nextvec.errors import DataError, SettingsError
 from nextvec.evaluation.audit import audit
+from nextvec.inference import Engine
 from nextvec.inference.expected import encode_context
 from nextvec.ingestion import Chunking, Document, chunking, cuts, documentation, ingest, texts
+from nextvec.models.baselines import CopyLast
 
 READ = 256  # tokens that MiniLM reads
 ENGLISH = "The ferry lay at the other bank, and nobody came that evening because of the rain. "
@@ -308,13 +310,19 @@ def test_inspect_states_tokens(tmp_path: Path, encoder: MiniLM) -> None:
     assert audit(bank)["truncated"].passed
 
 
-def bank_of(path: Path, encoder: MiniLM, chunks: list[str]) -> Bank:
+def bank_of(path: Path, encoder: MiniLM, chunks: list[str], chunking: str = "300 characters, overlap 0") -> Bank:
     """A bank as earlier versions made it: chunks longer than the encoder reads, and no limit in the manifest."""
     encoded = encoder.encode(chunks)
     text = "".join(chunks)
     ends = np.cumsum([len(chunk) for chunk in chunks])
     spans = np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1)
-    made = {"encoder": encoder.name, "encoder_fingerprint": encoder.fingerprint, "dim": encoder.dim, "text": True}
+    made = {
+        "encoder": encoder.name,
+        "encoder_fingerprint": encoder.fingerprint,
+        "dim": encoder.dim,
+        "text": True,
+        "chunking": chunking,
+    }
     with BankWriter(path, **made) as writer:  # type: ignore[arg-type]
         writer.append(VectorDocument("a", "a", encoded.rows, text, spans, encoded.tokens))
         return writer.finish()
@@ -327,6 +335,16 @@ def test_audit_finds_truncated_chunks_of_an_old_bank(tmp_path: Path, encoder: Mi
     assert finding.figures["truncated_share"] == 0.25
     assert token_facts(bank)["truncated_share"] == 0.25
     assert audit(bank)["unreadable"].passed
+
+
+@pytest.mark.parametrize(
+    ("chunking", "reason"),
+    [("300 tokens, overlap 0", "the largest size is 254 tokens; ingest its text again"), ("none", "chunking as 'none'")],
+)
+def test_text_is_refused_where_the_bank_was_cut_otherwise(tmp_path: Path, encoder: MiniLM, chunking: str, reason: str) -> None:
+    bank = bank_of(tmp_path / "bank", encoder, [ENGLISH, "The end."], chunking)
+    with pytest.raises(DataError, match=reason):
+        Engine(CopyLast(bank.dim), bank).encode(ENGLISH)
 
 
 def test_audit_finds_a_script_that_the_encoder_lacks(tmp_path: Path, encoder: MiniLM) -> None:

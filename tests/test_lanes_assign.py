@@ -69,6 +69,18 @@ def test_rows_that_are_anchors_get_them() -> None:
     assert (lanes.manifest.kind, lanes.manifest.table, lanes.manifest.calibrated) == ("descriptions", TABLE.digest, False)
 
 
+def test_a_description_that_the_encoder_would_truncate_is_refused() -> None:
+    class Short(Axes):
+        max_tokens = 3
+
+        def encode(self, texts: Sequence[str], kind: Kind = "passage") -> Encoded:
+            return Encoded(super().encode(texts).rows, np.array([len(text.split()) for text in texts], np.int32))
+
+    table = Table((Term("a", "About a."), Term("b", "About b, and more.")))
+    with pytest.raises(DataError, match="sentence 1 has 4 tokens and axes reads 3"):
+        by_descriptions(walk_axes(), table, Short())
+
+
 def test_an_anchor_is_the_mean_of_its_sentences() -> None:
     table = Table((Term("a", "About a.", ("More of a.",)), Term("b", "About b.")))
     vectors = by_descriptions(walk_axes(), table, Axes()).anchors.vectors

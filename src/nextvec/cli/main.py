@@ -96,9 +96,17 @@ def _parser() -> _Parser:
     )
     ingest.add_argument("--encoder-name", metavar="NAME", help="of ready vectors: what made them, where the file does not say")
     ingest.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read, and name them")
-    ingest.add_argument("--size", type=_positive, default=300, help="largest chunk (300)")
     ingest.add_argument(
-        "--unit", choices=("characters", "tokens"), default="characters", help="what --size counts (characters)"
+        "--size",
+        type=_positive,
+        default=300,
+        help="largest chunk (300); cut again where the encoder reads less",
+    )
+    ingest.add_argument(
+        "--unit",
+        choices=("characters", "tokens"),
+        default="characters",
+        help="what --size counts (characters); tokens of the encoder",
     )
     ingest.add_argument("--overlap", type=_whole, default=0, help="how much of the chunk before is repeated (0)")
     ingest.add_argument(

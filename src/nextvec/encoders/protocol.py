@@ -74,3 +74,23 @@ class ReportsProgress(Protocol):
     def encode_reporting(self, texts: Sequence[str], kind: Kind, report: Callable[[float], None]) -> Encoded:
         """:meth:`Encoder.encode`, the same bits; ``report`` is called with the share of the work that is done."""
         ...
+
+
+def max_tokens(encoder: Encoder) -> int | Literal["any"] | None:
+    """The most tokens of a text that ``encoder`` reads; None where it does not say."""
+    if isinstance(encoder, CountsTokens):
+        return "any" if encoder.max_tokens is None else encoder.max_tokens
+    limit = getattr(encoder, "max_tokens", None)
+    return limit if isinstance(limit, int) else None
+
+
+def truncation(encoder: Encoder, tokens: Int32[np.ndarray, " N"] | None) -> str | None:
+    """The first of several texts that has the most tokens, and its fault, where ``encoder`` truncated it; otherwise None.
+
+    Args:
+        tokens: of each text, as the encoder counted them (:attr:`Encoded.tokens`).
+    """
+    limit = max_tokens(encoder)
+    if tokens is None or not isinstance(limit, int) or int(tokens.max()) <= limit:
+        return None
+    return f"{int(tokens.argmax())} has {int(tokens.max())} tokens and {encoder.name} reads {limit}"

@@ -20,7 +20,7 @@ from nextvec import settings as frozen
 from nextvec.bank import Bank
 from nextvec.bank.layout import MANIFEST
 from nextvec.encoders import Encoder, load_encoder
-from nextvec.errors import DataError, NotFiniteError, RunError
+from nextvec.errors import DataError, NotFiniteError, RunError, SettingsError
 from nextvec.index import ExactIndex, Index, allowed_rows
 from nextvec.inference import snapshot
 from nextvec.inference.copies import Copies
@@ -252,11 +252,13 @@ class Engine:
         """A text as the vectors of its chunks, cut as the bank's texts were ('300 characters, overlap 0').
 
         Raises:
-            DataError: an empty text, or no encoder (:attr:`encoder`).
+            DataError: an empty text, no encoder (:attr:`encoder`), or a bank of chunks that its encoder truncated.
         """
         encoder = self.encoder
-        size, unit, _, overlap = self.bank.manifest.chunking.replace(",", "").split()
-        return encode_context(text, encoder, Chunking(int(size), "tokens" if unit == "tokens" else "characters", int(overlap)))
+        try:
+            return encode_context(text, encoder, Chunking.read(self.bank.manifest.chunking))
+        except SettingsError as error:
+            raise DataError(f"the bank was cut into {error}; ingest its text again") from None
 
     def _answers(self, questions: Sequence[Question]) -> list[list[Expected]]:
         stepping = [question for question in questions if len(question.rows) == 1]

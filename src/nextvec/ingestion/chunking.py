@@ -2,6 +2,7 @@
 
 # Axes: T chunks of one text.
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,6 +20,7 @@ from nextvec.ingestion.text import blank
 LARGEST = 1_000_000
 COUNTED = 1_024  # chunks whose tokens are counted at once
 LETTERS = 8  # characters of a token, at most, in nearly all text
+WORDS = re.compile(r"(\d+) (characters|tokens), overlap (\d+)")
 
 Report = Callable[[int], None]
 """Called with the number of characters that have been cut."""
@@ -45,6 +47,21 @@ class Chunking:
                 f"chunks of {self.size} {self.unit} with overlap {self.overlap}: "
                 f"size must be from 1 to {LARGEST:,} and above overlap"
             )
+
+    @staticmethod
+    def read(words: str) -> "Chunking":
+        """What :meth:`__str__` wrote, as a bank's manifest keeps it.
+
+        Raises:
+            DataError: other words; the bank's text was not cut here.
+        """
+        found = WORDS.fullmatch(words)
+        if found is None:
+            raise DataError(f"the bank's manifest gives its chunking as {words!r}; how to cut more text like it is not known")
+        return Chunking(int(found[1]), "tokens" if found[2] == "tokens" else "characters", int(found[3]))
+
+    def __str__(self) -> str:
+        return f"{self.size} {self.unit}, overlap {self.overlap}"
 
     def splitter(self, encoder: Encoder | None = None) -> "Splitter":
         """A function from a text to its chunks, none longer than what ``encoder`` reads.

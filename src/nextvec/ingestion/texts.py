@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from nextvec.bank import Bank, BankWriter, VectorDocument
 from nextvec.bank.writer import Dtype
-from nextvec.encoders import CountsTokens, Encoded, Encoder, ReportsProgress, load_encoder
+from nextvec.encoders import Encoded, Encoder, ReportsProgress, load_encoder, max_tokens, truncation
 from nextvec.errors import DataError
 from nextvec.ingestion.chunking import Chunking, Splitter
 from nextvec.ingestion.document import Document
@@ -78,7 +77,7 @@ def ingest_texts(
         encoder_fingerprint=model.fingerprint,
         dim=model.dim,
         dtype=dtype,
-        chunking=f"{chunking.size} {chunking.unit}, overlap {chunking.overlap}",
+        chunking=str(chunking),
         source=f"{name}:{found.digest}",
         text=True,
         max_tokens=max_tokens(model),
@@ -95,14 +94,6 @@ def ingest_texts(
             _encode(group, model, writer, report)
             done += size
         return writer.finish(progress)
-
-
-def max_tokens(encoder: Encoder) -> int | Literal["any"] | None:
-    """The most tokens of a text that ``encoder`` reads; None where it does not say."""
-    if not isinstance(encoder, CountsTokens):
-        limit = getattr(encoder, "max_tokens", None)
-        return limit if isinstance(limit, int) else None
-    return "any" if encoder.max_tokens is None else encoder.max_tokens
 
 
 def _checked(documents: Iterable[Document]) -> Texts:
@@ -164,8 +155,10 @@ def _encode(group: list[Cut], encoder: Encoder, writer: BankWriter, report: Call
     for cut in group:
         stop = start + len(cut.spans)
         mine = None if tokens is None else tokens[start:stop]
-        _refuse_truncated(cut.document, mine, encoder)
         document = cut.document
+        # An encoder that counts tokens only while it encodes was not asked when the text was cut.
+        if (fault := truncation(encoder, mine)) is not None:
+            raise DataError(f"document {document.id!r}, chunk {fault}; cut smaller chunks with --size")
         writer.append(VectorDocument(document.id, document.title, rows[start:stop], document.text, cut.spans, mine))
         start = stop
     writer.commit()
@@ -181,13 +174,3 @@ def _encoded(texts: list[str], encoder: Encoder, report: Callable[[float], None]
     if isinstance(encoder, ReportsProgress):
         return encoder.encode_reporting(texts, "passage", report)
     return encoder.encode(texts, "passage")
-
-
-def _refuse_truncated(document: Document, tokens: np.ndarray | None, encoder: Encoder) -> None:
-    """An encoder that counts tokens only while it encodes is not asked before; what it truncated is refused here."""
-    limit = max_tokens(encoder)
-    if tokens is not None and isinstance(limit, int) and int(tokens.max()) > limit:
-        raise DataError(
-            f"document {document.id!r}, chunk {int(tokens.argmax())} has {int(tokens.max())} tokens and {encoder.name} reads "
-            f"{limit}; cut smaller chunks with --size"
-        )

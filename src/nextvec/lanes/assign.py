@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64
 
 from nextvec.bank import Bank
-from nextvec.encoders import Encoder, load_encoder
+from nextvec.encoders import Encoder, load_encoder, truncation
 from nextvec.errors import DataError, SettingsError
 from nextvec.lanes.clusters import FEWEST, MOST, Clusters, blocks, mean_directions, spherical_kmeans
 from nextvec.lanes.labels import NONE, Labels
@@ -170,7 +170,10 @@ def _margin(rows: Float[np.ndarray, "N D"], anchors: Anchors) -> float:
 def _encoded(encoder: Encoder, table: Table) -> Float32[np.ndarray, "L D"]:
     sentences = [sentence for lane in table.lanes for sentence in lane.sentences]
     lane = np.repeat(np.arange(len(table.lanes)), [len(lane.sentences) for lane in table.lanes])
-    return mean_directions(encoder.encode(sentences).rows, lane, len(table.lanes))
+    encoded = encoder.encode(sentences)
+    if (fault := truncation(encoder, encoded.tokens)) is not None:
+        raise DataError(f"of the lanes' descriptions, sentence {fault}; shorten it")
+    return mean_directions(encoded.rows, lane, len(table.lanes))
 
 
 def _encoder(bank: Bank, encoder: Encoder | None) -> Encoder:

@@ -214,7 +214,7 @@ class Service:
         self._aside = ThreadPoolExecutor(1, "aside")
         self._disk = ThreadPoolExecutor(1, "disk")
         self._keeper = asyncio.get_running_loop().create_task(self._keep(), name="keeper")
-        if first.bank.manifest.text:
+        if first.bank.manifest.reads_text:
             self._aside.submit(_load_encoder, first)
 
     # Sessions
