@@ -23,10 +23,14 @@ from hypothesis import strategies as st
 
 from nextvec.bank import Bank
 from nextvec.bank.exchange import in_memory_of, write_parquet
+from nextvec.bank.tokens import token_facts
 from nextvec.cli.main import main
 from nextvec.errors import DataError, SettingsError
+from nextvec.evaluation.audit_text import truncated, unreadable
+from nextvec.inference import Engine
 from nextvec.ingestion import Document, ingest
 from nextvec.ingestion.ingest import open_any
+from nextvec.models.baselines import CopyLast
 from tests.conftest import walk_bank
 
 AXES = np.eye(4, dtype=np.float32)
@@ -680,3 +684,18 @@ def test_reading_parquet_takes_no_more_memory_than_its_vectors(tmp_path: Path, o
     command = [sys.executable, "-c", READ, str(tmp_path / "t.parquet"), str(tmp_path / "bank")]
     grown = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) * 1024
     assert grown < 1.5 * vectors.nbytes  # as Python floats they took 20 times as much
+
+
+def test_text_beside_ready_vectors_is_shown_but_not_encoded(tmp_path: Path) -> None:
+    """Such text was not cut here: no audit measures how it was encoded, and a session refuses more of it by one line."""
+    bank = ingest({**TABLE, "text": ["x", "", "y", "z"]}, tmp_path / "bank", encoder_name="all-MiniLM-L6-v2")
+    assert truncated(bank)[1] == unreadable(bank)[1] == "not applicable: the vectors were not made of text here"
+    assert token_facts(bank)["tokens_per_chunk"] is None
+    session = Engine(CopyLast(bank.dim), bank).session()
+    with pytest.raises(DataError, match=r"chunking as 'none'|installed is"):
+        session.push_text("words")
+    nameless = ingest({**TABLE, "text": ["x", "", "y", "z"]}, tmp_path / "nameless")
+    with pytest.raises(DataError, match="does not say which encoder"):
+        Engine(CopyLast(bank.dim), nameless).session().push_text("words")
+    session.push(AXES[0])
+    assert sorted(str(expected.text) for expected in session.predict(3)) == ["", "y", "z"]

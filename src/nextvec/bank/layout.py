@@ -47,6 +47,11 @@ class Manifest:
     format: int = FORMAT
     max_tokens: int | Literal["any"] | None = None
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether the rows were made of text that was cut and encoded here, so that more text can be compared with them."""
+        return self.text and self.chunking != "none"
+
     @staticmethod
     def read(folder: Path) -> "Manifest":
         """

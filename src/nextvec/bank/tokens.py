@@ -46,7 +46,7 @@ def token_facts(bank: Bank) -> dict[str, Any]:
     None everywhere for a bank of ready vectors.
     """
     names = ("tokens_per_chunk", "tokens_median", "tokens_95_percent", "tokens_most", "encoder_reads_tokens", "truncated_share")
-    if not bank.manifest.text:
+    if not bank.manifest.reads_text:
         return dict.fromkeys(names)
     tokens, limit, share = tokens_counted(bank), tokens_read(bank.manifest), truncated_share(bank)
     counted: list[Any] = ["unknown"] * 4

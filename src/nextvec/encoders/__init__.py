@@ -12,6 +12,7 @@ from nextvec.encoders.protocol import (
     truncation,
 )
 from nextvec.encoders.sentence_transformer import SentenceTransformerEncoder
+from nextvec.errors import DataError
 
 DEFAULT = MiniLM.name
 
@@ -20,8 +21,10 @@ def load_encoder(name: str = DEFAULT) -> Encoder:
     """The encoder called ``name``: the offline default, or a sentence-transformers model.
 
     Raises:
-        DataError: it is not installed or cannot be loaded.
+        DataError: it is not on record, not installed, or cannot be loaded.
     """
+    if name == "unknown":  # what a bank says of ready vectors whose source did not say
+        raise DataError("the bank does not say which encoder made its vectors; no text can be compared with them")
     return MiniLM() if name in (DEFAULT, f"sentence-transformers/{DEFAULT}") else SentenceTransformerEncoder(name)
 
 

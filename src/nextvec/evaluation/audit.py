@@ -102,7 +102,7 @@ def _encoder(bank: Bank) -> Finding:
         "all rows come from one known encoder" if known else "the encoder is not on record: text cannot be added or asked for"
     )
     # Ready vectors are a legitimate source, with text beside them or not; text that was cut here was encoded here.
-    return Finding(known or bank.manifest.chunking == "none", says, {"encoder": bank.manifest.encoder})
+    return Finding(known or not bank.manifest.reads_text, says, {"encoder": bank.manifest.encoder})
 
 
 def _order(bank: Bank) -> Finding:

@@ -20,8 +20,8 @@ UNREADABLE = 0.01  # of the chunks may be unreadable
 def truncated(bank: Bank) -> Seen:
     """No chunk may have more tokens than its encoder reads: its vector says nothing of the rest."""
     share, tokens, limit = truncated_share(bank), tokens_counted(bank), tokens_read(bank.manifest)
-    if not bank.manifest.text:
-        return True, "not applicable: the bank holds no text", {}
+    if not bank.manifest.reads_text:
+        return True, "not applicable: the vectors were not made of text here", {}
     if share is None or tokens is None or limit is None:
         return True, "not known: the encoder does not say how many tokens it counts and reads", {}
     figures: dict[str, float | int | str] = {"truncated_share": share, "longest": int(tokens.max()), "encoder_reads": limit}
@@ -34,9 +34,9 @@ def truncated(bank: Bank) -> Seen:
 
 def unreadable(bank: Bank) -> Seen:
     """The text of a sample of rows must be in the encoder's vocabulary, or their vectors say nothing of it."""
-    if not bank.manifest.text:
-        return True, "not applicable: the bank holds no text", {}
     manifest = bank.manifest
+    if not manifest.reads_text:
+        return True, "not applicable: the vectors were not made of text here", {}
     if READS.search(manifest.encoder_fingerprint) is None:
         # A name alone might be looked up on a hub, and be another model there.
         return True, f"not known: {manifest.encoder!r} is not an encoder that can be loaded by its name", {}

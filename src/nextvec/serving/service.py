@@ -179,7 +179,7 @@ class Service:
         self._disk = ThreadPoolExecutor(1, "disk")
         self._expirer = asyncio.get_running_loop().create_task(self._expire(), name="expiry")
         self._keeper = asyncio.get_running_loop().create_task(self._keep(), name="keeper")
-        if first.bank.manifest.text:
+        if first.bank.manifest.reads_text:
             self.texts.warm(first)
 
     # Sessions
