@@ -74,16 +74,17 @@ class Running:
 
 
 @contextmanager
-def serving(run: Path | Sequence[Path], sessions: Path, *options: str, log: Path | None = None) -> Iterator[Running]:
-    """A server on a free port; killed at the end, if it has not been stopped."""
+def serving(
+    run: Path | Sequence[Path], sessions: Path, *options: str, log: Path | None = None, port: int | None = 0
+) -> Iterator[Running]:
+    """A server on a free port; killed at the end, if it has not been stopped. With ``port`` None the options say where."""
     command = [
         sys.executable,
         "-m",
         "nextvec.cli.main",
         "serve",
         *([str(run)] if isinstance(run, Path) else map(str, run)),
-        "--port",
-        "0",
+        *(() if port is None else ("--port", str(port))),
         "--sessions",
         str(sessions),
         "--json",
