@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx
@@ -394,9 +396,19 @@ def test_a_stop_under_load_drops_no_request(run: Path, tmp_path: Path) -> None:
                     statuses.append(answer.status_code)
                     closing = answer.headers.get("connection") == "close"
 
-        with ThreadPoolExecutor(6) as pool:
-            asked = [pool.submit(ask, n) for n in range(6)]
-            time.sleep(1.0)
+        def connect(_: int) -> None:
+            """A connection for each request, until there is no server to connect to; no other failure is accepted."""
+            with suppress(ConnectionRefusedError):
+                while True:
+                    with closing(HTTPConnection(*server.address, timeout=20)) as connection:
+                        connection.request("GET", "/healthz")
+                        assert connection.getresponse().status == 200
+
+        with ThreadPoolExecutor(8) as pool:
+            asked = [pool.submit(ask, n) for n in range(6)] + [pool.submit(connect, n) for n in range(2)]
+            until = time.monotonic() + 60
+            while len(statuses) <= 20 and time.monotonic() < until:
+                time.sleep(0.01)
             server.process.send_signal(signal.SIGTERM)
             for one in asked:
                 one.result(30)
