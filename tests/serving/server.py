@@ -73,10 +73,12 @@ class Running:
 
 
 @contextmanager
-def serving(run: Path | Sequence[Path], sessions: Path | None, *options: str, log: Path | None = None) -> Iterator[Running]:
+def serving(
+    run: Path | Sequence[Path], sessions: Path | None, *options: str, log: Path | None = None, port: int | None = 0
+) -> Iterator[Running]:
     """A server on a free port; killed at the end, if it has not been stopped. ``options`` come after ``PATIENT``.
 
-    Without ``sessions`` the server chooses their folder.
+    Without ``sessions`` the server chooses their folder; with ``port`` None the options say where it listens.
     """
     first = run if isinstance(run, Path) else run[0]
     log = log or (sessions or first.parent / "server").with_suffix(".log")
@@ -86,8 +88,7 @@ def serving(run: Path | Sequence[Path], sessions: Path | None, *options: str, lo
         "nextvec.cli.main",
         "serve",
         *([str(run)] if isinstance(run, Path) else map(str, run)),
-        "--port",
-        "0",
+        *(() if port is None else ("--port", str(port))),
         *([] if sessions is None else ["--sessions", str(sessions)]),
         "--json",
         *PATIENT,

@@ -7,6 +7,8 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx
@@ -18,7 +20,7 @@ from nextvec.client import Client, SeqConflictError
 from nextvec.inference import Engine
 from nextvec.serving import openapi
 from nextvec.serving.states import OVERHEAD
-from nextvec.serving.wire import F16, F32
+from nextvec.serving.wire import F16, F32, most_body, most_rows
 from tests.serving.server import DIM, Running, make_run, request, rows_of, serving
 from tests.waiting import PATIENCE, until
 
@@ -190,6 +192,80 @@ def test_bodies_have_a_size_and_a_time(server: Running) -> None:
         assert b" 408 " in headless.result()[:40]
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/sessions/x", "DELETE, GET, HEAD, PUT"),
+        ("/v1/sessions/x/append", "POST"),
+        ("/v1/models", "GET, HEAD"),
+        ("/", "GET, HEAD"),
+    ],
+)
+def test_another_method_is_told_every_one_that_a_path_takes(http: httpx.Client, path: str, allowed: str) -> None:
+    for method in ("PATCH", "OPTIONS", "TRACE"):
+        answer = http.request(method, path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+        assert allowed in str(check(answer, "Problem")["detail"])
+
+
+def test_a_head_is_a_get_without_its_body(http: httpx.Client) -> None:
+    for path in ("/healthz", "/v1/models", "/openapi.json", "/"):
+        got, head = http.get(path), http.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == got.headers["content-length"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "detail"),
+    [
+        ("PUT", "/v1/sessions/unread", b"{}", "reads no body"),
+        ("GET", "/v1/sessions/unread", b"{}", "reads no body"),
+        ("DELETE", "/v1/sessions/unread", b"x", "reads no body"),
+        ("POST", "/v1/sessions/unread/predict", b"{}", "reads no body"),
+        ("GET", "/healthz", b"x", "reads no body"),
+        ("PUT", "/v1/sessions/unread?k=1", b"", "'k'"),
+        ("POST", "/v1/predict?K=3", rows_of(1).tobytes(), "'K'"),
+        ("POST", "/v1/predict?k=3&seq=1", rows_of(1).tobytes(), "'seq'"),
+        ("POST", "/v1/predict?k=3&k=4", rows_of(1).tobytes(), "more than once"),
+        ("GET", "/v1/overview?document=1", b"", "known: documents"),
+    ],
+)
+def test_what_an_operation_does_not_read_is_refused_by_name(
+    http: httpx.Client, method: str, path: str, body: bytes, detail: str
+) -> None:
+    answer = http.request(method, path, content=body, headers={"content-type": F32})
+    assert answer.status_code == 400
+    assert detail in str(check(answer, "Problem")["detail"])
+    assert http.get("/v1/sessions/unread").status_code == 404  # and nothing was done
+
+
+def test_a_request_that_cannot_be_read_is_a_line_in_the_log_and_a_count(run: Path, tmp_path: Path) -> None:
+    with serving(run, tmp_path / "s", log=tmp_path / "log") as server:
+        got = server.talk(b"GET / HTTP/1.1\r\nhost: localhost\r\nhost: evil.example\r\n\r\n")
+        problem = json.loads(got.partition(b"\r\n\r\n")[2])
+        assert 'nextvec_requests_total{route="other",status="400"} 1.0' in httpx.get(f"{server.url}/metrics").text
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait(30)
+    (line,) = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert (line["event"], line["status"], line["request"]) == ("refused", 400, problem["request"])
+    assert line["detail"] == problem["detail"]
+    assert "host" in line["detail"]
+
+
+def test_as_many_rows_as_the_document_says_fit_into_a_body(http: httpx.Client) -> None:
+    most, dim = most_rows(DIM), DIM
+    content = http.get("/openapi.json").json()["paths"]["/v1/predict"]["post"]["requestBody"]["content"]
+    said = content["application/octet-stream"]["schema"]
+    assert f"at most {most} rows" in said["description"]
+    assert said["format"] == "binary"
+    assert most == 10_000
+    headers = {"content-type": "application/octet-stream", "x-deadline-ms": "60000"}
+    assert http.put("/v1/sessions/many").status_code == 201
+    whole = http.post("/v1/sessions/many/append?k=0", content=rows_of(most).tobytes(), headers=headers)
+    assert (whole.status_code, whole.json()["length"]) == (200, most)
+    assert http.post("/v1/predict", content=bytes(most_body(dim) + 1), headers=headers).status_code == 413
+
+
 def test_a_foreign_name_or_origin_is_refused(http: httpx.Client) -> None:
     assert http.get("/v1/models", headers={"host": "evil.example"}).status_code == 403
     assert http.get("/v1/models", headers={"origin": "http://evil.example"}).status_code == 403
@@ -320,8 +396,16 @@ def test_a_stop_under_load_drops_no_request(run: Path, tmp_path: Path) -> None:
                     statuses.append(answer.status_code)
                     closing = answer.headers.get("connection") == "close"
 
-        with ThreadPoolExecutor(6) as pool:
-            asked = [pool.submit(ask, n) for n in range(6)]
+        def connect(_: int) -> None:
+            """A connection for each request, until there is no server to connect to; no other failure is accepted."""
+            with suppress(ConnectionRefusedError):
+                while True:
+                    with closing(HTTPConnection(*server.address, timeout=PATIENCE)) as connection:
+                        connection.request("GET", "/healthz")
+                        assert connection.getresponse().status == 200
+
+        with ThreadPoolExecutor(8) as pool:
+            asked = [pool.submit(ask, n) for n in range(6)] + [pool.submit(connect, n) for n in range(2)]
             until(lambda: len(statuses) > 20)
             server.process.send_signal(signal.SIGTERM)
             for one in asked:

@@ -11,10 +11,11 @@ import pytest
 
 from nextvec.errors import ServingError
 from nextvec.serving import bodies
+from nextvec.serving.bodies import Bodies
 from nextvec.serving.guard import RIGHTS, Access, Guard, Key, Log, needed, read_keys
 from nextvec.serving.listening import check_host
 from nextvec.serving.metrics import Metrics
-from nextvec.serving.wire import MOST_BODY
+from nextvec.serving.wire import MOST_BODY, RefusedError
 
 
 class Inner:
@@ -126,6 +127,46 @@ def test_a_body_that_does_not_come_is_not_waited_for(log: tuple[Log, int], monke
     assert sent[0]["status"] == 408
     assert (b"connection", b"close") in sent[0]["headers"]
     assert inner.bodies == []
+
+
+def test_all_bodies_together_are_bounded_and_small_ones_still_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "MOST_HELD", 300_000)
+    monkeypatch.setattr(bodies, "SMALL", 1_000)
+
+    def of(*parts: bytes) -> Any:
+        messages = [{"type": "http.request", "body": part, "more_body": n + 1 < len(parts)} for n, part in enumerate(parts)]
+
+        async def receive() -> Any:
+            return messages.pop(0)
+
+        return receive
+
+    async def scenario() -> None:
+        held, scope, chunked = Bodies(1 << 20), {"method": "POST"}, {b"transfer-encoding": b"chunked"}
+        first = await held.read(scope, chunked, of(bytes(100_000), bytes(100_000)))
+        assert held.held == 200_000
+        for headers in (chunked, {b"content-length": b"150000"}):
+            with pytest.raises(RefusedError, match="300000") as refused:
+                await held.read(scope, headers, of(bytes(75_000), bytes(75_000)))
+            assert (refused.value.status, refused.value.headers["connection"]) == (503, "close")
+            assert held.held == 200_000
+        held.held += 200_000
+        small = await held.read(scope, {b"content-length": b"900"}, of(bytes(900)))
+        held.held -= 200_000
+        held.release(first)
+        held.release(small)
+        assert held.held == 0
+        assert len(await held.read(scope, chunked, of(bytes(150_000)))) == 150_000
+
+    asyncio.run(scenario())
+
+
+def test_what_is_held_of_a_body_is_given_back_when_its_request_ends(log: tuple[Log, int]) -> None:
+    guard = Guard(Inner(), Metrics(), log[0])
+    ask(guard, parts=(bytes(1_000), bytes(1_000)))
+    ask(guard, parts=(bytes(1_000),), path="/v1/predict/broken")
+    ask(guard, parts=(bytes(1_000), bytes(MOST_BODY)))
+    assert guard.bodies.held == 0
 
 
 def test_a_fault_is_told_to_the_log_and_not_to_the_client(log: tuple[Log, int]) -> None:

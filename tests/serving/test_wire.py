@@ -145,3 +145,18 @@ def test_any_bytes_are_sound_rows_or_refused() -> None:
 @pytest.mark.slow
 def test_a_hundred_thousand_bodies() -> None:
     assert 0 < _fuzz(100_000) < 100_000
+
+
+@pytest.mark.parametrize(
+    ("dim", "body", "rows", "halves"),
+    [
+        (16, 1 << 20, 10_000, 10_000),  # no less than a JSON body
+        (384, 10_000 * 384 * 4, 10_000, 10_000),
+        (1_536, 10_000 * 1_536 * 4, 10_000, 10_000),
+        (4_096, 64 << 20, 4_096, 8_192),
+    ],
+)
+def test_a_body_holds_ten_thousand_rows_up_to_64_mib(dim: int, body: int, rows: int, halves: int) -> None:
+    assert (wire.most_body(dim), wire.most_rows(dim), wire.most_rows(dim, 2)) == (body, rows, halves)
+    assert rows * dim * 4 <= body
+    assert wire.decode(np.ones((rows, dim), "<f4").tobytes(), wire.F32, dim).rows.shape == (rows, dim)
