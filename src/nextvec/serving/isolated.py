@@ -141,8 +141,8 @@ class EngineProcess:
         NextvecError: the run cannot be opened; with the message of over there.
     """
 
-    def __init__(self, run: Path, open_run: Callable[[Path], Engine], told: Told = lambda *_: None) -> None:
-        self.told = told
+    def __init__(self, run: Path, open_run: Callable[[Path], Engine], told: Told | None = None) -> None:
+        self.told: Told = told or (lambda _event, _detail: None)
         self._run, self._open = run, open_run
         self._front, self._aside = _Wire(ANSWER_SECONDS), _Wire(READ_SECONDS)
         self._numbers, self._life = itertools.count(), 0

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from heapq import nsmallest
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -894,8 +893,13 @@ class Service:
 
     def _model(self, name: str, run: Path, engine: Answering) -> Model:
         if isinstance(engine, EngineProcess):
-            loop = asyncio.get_running_loop()
-            engine.told = partial(loop.call_soon_threadsafe, self._process_told, name, engine.digest)
+            loop, digest = asyncio.get_running_loop(), engine.digest
+
+            def told(event: str, detail: str) -> None:
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(self._process_told, name, digest, event, detail)
+
+            engine.told = told
         return Model(name, run, engine, Line(engine, self.metrics, name))
 
     async def _end(self, model: Model, patience: float = CLOSE_SECONDS) -> None:
