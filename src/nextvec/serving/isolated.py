@@ -45,10 +45,6 @@ Json = dict[str, Any]
 Told = Callable[[Literal["ended", "there", "refused"], str], None]
 
 
-def _unheard(event: str, detail: str, /) -> None:
-    """The default of ``told``."""
-
-
 class EndedError(ServingError):
     """The process of an engine is not there, or was not to the end of the question."""
 
@@ -146,8 +142,8 @@ class EngineProcess:
         NextvecError: the run cannot be opened; with the message of over there.
     """
 
-    def __init__(self, run: Path, open_run: Callable[[Path], Engine], told: Told = _unheard) -> None:
-        self.told = told
+    def __init__(self, run: Path, open_run: Callable[[Path], Engine], told: Told | None = None) -> None:
+        self.told: Told = told or (lambda _event, _detail: None)
         self._run, self._open = run, open_run
         self._front, self._aside = _Wire(ANSWER_SECONDS), _Wire(READ_SECONDS)
         self._labels, self._texts = _Wire(ANSWER_SECONDS), _Wire(READ_SECONDS)

@@ -946,7 +946,8 @@ class Service:
             loop, digest = asyncio.get_running_loop(), engine.digest
 
             def told(event: str, detail: str) -> None:
-                loop.call_soon_threadsafe(self._process_told, name, digest, event, detail)
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(self._process_told, name, digest, event, detail)
 
             engine.told = told
         return Model(name, run, engine, Line(engine, self.metrics, name))
