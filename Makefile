@@ -17,10 +17,10 @@ demo: $(VENV)/ready
 	$(BIN)/nextvec demo --out $(OUT) --size $(SIZE)
 
 test: $(VENV)/ready-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not shared" -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not shared" -n 2 --dist worksteal
 
 test-all: $(VENV)/ready-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --shared $(SHARED) -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --shared $(SHARED) -n 2 --dist worksteal
 
 check: $(VENV)/ready-dev
 	$(BIN)/ruff check .

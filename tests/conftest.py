@@ -2,9 +2,11 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 
 # The hook must be in place before the package is first imported.
 install_import_hook("nextvec", "beartype.beartype").__enter__()
@@ -31,6 +33,17 @@ def shared(request: pytest.FixtureRequest) -> Path:
     if given is None or not (Path(given) / "data").is_dir():
         pytest.skip("needs benchmark data: pass --shared PATH")
     return Path(given) / "data"
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """No shapes and types are checked inside; for the many repetitions of a call whose first ones are checked."""
+    before = config.jaxtyping_disable
+    config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        config.update("jaxtyping_disable", before)
 
 
 def walk_bank(documents: int = 12, length: int = 60, dim: int = 16, seed: int = 0, topics: int = 6) -> Bank:

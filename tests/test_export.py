@@ -81,7 +81,11 @@ def finished(path: Path, bank: Path, variant: str) -> Run:
     return run
 
 
-@pytest.fixture(scope="module", params=list(VARIANTS))
+# Simpler forms of a variant beside them; each costs 10 to 20 s of tracing.
+SIMPLER = ("memory_gru without memories", "transformer, window of 1", "experts of random lanes")
+
+
+@pytest.fixture(scope="module", params=[pytest.param(v, marks=pytest.mark.slow) if v in SIMPLER else v for v in VARIANTS])
 def exported(request: pytest.FixtureRequest, bank_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("exported")
     run = finished(folder / "run", bank_path, request.param)

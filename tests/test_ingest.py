@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from nextvec.inference import Engine
 from nextvec.inference.expected import encode_context
 from nextvec.ingestion import Chunking, Document, documentation, ingest
 from nextvec.models.baselines import CopyLast
+from tests.waiting import until
 
 SENTENCE = "The {} went to the market and bought {} apples before the rain began. "
 
@@ -132,9 +132,7 @@ def test_a_killed_ingest_resumes_to_the_same_bytes(
     whole, killed = ([*command, "ingest", str(source), str(tmp_path / name)] for name in ("whole", "killed"))
     subprocess.run(whole, env=quiet_environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     process = subprocess.Popen(killed, env=quiet_environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (tmp_path / "killed.partial" / "journal.json").exists():
-        time.sleep(0.005)
+    until(lambda: (tmp_path / "killed.partial" / "journal.json").exists(), pause=0.005)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
     assert not (tmp_path / "killed").exists()

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +25,7 @@ from nextvec.report.phases_page import phase_title, write_phases_page
 from nextvec.training import Run
 from tests.conftest import walk_bank
 from tests.test_training import on_disk
+from tests.waiting import until
 
 SETS = ["updates=4", "evaluate_every=2", "hidden=8", "layers=1", "slots=16", "working=8", "pool=30", "batch=2", "negatives=4"]
 SETS += ["accumulate=1"]
@@ -275,9 +275,7 @@ def test_a_killed_command_goes_on_and_ends_the_same(
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(line, env=quiet_environment, start_new_session=True, **silent)
     first = tmp_path / "phase1" / "seed-0"
-    deadline = time.monotonic() + 120
-    while not ((first / "run.json").exists() and Run.open(first).finished) and time.monotonic() < deadline:
-        time.sleep(0.005)
+    until(lambda: (first / "run.json").exists() and Run.open(first).finished, pause=0.005)
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
     written = (first / "best.safetensors").stat().st_mtime_ns

@@ -24,6 +24,7 @@ from nextvec.experiments.sweep import sweep
 from nextvec.training import Run, TrainSettings, begin, sittings, train
 from tests.conftest import walk_bank
 from tests.test_training import on_disk
+from tests.waiting import PATIENCE, until
 
 SETS = [
     "context=20",
@@ -204,7 +205,7 @@ def test_a_folder_with_something_else_is_refused(place: Path, tmp_path: Path, ca
 
 def dies_out(group: int) -> bool:
     """Whether the last process of a group ends soon."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
             os.killpg(group, 0)
@@ -230,11 +231,7 @@ def test_a_killed_sweep_keeps_what_was_finished_and_goes_on(
     process = subprocess.Popen(
         [*command, *ask(folder)], env=quiet_environment, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    deadline = time.monotonic() + 120
-    while not (folder / "sweep.json").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    until(lambda: (folder / "sweep.json").exists() or process.poll() is not None, pause=0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert dies_out(process.pid), "a process trains on, and would hold its run against the next sweep"
