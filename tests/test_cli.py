@@ -204,7 +204,7 @@ def test_predict_reads_text_and_prints_chunks(tmp_path: Path, command: list[str]
     run("train", "default", "run", "--bank", "bank", *FLAGS)
     answer = json.loads(run("predict", "run", "-k", "3", "--json", text="Chapter 3, part 4: the hen walked 7 miles."))
     assert answer["context"] == 1
-    assert [set(e) for e in answer["expected"]] == [{"row", "score", "document", "text"}] * 3
+    assert [set(e) for e in answer["expected"]] == [{"row", "score", "document", "text", "count"}] * 3
     assert run("predict", "run", "-k", "2", text="Chapter 3, part 5: the fox walked.").count("\n\n") == 2
 
 

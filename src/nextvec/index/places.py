@@ -64,11 +64,9 @@ class Places:
         """
         if self._none_repeats or (allowed is None and self.compact):
             return allowed
-        mask = np.zeros(self.searched + added, bool)
         if allowed is None:
-            mask[self.distinct.firsts] = True
-            mask[self.searched :] = True
-            return mask
+            return np.concatenate([self._first_only, np.ones(added, bool)]) if added else self._first_only
+        mask = np.zeros(self.searched + added, bool)
         mask[self._of_rows[np.flatnonzero(allowed[: self.rows])]] = True
         newer = allowed[self.rows :]
         mask[self.searched : self.searched + len(newer)] = newer
@@ -79,7 +77,13 @@ class Places:
         """Places that are read and never answers: rows that repeat an earlier one."""
         if self.compact:
             return np.empty(0, np.int64)
-        return np.setdiff1d(np.arange(self.rows), self.distinct.firsts, assume_unique=True)
+        return np.flatnonzero(~self._first_only)
+
+    @cached_property
+    def _first_only(self) -> Bool[np.ndarray, " N"]:
+        mask = np.zeros(self.rows, bool)
+        mask[self.distinct.firsts] = True
+        return mask
 
     @cached_property
     def _of_rows(self) -> Int64[np.ndarray, " N"]:

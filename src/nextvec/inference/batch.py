@@ -135,13 +135,16 @@ def _table(engine: Engine, group: list[Context], k: int, at: At, vectors: bool) 
         block = slice(first, first + QUERIES)
         found = engine.index.search(torch.from_numpy(queries[block]), k, excluded=excluded[block])
         rows[block], scores[block] = found.rows, found.scores
+    numbers = engine.bank.distinct.numbers
+    own = (rows >= 0) & (rows < len(numbers))  # others were added to the index
+    counts = np.where(own, engine.bank.distinct.counts[numbers[np.where(own, rows, 0)]], 1).tolist()
     held = [[row for row in line if row >= 0] for line in rows.tolist()]
     columns: list[Any] = [
         pa.array([context.name for context, part in zip(group, predicted, strict=True) for _ in part]),
         pa.array(np.concatenate([context.index[-len(part) :] for context, part in zip(group, predicted, strict=True)])),
         pa.array(held, pa.list_(pa.int64())),
         pa.array([line[: len(kept)] for line, kept in zip(scores.tolist(), held, strict=True)], pa.list_(pa.float32())),
-        pa.array([[_count(engine.bank, row) for row in line] for line in held], pa.list_(pa.int64())),
+        pa.array([line[: len(kept)] for line, kept in zip(counts, held, strict=True)], pa.list_(pa.int64())),
     ]
     if engine.bank.manifest.text:
         texts = [[engine.bank.text(row) if row < len(engine.bank) else None for row in line] for line in held]
@@ -191,10 +194,6 @@ def _said(engine: Engine, context: Context, at: At) -> list[np.ndarray]:
     if at == "last":
         return [rows]
     return [rows[:count] for count in np.searchsorted(places, np.arange(len(context.rows)), side="right").tolist()]
-
-
-def _count(bank: Bank, row: int) -> int:
-    return bank.distinct.count(row) if row < len(bank) else 1
 
 
 def _contexts(source: Path, dim: int) -> Iterator[Context]:
