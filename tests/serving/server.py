@@ -87,6 +87,8 @@ def serving(run: Path | Sequence[Path], sessions: Path, *options: str, log: Path
         "--sessions",
         str(sessions),
         "--json",
+        "--deadline-ms",
+        "60000",  # of a request that names none: a slow machine is no fault of the server; an option given later wins
     ]
     errors = (log or sessions.with_suffix(".log")).open("ab")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

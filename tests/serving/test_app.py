@@ -227,6 +227,7 @@ def test_a_killed_server_loses_nothing_that_it_acknowledged(run: Path, tmp_path:
     acknowledged: dict[str, int] = {}
     rows = rows_of(500, 5)
     for _ in range(2):
+        before = dict(acknowledged)
         with serving(run, tmp_path / "s") as server:
 
             def write(name: str, url: str = server.url) -> None:
@@ -239,7 +240,10 @@ def test_a_killed_server_loses_nothing_that_it_acknowledged(run: Path, tmp_path:
             threads = [threading.Thread(target=_quietly, args=(write, f"k{n}")) for n in range(4)]
             for thread in threads:
                 thread.start()
-            time.sleep(1.0)
+            end = time.monotonic() + 60
+            while len(acknowledged) < 4 or any(seq == before.get(name) for name, seq in acknowledged.items()):
+                assert time.monotonic() < end, "the writers came no further"
+                time.sleep(0.01)
             server.kill()
             for thread in threads:
                 thread.join()
