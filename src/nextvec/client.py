@@ -379,8 +379,13 @@ def _asked(path: str, vectors: Any, k: int, text: bool, rows: bool) -> _Talk[Ans
 
 def _answer(response: httpx.Response) -> Answer:
     found: dict[str, Any] = _checked(response).json()
-    found["expected"] = tuple(Expected(**{**e, "rows": tuple(e["rows"]) if "rows" in e else None}) for e in found["expected"])
+    found["expected"] = tuple(map(_expected, found["expected"]))
     return Answer(**found)
+
+
+def _expected(found: dict[str, Any]) -> Expected:
+    rows = found.pop("rows", None)
+    return Expected(**found, rows=None if rows is None else tuple(rows))
 
 
 def _checked(response: httpx.Response) -> httpx.Response:

@@ -14,10 +14,11 @@ import pytest
 
 from nextvec.client import AsyncClient, OverloadedError, ReplacedError, SeqConflictError
 from nextvec.inference import Engine
-from nextvec.serving.app import _config, _Server, application
+from nextvec.serving.app import application
 from nextvec.serving.guard import Log
 from nextvec.serving.overview import unready
 from nextvec.serving.router import BUCKETS, Lineup, Served, Snapshot, bucket
+from nextvec.serving.server import _config, _Server
 from nextvec.serving.service import Asking, Event, Limits, Seen, Service, Settled
 from nextvec.serving.texts import ALWAYS, BATCH, FRESH_SECONDS, Texts
 from nextvec.serving.turns import Steps, Turns
@@ -56,7 +57,7 @@ async def live(service: Service) -> AsyncIterator[str]:
     listener.setblocking(False)
     log = Log(service.metrics)
     guard = application(service, log)
-    server = _Server(_config(guard, service), service, guard)
+    server = _Server(_config(guard, service, log), service, guard, listener)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"

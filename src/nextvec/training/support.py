@@ -2,13 +2,14 @@
 
 # Axes: D width.
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nextvec.errors import SettingsError
 from nextvec.models import Recurrent
@@ -26,7 +27,7 @@ ALTERNATIVES: tuple[dict[str, Any], ...] = (
 
 
 @contextmanager
-def reduced_precision(precision: Precision, device: str) -> Iterator[None]:
+def reduced_precision(precision: Precision, device: str) -> Generator[None]:
     """Products inside are computed in ``precision`` on a device of this type."""
     with torch.autocast(device, PRECISIONS[precision], enabled=precision != "float32"):
         yield
@@ -91,4 +92,8 @@ def _compile() -> None:
     Raises:
         RuntimeError: it cannot.
     """
-    torch.compile(lambda x: x.sin() + 1)(torch.zeros(2))
+
+    def small(x: Tensor) -> Tensor:
+        return x.sin() + 1
+
+    torch.compile(small)(torch.zeros(2))
