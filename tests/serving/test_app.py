@@ -316,7 +316,7 @@ def test_a_killed_server_loses_nothing_that_it_acknowledged(run: Path, tmp_path:
             threads = [threading.Thread(target=_quietly, args=(write, f"k{n}")) for n in range(4)]
             for thread in threads:
                 thread.start()
-            until(lambda: len(acknowledged) == 4 and all(seq != before.get(name) for name, seq in acknowledged.items()))
+            until(lambda then=before: len(acknowledged) == 4 and all(s != then.get(n) for n, s in acknowledged.items()))
             server.kill()
             for thread in threads:
                 thread.join()
