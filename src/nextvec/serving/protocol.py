@@ -52,7 +52,6 @@ class Guarded(HttpToolsProtocol):
 
     hooks: Hooks
     transport: Lingering  # type: ignore[assignment]
-    flow: "_Flow"  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -65,7 +64,7 @@ class Guarded(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         held = Lingering(transport, self.loop.call_later)
         super().connection_made(held)
-        self.flow = _Flow(held)
+        self.flow = self._flow = _Flow(held)
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -85,7 +84,7 @@ class Guarded(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self.flow.hold(True)
+        self._flow.hold(True)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -158,7 +157,7 @@ class Guarded(HttpToolsProtocol):
             self._feeding = False
         if self._at >= len(self._held):
             self._held, self._at = b"", 0
-        self.flow.hold(bool(self._held) or self.flow.write_paused)
+        self._flow.hold(bool(self._held) or self.flow.write_paused)
 
     def _is_busy(self) -> bool:
         """Whether the next bytes have to wait: for an answer to be made, or to be taken."""
