@@ -141,3 +141,22 @@ def test_the_verb_refuses_a_format_that_a_graph_does_not_read(place: Path, capsy
     assert main(arguments) == 2
     assert "reads float16" in capsys.readouterr().err
     assert not (place / "index").exists()
+
+
+@pytest.mark.parametrize("form", [None, "int8"])
+def test_an_index_of_a_bank_whose_rows_repeat(tmp_path: Path, form: scan.Format | None) -> None:
+    walk = walk_bank(documents=2, length=20)
+    rows = np.tile(walk.rows.astype(np.float32), (4, 1))
+    write_bank(tmp_path / "bank", Bank.from_numpy(rows, [len(walk)] * 4))
+    bank = Bank.open(tmp_path / "bank")
+    index = ExactIndex.build(bank, form)
+    index.save(tmp_path / "index")
+    opened = open_index(tmp_path / "index", bank)
+    found, wanted = opened.search(QUERIES, len(walk) + 1), index.search(QUERIES, len(walk) + 1)
+    assert (found.rows == wanted.rows).all() and (found.scores == wanted.scores).all()
+    assert (np.sort(found.rows, axis=1) == np.arange(-1, len(walk))).all(), "each vector once, by its first row"
+    if form is not None:  # codes of every row, as an earlier version wrote them
+        path = tmp_path / "index" / "index.json"
+        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "distinct"}))
+        with pytest.raises(DataError, match="build the index again"):
+            open_index(tmp_path / "index", bank)

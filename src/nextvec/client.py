@@ -379,13 +379,13 @@ def _asked(path: str, vectors: Any, k: int, text: bool, rows: bool) -> _Talk[Ans
 
 def _answer(response: httpx.Response) -> Answer:
     found: dict[str, Any] = _checked(response).json()
-    found["expected"] = tuple(map(_expected, found["expected"]))
+    found["expected"] = tuple(_expected(e) for e in found["expected"])
     return Answer(**found)
 
 
-def _expected(found: dict[str, Any]) -> Expected:
-    rows = found.pop("rows", None)
-    return Expected(**found, rows=None if rows is None else tuple(rows))
+def _expected(e: dict[str, Any]) -> Expected:
+    rows = tuple(e["rows"]) if "rows" in e else None
+    return Expected(e["row"], e["score"], e["document"], e["count"], e.get("text"), rows)
 
 
 def _checked(response: httpx.Response) -> httpx.Response:
