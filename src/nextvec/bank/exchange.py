@@ -13,8 +13,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from nextvec.bank.bank import Bank
-from nextvec.bank.writer import VectorDocument, unit_rows
+from nextvec.bank.writer import VectorDocument
 from nextvec.errors import DataError
+from nextvec.vectors import KINDS
 
 PARQUET_ROWS = 10_000
 
@@ -36,8 +37,9 @@ def numpy_documents(
     Raises:
         DataError: shapes that do not fit, empty documents, lengths that do not add up to the rows.
     """
-    if vectors.ndim != 2 or vectors.dtype.kind != "f":
-        raise DataError(f"{where}: vectors have shape {list(vectors.shape)} of {vectors.dtype}; want [rows, width] of floats")
+    if vectors.ndim != 2 or vectors.dtype.kind not in KINDS:
+        shape = f"{list(vectors.shape)} of {vectors.dtype}"
+        raise DataError(f"{where}: vectors have shape {shape}; want [rows, width] of floats or whole numbers")
     counts = np.asarray(lengths)
     if counts.ndim != 1 or counts.dtype.kind not in "iu" or not len(counts):
         raise DataError(f"{where}: lengths must be a list of whole numbers, one per document")
@@ -100,7 +102,7 @@ def table_documents(columns: Mapping[str, Sequence[Any]] | Table, where: str) ->
         raise DataError(f"{where}, row {documents.index('None')}: no document; order is never implied")
     try:
         index = np.asarray(columns["index"], dtype=np.int64)
-        vectors = np.asarray(columns["vector"], dtype=np.float32)
+        vectors = np.asarray(columns["vector"])
     except (ValueError, TypeError) as error:
         raise DataError(f"{where}: vectors must all be equally wide and indices whole numbers: {error}") from None
     ids, member = np.unique(documents, return_inverse=True)
@@ -168,4 +170,4 @@ def write_windows(bank: Bank, path: Path, context: int, stride: int | None = Non
     return sum(map(len, targets))
 
 
-__all__ = ["npz_documents", "numpy_documents", "table_documents", "unit_rows", "write_parquet", "write_windows"]
+__all__ = ["npz_documents", "numpy_documents", "table_documents", "write_parquet", "write_windows"]

@@ -27,6 +27,7 @@ from nextvec.bank.layout import Manifest
 from nextvec.bank.verification import content_fingerprint
 from nextvec.errors import DataError
 from nextvec.progress import Progress, silent
+from nextvec.vectors import unit_rows
 
 Dtype = Literal["float16", "float32"]
 JOURNAL = "journal.json"
@@ -96,7 +97,7 @@ class BankWriter:
         """
         if document.id in self._ids:
             raise DataError(f"document {document.id!r} appears twice; ids must be unique")
-        rows = unit_rows(document.vectors, document.id, self._plan.dim)
+        rows = _rows(document, self._plan.dim)
         self._files[layout.ROWS].write(rows.astype(self._plan.dtype).tobytes())
         if self._plan.text:
             self._append_text(document, len(rows))
@@ -198,27 +199,15 @@ class BankWriter:
         return file
 
 
-def unit_rows(vectors: np.ndarray, where: str, dim: int | None = None) -> Float32[np.ndarray, "T D"]:
-    """``vectors`` scaled to unit length in float32.
+def _rows(document: VectorDocument, dim: int | None) -> Float32[np.ndarray, "T D"]:
+    """The unit rows of a document.
 
     Raises:
-        DataError: not [T, D], empty, of another width, not finite, or with a zero row; names document and row.
+        DataError: an empty document, or vectors that are not usable; names document and row.
     """
-    if vectors.ndim != 2:
-        raise DataError(f"document {where!r}: vectors have shape {list(vectors.shape)}; want [rows, width]")
-    if len(vectors) == 0:
-        raise DataError(f"document {where!r} is empty; leave it out or give it rows")
-    if dim is not None and vectors.shape[1] != dim:
-        raise DataError(f"document {where!r}: vectors are {vectors.shape[1]} wide where the bank is {dim} wide")
-    with np.errstate(over="ignore"):
-        rows = vectors.astype(np.float32)
-    bad = ~np.isfinite(rows).all(axis=1)
-    if bad.any():
-        raise DataError(f"document {where!r}, row {int(bad.argmax())}: not a finite vector (NaN or infinity)")
-    norms = np.linalg.norm(rows.astype(np.float64), axis=1)
-    if (norms < 1e-12).any():
-        raise DataError(f"document {where!r}, row {int((norms < 1e-12).argmax())}: a zero vector has no direction")
-    return (rows / norms[:, None]).astype(np.float32)
+    if len(np.shape(document.vectors)) == 2 and len(document.vectors) == 0:
+        raise DataError(f"document {document.id!r} is empty; leave it out or give it rows")
+    return unit_rows(document.vectors, dim, f"document {document.id!r}, ")
 
 
 def byte_spans(text: str, spans: Sequence[tuple[int, int]]) -> np.ndarray:
@@ -241,7 +230,7 @@ def in_memory(documents: Iterable[VectorDocument], encoder: str, dtype: Dtype = 
             raise DataError(f"document {document.id!r} appears twice; ids must be unique")
         seen.add(document.id)
         dim = rows[0].shape[1] if rows else None
-        rows.append(unit_rows(document.vectors, document.id, dim).astype(dtype))
+        rows.append(_rows(document, dim).astype(dtype))
         names.append((document.id, document.title))
     if not rows:
         raise DataError("a bank needs at least one document")

@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from nextvec.bank import Bank
-from nextvec.bank.writer import unit_rows
 from nextvec.errors import DataError, SettingsError
 from nextvec.index import layout
 from nextvec.index.layout import Manifest
@@ -21,6 +20,7 @@ from nextvec.kernels import scan
 from nextvec.kernels.scan import Format, Stored
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks
+from nextvec.vectors import unit_rows
 
 Queries = Float[Tensor, "Q D"] | Float[np.ndarray, "Q D"]
 
@@ -213,15 +213,15 @@ class ExactIndex:
         scan.check_finite(parts, query)
         return _scores(parts, checked_rows([rows], 1, parts[-1].first + len(parts[-1]))[0], query[0])
 
-    def add(self, vectors: Float[np.ndarray, "B D"]) -> Int64[np.ndarray, " B"]:
+    def add(self, vectors: np.ndarray) -> Int64[np.ndarray, " B"]:
         """Rows that every later search sees; their numbers, which follow the last.
 
         They are brought to unit length as a bank's are, and stored in its type.
 
         Raises:
-            DataError: not [rows, D], not finite, or a zero row; nothing is added then.
+            DataError: vectors that are not usable (:mod:`nextvec.vectors`), or of another width; nothing is added then.
         """
-        rows = unit_rows(vectors, "added rows", self.dim).astype(self._parts[0].rows.dtype)
+        rows = unit_rows(vectors, self.dim, "added rows, ").astype(self._parts[0].rows.dtype)
         return self._append(rows)
 
     def save(self, folder: str | Path) -> None:

@@ -22,9 +22,9 @@ from nextvec.bank import Bank
 from nextvec.bank.layout import MANIFEST, read_json, write_atomically
 from nextvec.errors import DataError, RunError
 from nextvec.inference.engine import Engine
-from nextvec.inference.session import unit_rows
 from nextvec.models import Recurrent
 from nextvec.progress import Progress, silent
+from nextvec.vectors import unit_rows
 
 At = Literal["every", "last"]
 POSITIONS = 8_192  # read side by side
@@ -227,10 +227,7 @@ def _context(source: Path, name: str, held: list[tuple[int, np.ndarray]], dim: i
     widths = {len(vector) for _, vector in held}
     if widths != {dim}:
         raise DataError(f"{source}, document {name!r}: vectors are {min(widths - {dim})} wide; the model reads {dim}")
-    try:
-        rows = unit_rows(np.stack([vector for _, vector in held]), dim)
-    except DataError as error:
-        raise DataError(f"{source}, document {name!r}: {error}") from None
+    rows = unit_rows(np.stack([vector for _, vector in held]), dim, f"{source}, document {name!r}, ")
     return Context(name, np.array([place for place, _ in held]), rows)
 
 
