@@ -11,7 +11,6 @@ from nextvec.bank.distinct import ROUNDING
 from nextvec.evaluation import Exam
 from nextvec.index import ApproximateIndex, ExactIndex, allowed_rows
 from nextvec.inference import Engine, Question
-from nextvec.inference.session import unit_rows
 from nextvec.kernels.scan import FORMATS, Format
 from nextvec.models.baselines import ExponentialMean
 
