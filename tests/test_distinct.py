@@ -13,6 +13,7 @@ from nextvec.index import ApproximateIndex, ExactIndex, allowed_rows
 from nextvec.inference import Engine, Question
 from nextvec.kernels.scan import FORMATS, Format
 from nextvec.models.baselines import ExponentialMean
+from nextvec.vectors import unit_rows
 
 DIM = 16
 KS = (1, 2, 5, 10, 20, 100)

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextvec.bank import Bank, BankWriter, VectorDocument
-from nextvec.bank.exchange import table_documents
+from nextvec.bank.objects import table_of
+from nextvec.bank.vector_table import vector_table
 from nextvec.client import _binary  # pyright: ignore[reportPrivateUsage]
 from nextvec.errors import DataError
 from nextvec.index import ExactIndex
@@ -79,7 +80,9 @@ def written(vector: np.ndarray, folder: Path) -> np.ndarray:
 
 def of_a_table(vector: np.ndarray, _: Path) -> np.ndarray:
     table = {"vector": [vector.tolist()], "document": ["a"], "index": [0]}
-    (document,) = table_documents(table, "table")
+    held = table_of(table, "the table")
+    assert held is not None
+    (document,) = vector_table(held).documents()
     return unit_rows(document.vectors)[0]
 
 
