@@ -36,6 +36,7 @@ def read(connection: socket.socket) -> bytes:
 def test_connections_that_wait_to_be_accepted_when_the_server_stops_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     """A listening socket that is closed resets the connections in its queue, and clients had sent requests on them."""
     monkeypatch.setattr(serving, "DRAIN_SECONDS", 0.0)
+    monkeypatch.setattr(Service, "drain", lambda service: setattr(service, "ready", False))  # it has no texts here
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
     hooks = Hooks(lambda _: False, lambda: None, lambda *_: None)
     config = uvicorn.Config(app, http=protocol(hooks), ws="none", lifespan="off", log_config=None, access_log=False)
@@ -55,8 +56,8 @@ def test_connections_that_wait_to_be_accepted_when_the_server_stops_are_answered
         time.sleep(0.3)  # uvicorn looks every 0.1 s whether to exit: it does before it accepts
         for connection in waiting[::2]:
             connection.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
-        answers = await asyncio.gather(*(asyncio.to_thread(read, connection) for connection in waiting))
-        await task
+        readers = [asyncio.to_thread(read, connection) for connection in waiting]
+        *answers, _ = await asyncio.gather(*readers, task)  # together, so that a server that fails ends the test at once
         assert guard.draining
         assert not service.ready
         return answers

@@ -76,8 +76,8 @@ class Exam:
         rows = _new_to_their_documents(bank, rows_of(bank, documents, skip=max(1, history)))
         if len(rows) < MINIMUM_ROWS:
             raise ExamError(
-                f"only {len(rows)} rows of the {part} documents have {max(1, history)} rows before them and repeat none; "
-                f"an exam needs at least {MINIMUM_ROWS}"
+                f"only {len(rows)} rows of the {part} documents can be scored; an exam needs at least {MINIMUM_ROWS} rows that "
+                f"have {max(1, history)} or more before them in their document and repeat none of them"
             )
         if len(rows) > max_rows:
             rows = np.sort(rows[np.argsort(_hashes(rows, 1), kind="stable")[:max_rows]])
