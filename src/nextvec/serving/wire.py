@@ -27,6 +27,8 @@ MOST_K, MOST_VECTORS = 1_000, 10_000
 MOST_ROWS = 100  # that an answer names of those that hold one vector
 MOST_JSON = 1 << 20
 MOST_BODY = 64 << 20  # whatever the width
+MOST_LENGTH = 100_000  # vectors of one session
+MOST_SNAPSHOT = 256 << 20  # bytes
 
 
 def most_body(dim: int) -> int:
@@ -106,13 +108,13 @@ def decode(body: bytes, kind: str, dim: int) -> Vectors:
     if len(body) // width > MOST_VECTORS:
         raise RefusedError(413, f"{len(body) // width} vectors in one request; at most {most_rows(dim, dtype.itemsize)}")
     raw = np.frombuffer(body, dtype).reshape(-1, dim)
-    return Vectors(_sound(raw.astype(np.float32)), body, dtype.itemsize == 2)
+    return Vectors(sound(raw.astype(np.float32)), body, dtype.itemsize == 2)
 
 
 def from_rows(rows: Float32[np.ndarray, "T D"], ids: Sequence[int] | None = None) -> Vectors:
     """Rows that were made here, of text or of the bank, kept as float32."""
     whole = np.ascontiguousarray(rows, "<f4")
-    return Vectors(_sound(whole), whole.tobytes(), False, ids)
+    return Vectors(sound(whole), whole.tobytes(), False, ids)
 
 
 def from_json(values: Any, dim: int) -> Vectors:
@@ -230,7 +232,12 @@ def milliseconds(text: str | None, otherwise: float) -> float:
     return value / 1e3
 
 
-def _sound(rows: Float32[np.ndarray, "T D"]) -> Float32[np.ndarray, "T D"]:
+def sound(rows: Float32[np.ndarray, "T D"]) -> Float32[np.ndarray, "T D"]:
+    """``rows``, if each has a direction.
+
+    Raises:
+        RefusedError: 400 one that is not finite, too long for float32, or zero.
+    """
     # One pass: a sum of squares is finite only if every value is. Within these bounds a length is a float32 too.
     squares = np.einsum("td,td->t", rows, rows, dtype=np.float64)
     bad = ~((squares >= ZERO**2) & (squares <= LONGEST**2))
