@@ -69,9 +69,9 @@ def test_chunk_texts_are_shown_from_their_place(tmp_path: Path) -> None:
     [
         (VectorDocument("d", "", np.full((2, 8), np.nan, np.float32)), r"document 'd', row 0: not a finite"),
         (VectorDocument("d", "", np.vstack([vectors(2), np.zeros((1, 8), np.float32)])), r"row 2: a zero vector"),
-        (VectorDocument("d", "", vectors(2, dim=7)), "7 wide where the bank is 8 wide"),
+        (VectorDocument("d", "", vectors(2, dim=7)), "vectors are 7 wide; want 8"),
         (VectorDocument("d", "", np.empty((0, 8), np.float32)), "document 'd' is empty"),
-        (VectorDocument("d", "", vectors(8)[0]), "want \\[rows, width\\]"),
+        (VectorDocument("d", "", vectors(8)[0]), "want \\[rows, 8\\]"),
         (VectorDocument("good", "", vectors(2)), "'good' appears twice"),
     ],
 )

@@ -11,9 +11,9 @@ from nextvec.bank.distinct import ROUNDING
 from nextvec.evaluation import Exam
 from nextvec.index import ApproximateIndex, ExactIndex, allowed_rows
 from nextvec.inference import Engine, Question
-from nextvec.inference.session import unit_rows
 from nextvec.kernels.scan import FORMATS, Format
 from nextvec.models.baselines import ExponentialMean
+from nextvec.vectors import unit_rows
 
 DIM = 16
 KS = (1, 2, 5, 10, 20, 100)

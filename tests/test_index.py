@@ -330,8 +330,8 @@ def test_what_cannot_be_searched_is_refused() -> None:
     [
         (np.full((1, 3), np.nan), "row 0: not a finite vector"),
         (np.array([[1.0, 0, 0], [0, 0, 0]]), "row 1: a zero vector"),
-        (np.ones((1, 4)), "4 wide where the bank is 3 wide"),
-        (np.empty((0, 3)), "empty"),
+        (np.ones((1, 4)), "vectors are 4 wide; want 3"),
+        (np.empty((0, 3)), "at least one row"),
     ],
 )
 def test_what_cannot_be_added_is_refused(vectors: np.ndarray, says: str) -> None:

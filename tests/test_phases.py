@@ -253,7 +253,7 @@ def test_what_cannot_be_is_refused_in_one_line(place: Path, tmp_path: Path, caps
     assert main(["phases", str(place / "all"), "--bank", str(place / "bank"), "--recipes", "phase1", "--set", "updates=5"]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 3
-    assert "every pool is larger" in errors[0]
+    assert "the largest pool that every scored row can fill" in errors[0]
     assert "is not a list like a,b,c" in errors[1]
     assert "was begun with other settings" in errors[2]
 

@@ -411,7 +411,7 @@ def test_anything_else_is_one_clear_line(tmp_path: Path, make: Callable[[], Any]
         ((AXES, [2, 2], 5), "ids are int"),
         ((AXES, [2, 2], ["a", None]), "id 1 is None"),
         ((AXES, [2, 2], ["a", 1.5]), "id 1 is 1.5"),
-        ((AXES > 0, [4]), "want \\[rows, width\\] of numbers"),
+        ((AXES > 0, [4]), "want \\[rows, width\\] of floats or whole numbers"),
         ((TABLE, None, ["a"]), "ids are for arrays"),
     ],
 )

@@ -26,6 +26,7 @@ import httpx
 import numpy as np
 
 from nextvec.errors import NextvecError
+from nextvec.vectors import as_float32
 
 TRIES, FIRST_WAIT = 4, 0.1  # seconds; doubled each time
 TIMEOUT = 30.0
@@ -444,8 +445,10 @@ def _checked(response: httpx.Response) -> httpx.Response:
 
 def _binary(vectors: Any) -> tuple[bytes, str]:
     rows = np.atleast_2d(np.asarray(vectors))
-    half = rows.dtype == np.float16
-    return rows.astype("<f2" if half else "<f4").tobytes(), f"application/vnd.nextvec.{'f16' if half else 'f32'}"
+    if rows.dtype == np.float16:
+        return rows.astype("<f2").tobytes(), "application/vnd.nextvec.f16"
+    # Float64 and whole numbers beyond float32 keep their direction; the server refuses NaN, infinity and zero vectors.
+    return as_float32(rows).astype("<f4").tobytes(), "application/vnd.nextvec.f32"
 
 
 def _arguments(call: _Call) -> dict[str, Any]:

@@ -156,8 +156,8 @@ BAD: dict[str, tuple[int, str, Callable[[bytes], bytes]]] = {
     "no digest": (400, "digest", lambda data: forged(data, digest="ab")),
     "more appends than vectors": (400, "48 vectors", lambda data: forged(data, seq=49)),
     "no append": (400, "48 vectors", lambda data: forged(data, seq=0)),
-    "not finite": (400, "vector 1: not finite", lambda data: forged(data, np.float32([[1] * DIM, [np.nan] * DIM]))),
-    "a zero vector": (400, "vector 0: a zero", lambda data: forged(data, np.zeros((3, DIM), np.float32))),
+    "not finite": (400, "row 1: not a finite", lambda data: forged(data, np.float32([[1] * DIM, [np.nan] * DIM]))),
+    "a zero vector": (400, "row 0: a zero", lambda data: forged(data, np.zeros((3, DIM), np.float32))),
     "too many": (413, str(MOST_LENGTH), lambda data: forged(data, np.ones((MOST_LENGTH + 1, DIM), np.float16))),
     "a state of another length": (400, "another form", lambda data: forged(data, np.ones((3, DIM), np.float32), seq=2)),
 }

@@ -22,6 +22,7 @@ from nextvec.bank.vector_table import METADATA, vector_table
 from nextvec.bank.writer import VectorDocument, in_memory
 from nextvec.errors import DataError
 from nextvec.progress import Progress, silent
+from nextvec.vectors import KINDS
 
 PARQUET_ROWS = 10_000
 
@@ -38,8 +39,9 @@ def numpy_documents(vectors: Any, lengths: Any, ids: Any, where: str) -> Iterato
         DataError: shapes that do not fit, empty documents, lengths that do not add up to the rows.
     """
     vectors, counts = array_of(vectors, where), array_of(lengths, f"{where}, lengths")
-    if vectors.ndim != 2 or vectors.dtype.kind not in "fiu":
-        raise DataError(f"{where}: vectors have shape {list(vectors.shape)} of {vectors.dtype}; want [rows, width] of numbers")
+    if vectors.ndim != 2 or vectors.dtype.kind not in KINDS:
+        shape = f"{list(vectors.shape)} of {vectors.dtype}"
+        raise DataError(f"{where}: vectors have shape {shape}; want [rows, width] of floats or whole numbers")
     if counts.ndim != 1 or counts.dtype.kind not in "iu" or not len(counts):
         raise DataError(f"{where}: lengths must be a list of whole numbers, one per document")
     if (counts < 1).any():

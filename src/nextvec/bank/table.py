@@ -204,7 +204,7 @@ def _floats(values: pa.Array, where: str) -> np.ndarray:
     if pa.types.is_floating(kind):
         return values.to_numpy()
     if pa.types.is_integer(kind):
-        return values.to_numpy().astype(np.float32)
+        return values.to_numpy().astype(np.float64)
     if pa.types.is_decimal(kind):
         return values.cast(pa.float64()).to_numpy()
     raise DataError(f"{where}: column 'vector' holds {kind}; want numbers")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 
 from nextvec.bank import layout
 from nextvec.bank.bank import Bank
@@ -27,6 +27,7 @@ from nextvec.bank.layout import Manifest
 from nextvec.bank.verification import content_fingerprint
 from nextvec.errors import DataError
 from nextvec.progress import Progress, silent
+from nextvec.vectors import unit_rows
 
 Dtype = Literal["float16", "float32"]
 JOURNAL = "journal.json"
@@ -199,39 +200,18 @@ class BankWriter:
         return file
 
 
-def unit_rows(vectors: np.ndarray, where: str, dim: int | None = None) -> Float32[np.ndarray, "T D"]:
-    """``vectors`` scaled to unit length in float32.
-
-    Raises:
-        DataError: not [T, D], empty, of another width, not finite, or with a zero row; names document and row.
-    """
-    if vectors.ndim != 2:
-        raise DataError(f"document {where!r}: vectors have shape {list(vectors.shape)}; want [rows, width]")
-    if len(vectors) == 0:
-        raise DataError(f"document {where!r} is empty; leave it out or give it rows")
-    if dim is not None and vectors.shape[1] != dim:
-        raise DataError(f"document {where!r}: vectors are {vectors.shape[1]} wide where the bank is {dim} wide")
-    with np.errstate(over="ignore"):
-        rows = vectors.astype(np.float32)
-    bad = ~np.isfinite(rows).all(axis=1)
-    if bad.any():
-        raise DataError(f"document {where!r}, row {int(bad.argmax())}: not a finite vector (NaN or infinity)")
-    norms = np.linalg.norm(rows.astype(np.float64), axis=1)
-    if (norms < 1e-12).any():
-        raise DataError(f"document {where!r}, row {int((norms < 1e-12).argmax())}: a zero vector has no direction")
-    return (rows / norms[:, None]).astype(np.float32)
-
-
 def stored_rows(vectors: np.ndarray, where: str, dtype: Dtype, dim: int | None = None) -> Float[np.ndarray, "T D"]:
-    """``vectors`` as a bank stores them: :func:`unit_rows` in ``dtype``.
+    """The vectors of a document as a bank stores them: :func:`~nextvec.vectors.unit_rows` in ``dtype``.
 
     Rows of that dtype which are of unit length but for rounding are kept to the
     bit: what was stored once is stored again as it was.
 
     Raises:
-        DataError: as :func:`unit_rows`.
+        DataError: an empty document, or vectors that are not usable; names document and row.
     """
-    rows = unit_rows(vectors, where, dim).astype(dtype)
+    if len(np.shape(vectors)) == 2 and len(vectors) == 0:
+        raise DataError(f"document {where!r} is empty; leave it out or give it rows")
+    rows = unit_rows(vectors, dim, f"document {where!r}, ").astype(dtype)
     if vectors.dtype == rows.dtype:
         kept = (np.abs(vectors - rows) <= np.spacing(np.abs(rows))).all(axis=1)
         rows[kept] = vectors[kept]

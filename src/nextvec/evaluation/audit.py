@@ -211,8 +211,11 @@ def _candidates(bank: Bank) -> Finding:
     def judge(exam: Exam) -> tuple[bool, dict[str, float | int | str]]:
         ranked = exam.rank(torch.zeros(len(exam.rows), bank.dim)).candidates
         asked = np.minimum(POOL, exam.admissible)
-        figures: dict[str, float | int | str] = {"least": int(asked.min()), "most": int(asked.max())}
-        figures["largest_pool"] = exam.largest_pool
+        figures: dict[str, float | int | str] = {
+            "least": int(asked.min()),
+            "most": int(asked.max()),
+            "largest_pool": exam.largest_pool,
+        }
         return bool((asked == POOL).all() and (ranked == exam.pool).all()), figures
 
     return _sat(bank, f"every row that the test part scores has {POOL:,} candidates, wherever it stands", judge)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 
 from nextvec.bank import Bank, Distinct
 from nextvec.errors import DataError, SettingsError
@@ -162,7 +162,7 @@ class ApproximateIndex:
             scores, rows = scan.best_of(*both, k)
         return Neighbours(rows, scores, decided)
 
-    def add(self, vectors: Float[np.ndarray, "B D"]) -> Int64[np.ndarray, " B"]:
+    def add(self, vectors: np.ndarray) -> Int64[np.ndarray, " B"]:
         """As :meth:`ExactIndex.add`."""
         return self.exact.add(vectors)
 

@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from nextvec.bank import Bank, Distinct
-from nextvec.bank.writer import unit_rows
 from nextvec.errors import DataError, SettingsError
 from nextvec.index import layout
 from nextvec.index.inputs import Queries, as_array, checked_rows
@@ -24,6 +23,7 @@ from nextvec.kernels import scan
 from nextvec.kernels.scan import Format, Stored
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks
+from nextvec.vectors import unit_rows
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ class ExactIndex:
         names = checked_rows([rows], 1, self._size(parts))[0]
         return _scores(parts, names if self._places is None else self._places.of(names), query[0])
 
-    def add(self, vectors: Float[np.ndarray, "B D"]) -> Int64[np.ndarray, " B"]:
+    def add(self, vectors: np.ndarray) -> Int64[np.ndarray, " B"]:
         """Rows that every later search sees; their numbers, which follow the last.
 
         They are brought to unit length as a bank's are, and stored in its type.
@@ -241,9 +241,9 @@ class ExactIndex:
         number is that of the first row that holds it.
 
         Raises:
-            DataError: not [rows, D], not finite, or a zero row; nothing is added then.
+            DataError: vectors that are not usable (:mod:`nextvec.vectors`), or of another width; nothing is added then.
         """
-        rows = unit_rows(vectors, "added rows", self.dim).astype(self._parts[0].rows.dtype)
+        rows = unit_rows(vectors, self.dim, "added rows, ").astype(self._parts[0].rows.dtype)
         with self._adding:
             if self._bank is None:
                 return self._append(rows)

@@ -24,10 +24,10 @@ from nextvec.bank.layout import MANIFEST, read_json, write_atomically
 from nextvec.bank.table import Table, matrix, strings
 from nextvec.errors import DataError, RunError
 from nextvec.inference.engine import Engine
-from nextvec.inference.session import unit_rows
 from nextvec.ingestion.files import open_parquet
 from nextvec.models import Recurrent
 from nextvec.progress import Progress, silent
+from nextvec.vectors import unit_rows
 
 At = Literal["every", "last"]
 POSITIONS = 8_192  # read side by side
@@ -256,10 +256,7 @@ def _runs(documents: pa.Array) -> list[int]:
 def _context(source: Path, name: str, index: np.ndarray, vectors: np.ndarray, dim: int) -> Context:
     if vectors.shape[1] != dim:
         raise DataError(f"{source}, document {name!r}: vectors are {vectors.shape[1]} wide; the model reads {dim}")
-    try:
-        return Context(name, index, unit_rows(vectors, dim))
-    except DataError as error:
-        raise DataError(f"{source}, document {name!r}: {error}") from None
+    return Context(name, index, unit_rows(vectors, dim, f"{source}, document {name!r}, "))
 
 
 def _opened(source: Path) -> Table:

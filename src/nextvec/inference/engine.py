@@ -26,7 +26,7 @@ from nextvec.index import ExactIndex, Index, allowed_rows
 from nextvec.inference import snapshot
 from nextvec.inference.expected import Expected, context_chunks
 from nextvec.inference.forms import Forms
-from nextvec.inference.session import Session, unit_rows
+from nextvec.inference.session import Session
 from nextvec.inference.states import Batches, owned
 from nextvec.ingestion import Chunking
 from nextvec.models import Recurrent
@@ -34,6 +34,7 @@ from nextvec.models.packed import Weights, best, pack
 from nextvec.progress import Progress, silent
 from nextvec.training import Run, load_model
 from nextvec.training.evaluate import check_encoder
+from nextvec.vectors import unit_rows
 
 SEGMENT = 1024  # vectors read at once: the memory of a long context stays bounded
 TOGETHER = 256  # sessions in one step: enough for the processor, and the states of no more lie twice in memory

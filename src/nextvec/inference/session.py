@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from nextvec.errors import DataError
 from nextvec.inference import snapshot
 from nextvec.inference.expected import Expected
 from nextvec.inference.states import State, num_bytes
@@ -123,24 +122,3 @@ class Session:
             + self._seen.nbytes
             + sum(rows.nbytes for rows in self._unseen)
         )
-
-
-def unit_rows(vectors: np.ndarray, dim: int) -> Float32[np.ndarray, "T D"]:
-    """Vectors [T, D] as a bank holds them: float32, of unit length.
-
-    Raises:
-        DataError: another shape, not numbers, NaN, infinity, or a zero vector.
-    """
-    given = np.asarray(vectors)
-    if given.ndim != 2 or given.shape[1] != dim or not len(given):
-        raise DataError(f"vectors have shape {list(given.shape)}; want [vectors, {dim}], at least one")
-    if not np.issubdtype(given.dtype, np.floating):
-        raise DataError(f"vectors are {given.dtype}; want float16, float32 or float64")
-    with np.errstate(over="ignore"):
-        rows = given.astype(np.float32)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    if not np.isfinite(lengths).all():
-        raise DataError(f"vector {int(np.argmin(np.isfinite(lengths[:, 0])))} is not finite (NaN, infinity, or too large)")
-    if not lengths.all():
-        raise DataError(f"vector {int(np.argmin(lengths[:, 0]))} is zero; it has no direction")
-    return rows / lengths

@@ -16,6 +16,7 @@ from nextvec.serving.isolated import Answering, Reading
 from nextvec.serving.rebuild import read
 from nextvec.serving.turns import Steps
 from nextvec.serving.wire import RefusedError
+from nextvec.vectors import check_usable
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,8 @@ def opened(data: bytes, engine: Answering) -> Steps[Moved]:
     """What :func:`packed` made, perhaps on another server.
 
     Raises:
-        DataError: damaged, without a context, or with a state that is not the engine's.
-        RefusedError: 400 a vector that no append may hold; 413 more vectors than a session has at most; 422 of another width or
-            encoder.
+        DataError: damaged, without a context, with a vector that no append may hold, or with a state that is not the engine's.
+        RefusedError: 413 more vectors than a session has at most; 422 of another width or encoder.
     """
     saved = snapshot.read(data)
     context = saved.context
@@ -68,7 +68,8 @@ def opened(data: bytes, engine: Answering) -> Steps[Moved]:
     if length > wire.MOST_LENGTH:
         raise RefusedError(413, f"this snapshot holds {length} vectors; a session has at most {wire.MOST_LENGTH}")
     yield
-    rows = wire.sound(context.rows.astype(np.float32, copy=False))
+    rows = context.rows.astype(np.float32, copy=False)
+    check_usable(rows)
     yield
     same = (saved.model, saved.bank) == (engine.digest, engine.bank.fingerprint)
     return Moved(rows, context, engine.restore(data) if same else None)

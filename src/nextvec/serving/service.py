@@ -300,9 +300,9 @@ class Service:
             restored, False where the next request makes it anew from the context.
 
         Raises:
-            DataError: damaged, or without a context.
-            RefusedError: 400, 413, 422 as :func:`nextvec.serving.moving.opened`; 409 the session is not empty; 507 the disk is
-                full, or there are as many sessions as there may be; 503, 504 no time.
+            DataError: as :func:`nextvec.serving.moving.opened`.
+            RefusedError: 413, 422 as there; 409 the session is not empty; 507 the disk is full, or there are as many sessions
+                as there may be; 503, 504 no time.
         """
         async with self._in_time(session, deadline):
             model = self.models[self.stable]

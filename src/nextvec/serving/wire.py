@@ -14,7 +14,8 @@ import numpy as np
 import orjson
 from jaxtyping import Float32
 
-from nextvec.errors import NextvecError
+from nextvec.errors import DataError, NextvecError
+from nextvec.vectors import as_float32, check_usable
 
 F32, F16, JSON = "application/vnd.nextvec.f32", "application/vnd.nextvec.f16", "application/json"
 OCTETS = "application/octet-stream"
@@ -22,7 +23,6 @@ BINARY = {F32: "<f4", OCTETS: "<f4", F16: "<f2"}
 PROBLEM = "application/problem+json"
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 INCARNATION = re.compile(r"[0-9a-f]{16}")
-ZERO, LONGEST = 1e-12, 1e18  # a shorter vector has no direction, the bank's own bound; a longer one no float32 square
 MOST_K, MOST_VECTORS = 1_000, 10_000
 MOST_ROWS = 100  # that an answer names of those that hold one vector
 MOST_JSON = 1 << 20
@@ -74,7 +74,7 @@ class Vectors:
     """Rows of one append, and the bytes they are kept as.
 
     Attributes:
-        rows: finite, no zero row; of any length, the engine brings them to one.
+        rows: usable (:mod:`nextvec.vectors`); of any length, the engine brings them to one.
         payload: little-endian rows, as sent where they were sent in binary.
         half: the payload is float16.
         ids: rows of the bank, where the request named rows.
@@ -108,13 +108,13 @@ def decode(body: bytes, kind: str, dim: int) -> Vectors:
     if len(body) // width > MOST_VECTORS:
         raise RefusedError(413, f"{len(body) // width} vectors in one request; at most {most_rows(dim, dtype.itemsize)}")
     raw = np.frombuffer(body, dtype).reshape(-1, dim)
-    return Vectors(sound(raw.astype(np.float32)), body, dtype.itemsize == 2)
+    return Vectors(_sound(raw.astype(np.float32)), body, dtype.itemsize == 2)
 
 
 def from_rows(rows: Float32[np.ndarray, "T D"], ids: Sequence[int] | None = None) -> Vectors:
     """Rows that were made here, of text or of the bank, kept as float32."""
     whole = np.ascontiguousarray(rows, "<f4")
-    return Vectors(sound(whole), whole.tobytes(), False, ids)
+    return Vectors(_sound(whole), whole.tobytes(), False, ids)
 
 
 def from_json(values: Any, dim: int) -> Vectors:
@@ -131,10 +131,9 @@ def from_json(values: Any, dim: int) -> Vectors:
         if not isinstance(row, list) or len(row) != dim or not all(type(x) in (int, float) for x in row):
             raise RefusedError(400, f"vectors[{n}] must be a list of {dim} numbers")
     try:
-        with np.errstate(over="ignore"):
-            return from_rows(np.array(values, np.float64).astype(np.float32))
+        return from_rows(as_float32(np.array(values, np.float64)))
     except OverflowError:
-        raise RefusedError(400, "vectors holds a number beyond float32") from None
+        raise RefusedError(400, "vectors holds a number beyond float64") from None
 
 
 def from_ids(values: Any, rows: int) -> list[int]:
@@ -232,17 +231,9 @@ def milliseconds(text: str | None, otherwise: float) -> float:
     return value / 1e3
 
 
-def sound(rows: Float32[np.ndarray, "T D"]) -> Float32[np.ndarray, "T D"]:
-    """``rows``, if each has a direction.
-
-    Raises:
-        RefusedError: 400 one that is not finite, too long for float32, or zero.
-    """
-    # One pass: a sum of squares is finite only if every value is. Within these bounds a length is a float32 too.
-    squares = np.einsum("td,td->t", rows, rows, dtype=np.float64)
-    bad = ~((squares >= ZERO**2) & (squares <= LONGEST**2))
-    if bad.any():
-        n = int(bad.argmax())
-        what = "not finite (NaN, infinity, or too large)" if not squares[n] < ZERO**2 else "a zero vector has no direction"
-        raise RefusedError(400, f"vector {n}: {what}")
+def _sound(rows: Float32[np.ndarray, "T D"]) -> Float32[np.ndarray, "T D"]:
+    try:
+        check_usable(rows)
+    except DataError as error:
+        raise RefusedError(400, str(error)) from None
     return rows
