@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import nextvec as nv
 from nextvec.bank import Bank
 from nextvec.errors import DataError, NotFiniteError
-from nextvec.inference import Engine, Session
+from nextvec.inference import Engine, Session, snapshot
 from nextvec.kernels.weights import FORMATS
 from nextvec.models import GRU, LSTM, ExpertGRU, Hierarchical, LinearRecurrence, MemoryGRU, Recurrent, Transformer
 from nextvec.models.baselines import CopyLast
@@ -261,6 +261,56 @@ def test_a_snapshot_of_another_model_or_bank_is_refused(bank: Bank) -> None:
         Engine(pack(model, "float32"), walk_bank(documents=3, dim=DIM)).restore(data)
     with pytest.raises(DataError, match="at most"):
         engine.restore(data + b"\\0" * 2**30)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_state_of_another_form_is_refused_before_compiled_code_reads_it(name: str, bank: Bank) -> None:
+    """Its hash fits: anyone can compute it. Lengths on both sides of every window, read at once and by steps."""
+    engine = Engine(pack(alive(MODELS[name]), "float32"), bank)
+    for length in (0, 1, 5, 13, 300):
+        session = engine.session()
+        if length > 20:
+            session.push_many(vectors(length))
+        else:
+            for vector in vectors(length):
+                session.push(vector)
+        data = session.snapshot()
+        assert same(engine.restore(data), session)
+        facts, tensors = snapshot._opened(data)
+        for part in [name for name in tensors if name.startswith("state.")]:
+            whole = tensors[part]
+            others = [torch.cat([whole, whole[..., :1]], dim=-1), whole[..., 1:], whole.unsqueeze(0), whole.double()]
+            others += [torch.cat([whole, whole[:1]]), torch.full_like(whole.float(), torch.nan)]
+            for other in others:
+                if other.shape != whole.shape or other.dtype != whole.dtype or other.numel():
+                    with pytest.raises(DataError, match="another form"):
+                        engine.restore(snapshot._packed({**tensors, part: other.clone().contiguous()}, facts))
+        for number in facts["numbers"]:
+            for value in (-1, length + 1, 2**70, True, "1", None):
+                with pytest.raises(DataError, match="another form"):
+                    engine.restore(snapshot._packed(tensors, {**facts, "numbers": {**facts["numbers"], number: value}}))
+
+
+def test_facts_and_rows_that_contradict_the_bank_are_refused(bank: Bank) -> None:
+    engine = Engine(pack(alive(MODELS["gru"]), "float32"), bank)
+    session = engine.session()
+    session.push_many(np.asarray(bank.rows[:3], np.float32))
+    facts, tensors = snapshot._opened(session.snapshot())
+    for wrong in (
+        {"seen": torch.tensor([len(bank)])},
+        {"seen": torch.tensor([-1])},
+        {"seen": torch.tensor([0.0])},
+        {"prediction": torch.zeros(DIM + 1)},
+        {"prediction": torch.full((DIM,), torch.inf)},
+    ):
+        with pytest.raises(DataError, match="not written by nextvec"):
+            engine.restore(snapshot._packed({**tensors, **wrong}, facts))
+    for change in ({"length": -1}, {"length": "3"}, {"length": None}, {"numbers": None}):
+        with pytest.raises(DataError, match="not written by nextvec"):
+            engine.restore(snapshot._packed(tensors, {**facts, **change}))
+    for left_out in ("seen", "prediction"):
+        with pytest.raises(DataError, match="not written by nextvec"):
+            engine.restore(snapshot._packed({n: t for n, t in tensors.items() if n != left_out}, facts))
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ from nextvec.vectors import as_float32
 
 TRIES, FIRST_WAIT = 4, 0.1  # seconds; doubled each time
 TIMEOUT = 30.0
+SNAPSHOT_MS = 30_000  # deadline of a snapshot: a long context takes longer to read than an answer
 NEVER_APPLIED = (400, 404, 413, 415, 422)  # answers to an append that no earlier try of it can have been written after
 T = TypeVar("T")
 
@@ -128,6 +129,7 @@ class _Call:
     content: bytes | None = None
     kind: str = ""
     query: tuple[tuple[str, str], ...] = ()
+    deadline_ms: int | None = None
 
 
 # A conversation is a generator of calls that is sent their responses: what the two clients share, whichever way they wait.
@@ -149,6 +151,14 @@ class Client:
     def session(self, name: str) -> "Session":
         """Begin a session, or go on with it."""
         return Session(self, name, self.run(_opened(name)))
+
+    def restore(self, name: str, data: bytes) -> "Session":
+        """Begin a session with the :meth:`~Session.snapshot` of one, perhaps of another server.
+
+        Raises:
+            ServerError: 409 a session of this name that is not empty; 400, 413, 422 bytes that the server refuses.
+        """
+        return Session(self, name, self.run(_restored(name, data)))
 
     def predict(self, vectors: Any, k: int = 10, text: bool = False, rows: bool = False) -> Answer:
         """What comes next in a whole context ``[T, D]``."""
@@ -197,6 +207,14 @@ class AsyncClient:
     async def session(self, name: str) -> "AsyncSession":
         """Begin a session, or go on with it."""
         return AsyncSession(self, name, await self.run(_opened(name)))
+
+    async def restore(self, name: str, data: bytes) -> "AsyncSession":
+        """Begin a session with the :meth:`~AsyncSession.snapshot` of one, perhaps of another server.
+
+        Raises:
+            ServerError: 409 a session of this name that is not empty; 400, 413, 422 bytes that the server refuses.
+        """
+        return AsyncSession(self, name, await self.run(_restored(name, data)))
 
     async def predict(self, vectors: Any, k: int = 10, text: bool = False, rows: bool = False) -> Answer:
         """What comes next in a whole context ``[T, D]``."""
@@ -253,11 +271,13 @@ class _Numbered:
     Attributes:
         seq, length: appends and vectors so far.
         incarnation: tells this session from another one of its name; None of a server that does not say.
+        state: of a session that was restored: ``restored``, or ``rebuilt`` from the context; None of any other one.
     """
 
     def __init__(self, name: str, found: dict[str, Any]) -> None:
         self.name, self.seq, self.length = name, int(found["seq"]), int(found["length"])
         self.incarnation: str | None = found.get("incarnation")
+        self.state: str | None = found.get("state")
         self._lost: _Append | None = None
         self._unsure = False  # whether the lost append was written
 
@@ -330,6 +350,10 @@ class Session(_Numbered):
     def predict(self, k: int = 10, text: bool = False, rows: bool = False) -> Answer:
         return self._client.run(_asked(f"/v1/sessions/{self.name}/predict", None, k, text, rows))
 
+    def snapshot(self) -> bytes:
+        """The context and the model's state, for :meth:`Client.restore` and :meth:`nextvec.Engine.restore`."""
+        return self._client.run(_snapshot(self.name))
+
     def delete(self) -> None:
         self._client.run(_deleted(self.name))
 
@@ -356,12 +380,25 @@ class AsyncSession(_Numbered):
     async def predict(self, k: int = 10, text: bool = False, rows: bool = False) -> Answer:
         return await self._client.run(_asked(f"/v1/sessions/{self.name}/predict", None, k, text, rows))
 
+    async def snapshot(self) -> bytes:
+        """The context and the model's state, for :meth:`AsyncClient.restore` and :meth:`nextvec.Engine.restore`."""
+        return await self._client.run(_snapshot(self.name))
+
     async def delete(self) -> None:
         await self._client.run(_deleted(self.name))
 
 
 def _opened(name: str) -> _Talk[dict[str, Any]]:
     return _checked((yield _Call("PUT", f"/v1/sessions/{name}"))).json()
+
+
+def _restored(name: str, data: bytes) -> _Talk[dict[str, Any]]:
+    path = f"/v1/sessions/{name}/snapshot"
+    return _checked((yield _Call("PUT", path, data, "application/octet-stream", deadline_ms=SNAPSHOT_MS))).json()
+
+
+def _snapshot(name: str) -> _Talk[bytes]:
+    return _checked((yield _Call("GET", f"/v1/sessions/{name}/snapshot", deadline_ms=SNAPSHOT_MS))).content
 
 
 def _deleted(name: str) -> _Talk[None]:
@@ -416,6 +453,8 @@ def _binary(vectors: Any) -> tuple[bytes, str]:
 
 def _arguments(call: _Call) -> dict[str, Any]:
     headers = {"content-type": call.kind} if call.kind else {}
+    if call.deadline_ms is not None:
+        headers["x-deadline-ms"] = str(call.deadline_ms)
     return {"method": call.method, "url": call.path, "content": call.content, "headers": headers, "params": list(call.query)}
 
 

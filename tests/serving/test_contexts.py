@@ -56,6 +56,46 @@ def test_only_the_next_append_applies_and_the_last_may_come_again(contexts: Cont
     np.testing.assert_array_equal(contexts.view("a").read(), np.concatenate([rows_of(2, 1), rows_of(1, 2)]))
 
 
+def test_a_restored_context_is_there_whole_or_not_at_all_wherever_the_log_is_cut(tmp_path: Path) -> None:
+    held = Contexts(tmp_path / "s", DIM, "e")
+    held.open("a")
+    before, digest, rows = held.bytes, bytes(range(16)), rows_of(5, 1)
+    assert held.restore("b", rows, 3, digest)
+    assert not held.restore("b", rows, 3, digest)  # the same again
+    for other in ((rows, 2, digest), (rows, 3, bytes(16)), (rows[:4], 3, digest), (-rows, 3, digest)):
+        with pytest.raises(ConflictError, match="not empty"):
+            held.restore("b", *other)
+    whole = held.bytes
+    held.close()
+    (log,) = (tmp_path / "s").glob(f"*{SUFFIX}")
+    data = log.read_bytes()
+    for stop in range(before, whole + 1):
+        log.write_bytes(data[:stop])
+        again = Contexts(tmp_path / "s", DIM, "e")
+        assert set(again) == ({"a", "b"} if stop == whole else {"a"})
+        if stop == whole:
+            head = again.head("b")
+            assert (head.seq, head.length, head.digest) == (3, 5, digest)
+            np.testing.assert_array_equal(again.view("b").read(), rows)
+            again.append("b", vectors(2, 7), 4)
+            np.testing.assert_array_equal(again.view("b").read(), np.concatenate([rows, rows_of(2, 7)]))
+        again.close()
+
+
+def test_an_empty_session_that_takes_a_context_is_the_same_session(contexts: Contexts) -> None:
+    contexts.open("a")
+    incarnation = contexts.head("a").incarnation
+    halves = rows_of(4, 1).astype(np.float16).astype(np.float32)
+    assert contexts.restore("a", halves, 2, bytes(16))
+    assert contexts.head("a").incarnation == incarnation
+    assert contexts.head("a").bytes == HEAD.size + 1 + halves.size * 2  # as halves: nothing is lost
+    np.testing.assert_array_equal(contexts.view("a").read(), halves)
+    contexts.failure = "a test"
+    with pytest.raises(FullError):
+        contexts.restore("b", halves, 2, bytes(16))
+    assert "b" not in contexts
+
+
 def test_a_session_made_again_is_another_one_whatever_the_log_went_through(tmp_path: Path) -> None:
     held = Contexts(tmp_path, DIM, "e", segment_bytes=300)
     held.open("a")

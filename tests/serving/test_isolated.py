@@ -90,6 +90,13 @@ def test_it_says_what_the_engine_says(made: Path, engine: EngineProcess) -> None
     far[0].catch_up(rows_of(50, 99))
     assert (far[0].length, far[0].num_bytes) == (near[0].length, near[0].num_bytes)
     assert far[0].snapshot() == near[0].snapshot()
+    moved = engine.restore(near[0].snapshot())
+    assert (moved.length, moved.num_bytes) == (near[0].length, here.restore(near[0].snapshot()).num_bytes)
+    assert told(engine.answers([Question(moved, rows_of(1, 98), 3)])) == told(
+        here.answers([Question(near[0], rows_of(1, 98), 3)])
+    )
+    with pytest.raises(DataError, match="damaged"):
+        engine.restore(near[0].snapshot()[:-1])
     assert engine.nearest(rows_of(4, 7)).tolist() == here.nearest(rows_of(4, 7)).tolist()
     assert engine.nearest(np.asarray(here.bank.rows[5:7])).tolist() == [5, 6]
 

@@ -25,6 +25,7 @@ from nextvec.errors import DataError, NotFiniteError, RunError, SettingsError
 from nextvec.index import ExactIndex, Index, allowed_rows
 from nextvec.inference import snapshot
 from nextvec.inference.expected import Expected, context_chunks
+from nextvec.inference.forms import Forms
 from nextvec.inference.session import Session
 from nextvec.inference.states import Batches, owned
 from nextvec.ingestion import Chunking
@@ -90,6 +91,7 @@ class Engine:
         self.weights: Weights = weights
         self.context = context
         self.batches = Batches(model)
+        self.forms = Forms(model)
 
     @staticmethod
     def open(
@@ -139,7 +141,7 @@ class Engine:
         return Session(self, self.model.start(1))
 
     def restore(self, data: bytes) -> Session:
-        """The session that :meth:`Session.snapshot` wrote, perhaps in another process.
+        """The session that :meth:`Session.snapshot` or a server wrote, perhaps in another process.
 
         Raises:
             DataError: bytes that are no whole snapshot of this engine's model and bank.

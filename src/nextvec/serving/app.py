@@ -89,6 +89,7 @@ class Handlers:
             ("POST", f"{session}/append", self.append),
             ("POST", f"{session}/predict", self.predict),
             ("GET", f"{session}/snapshot", self.snapshot),
+            ("PUT", f"{session}/snapshot", self.restore),
             ("POST", "/v1/predict", self.once),
             ("POST", "/v1/predict/batch", self.batch),
             ("GET", "/v1/models", self.models),
@@ -149,7 +150,16 @@ class Handlers:
 
     async def snapshot(self, request: Request) -> Response:
         saved = await self.service.saved(wire.named(request.path_params["session"]), self._deadline(request))
-        return Response(saved, media_type="application/octet-stream")
+        return Response(saved, media_type=wire.OCTETS)
+
+    async def restore(self, request: Request) -> Response:
+        name, deadline = wire.named(request.path_params["session"]), self._deadline(request)
+        kind = request.headers.get("content-type", wire.OCTETS).partition(";")[0].strip().lower()
+        if kind != wire.OCTETS:
+            raise RefusedError(415, f"content-type must be {wire.OCTETS}")
+        made, restored = await self.service.restore(name, await request.body(), deadline)
+        state = "restored" if restored else "rebuilt"
+        return _json({**self.service.describe(name), "state": state}, 201 if made else 200)
 
     async def once(self, request: Request) -> Response:
         deadline, k = self._deadline(request), _k(request)

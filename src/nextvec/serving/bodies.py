@@ -1,10 +1,11 @@
 """Bodies of requests: how long one may be, how slow, and how much of all of them is held at once."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from nextvec.serving.wire import RefusedError
+from nextvec.serving.wire import MOST_SNAPSHOT, RefusedError
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -14,6 +15,7 @@ BODY_SECONDS = 5.0  # for a body, and BODY_RATE bytes a second beyond
 BODY_RATE = 1 << 20
 MOST_HELD = 256 << 20  # bytes of all bodies that are read or being answered
 SMALL = 64 << 10  # such a body is read whatever is held: the number of connections bounds them
+SNAPSHOT = re.compile(r"/v1/sessions/[^/]+/snapshot")
 CLOSING = {"connection": "close"}  # what is left of the body is not waited for
 
 
@@ -21,7 +23,7 @@ class Bodies:
     """Reads bodies within their bounds.
 
     Attributes:
-        most: bytes of one body at most.
+        most: bytes of one body at most; a snapshot has a bound of its own.
         held: bytes of all bodies whose requests are not answered yet.
     """
 
@@ -37,7 +39,8 @@ class Bodies:
         declared = self._declared(headers)
         if declared == 0 and b"transfer-encoding" not in headers and scope["method"] in ("GET", "HEAD", "DELETE"):
             return b""
-        self._check(0, declared)
+        most = _most(scope, self.most)
+        self._check(0, declared, most)
         parts: list[bytes] = []
         length, done = 0, False
         loop = asyncio.get_running_loop()
@@ -51,7 +54,7 @@ class Bodies:
                     parts.append(message.get("body", b""))
                     length += len(parts[-1])
                     self.held += len(parts[-1])
-                    self._check(length, length)
+                    self._check(length, length, most)
                     limit.reschedule(began + BODY_SECONDS + length / BODY_RATE)
                     done = not message.get("more_body", False)
             return b"".join(parts) if len(parts) > 1 else parts[0]
@@ -74,17 +77,23 @@ class Bodies:
             raise RefusedError(400, "content-length is no number", CLOSING)
         return int(declared)
 
-    def _check(self, counted: int, length: int) -> None:
+    def _check(self, counted: int, length: int, most: int) -> None:
         """
         Args:
             counted: bytes of this body that ``held`` has in it.
             length: of this body, as far as it is known.
+            most: bytes that it may have.
         """
-        if length > self.most:
-            raise RefusedError(413, f"a body has at most {self.most} bytes", CLOSING)
+        if length > most:
+            raise RefusedError(413, f"a body has at most {most} bytes", CLOSING)
         if length > SMALL and self.held - counted + length > MOST_HELD:
             detail = f"bodies of {MOST_HELD} bytes are being read, the most at once; try again later"
             raise RefusedError(503, detail, {**CLOSING, "retry-after": "1"})
+
+
+def _most(scope: Scope, most: int) -> int:
+    """Bytes that the body of this request may have; ``most`` for all but a snapshot that is restored."""
+    return MOST_SNAPSHOT if scope["method"] == "PUT" and SNAPSHOT.fullmatch(scope["path"]) else most
 
 
 def replayed(body: bytes, receive: Receive) -> Receive:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from nextvec.bank.layout import read_json, write_atomically
 from nextvec.errors import ServingError
@@ -48,11 +48,10 @@ HEAD = struct.Struct("<IIBBHIQQQ16s")
 
 
 class ConflictError(ServingError):
-    """An append that is neither the next one nor the last one again, or one to an earlier session of the same name."""
+    """A write that does not fit what the session holds: another seq, an earlier incarnation, a context where there is one."""
 
-    def __init__(self, head: "Head", replaced: bool = False) -> None:
-        what = "this session was deleted and made again" if replaced else f"the next seq of this session is {head.seq + 1}"
-        super().__init__(what)
+    def __init__(self, head: "Head", what: str | None = None) -> None:
+        super().__init__(what or f"the next seq of this session is {head.seq + 1}")
         self.head = head
 
 
@@ -230,11 +229,6 @@ class Contexts:
         """
         return View(self._heads[session], self.dim, self._segments)
 
-    @property
-    def bytes(self) -> int:
-        """On disk."""
-        return sum(segment.size for segment in self._segments)
-
     def open(self, session: str) -> bool:
         """Begin a session; False where there is one.
 
@@ -259,7 +253,7 @@ class Contexts:
         """
         head, digest = self._heads[session], vectors.digest
         if incarnation is not None and incarnation != head.incarnation:
-            raise ConflictError(head, replaced=True)
+            raise ConflictError(head, "this session was deleted and made again")
         if seq is not None and seq != head.seq + 1:
             if seq == head.seq and seq and digest == head.digest:
                 return False
@@ -268,6 +262,26 @@ class Contexts:
         self._append(
             _Record(APPEND, session, vectors.half, n, head.seq + 1, head.length + n, head.last, digest, vectors.payload, 0)
         )
+        return True
+
+    def restore(self, session: str, rows: Float32[np.ndarray, "T D"], seq: int, digest: bytes) -> bool:
+        """Begin a session with a whole context, in one record; False where it holds exactly this context already.
+
+        Args:
+            seq, digest: of the last append, as in :class:`Head`.
+
+        Raises:
+            ConflictError: the session has another context, which is not empty.
+            FullError: the log cannot be written.
+        """
+        head = self._heads.get(session)
+        if head is not None and head.seq:
+            same = (head.seq, head.length, head.digest) == (seq, len(rows), digest)
+            if same and np.array_equal(self.view(session).read(), rows):
+                return False
+            raise ConflictError(head, "this session is not empty; delete it first, or restore under another name")
+        incarnation = secrets.randbelow(NOTHING) if head is None else head.incarnation
+        self._append(_whole(session, rows, seq, digest, incarnation))
         return True
 
     def delete(self, session: str) -> bool:
@@ -281,6 +295,11 @@ class Contexts:
         head = self._heads[session]
         self._append(_Record(DELETE, session, False, 0, head.seq, head.length, head.last, bytes(16), b"", 0))
         return True
+
+    @property
+    def bytes(self) -> int:
+        """On disk."""
+        return sum(segment.size for segment in self._segments)
 
     def unsynced(self) -> tuple[_Segment, ...]:
         """Take what was written since the last call, to be given to :meth:`sync`."""
@@ -332,10 +351,7 @@ class Contexts:
         head = view.head
         if self._heads.get(session) is not head:
             return
-        halves = rows.astype("<f2")
-        half = bool(len(rows)) and np.array_equal(halves.astype(np.float32), rows)
-        payload = (halves if half else rows.astype("<f4", copy=False)).tobytes()
-        self._append(_Record(WHOLE, session, half, len(rows), head.seq, head.length, head.incarnation, head.digest, payload, 0))
+        self._append(_whole(session, rows, head.seq, head.digest, head.incarnation))
 
     def give_up_oldest(self) -> None:
         """Remove the oldest segment, once the rewritten contexts are synced; readers of a view keep theirs open."""
@@ -420,6 +436,18 @@ class Contexts:
         finally:
             os.close(folder)
         self._segments = (*self._segments, segment)
+
+
+def narrow(rows: Float32[np.ndarray, "T D"]) -> Float[np.ndarray, "T D"]:
+    """The same values as little-endian float16 where that loses nothing, else as float32."""
+    with np.errstate(over="ignore"):
+        halves = rows.astype("<f2")
+    return halves if len(rows) and np.array_equal(halves.astype(np.float32), rows) else rows.astype("<f4", copy=False)
+
+
+def _whole(session: str, rows: Float32[np.ndarray, "T D"], seq: int, digest: bytes, incarnation: int) -> _Record:
+    kept = narrow(rows)
+    return _Record(WHOLE, session, kept.itemsize == 2, len(rows), seq, len(rows), incarnation, digest, kept.tobytes(), 0)
 
 
 def _records(mapped: mmap.mmap) -> Iterator[_Record]:

@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float32, Int64
 
 from nextvec.bank import Bank
-from nextvec.errors import NextvecError, NotFiniteError, RunError, ServingError
+from nextvec.errors import DataError, NextvecError, NotFiniteError, RunError, ServingError
 from nextvec.inference import Engine, Expected, Question, Session
 
 ANSWER_SECONDS, READ_SECONDS = 10.0, 300.0  # then a process counts as hung and is ended
@@ -75,6 +75,7 @@ class Answering(Protocol):
     @property
     def encoder_fingerprint(self) -> str: ...
     def session(self) -> Reading: ...
+    def restore(self, data: bytes) -> Reading: ...
     def answers(self, questions: Sequence[Question]) -> list[list[Expected] | Exception]: ...
     def nearest(self, vectors: np.ndarray) -> Int64[np.ndarray, " R"]: ...
     def cut(self, text: str) -> list[str]: ...
@@ -192,6 +193,23 @@ class EngineProcess:
         weakref.finalize(session, self._gone.append, session.number)
         return session
 
+    def restore(self, data: bytes) -> RemoteSession:
+        """:meth:`nextvec.inference.Engine.restore`.
+
+        Raises:
+            DataError: bytes that the engine refuses.
+            EndedError: the process has ended.
+        """
+        session = self.session()
+        try:
+            said, _ = self._ask(self._aside, {"do": "restore", "session": session.number}, data, session.life)
+        except EndedError:
+            raise
+        except ServingError as error:
+            raise DataError(str(error)) from None
+        session.length, session.num_bytes = said["length"], said["bytes"]
+        return session
+
     def answers(self, questions: Sequence[Question]) -> list[list[Expected] | Exception]:
         """:meth:`nextvec.inference.Engine.answers`; of a process that ends meanwhile, :class:`EndedError` to everybody."""
         life = self._life
@@ -211,7 +229,7 @@ class EngineProcess:
 
     def snapshot(self, session: RemoteSession) -> bytes:
         """:meth:`RemoteSession.snapshot`."""
-        return self._ask(self._aside, {"do": "snapshot", "session": session.number}, None, session.life)[1]
+        return self._ask(self._aside, {"do": "snapshot", "session": session.number}, life=session.life)[1]
 
     def nearest(self, vectors: np.ndarray) -> Int64[np.ndarray, " R"]:
         """:meth:`nextvec.inference.Engine.nearest`.
@@ -261,7 +279,7 @@ class EngineProcess:
     def _forgotten(self) -> list[int]:
         return [self._gone.popleft() for _ in range(len(self._gone))]
 
-    def _ask(self, wire: _Wire, question: Json, rows: np.ndarray | None = None, life: int | None = None) -> tuple[Json, bytes]:
+    def _ask(self, wire: _Wire, question: Json, given: np.ndarray | bytes = b"", life: int | None = None) -> tuple[Json, bytes]:
         with wire.lock:
             connection = wire.connection
             if connection is None:
@@ -270,7 +288,7 @@ class EngineProcess:
                 raise EndedError("this state ended with the engine's process")
             wire.since = time.monotonic()
             try:
-                connection.send_bytes(_packed(question, b"" if rows is None else _bytes(rows)))
+                connection.send_bytes(_packed(question, given if isinstance(given, bytes) else _bytes(given)))
                 said, payload = _unpacked(connection.recv_bytes(MOST_REPLY))
             except (OSError, EOFError):
                 raise EndedError("the engine's process ended during the question") from None
@@ -438,6 +456,9 @@ def _replied(engine: Engine, sessions: dict[int, Session], said: Json, payload: 
     if said["do"] == "catch_up":
         session = _session(engine, sessions, said["session"])
         session.catch_up(_rows(payload, engine.dim))
+        return _packed({"length": session.length, "bytes": session.num_bytes})
+    if said["do"] == "restore":
+        session = sessions[said["session"]] = engine.restore(payload)
         return _packed({"length": session.length, "bytes": session.num_bytes})
     if said["do"] == "snapshot":
         return _packed({}, _session(engine, sessions, said["session"]).snapshot())

@@ -5,7 +5,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from nextvec.serving.dashboard import FILES
-from nextvec.serving.wire import F16, F32, JSON, MOST_JSON, MOST_K, MOST_ROWS, OCTETS, PROBLEM, most_body, most_rows
+from nextvec.serving.wire import (
+    F16,
+    F32,
+    JSON,
+    MOST_JSON,
+    MOST_K,
+    MOST_ROWS,
+    MOST_SNAPSHOT,
+    OCTETS,
+    PROBLEM,
+    most_body,
+    most_rows,
+)
 
 Json = dict[str, Any]
 
@@ -94,6 +106,8 @@ _ANSWER: Json = {
     "lane": {"type": ["string", "null"], "description": "What the context is about; null where no lanes are served."},
 }
 
+_SESSION: Json = {"session": NAME, "seq": WHOLE, "length": WHOLE, "bytes": WHOLE, "incarnation": INCARNATION}
+
 SCHEMAS: Mapping[str, Json] = {
     "Expected": _object(
         {
@@ -114,18 +128,23 @@ SCHEMAS: Mapping[str, Json] = {
     ),
     "Answer": _object({**_ANSWER, "request": {"type": "string"}}),
     "Answers": _object({"answers": {"type": "array", "items": _object(_ANSWER)}, "request": {"type": "string"}}),
-    "Session": _object({"session": NAME, "seq": WHOLE, "length": WHOLE, "bytes": WHOLE, "incarnation": INCARNATION}),
+    "Session": _object(_SESSION),
+    "Restored": _object(
+        {
+            **_SESSION,
+            "state": {
+                "enum": ["restored", "rebuilt"],
+                "description": "`rebuilt`: the snapshot is of another model; the next request reads the context anew.",
+            },
+        }
+    ),
     "Sessions": _object(
         {
             "sessions": {
                 "type": "array",
                 "items": _object(
                     {
-                        "session": NAME,
-                        "seq": WHOLE,
-                        "length": WHOLE,
-                        "bytes": WHOLE,
-                        "incarnation": INCARNATION,
+                        **_SESSION,
                         "idle": {
                             "type": "number",
                             "minimum": 0,
@@ -258,7 +277,18 @@ def _paths(dim: int) -> Json:
         },
         "/v1/sessions/{session}/snapshot": {
             "parameters": [session],
-            "get": _operation("The state, for another process", {200: _binary("A snapshot.")}, (404, 409), head[:1]),
+            "get": _operation("Context and state, for another server", {200: _binary("A snapshot.")}, (404,), head[:1]),
+            "put": _operation(
+                "Begin a session with a snapshot",
+                {200: _content("It stood so already.", _ref("Restored")), 201: _content("Begun.", _ref("Restored"))},
+                (409, 422, 507),
+                head[:1],
+                {
+                    "required": True,
+                    "description": f"What GET gave, here or on another server: at most {MOST_SNAPSHOT} bytes.",
+                    "content": {OCTETS: {"schema": {"type": "string", "format": "binary"}}},
+                },
+            ),
         },
         "/v1/predict": {
             "post": _operation("What comes next in one whole context", answer, (413, 422), [k, text, rows, *head], body)

@@ -24,6 +24,7 @@ from jaxtyping import Float32
 
 from nextvec.errors import NextvecError, NotFiniteError, ServingError
 from nextvec.inference import Expected, Question
+from nextvec.serving import moving
 from nextvec.serving.causes import cause
 from nextvec.serving.contexts import ConflictError, Contexts, FullError, Head, View
 from nextvec.serving.isolated import Answering, EndedError, EngineProcess, Reading
@@ -36,13 +37,11 @@ from nextvec.serving.rebuild import INLINE, Rebuilds, read
 from nextvec.serving.router import BUCKETS, LONGEST_SALT, Arm, Expert, Lineup, Route, Served, Snapshot, bucket, route
 from nextvec.serving.states import States
 from nextvec.serving.texts import Texts
-from nextvec.serving.turns import Steps
-from nextvec.serving.wire import MOST_ROWS, RefusedError, Vectors
+from nextvec.serving.wire import MOST_LENGTH, MOST_ROWS, MOST_SNAPSHOT, RefusedError, Vectors
 
 T = TypeVar("T")
 
 SYNC_SECONDS = 0.05
-MOST_LENGTH = 100_000  # vectors of one session
 WARMING_SECONDS = 30.0
 UNTRIED = ("canary warming", "canary not tried")  # reasons that say nothing of a canary
 TICK = 0.01  # seconds that a timer may be early
@@ -192,12 +191,15 @@ class Service:
                 many sessions as there may be.
         """
         async with self._in_time(session, deadline):
-            most = self.limits.max_sessions
-            if most is not None and len(self.contexts) >= most and session not in self.contexts:
-                raise RefusedError(507, f"this server holds {most} sessions, its limit; delete one first")
+            self._check_room(session)
             made = self._logged(lambda: self.contexts.open(session))
             self._used.touch(session, time.monotonic())
             return made
+
+    def _check_room(self, session: str) -> None:
+        most = self.limits.max_sessions
+        if most is not None and len(self.contexts) >= most and session not in self.contexts:
+            raise RefusedError(507, f"this server holds {most} sessions, its limit; delete one first")
 
     async def delete(self, session: str, deadline: float | None = None) -> bool:
         """Forget a session and its states; False where there is none.
@@ -266,22 +268,53 @@ class Service:
             return await self._answer(session, None, k, asking, deadline)
 
     async def saved(self, session: str, deadline: float) -> bytes:
-        """The stable model's state of a session, for another process that serves the same weights.
+        """A session for another server: its context, and the stable model's state for an engine of the same weights.
 
         Raises:
-            RefusedError: 404 no such session; 409 it is empty; 503, 504 no time, with ``seq`` and ``length``.
+            RefusedError: 404 no such session; 413 larger than what a server restores; 503, 504 no time, with ``seq`` and
+                ``length``.
         """
         async with self._in_time(session, deadline):
             view, model = self._view(session), self.models[self.stable]
             with model.line.used():
                 state, rows = await self._state(model, session, view, None)
                 try:
-                    saved = await self._counted(model.line.aside.run(_saved(state, rows)))
+                    saved = await self._counted(model.line.aside.run(moving.packed(state, rows, view, self.encoder)))
                 except BaseException:
                     self.rebuilds.lose(model.line, session)
                     raise
                 self.rebuilds.put(model.line, session, view, state)
+            if len(saved) > MOST_SNAPSHOT:
+                raise RefusedError(
+                    413, f"this session's snapshot has {len(saved)} bytes; a server restores {MOST_SNAPSHOT} at most"
+                )
             return saved
+
+    async def restore(self, session: str, data: bytes, deadline: float) -> tuple[bool, bool]:
+        """Begin a session with what :meth:`saved` gave, perhaps of another server: all of it or nothing.
+
+        Everything that takes long comes before the one record that is written; what fails or is late has written nothing.
+
+        Returns:
+            Whether the context was written, False where the session held exactly this one already; whether its state was
+            restored, False where the next request makes it anew from the context.
+
+        Raises:
+            DataError: as :func:`nextvec.serving.moving.opened`.
+            RefusedError: 413, 422 as there; 409 the session is not empty; 507 the disk is full, or there are as many sessions
+                as there may be; 503, 504 no time.
+        """
+        async with self._in_time(session, deadline):
+            model = self.models[self.stable]
+            with model.line.used():
+                moved = await self._counted(model.line.aside.run(moving.opened(data, model.engine)))
+                self._check_room(session)
+                context = moved.context
+                made = self._logged(lambda: self.contexts.restore(session, moved.rows, context.seq, context.digest))
+                self._used.touch(session, time.monotonic())
+                if moved.state is not None:
+                    self.rebuilds.put(model.line, session, self._view(session), moved.state)
+            return made, moved.state is not None
 
     @contextmanager
     def standing(self, session: str) -> Generator[dict[str, Any]]:
@@ -1035,9 +1068,3 @@ def _served(lineup: Lineup) -> list[Served]:
 def _standing(head: Head) -> dict[str, Any]:
     """Where a session stands, as an answer's members."""
     return {"seq": head.seq, "length": head.length, "incarnation": f"{head.incarnation:016x}"}
-
-
-def _saved(state: Reading, rows: Float32[np.ndarray, "T D"]) -> Steps[bytes]:
-    if len(rows):
-        yield from read(state, rows)
-    return state.snapshot()

@@ -27,6 +27,8 @@ MOST_K, MOST_VECTORS = 1_000, 10_000
 MOST_ROWS = 100  # that an answer names of those that hold one vector
 MOST_JSON = 1 << 20
 MOST_BODY = 64 << 20  # whatever the width
+MOST_LENGTH = 100_000  # vectors of one session
+MOST_SNAPSHOT = 256 << 20  # bytes
 
 
 def most_body(dim: int) -> int:
