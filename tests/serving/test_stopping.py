@@ -56,8 +56,8 @@ def test_connections_that_wait_to_be_accepted_when_the_server_stops_are_answered
         time.sleep(0.3)  # uvicorn looks every 0.1 s whether to exit: it does before it accepts
         for connection in waiting[::2]:
             connection.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
-        readers = [asyncio.to_thread(read, connection) for connection in waiting]
-        *answers, _ = await asyncio.gather(*readers, task)  # together, so that a server that fails ends the test at once
+        readers = asyncio.gather(*(asyncio.to_thread(read, connection) for connection in waiting))
+        answers, _ = await asyncio.gather(readers, task)  # together, so that a server that fails ends the test at once
         assert guard.draining
         assert not service.ready
         return answers
