@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from nextvec.errors import ServingError
-from nextvec.serving.contexts import HEAD, NOTHING, OPEN, SUFFIX, WHOLE, ConflictError, Contexts, FullError, _Record
+from nextvec.serving.contexts import HEAD, NOTHING, OPEN, SUFFIX, WHOLE, ConflictError, Contexts, FullError, _Record, narrow
 from nextvec.serving.wire import F16, Vectors, decode, from_rows
 
 DIM = 3
@@ -39,7 +39,7 @@ def contexts(tmp_path: Path) -> Iterator[Contexts]:
 def compact(contexts: Contexts) -> None:
     for session in contexts.oldest():
         view = contexts.view(session)
-        contexts.rewrite(session, view, view.read())
+        contexts.rewrite(session, view, narrow(view.read()))
     contexts.give_up_oldest()
 
 
@@ -86,7 +86,7 @@ def test_an_empty_session_that_takes_a_context_is_the_same_session(contexts: Con
     contexts.open("a")
     incarnation = contexts.head("a").incarnation
     halves = rows_of(4, 1).astype(np.float16).astype(np.float32)
-    assert contexts.restore("a", halves, 2, bytes(16))
+    assert contexts.restore("a", narrow(halves), 2, bytes(16))
     assert contexts.head("a").incarnation == incarnation
     assert contexts.head("a").bytes == HEAD.size + 1 + halves.size * 2  # as halves: nothing is lost
     np.testing.assert_array_equal(contexts.view("a").read(), halves)

@@ -108,7 +108,7 @@ def test_one_session_fails_alone(engine: EngineProcess) -> None:
     assert isinstance(first, list)
     assert isinstance(third, list)
     assert isinstance(second, ServingError)
-    assert "not finite" in str(second)
+    assert "not a finite" in str(second)
     with pytest.raises(ServingError, match="zero"):
         engine.nearest(np.zeros((1, engine.dim), np.float32))
     with pytest.raises(ServingError, match="vectors only"):

@@ -264,10 +264,11 @@ class Contexts:
         )
         return True
 
-    def restore(self, session: str, rows: Float32[np.ndarray, "T D"], seq: int, digest: bytes) -> bool:
+    def restore(self, session: str, rows: Float[np.ndarray, "T D"], seq: int, digest: bytes) -> bool:
         """Begin a session with a whole context, in one record; False where it holds exactly this context already.
 
         Args:
+            rows: as :func:`narrow` gives them.
             seq, digest: of the last append, as in :class:`Head`.
 
         Raises:
@@ -342,8 +343,11 @@ class Contexts:
         stop = self._segments[0].stop
         return [session for session, head in self._heads.items() if head.first < stop]
 
-    def rewrite(self, session: str, view: View, rows: Float32[np.ndarray, "T D"]) -> None:
+    def rewrite(self, session: str, view: View, rows: Float[np.ndarray, "T D"]) -> None:
         """Write a context, read from ``view``, as one record at the end; nothing happens if it has changed since.
+
+        Args:
+            rows: as :func:`narrow` gives them.
 
         Raises:
             FullError: the log cannot be written.
@@ -439,15 +443,17 @@ class Contexts:
 
 
 def narrow(rows: Float32[np.ndarray, "T D"]) -> Float[np.ndarray, "T D"]:
-    """The same values as little-endian float16 where that loses nothing, else as float32."""
+    """The same values as little-endian float16 where that loses nothing, else as float32.
+
+    It takes 0.5 s for 100,000 rows of width 384, so it is not called in the event loop.
+    """
     with np.errstate(over="ignore"):
         halves = rows.astype("<f2")
     return halves if len(rows) and np.array_equal(halves.astype(np.float32), rows) else rows.astype("<f4", copy=False)
 
 
-def _whole(session: str, rows: Float32[np.ndarray, "T D"], seq: int, digest: bytes, incarnation: int) -> _Record:
-    kept = narrow(rows)
-    return _Record(WHOLE, session, kept.itemsize == 2, len(rows), seq, len(rows), incarnation, digest, kept.tobytes(), 0)
+def _whole(session: str, rows: Float[np.ndarray, "T D"], seq: int, digest: bytes, incarnation: int) -> _Record:
+    return _Record(WHOLE, session, rows.itemsize == 2, len(rows), seq, len(rows), incarnation, digest, rows.tobytes(), 0)
 
 
 def _records(mapped: mmap.mmap) -> Iterator[_Record]:

@@ -5,7 +5,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from nextvec.errors import DataError
 from nextvec.inference import snapshot
@@ -24,11 +24,11 @@ class Moved:
     """A session of another server, checked.
 
     Attributes:
-        rows: float32, as they were appended.
+        rows: as they were appended, float16 where that loses nothing.
         state: that has read them all; None where the snapshot is of another model or bank.
     """
 
-    rows: Float32[np.ndarray, "T D"]
+    rows: Float[np.ndarray, "T D"]
     context: Context
     state: Reading | None
 
@@ -72,7 +72,7 @@ def opened(data: bytes, engine: Answering) -> Steps[Moved]:
     check_usable(rows)
     yield
     same = (saved.model, saved.bank) == (engine.digest, engine.bank.fingerprint)
-    return Moved(rows, context, engine.restore(data) if same else None)
+    return Moved(narrow(rows), context, engine.restore(data) if same else None)
 
 
 def _kinds(context: Context, engine: Answering) -> tuple[tuple[int, str], tuple[int, str]]:

@@ -20,13 +20,13 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from nextvec.errors import NextvecError, NotFiniteError, ServingError
 from nextvec.inference import Expected, Question
 from nextvec.serving import moving
 from nextvec.serving.causes import cause
-from nextvec.serving.contexts import ConflictError, Contexts, FullError, Head, View
+from nextvec.serving.contexts import ConflictError, Contexts, FullError, Head, View, narrow
 from nextvec.serving.isolated import Answering, EndedError, EngineProcess, Reading
 from nextvec.serving.lanes import ServedLanes
 from nextvec.serving.last_use import LastUse
@@ -1053,7 +1053,7 @@ class Service:
         for session in self.contexts.oldest():
             if session in self.contexts:
                 view = self.contexts.view(session)
-                rows = await asyncio.get_running_loop().run_in_executor(self._disk, view.read)
+                rows = await asyncio.get_running_loop().run_in_executor(self._disk, _narrowed, view)
                 try:
                     self.contexts.rewrite(session, view, rows)
                 except FullError:
@@ -1063,6 +1063,10 @@ class Service:
 
 def _served(lineup: Lineup) -> list[Served]:
     return [lineup.short, lineup.long, *(expert.model for expert in lineup.experts)]
+
+
+def _narrowed(view: View) -> Float[np.ndarray, "T D"]:
+    return narrow(view.read())
 
 
 def _standing(head: Head) -> dict[str, Any]:
