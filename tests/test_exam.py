@@ -228,3 +228,15 @@ def test_copies_of_one_exam_by_pool_are_those_made_one_by_one(bank: Bank) -> Non
     whole = exam(bank, None)
     for pool in (2, POOL, None):
         assert whole.among(pool).id == exam(bank, pool).id
+
+
+def test_rows_that_repeat_their_document_are_counted_and_the_report_says_so(bank: Bank) -> None:
+    rows = np.array(bank.rows[: bank.offsets[2]])
+    first, second = bank.lengths[:2].tolist()
+    rows[5], rows[9], rows[first + 3] = rows[2], rows[2], rows[first]  # three repeats; each document begins anew
+    repeated = Bank.from_numpy(rows.astype(np.float32), [first, second])
+    exam = Exam.over(repeated, np.arange(2), "all", None)
+    assert exam.repeats == 3
+    assert len(exam.rows) == first + second - 2 - 3
+    report = examine(exam, CopyLast(bank.dim), "copy last", torch.zeros(bank.dim), None)
+    assert any(note.startswith("3 rows that repeat their own document") for note in report.notes)

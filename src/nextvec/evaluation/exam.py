@@ -43,6 +43,7 @@ class Exam:
         pool: candidates per row, the truth among them; None for all that are
             admissible, which are fewer for rows that stand late in a long document.
         id: hash of all the above; two reports are comparable when it is equal.
+        repeats: rows of the documents that are not scored because they repeat their own document.
     """
 
     bank: Bank
@@ -52,6 +53,7 @@ class Exam:
     id: str
     classes: Int64[np.ndarray, " N"] = field(repr=False)
     order: Int64[np.ndarray, " order"] = field(repr=False)
+    repeats: int = 0
 
     @staticmethod
     def over(
@@ -73,7 +75,9 @@ class Exam:
             ExamError: too few rows to score that are new to their documents, or a scored row that has fewer admissible
                 candidates than ``pool``.
         """
-        rows = _new_to_their_documents(bank, rows_of(bank, documents, skip=max(1, history)))
+        every = rows_of(bank, documents, skip=max(1, history))
+        rows = _new_to_their_documents(bank, every)
+        repeats = len(every) - len(rows)
         if len(rows) < MINIMUM_ROWS:
             raise ExamError(
                 f"only {len(rows)} rows of the {part} documents can be scored; an exam needs at least {MINIMUM_ROWS} rows that "
@@ -83,7 +87,7 @@ class Exam:
             rows = np.sort(rows[np.argsort(_hashes(rows, 1), kind="stable")[:max_rows]])
         classes = bank.distinct.classes
         order = _candidate_order(bank, documents, classes)
-        return Exam(bank, part, rows, None, _id(bank, part, rows, None, order), classes, order).among(pool)
+        return Exam(bank, part, rows, None, _id(bank, part, rows, None, order), classes, order, repeats).among(pool)
 
     def among(self, pool: int | None) -> "Exam":
         """The exam on the same rows with another number of candidates.

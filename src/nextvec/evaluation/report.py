@@ -174,9 +174,17 @@ def examine(
         documents,
         own,
         beside,
-        notes,
+        (*notes, *_left_out(exam)),
         places_by_lane(lanes, exam.bank, exam.rows) if lanes else {},
         expert_use(model, exam.bank, exam.rows, context) if isinstance(model, ExpertGRU) else None,
+    )
+
+
+def _left_out(exam: Exam) -> tuple[str, ...]:
+    if not exam.repeats:
+        return ()
+    return (
+        f"{exam.repeats:,} rows that repeat their own document are not scored: an answer leaves out what its context holds",
     )
 
 
