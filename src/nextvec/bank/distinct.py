@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64, UInt64
+from jaxtyping import Bool, Float, Float32, Int64, UInt64
 
 from nextvec.bank.hashing import row_hashes
 
@@ -22,10 +22,12 @@ LOST = 1e-5  # of a sketch's coordinates in float32
 class Distinct:
     """The distinct vectors of a bank, each named by the first row that holds it.
 
-    Two rows hold the same vector where they lie no further apart than
-    ``ROUNDING``, directly or through others: one text that is encoded in two
-    batches differs in the last bits. A vector from elsewhere is that of the
-    row nearest to it, if that lies within ``ROUNDING``.
+    In the order of the bank, a row holds the vector of the first earlier row
+    within ``ROUNDING`` that names a vector, or else names a new one: one text
+    that is encoded in two batches differs in the last bits. Rows that are each
+    near the next one, such as a slow series, are not joined through each other. A
+    vector from elsewhere is that of the row nearest to it, if that lies within
+    ``ROUNDING``.
 
     Attributes:
         firsts: the first row of each vector, ascending.
@@ -38,7 +40,11 @@ class Distinct:
 
     @staticmethod
     def of(rows: Float[np.ndarray, "N D"]) -> "Distinct":
-        """The distinct vectors of unit rows, in time and memory that grow as their number does."""
+        """The distinct vectors of unit rows.
+
+        Time and memory grow as the number of rows does, unless thousands of different rows lie within about 0.03 of each
+        other: these share cells, and are compared with each other.
+        """
         forms, number_of_form = _first_of_each(row_hashes(rows))
         cells = _Cells(rows, forms)
         kept, number = np.unique(_joined(cells), return_inverse=True)
@@ -70,9 +76,8 @@ class Distinct:
     def find(self, vectors: Float32[np.ndarray, "P D"]) -> Int64[np.ndarray, " P"]:
         """For each unit vector, the first row that holds it; -1 where none does.
 
-        A row of the bank, brought to unit length, finds its own vector: its
-        rounding changed its length by less than ROUNDING / 2, so a row that
-        lies nearer to it than it lies itself holds the same vector.
+        A row of the bank, brought to unit length, finds its own vector, unless a row of another vector lies nearer to it
+        than its own rounding.
         """
         found = np.full(len(vectors), -1, np.int64)
         for start in range(0, len(vectors), LOOKED_UP):
@@ -160,21 +165,34 @@ class _Cells:
 
 
 def _joined(cells: _Cells) -> Int64[np.ndarray, " F"]:
-    """For each form, the lowest form that it is joined with."""
+    """For each form, the form that names its vector: the lowest one within ROUNDING that names itself, or its own.
+
+    Forms are decided in order, so a chain of rows, each near the next, ends up as several vectors.
+    """
     rows, forms = cells.rows, cells.forms
-    lowest = np.arange(len(forms), dtype=np.int64)
+    first = np.arange(len(forms), dtype=np.int64)
     if rows.dtype != np.float16:  # those that round alike are joined at once, however many they are
         blocks = (forms[start : start + BLOCK] for start in range(0, len(forms), BLOCK))
-        first, number = _first_of_each(np.concatenate([row_hashes(rows[block].astype(np.float16)) for block in blocks]))
-        lowest = first[number]
-    for a, b in _neighbours(cells.keys, cells.places):
-        apart = lowest[a] != lowest[b]
-        a, b = a[apart], b[apart]
+        lowest, number = _first_of_each(np.concatenate([row_hashes(rows[block].astype(np.float16)) for block in blocks]))
+        first = lowest[number]
+    names = first.tolist()
+    for later, earlier in _near_pairs(cells, first == np.arange(len(forms))).tolist():
+        if names[later] == later and names[earlier] == earlier:
+            names[later] = earlier
+    return np.array(names, np.int64)[first]
+
+
+def _near_pairs(cells: _Cells, wanted: Bool[np.ndarray, " F"]) -> Int64[np.ndarray, "P 2"]:
+    """Pairs of wanted forms within ROUNDING, the later one first, in the order of the later and then the earlier one."""
+    found = [np.empty((0, 2), np.int64)]
+    for one, two in _neighbours(cells.keys, cells.places):
+        kept = wanted[one] & wanted[two] & (one != two)
+        a, b = np.minimum(one, two)[kept], np.maximum(one, two)[kept]
         near = ((cells.sketches[a] - cells.sketches[b]) ** 2).sum(1) <= (ROUNDING + LOST) ** 2
         a, b = a[near], b[near]
-        same = _squares(rows, forms[a], rows, forms[b]) <= ROUNDING**2
-        lowest = _union(lowest, a[same], b[same])
-    return lowest
+        same = _squares(cells.rows, cells.forms[a], cells.rows, cells.forms[b]) <= ROUNDING**2
+        found.append(np.stack([b[same], a[same]], axis=1))
+    return np.unique(np.concatenate(found), axis=0)
 
 
 def _squares(
@@ -201,14 +219,3 @@ def _neighbours(
             return
         yield named[first], named[first + step]
         step += 1
-
-
-def _union(lowest: Int64[np.ndarray, " F"], a: Int64[np.ndarray, " P"], b: Int64[np.ndarray, " P"]) -> Int64[np.ndarray, " F"]:
-    """The lowest number of each component once the pairs are joined too; every entry names its component's lowest."""
-    while (lowest[a] != lowest[b]).any():
-        one, two = lowest[a], lowest[b]
-        np.minimum.at(lowest, one, two)
-        np.minimum.at(lowest, two, one)
-        while (lowest[lowest] != lowest).any():
-            lowest = lowest[lowest]
-    return lowest
