@@ -330,9 +330,11 @@ class Service:
             detail = "the model's process has ended and is being started again"
             raise RefusedError(503, detail, {"retry-after": "1"}, **self._where(session), **told) from None
         except RefusedError as refused:
-            if refused.status in (503, 504):
-                refused.members = {**self._where(session), **told, **refused.members}
-            raise
+            if refused.status not in (503, 504):
+                raise
+            # A new one: several requests may wait for one error, such as that of a stop, and each has a session of its own.
+            members = {**self._where(session), **told, **refused.members}
+            raise RefusedError(refused.status, str(refused), refused.headers, **members) from None
 
     @asynccontextmanager
     async def _in_time(self, session: str, deadline: float | None) -> AsyncGenerator[dict[str, Any]]:
@@ -866,11 +868,12 @@ class Service:
             job = Job(state, rows, k, deadline)
             try:
                 found = await model.line.ask(job)
-            except RefusedError:  # it was never begun
-                self.rebuilds.put(model.line, session, view, state)
-                raise
-            except BaseException:
-                self.rebuilds.lose(model.line, session)
+            except BaseException as error:
+                # A deadline may pass in the queue; a line that is closed ends with its states.
+                if job.begun or isinstance(error, EndedError):
+                    self.rebuilds.lose(model.line, session)
+                else:
+                    self.rebuilds.put(model.line, session, view, state)
                 raise
             self.rebuilds.put(model.line, session, view, state)
             return found
