@@ -31,7 +31,9 @@ from nextvec.vectors import as_float32
 TRIES, FIRST_WAIT = 4, 0.1  # seconds; doubled each time
 TIMEOUT = 30.0
 SNAPSHOT_MS = 30_000  # deadline of a snapshot: a long context takes longer to read than an answer
-NEVER_APPLIED = (400, 404, 413, 415, 422)  # answers to an append that no earlier try of it can have been written after
+# Answers that every try of one append gets, so that no earlier try was written. A 413 with ``fits`` is none of them: how much
+# of a text can be encoded in time changes from one try to the next.
+NEVER_APPLIED = (400, 404, 413, 415, 422)
 T = TypeVar("T")
 
 
@@ -308,7 +310,7 @@ class _Numbered:
             self._stand(error.problem)
             if error.status == 409:
                 self._lost = None
-        elif error.status in NEVER_APPLIED:
+        elif error.status in NEVER_APPLIED and "fits" not in error.problem:
             self._lost, self._unsure = None, False
 
     def _stand(self, where: dict[str, Any]) -> None:

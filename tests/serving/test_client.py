@@ -6,7 +6,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -99,6 +101,23 @@ def test_an_append_whose_answers_are_all_lost_is_found_out_about(server: Running
                 assert session.append(rows_of(2, 1)).length == 2
             assert session.append(rows_of(1, 2)).length == 3
             assert session.seq == 2
+
+
+def test_a_text_refused_by_pace_may_have_been_written_by_an_earlier_try() -> None:
+    """The first try is applied and its answer lost; the second gets 413. The next append asks first where the session stands."""
+    session = clients._Numbered("a", {"seq": 0, "length": 0, "incarnation": "0" * 16})
+
+    def answer(status: int, body: dict[str, Any]) -> httpx.Response:
+        return httpx.Response(status, json=body, request=httpx.Request("POST", "http://localhost/"))
+
+    talk = session._of_json({"text": "A"}, 0, False)
+    next(talk)
+    with pytest.raises(ServerError):
+        talk.send(answer(413, {"detail": "too long", "fits": 2000}))
+    talk = session._of_json({"text": "B"}, 0, False)
+    assert next(talk).method == "GET"
+    call = talk.send(answer(200, {"seq": 1, "length": 4, "incarnation": "0" * 16}))
+    assert dict(call.query)["seq"] == "2"
 
 
 def test_no_server_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:

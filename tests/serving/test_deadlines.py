@@ -196,6 +196,32 @@ def test_both_arms_fail_by_one_rule(runs: dict[str, Path], tmp_path: Path) -> No
 # Long contexts
 
 
+def test_a_request_that_ends_in_the_queue_costs_no_state(runs: dict[str, Path], tmp_path: Path) -> None:
+    async def talk(service: Service, events: list[Event]) -> None:
+        model = service.models["stable"]
+        model.line.apart = True
+        for session in ("a", "b"):
+            await service.open(session)
+            await say(service, session, rows_of(40, 1))
+        gate = Gate(model.engine.answers)
+        model.engine.answers = gate  # type: ignore[method-assign]
+        first = asyncio.create_task(say(service, "a", rows_of(1, 2)))
+        await until(lambda: gate.begun == 1)
+        second = asyncio.create_task(say(service, "b", rows_of(1, 3)))
+        await until(lambda: len(model.line) == 1)
+        second.cancel()  # as its deadline does
+        await asyncio.gather(second, return_exceptions=True)
+        assert service.states.length("b", model.engine.digest) == 40  # still there, for the next request
+        gate.open()
+        await first
+        answer = await say(service, "b", rows_of(1, 4))
+        want = Engine.open(runs["stable"]).session()
+        want.push_many(np.concatenate([rows_of(40, 1), rows_of(1, 3), rows_of(1, 4)]))
+        assert [e.row for e in answer.expected] == [e.row for e in want.predict(5)]
+
+    served(runs, tmp_path, talk)
+
+
 def test_a_long_append_is_refused_at_its_deadline_and_read_once(runs: dict[str, Path], tmp_path: Path) -> None:
     async def talk(service: Service, _: list[Event]) -> None:
         engine, rows = service.models["stable"].engine, rows_of(2_500, 1)
@@ -331,12 +357,14 @@ def test_a_stop_refuses_the_texts_that_wait(runs: dict[str, Path], tmp_path: Pat
     async def talk(service: Service, _: list[Event]) -> None:
         gate = encoder(service.models["stable"].engine)
         async with live(service) as url, httpx.AsyncClient(base_url=url, timeout=LONG) as http:
-            await http.put("/v1/sessions/a")
-            asked = asyncio.ensure_future(http.post("/v1/sessions/a/append", json={"text": "x" * 10 * BATCH * 5}))
-            await until(lambda: gate.begun == 1)
+            stands = {name: (await http.put(f"/v1/sessions/{name}")).json()["incarnation"] for name in "ab"}
+            body = {"text": "x" * 10 * BATCH * 5}
+            asked = [asyncio.ensure_future(http.post(f"/v1/sessions/{name}/append", json=body)) for name in "ab"]
+            await until(lambda: gate.begun == 1 and len(service.texts._under_way) == 2)
             service.drain()
-            answer = await asked
-            assert (answer.status_code, answer.json()["applied"]) == (503, False)
+            for name, answer in zip("ab", await asyncio.gather(*asked), strict=True):
+                problem = answer.json()
+                assert (answer.status_code, problem["applied"], problem["incarnation"]) == (503, False, stands[name])
             gate.open()
         assert gate.done == 1
 

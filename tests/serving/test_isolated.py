@@ -241,6 +241,17 @@ def _ends(_: Path) -> Engine:
     os._exit(3)
 
 
+def hangs(run: Path) -> Engine:
+    threading.Event().wait()
+    return Engine.open(run)
+
+
+def test_a_run_that_never_opens_is_given_up(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolated, "OPEN_SECONDS", 0.5)
+    with pytest.raises(RunError, match=r"ended while it opened the run \(it took more than 0.5 s\)"):
+        EngineProcess(made / "run0", hangs)
+
+
 def test_another_model_in_its_place_is_not_served_by_accident(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "run0", tmp_path / "run")
     said: list[str] = []

@@ -71,8 +71,6 @@ def _check_inputs(request: Request, inputs: openapi.Inputs) -> None:
 class Handlers:
     """One method for each operation. ``root`` is the path under which a proxy shows the server, empty without one."""
 
-    root = ""
-
     def __init__(self, service: Service, canary: Canary | None = None, root: str = "") -> None:
         self.service, self.control, self.root = service, Control(canary), root
         self._document = orjson.dumps(openapi.document(service.dim, root))

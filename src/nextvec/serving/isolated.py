@@ -35,7 +35,7 @@ from nextvec.bank import Bank
 from nextvec.errors import DataError, NextvecError, NotFiniteError, RunError, ServingError
 from nextvec.inference import Engine, Expected, Question, Session
 
-ANSWER_SECONDS, READ_SECONDS = 10.0, 300.0  # then a process counts as hung and is ended
+ANSWER_SECONDS, READ_SECONDS, OPEN_SECONDS = 10.0, 300.0, 300.0  # then a process counts as hung and is ended
 WATCH_SECONDS = 0.25
 FIRST_PAUSE, LONGEST_PAUSE, SOUND_SECONDS = 0.2, 30.0, 60.0  # before a start; of a process that lived so long it is the first
 MOST_REPLY = 1 << 30
@@ -331,14 +331,17 @@ class EngineProcess:
         process.start()
         for its in theirs:
             its.close()
+        began, hung = time.monotonic(), False
         try:
             while not front.poll(WATCH_SECONDS):
-                if self._closing.is_set():
+                hung = hung or time.monotonic() - began > OPEN_SECONDS
+                if hung or self._closing.is_set():
                     process.kill()
             facts, _ = _unpacked(front.recv_bytes(MOST_REPLY))
         except (OSError, EOFError):
             process.join()
-            raise RunError(f"{self._run}: the engine's process ended while it opened the run ({_how(process)})") from None
+            how = f"it took more than {OPEN_SECONDS:g} s" if hung else _how(process)
+            raise RunError(f"{self._run}: the engine's process ended while it opened the run ({how})") from None
         if "error" in facts:
             process.join()
             raise _error(facts)

@@ -26,9 +26,11 @@ class Job(Question):
 
     Attributes:
         deadline: on the loop's clock, after which nobody wants the answer.
+        begun: whether the engine has been given the job; until then it has not touched the job's session.
     """
 
     deadline: float
+    begun: bool = False
     found: asyncio.Future[list[Expected]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     arrived: float = field(default_factory=time.monotonic)
 
@@ -122,6 +124,7 @@ class Line:
             if job.deadline < now:
                 job.found.set_exception(RefusedError(504, "no engine was free before the deadline"))
                 continue
+            job.begun = True
             jobs.append(job)
         return jobs
 

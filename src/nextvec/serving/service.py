@@ -33,6 +33,7 @@ from nextvec.serving.last_use import LastUse
 from nextvec.serving.line import CLOSE_SECONDS, Job, Line
 from nextvec.serving.metrics import Metrics
 from nextvec.serving.observations import Closed, Event, Pair, Seen, Settled, Stream
+from nextvec.serving.opening import in_own_thread
 from nextvec.serving.rebuild import INLINE, Rebuilds, read
 from nextvec.serving.router import BUCKETS, LONGEST_SALT, Arm, Expert, Lineup, Route, Served, Snapshot, bucket, route
 from nextvec.serving.states import States
@@ -173,7 +174,7 @@ class Service:
         self._working: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._labelling: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
-        # One thread, so that rebuilding takes one core at most from those who answer.
+        # One thread, so that labels, votes and lists take one core at most from the loop.
         self._aside = ThreadPoolExecutor(1, "aside")
         self._disk = ThreadPoolExecutor(1, "disk")
         self._expirer = asyncio.get_running_loop().create_task(self._expire(), name="expiry")
@@ -330,9 +331,11 @@ class Service:
             detail = "the model's process has ended and is being started again"
             raise RefusedError(503, detail, {"retry-after": "1"}, **self._where(session), **told) from None
         except RefusedError as refused:
-            if refused.status in (503, 504):
-                refused.members = {**self._where(session), **told, **refused.members}
-            raise
+            if refused.status not in (503, 504):
+                raise
+            # A new one: several requests may wait for one error, such as that of a stop, and each has a session of its own.
+            members = {**self._where(session), **told, **refused.members}
+            raise RefusedError(refused.status, str(refused), refused.headers, **members) from None
 
     @asynccontextmanager
     async def _in_time(self, session: str, deadline: float | None) -> AsyncGenerator[dict[str, Any]]:
@@ -454,7 +457,7 @@ class Service:
             NextvecError: it cannot be opened, or does not fit.
         """
         async with self._reloading:
-            engine = await self._in_thread(lambda: self._opened(name, run), self._disk)
+            engine = await in_own_thread(lambda: self._opened(name, run), f"opening {name}", _let_go)
             self.models = {**self.models, name: self._model(name, run, engine)}
 
     @property
@@ -532,7 +535,8 @@ class Service:
         async with self._reloading:
             old = self.models[name]
             try:
-                engine = await self._in_thread(lambda: self._opened(name, old.run), self._disk)
+                opening = in_own_thread(lambda: self._opened(name, old.run), f"opening {name}", _let_go)
+                engine = await self._counted(opening)
             except NextvecError as error:
                 raise RefusedError(409, "the run cannot be opened, or does not fit; the old model stays") from error
             new = self._model(name, old.run, engine)
@@ -866,11 +870,12 @@ class Service:
             job = Job(state, rows, k, deadline)
             try:
                 found = await model.line.ask(job)
-            except RefusedError:  # it was never begun
-                self.rebuilds.put(model.line, session, view, state)
-                raise
-            except BaseException:
-                self.rebuilds.lose(model.line, session)
+            except BaseException as error:
+                # A deadline may pass in the queue; a line that is closed ends with its states.
+                if job.begun or isinstance(error, EndedError):
+                    self.rebuilds.lose(model.line, session)
+                else:
+                    self.rebuilds.put(model.line, session, view, state)
                 raise
             self.rebuilds.put(model.line, session, view, state)
             return found
@@ -969,8 +974,7 @@ class Service:
             if isinstance(answer, Exception):
                 raise answer
         except BaseException:
-            if isinstance(engine, EngineProcess):
-                engine.close()
+            _let_go(engine)
             raise
         return engine
 
@@ -988,7 +992,7 @@ class Service:
     async def _end(self, model: Model, patience: float = CLOSE_SECONDS) -> None:
         await model.line.close(patience)
         if isinstance(model.engine, EngineProcess):
-            await self._in_thread(model.engine.close, self._disk)
+            await in_own_thread(model.engine.close, f"closing {model.name}")
 
     def _process_told(self, name: str, digest: str, event: str, detail: str) -> None:
         self.states.drop(digest=digest)
@@ -1003,8 +1007,8 @@ class Service:
         if (engine.dim, engine.encoder_fingerprint) != (stable.dim, stable.encoder_fingerprint):
             raise ServingError(f"model {name!r} reads vectors of another encoder or width than {self.stable!r}; serve it apart")
 
-    async def _in_thread(self, call: Callable[[], T], pool: ThreadPoolExecutor | None = None) -> T:
-        return await self._counted(asyncio.get_running_loop().run_in_executor(pool or self._aside, call))
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        return await self._counted(asyncio.get_running_loop().run_in_executor(self._aside, call))
 
     async def _counted(self, waited: Awaitable[T]) -> T:
         """Wait for a thread, as a request that does not wait for the loop."""
@@ -1043,11 +1047,15 @@ class Service:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(SYNC_SECONDS)
-            written = self.contexts.unsynced()
-            if written:
-                await loop.run_in_executor(self._disk, self.contexts.sync, written)
-            if self.contexts.wasteful() and self.contexts.failure is None:
-                await self._compact()
+            try:
+                written = self.contexts.unsynced()
+                if written:
+                    await loop.run_in_executor(self._disk, self.contexts.sync, written)
+                if self.contexts.wasteful() and self.contexts.failure is None:
+                    await self._compact()
+            except Exception as error:  # a damaged record, or a disk that cannot be read: appends are refused from now on
+                self.contexts.failure = f"{type(error).__name__}: {error}"
+                self.tell("contexts", trouble=self.contexts.failure)
 
     async def _compact(self) -> None:
         for session in self.contexts.oldest():
@@ -1063,6 +1071,11 @@ class Service:
 
 def _served(lineup: Lineup) -> list[Served]:
     return [lineup.short, lineup.long, *(expert.model for expert in lineup.experts)]
+
+
+def _let_go(engine: Answering) -> None:
+    if isinstance(engine, EngineProcess):
+        engine.close()
 
 
 def _narrowed(view: View) -> Float[np.ndarray, "T D"]:
