@@ -170,6 +170,7 @@ class Service:
         for session in self.contexts:
             self._used.touch(session, time.monotonic())
         self._observed = LastUse()  # sessions whose end matters to a rollout or a record
+        self.held: frozenset[str] = frozenset()  # models that no snapshot names yet, but a rollout is about to
         self._working: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._labelling: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
@@ -459,10 +460,10 @@ class Service:
 
     @property
     def needed(self) -> set[str]:
-        """Names of the models that may be asked: those of the present snapshot, and the experts."""
+        """Names of the models that may be asked: those of the present snapshot, the experts, and the held ones."""
         snapshot, experts = self.snapshot, () if self.lanes is None else self.lanes.experts.values()
         lineups = [lineup for lineup in (snapshot.stable, snapshot.canary) if lineup is not None]
-        return {self.stable, *experts, *(served.name for lineup in lineups for served in _served(lineup))}
+        return {self.stable, *self.held, *experts, *(served.name for lineup in lineups for served in _served(lineup))}
 
     async def close_model(self, name: str) -> None:
         """Serve a model no longer: its last answers are given, its process ends, and its states are dropped.
@@ -514,12 +515,18 @@ class Service:
         self.adopt(replace(now, stable=replace(now.stable, experts=experts)))
 
     def promote(self, name: str, over: str) -> None:
-        """Let a model answer where ``over`` did, the stable one or the one for long contexts; sessions go on."""
+        """Let a model answer where ``over`` did, the stable one or the one for long contexts; sessions go on.
+
+        Raises:
+            ServingError: it is not served, or it cannot read the threshold; nothing has changed.
+        """
+        if name not in self.models:
+            raise ServingError(f"model {name!r} is not served; open it first")
         before = self.snapshot.stable
         there = Served(name, self.reads(name))
         short, long = (there if served.name == over else served for served in (before.short, before.long))
-        self.stable = name if self.stable == over else self.stable
         self.snapshot = Snapshot(self.snapshot.epoch, Lineup(short, long, before.experts), threshold=self.snapshot.threshold)
+        self.stable = name if self.stable == over else self.stable
 
     async def reload(self, name: str) -> Model:
         """Open a model's run again, beside the old one, and put it in its place by one reference.
