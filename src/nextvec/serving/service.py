@@ -638,7 +638,6 @@ class Service:
         if watched and reason not in UNTRIED:
             promise.rows = frozenset(e.row for e in expected)
             promise.time, promise.seconds, promise.failed = time.time() - taken, taken, reason.startswith("canary ")
-            self._observed.touch(session, time.monotonic())
             self._settle(session, self._promises.get(session), None)
             self._promises[session] = promise
             # Both arms fail by one rule, so that what slows the whole server is no evidence against a canary.
@@ -660,6 +659,7 @@ class Service:
 
     def _outcome(self, promise: _Promise, session: str, seconds: float, failed: bool) -> None:
         """Tell what became of a request; time spent on a fallback is the canary's: it is what the user waited for."""
+        self._observed.touch(session, time.monotonic())
         self._tell("assign", promise, session, 0.0)
         self._tell("fail", promise, session, float(failed))
         self._tell("slow", promise, session, seconds)
@@ -802,6 +802,7 @@ class Service:
 
     def _warm(self, model: Model, session: str, view: View, promise: _Promise, lane: str | None) -> None:
         """Bring a state up to date; ``lane``: of the expert whose state it is, None of a canary's."""
+        self._observed.touch(session, time.monotonic())
 
         async def warm() -> None:
             try:
@@ -816,7 +817,8 @@ class Service:
                 if lane is None:
                     fault = "late" if isinstance(error, TimeoutError) else type(error).__name__
                     promise.cause = cause(f"canary {fault}", model.engine, WARMING_SECONDS)
-                    self._tell("fail", promise, session, 1.0)
+                    if self._is_observed(session):
+                        self._tell("fail", promise, session, 1.0)
                 elif self.lanes is not None:
                     self.lanes.failed(lane)
 
@@ -837,7 +839,7 @@ class Service:
         until = asyncio.get_running_loop().time() + WARMING_SECONDS
 
         def compare(fault: str | None) -> None:
-            if promise.rollout == self.snapshot.rollout:
+            if promise.rollout == self.snapshot.rollout and self._is_observed(session):
                 why = "" if fault is None else cause(f"canary {fault}", model.engine, WARMING_SECONDS)
                 self.observe(Pair("fail", session, False, fault is not None, view.head.length, asking.lane, why))
 
@@ -904,7 +906,8 @@ class Service:
         try:
             truth = await self._truth(vectors)
         except EndedError:  # the append stands; what it says of the prediction is lost
-            self._tell("unlabelled", promise, session, 1.0)
+            if self._is_observed(session):
+                self._tell("unlabelled", promise, session, 1.0)
             self._settle(session, promise, None)
             return
         hit = truth in promise.rows
@@ -912,10 +915,16 @@ class Service:
         if self.lanes is not None:
             self.lanes.labelled(promise.lane, hit)
         self._settle(session, promise, hit)
+        if not self._is_observed(session):
+            return
         self._tell("miss", promise, session, float(not hit))
         self._tell("unlabelled", promise, session, 0.0)
         if promise.mirrored is not None and promise.rollout == self.snapshot.rollout:
             self.observe(Pair("miss", session, not hit, truth not in promise.mirrored, promise.vectors, promise.lane))
+
+    def _is_observed(self, session: str) -> bool:
+        """Whether its end is still to be told; what is found out after it would count the session twice."""
+        return self._observed.time(session) is not None
 
     def _settle(self, session: str, promise: _Promise | None, hit: bool | None) -> None:
         if promise is not None and self.record is not None:
