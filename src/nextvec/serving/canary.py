@@ -13,7 +13,7 @@ import asyncio
 import threading
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,13 @@ class _Arms:
 
 @dataclass
 class _Watched:
-    """The thread's side of one rollout."""
+    """The thread's side of one rollout; ``lineup`` is stable's, before the rollout."""
 
     rollout: str
     stable: str
     canary: str
     servable: bool
+    lineup: Lineup
     follower: Follower
     controller: Controller
 
@@ -106,7 +107,7 @@ class Canary:
         self._check_promoted(promoted or {})
         self._part: Participation | None = None  # the loop's
         self._opened: set[str] = set()  # the loop's: models that are served because of a rollout alone
-        self._retiring: set[asyncio.Task[None]] = set()  # the loop's
+        self._retiring: dict[str, asyncio.Task[None]] = {}  # the loop's: by model
         self._watched: _Watched | None = None  # the thread's
         service.observe, service.alarm = self._observe, self._alarm
         self._stop = threading.Event()
@@ -119,9 +120,10 @@ class Canary:
         await self._loop.run_in_executor(None, self._thread.join, 10.0)
         if self._notices is not None:
             await self._loop.run_in_executor(None, self._notices.close)
-        for task in self._retiring:
+        retiring = tuple(self._retiring.values())
+        for task in retiring:
             task.cancel()
-        await asyncio.gather(*self._retiring, return_exceptions=True)
+        await asyncio.gather(*retiring, return_exceptions=True)
 
     def told(self) -> dict[str, Any]:
         """What a dashboard shows: the rollout under way in full, how others ended, and what is wrong with the ledger.
@@ -161,7 +163,11 @@ class Canary:
             self._part.settle(self.terms.settle)
 
     def _promote(self, name: str, over: str) -> None:
-        self._service.promote(name, over)
+        try:
+            self._service.promote(name, over)
+        except ServingError as error:
+            self._tell("rollout", model=name, kept=over, refused=str(error))
+            return
         self._tell("rollout", stable=name)
         self._opened.discard(name)
         self._opened.add(over)
@@ -169,12 +175,14 @@ class Canary:
     def _finish(self) -> None:
         """The rollout has ended, or this server stops: unload what was served because of the rollout alone."""
         self._part = None
+        service, snapshot = self._service, self._service.snapshot
         if self._stop.is_set():
             return
-        for name in sorted(self._opened - self._service.needed):
-            task = self._loop.create_task(self._retire(name), name=f"unload {name}")
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+        # A rollout may end between the poll and the tick of one turn: the snapshot of that poll still has the canary.
+        service.adopt(Snapshot(snapshot.epoch, snapshot.stable, threshold=snapshot.threshold))
+        service.mirror, service.held = 0.0, frozenset()
+        for name in sorted(self._opened - service.needed - set(self._retiring)):
+            self._retiring[name] = self._loop.create_task(self._retire(name), name=f"unload {name}")
         self._opened.clear()
 
     async def _retire(self, name: str) -> None:
@@ -184,10 +192,13 @@ class Canary:
             self._tell("rollout", model=name, kept=str(error))
         else:
             self._tell("rollout", model=name, unloaded=True)
+        finally:
+            del self._retiring[name]
 
     async def _arms(self, stable: str, canary: str, strata: frozenset[str]) -> _Arms:
         """Have both models of a rollout open; each is NAME@DIGEST."""
         (old, old_digest), (new, new_digest) = named(stable), named(canary)
+        self._service.held = frozenset((old, new))
         faults = [await self._serve(old, old_digest), await self._serve(new, new_digest), self._strata_fault(strata)]
         now, threshold = self._service.snapshot.stable, self._service.snapshot.threshold
         fault = next((fault for fault in faults if fault), None)
@@ -209,9 +220,12 @@ class Canary:
         if name not in self._service.models:
             try:
                 await self._service.open_model(name, self._path_of(name))
-            except NextvecError as error:
-                self._tell("rollout", model=name, refused=str(error))
+            except Exception as error:  # whatever it is, the rollout is to end: another try would find the same
+                refused = str(error) if isinstance(error, NextvecError) else f"{type(error).__name__}: {error}"
+                self._tell("rollout", model=name, refused=refused)
                 return f"{name} cannot be served; that server's log says why"  # paths are for this server's log alone
+            self._opened.add(name)
+        elif name in self._retiring:  # since the last rollout; it stays because it is held, until this one ends
             self._opened.add(name)
         found, stable = self._service.models[name].engine, self._service.models[self._service.stable].engine
         if found.bank.fingerprint != stable.bank.fingerprint:
@@ -263,8 +277,8 @@ class Canary:
         snapshot = watched.follower.poll()
         state = watched.controller.tick()
         self.watching = watched.controller.token is not None
-        if not watched.servable and snapshot.canary is not None:
-            snapshot = Snapshot(snapshot.epoch, snapshot.stable, None, 0.0, snapshot.rollout)
+        if not watched.servable:  # also where the rollout was promoted elsewhere, and the snapshot's stable is the canary
+            snapshot = replace(snapshot, stable=watched.lineup, canary=None, weight=0.0)
         self._in_loop(self._adopt, snapshot, self.terms.mirror if state.going is Phase.SHADOW else 0.0)
         if self.ledger.record(watched.rollout).active:
             return
@@ -275,8 +289,11 @@ class Canary:
             models = {"stable": watched.stable, "canary": watched.canary}
             said = {"event": "rollout ended", "rollout": watched.rollout, "route": self.terms.route, "state": str(ended)}
             self._notices.send({**said, "cause": cause, **models, "node": self.terms.node})
-        if ended.phase is Phase.PROMOTED:
+        if ended.phase is Phase.PROMOTED and watched.servable:
             self._in_loop(self._promote, watched.canary, watched.stable)
+        elif ended.phase is Phase.PROMOTED:
+            refused = "promoted, but this server could not take part; mend what the log names and start the server again"
+            self._tell("rollout", model=watched.canary, kept=watched.lineup.short.name, refused=refused)
         self._let_go()
 
     def _follow(self, record: Record) -> _Watched:
@@ -292,7 +309,7 @@ class Canary:
         if arms.fault is not None:
             follower.alarm(f"{self.terms.node}: {arms.fault}")
         stable, canary = (named(terms[arm])[0] for arm in ("stable", "canary"))
-        return _Watched(rollout, stable, canary, arms.fault is None, follower, controller)
+        return _Watched(rollout, stable, canary, arms.fault is None, arms.stable, follower, controller)
 
     def _let_go(self) -> None:
         watched, self._watched, self.watching = self._watched, None, False

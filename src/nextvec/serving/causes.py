@@ -18,7 +18,8 @@ def cause(reason: str, engine: object, late: float) -> str:
     """
     what = reason.partition(" ")[2]
     if what == "late":
-        return f"no answer within {1e3 * late:g} ms"
+        rounded = float(f"{1e3 * late:.2g}")  # times differ from request to request, and equal causes are counted together
+        return f"no answer within {rounded:g} ms"
     if what == "not finite":
         return "a score that is not finite"
     if what == "EndedError" and isinstance(engine, EngineProcess) and engine.ended:

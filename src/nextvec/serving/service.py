@@ -171,6 +171,7 @@ class Service:
         for session in self.contexts:
             self._used.touch(session, time.monotonic())
         self._observed = LastUse()  # sessions whose end matters to a rollout or a record
+        self.held: frozenset[str] = frozenset()  # models that no snapshot names yet, but a rollout is about to
         self._working: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._labelling: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
@@ -462,10 +463,10 @@ class Service:
 
     @property
     def needed(self) -> set[str]:
-        """Names of the models that may be asked: those of the present snapshot, and the experts."""
+        """Names of the models that may be asked: those of the present snapshot, the experts, and the held ones."""
         snapshot, experts = self.snapshot, () if self.lanes is None else self.lanes.experts.values()
         lineups = [lineup for lineup in (snapshot.stable, snapshot.canary) if lineup is not None]
-        return {self.stable, *experts, *(served.name for lineup in lineups for served in _served(lineup))}
+        return {self.stable, *self.held, *experts, *(served.name for lineup in lineups for served in _served(lineup))}
 
     async def close_model(self, name: str) -> None:
         """Serve a model no longer: its last answers are given, its process ends, and its states are dropped.
@@ -517,12 +518,18 @@ class Service:
         self.adopt(replace(now, stable=replace(now.stable, experts=experts)))
 
     def promote(self, name: str, over: str) -> None:
-        """Let a model answer where ``over`` did, the stable one or the one for long contexts; sessions go on."""
+        """Let a model answer where ``over`` did, the stable one or the one for long contexts; sessions go on.
+
+        Raises:
+            ServingError: it is not served, or it cannot read the threshold; nothing has changed.
+        """
+        if name not in self.models:
+            raise ServingError(f"model {name!r} is not served; open it first")
         before = self.snapshot.stable
         there = Served(name, self.reads(name))
         short, long = (there if served.name == over else served for served in (before.short, before.long))
-        self.stable = name if self.stable == over else self.stable
         self.snapshot = Snapshot(self.snapshot.epoch, Lineup(short, long, before.experts), threshold=self.snapshot.threshold)
+        self.stable = name if self.stable == over else self.stable
 
     async def reload(self, name: str) -> Model:
         """Open a model's run again, beside the old one, and put it in its place by one reference.
@@ -635,7 +642,6 @@ class Service:
         if watched and reason not in UNTRIED:
             promise.rows = frozenset(e.row for e in expected)
             promise.time, promise.seconds, promise.failed = time.time() - taken, taken, reason.startswith("canary ")
-            self._observed.touch(session, time.monotonic())
             self._settle(session, self._promises.get(session), None)
             self._promises[session] = promise
             # Both arms fail by one rule, so that what slows the whole server is no evidence against a canary.
@@ -657,6 +663,7 @@ class Service:
 
     def _outcome(self, promise: _Promise, session: str, seconds: float, failed: bool) -> None:
         """Tell what became of a request; time spent on a fallback is the canary's: it is what the user waited for."""
+        self._observed.touch(session, time.monotonic())
         self._tell("assign", promise, session, 0.0)
         self._tell("fail", promise, session, float(failed))
         self._tell("slow", promise, session, seconds)
@@ -799,6 +806,7 @@ class Service:
 
     def _warm(self, model: Model, session: str, view: View, promise: _Promise, lane: str | None) -> None:
         """Bring a state up to date; ``lane``: of the expert whose state it is, None of a canary's."""
+        self._observed.touch(session, time.monotonic())
 
         async def warm() -> None:
             try:
@@ -813,7 +821,8 @@ class Service:
                 if lane is None:
                     fault = "late" if isinstance(error, TimeoutError) else type(error).__name__
                     promise.cause = cause(f"canary {fault}", model.engine, WARMING_SECONDS)
-                    self._tell("fail", promise, session, 1.0)
+                    if self._is_observed(session):
+                        self._tell("fail", promise, session, 1.0)
                 elif self.lanes is not None:
                     self.lanes.failed(lane)
 
@@ -834,7 +843,7 @@ class Service:
         until = asyncio.get_running_loop().time() + WARMING_SECONDS
 
         def compare(fault: str | None) -> None:
-            if promise.rollout == self.snapshot.rollout:
+            if promise.rollout == self.snapshot.rollout and self._is_observed(session):
                 why = "" if fault is None else cause(f"canary {fault}", model.engine, WARMING_SECONDS)
                 self.observe(Pair("fail", session, False, fault is not None, view.head.length, asking.lane, why))
 
@@ -902,7 +911,8 @@ class Service:
         try:
             truth = await self._truth(vectors)
         except EndedError:  # the append stands; what it says of the prediction is lost
-            self._tell("unlabelled", promise, session, 1.0)
+            if self._is_observed(session):
+                self._tell("unlabelled", promise, session, 1.0)
             self._settle(session, promise, None)
             return
         hit = truth in promise.rows
@@ -910,10 +920,16 @@ class Service:
         if self.lanes is not None:
             self.lanes.labelled(promise.lane, hit)
         self._settle(session, promise, hit)
+        if not self._is_observed(session):
+            return
         self._tell("miss", promise, session, float(not hit))
         self._tell("unlabelled", promise, session, 0.0)
         if promise.mirrored is not None and promise.rollout == self.snapshot.rollout:
             self.observe(Pair("miss", session, not hit, truth not in promise.mirrored, promise.vectors, promise.lane))
+
+    def _is_observed(self, session: str) -> bool:
+        """Whether its end is still to be told; what is found out after it would count the session twice."""
+        return self._observed.time(session) is not None
 
     def _settle(self, session: str, promise: _Promise | None, hit: bool | None) -> None:
         if promise is not None and self.record is not None:
