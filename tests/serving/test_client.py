@@ -104,7 +104,7 @@ def test_an_append_whose_answers_are_all_lost_is_found_out_about(server: Running
 
 
 def test_a_text_refused_by_pace_may_have_been_written_by_an_earlier_try() -> None:
-    """The first try is applied and its answer lost; the second gets 413. The next append asks first where the session stands."""
+    """The first try is applied, its answer is lost, and the second gets 413: the next append asks where the session stands."""
     session = clients._Numbered("a", {"seq": 0, "length": 0, "incarnation": "0" * 16})
 
     def answer(status: int, body: dict[str, Any]) -> httpx.Response:

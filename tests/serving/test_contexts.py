@@ -15,7 +15,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from nextvec.errors import ServingError
-from nextvec.serving.contexts import HEAD, NOTHING, OPEN, SUFFIX, WHOLE, ConflictError, Contexts, FullError, _Record, narrow
+from nextvec.serving.contexts import (
+    HEAD,
+    NOTHING,
+    OPEN,
+    SUFFIX,
+    WHOLE,
+    ConflictError,
+    Contexts,
+    FullError,
+    _Record,
+    begun,
+    narrow,
+    rewritten,
+)
 from nextvec.serving.wire import F16, Vectors, decode, from_rows
 
 DIM = 3
@@ -36,10 +49,18 @@ def contexts(tmp_path: Path) -> Iterator[Contexts]:
     held.close()
 
 
+def restore(contexts: Contexts, session: str, rows: np.ndarray, seq: int, digest: bytes) -> bool:
+    before = contexts.view(session) if session in contexts else None
+    whole = begun(session, rows, seq, digest, before)
+    if whole is not None:
+        contexts.restore(whole, before)
+    return whole is not None
+
+
 def compact(contexts: Contexts) -> None:
     for session in contexts.oldest():
         view = contexts.view(session)
-        contexts.rewrite(session, view, narrow(view.read()))
+        contexts.rewrite(rewritten(session, view), view)
     contexts.give_up_oldest()
 
 
@@ -60,11 +81,11 @@ def test_a_restored_context_is_there_whole_or_not_at_all_wherever_the_log_is_cut
     held = Contexts(tmp_path / "s", DIM, "e")
     held.open("a")
     before, digest, rows = held.bytes, bytes(range(16)), rows_of(5, 1)
-    assert held.restore("b", rows, 3, digest)
-    assert not held.restore("b", rows, 3, digest)  # the same again
+    assert restore(held, "b", rows, 3, digest)
+    assert not restore(held, "b", rows, 3, digest)  # the same again
     for other in ((rows, 2, digest), (rows, 3, bytes(16)), (rows[:4], 3, digest), (-rows, 3, digest)):
         with pytest.raises(ConflictError, match="not empty"):
-            held.restore("b", *other)
+            restore(held, "b", *other)
     whole = held.bytes
     held.close()
     (log,) = (tmp_path / "s").glob(f"*{SUFFIX}")
@@ -82,17 +103,28 @@ def test_a_restored_context_is_there_whole_or_not_at_all_wherever_the_log_is_cut
         again.close()
 
 
+def test_a_context_that_was_made_ready_before_another_write_is_not_restored(contexts: Contexts) -> None:
+    contexts.open("a")
+    before = contexts.view("a")
+    whole = begun("a", rows_of(4, 1), 2, bytes(16), before)
+    assert whole is not None
+    contexts.append("a", vectors(1, 2), 1)
+    with pytest.raises(ConflictError, match="not empty"):
+        contexts.restore(whole, before)
+    np.testing.assert_array_equal(contexts.view("a").read(), rows_of(1, 2))
+
+
 def test_an_empty_session_that_takes_a_context_is_the_same_session(contexts: Contexts) -> None:
     contexts.open("a")
     incarnation = contexts.head("a").incarnation
     halves = rows_of(4, 1).astype(np.float16).astype(np.float32)
-    assert contexts.restore("a", narrow(halves), 2, bytes(16))
+    assert restore(contexts, "a", narrow(halves), 2, bytes(16))
     assert contexts.head("a").incarnation == incarnation
     assert contexts.head("a").bytes == HEAD.size + 1 + halves.size * 2  # as halves: nothing is lost
     np.testing.assert_array_equal(contexts.view("a").read(), halves)
     contexts.failure = "a test"
     with pytest.raises(FullError):
-        contexts.restore("b", halves, 2, bytes(16))
+        restore(contexts, "b", halves, 2, bytes(16))
     assert "b" not in contexts
 
 

@@ -101,7 +101,9 @@ def test_a_sessions_lane_is_what_a_document_of_its_rows_has(made: Path) -> None:
     for m in range(bank.num_documents):
         rows = bank.document(m).astype(np.float32)
         for part in np.array_split(rows, 4):
-            found = serving_lanes.read(f"d{m}", part)
+            name = f"d{m}"
+            length, votes = serving_lanes.length(name) + len(part), serving_lanes.earlier(name) + serving_lanes.votes(part)
+            found = serving_lanes.keep(name, length, votes)
         expected = lanes.names[of_documents[m]] if share[m] >= SURE else UNSURE
         assert found == expected
         assert serving_lanes.lane(serving_lanes.votes(rows)) == expected
@@ -130,6 +132,24 @@ def test_a_deleted_sessions_lane_is_not_its_successors(made: Path, anchors: Anch
             assert (await say(service, "s", in_lane(anchors, lane, 6))).lane == anchors.names[lane]
             await service.delete("s")
             assert lanes.length("s") == 0
+
+    served(made, tmp_path, talk)
+
+
+def test_a_long_context_votes_in_a_thread(made: Path, anchors: Anchors, tmp_path: Path) -> None:
+    async def talk(service: Service, lanes: ServedLanes) -> None:
+        votes, threads = lanes.votes, list[threading.Thread]()
+
+        def watched(rows: np.ndarray) -> np.ndarray:
+            threads.append(threading.current_thread())
+            return votes(rows)
+
+        lanes.votes = watched  # type: ignore[method-assign]
+        service.contexts.open("s")
+        assert (await say(service, "s", in_lane(anchors, 2, INLINE + 1))).lane == anchors.names[2]
+        assert len(threads) == 1
+        assert threads[0] is not threading.main_thread()
+        assert lanes.length("s") == INLINE + 1
 
     served(made, tmp_path, talk)
 

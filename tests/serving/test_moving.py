@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,11 @@ import pytest
 from nextvec.client import AsyncClient, Client, ServerError
 from nextvec.inference import Engine, snapshot
 from nextvec.inference.snapshot import Context
+from nextvec.serving import bodies, contexts
+from nextvec.serving.app import application
+from nextvec.serving.guard import Log
 from nextvec.serving.service import Limits, Service
-from nextvec.serving.wire import MOST_LENGTH, MOST_SNAPSHOT, OCTETS, RefusedError, most_body
+from nextvec.serving.wire import MOST_LENGTH, MOST_SNAPSHOT, OCTETS, RefusedError, from_rows, most_body
 from tests.serving.server import DIM, Running, make_run, rows_of, serving
 from tests.waiting import PATIENCE
 
@@ -206,6 +209,105 @@ def test_a_snapshot_may_be_larger_than_other_bodies_within_a_bound_of_its_own(fi
         ("PUT /v1/sessions/x/snapshot/more", most_body(DIM) + 1),
     ):
         assert b" 413 " in first.talk(head.format(line, length).encode())[:40]
+
+
+def test_snapshots_that_are_sent_count_among_the_bodies_that_are_held(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that does not read its snapshot holds its bytes; another client's is refused meanwhile, and sent afterwards."""
+    monkeypatch.setattr(bodies, "SMALL", 1_000)
+
+    async def main() -> None:
+        service = Service({"run0": folder / "run0"}, lambda run: Engine.open(run), tmp_path / "s", Limits(deadline=PATIENCE))
+        log = Log(service.metrics)
+        guard = application(service, log)
+        service.contexts.open("a")
+        service.contexts.append("a", from_rows(rows_of(20_000, 1)))
+        size = len(await service.saved("a", asyncio.get_running_loop().time() + PATIENCE))
+        monkeypatch.setattr(bodies, "MOST_HELD", size * 3 // 2)
+        reads = asyncio.Event()
+
+        async def get(takes: Callable[[], Awaitable[Any]]) -> tuple[int, int]:
+            statuses: list[int] = []
+            lengths: list[int] = []
+
+            async def send(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    statuses.append(message["status"])
+                else:
+                    lengths.append(len(message["body"]))
+                    await takes()
+
+            async def receive() -> Any:
+                return await asyncio.Event().wait()
+
+            headers = [(b"host", b"localhost")]
+            scope = {
+                "type": "http",
+                "method": "GET",
+                "path": "/v1/sessions/a/snapshot",
+                "query_string": b"",
+                "headers": headers,
+            }
+            await guard(scope, receive, send)
+            return statuses[0], sum(lengths)
+
+        async def at_once() -> None:
+            return
+
+        try:
+            slow = asyncio.create_task(get(reads.wait))
+            while guard.bodies.held != size:
+                await asyncio.sleep(0.005)
+            assert (await get(at_once))[0] == 503
+            reads.set()
+            assert await slow == (200, size)
+            assert guard.bodies.held == 0
+            assert await get(at_once) == (200, size)
+        finally:
+            await service.close()
+            log.close()
+
+    asyncio.run(main())
+
+
+def test_the_loop_neither_reads_nor_packs_a_context_that_is_restored(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new one, the same again, and another one: what takes long for a long context runs in threads."""
+    threads: dict[str, set[threading.Thread]] = {"read": set(), "packed": set()}
+    read, packed = contexts.View.read, contexts._Record.packed
+
+    def reading(view: contexts.View, start: int = 0) -> Any:
+        threads["read"].add(threading.current_thread())
+        return read(view, start)
+
+    def packing(record: contexts._Record) -> Any:
+        if record.kind == contexts.WHOLE:
+            threads["packed"].add(threading.current_thread())
+        return packed(record)
+
+    async def main() -> None:
+        service = Service({"run0": folder / "run0"}, lambda run: Engine.open(run), tmp_path / "s", Limits())
+        until = asyncio.get_running_loop().time() + PATIENCE
+        try:
+            service.contexts.open("a")
+            service.contexts.append("a", from_rows(rows_of(40, 1)))
+            data = await service.saved("a", until)
+            monkeypatch.setattr(contexts.View, "read", reading)
+            monkeypatch.setattr(contexts._Record, "packed", packing)
+            assert (await service.restore("b", data, until))[0]
+            assert not (await service.restore("b", data, until))[0]
+            service.contexts.append("b", from_rows(rows_of(1, 2)))
+            with pytest.raises(RefusedError) as refused:
+                await service.restore("b", data, until)
+            assert (refused.value.status, refused.value.members["seq"]) == (409, 2)
+        finally:
+            await service.close()
+
+    asyncio.run(main())
+    assert threads["read"] and threads["packed"]
+    assert threading.main_thread() not in threads["read"] | threads["packed"]
 
 
 def test_a_restore_that_is_late_has_written_nothing(folder: Path, tmp_path: Path) -> None:

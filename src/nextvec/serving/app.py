@@ -26,6 +26,7 @@ from nextvec.serving.service import Answer, Asking, Service
 from nextvec.serving.wire import RefusedError, Vectors
 
 K = 10
+PIECE = 256 << 10  # bytes of a large answer that are handed to the connection at a time
 LISTED, MOST_LISTED = 100, 1_000  # sessions on a page
 T = TypeVar("T")
 Handle = Callable[[Request], Awaitable[Response]]
@@ -66,6 +67,16 @@ def _check_inputs(request: Request, inputs: openapi.Inputs) -> None:
             raise RefusedError(400, f"there is no query parameter {name[:40]!r} here; known: {known}")
         if names.count(name) > 1:
             raise RefusedError(400, f"query parameter {name!r} is given more than once")
+
+
+class _Pieces(Response):
+    """A large body, sent as the client takes it: until the last piece the request is not over, and its bytes count as held."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for first in range(0, max(len(self.body), 1), PIECE):
+            more = first + PIECE < len(self.body)
+            await send({"type": "http.response.body", "body": self.body[first : first + PIECE], "more_body": more})
 
 
 class Handlers:
@@ -147,8 +158,11 @@ class Handlers:
         return _answered(request, await self._unless_gone(request, asked))
 
     async def snapshot(self, request: Request) -> Response:
-        saved = await self.service.saved(wire.named(request.path_params["session"]), self._deadline(request))
-        return Response(saved, media_type=wire.OCTETS)
+        name, deadline = wire.named(request.path_params["session"]), self._deadline(request)
+        request.state.held.hold(int(self.service.describe(name)["bytes"]))  # about; before it takes memory
+        saved = await self.service.saved(name, deadline)
+        request.state.held.hold(len(saved))
+        return _Pieces(saved, media_type=wire.OCTETS)
 
     async def restore(self, request: Request) -> Response:
         name, deadline = wire.named(request.path_params["session"]), self._deadline(request)
@@ -258,6 +272,9 @@ class Handlers:
             return answer.result()
         finally:
             gone.cancel()
+            if not answer.done():  # this handler was cancelled: nothing of the request may outlive the service
+                answer.cancel()
+                await asyncio.gather(answer, return_exceptions=True)
 
 
 def application(

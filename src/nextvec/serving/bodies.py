@@ -13,7 +13,7 @@ Receive = Callable[[], Awaitable[Message]]
 
 BODY_SECONDS = 5.0  # for a body, and BODY_RATE bytes a second beyond
 BODY_RATE = 1 << 20
-MOST_HELD = 256 << 20  # bytes of all bodies that are read or being answered
+MOST_HELD = 256 << 20  # bytes of all bodies that are read or being answered, and of snapshots that are sent
 SMALL = 64 << 10  # such a body is read whatever is held: the number of connections bounds them
 SNAPSHOT = re.compile(r"/v1/sessions/[^/]+/snapshot")
 CLOSING = {"connection": "close"}  # what is left of the body is not waited for
@@ -24,7 +24,7 @@ class Bodies:
 
     Attributes:
         most: bytes of one body at most; a snapshot has a bound of its own.
-        held: bytes of all bodies whose requests are not answered yet.
+        held: bytes of all bodies whose requests are not answered yet, and of their large answers.
     """
 
     def __init__(self, most: int) -> None:
@@ -40,7 +40,7 @@ class Bodies:
         if declared == 0 and b"transfer-encoding" not in headers and scope["method"] in ("GET", "HEAD", "DELETE"):
             return b""
         most = _most(scope, self.most)
-        self._check(0, declared, most)
+        self.check(0, declared, most)
         parts: list[bytes] = []
         length, done = 0, False
         loop = asyncio.get_running_loop()
@@ -54,7 +54,7 @@ class Bodies:
                     parts.append(message.get("body", b""))
                     length += len(parts[-1])
                     self.held += len(parts[-1])
-                    self._check(length, length, most)
+                    self.check(length, length, most)
                     limit.reschedule(began + BODY_SECONDS + length / BODY_RATE)
                     done = not message.get("more_body", False)
             return b"".join(parts) if len(parts) > 1 else parts[0]
@@ -77,7 +77,7 @@ class Bodies:
             raise RefusedError(400, "content-length is no number", CLOSING)
         return int(declared)
 
-    def _check(self, counted: int, length: int, most: int) -> None:
+    def check(self, counted: int, length: int, most: int) -> None:
         """
         Args:
             counted: bytes of this body that ``held`` has in it.
@@ -87,8 +87,30 @@ class Bodies:
         if length > most:
             raise RefusedError(413, f"a body has at most {most} bytes", CLOSING)
         if length > SMALL and self.held - counted + length > MOST_HELD:
-            detail = f"bodies of {MOST_HELD} bytes are being read, the most at once; try again later"
+            detail = f"bodies of {MOST_HELD} bytes are being read or sent, the most at once; try again later"
             raise RefusedError(503, detail, {**CLOSING, "retry-after": "1"})
+
+
+class Held:
+    """What one request's answer takes of the bound on all bodies."""
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies, self._length = bodies, 0
+
+    def hold(self, length: int) -> None:
+        """Count ``length`` bytes in all from now on, until :meth:`release`.
+
+        Raises:
+            RefusedError: 503 too much is held.
+        """
+        self._bodies.check(self._length, length, length)
+        self._bodies.held += length - self._length
+        self._length = length
+
+    def release(self) -> None:
+        """The answer is sent, or the request has failed."""
+        self._bodies.held -= self._length
+        self._length = 0
 
 
 def _most(scope: Scope, most: int) -> int:

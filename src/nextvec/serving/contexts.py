@@ -41,10 +41,12 @@ SEGMENT = 64 << 20  # bytes after which a new segment begins
 OPEN, APPEND, DELETE, WHOLE = 1, 2, 3, 4  # WHOLE: a whole context in one record, whatever came before
 NOTHING = (1 << 64) - 1  # no record before this one
 FREE = 64 << 20  # bytes of the disk below which the folder counts as full, so that there is warning before appends fail
+NOT_EMPTY = "this session is not empty; delete it first, or restore under another name"
 PROBE = 64 << 10  # bytes that must fit after a write that failed, before the log counts as writable again
 # crc32 of all that follows, payload bytes, kind, float16, bytes of the name, vectors, seq, vectors so far, the record
 # before, digest of the payload.
 HEAD = struct.Struct("<IIBBHIQQQ16s")
+Parts = tuple[bytes, bytes]  # of a record: the head with the session's name, and the payload
 
 
 class ConflictError(ServingError):
@@ -100,7 +102,7 @@ class _Record(NamedTuple):
     payload: bytes
     size: int  # of the whole record
 
-    def packed(self) -> tuple[bytes, bytes]:
+    def packed(self) -> Parts:
         name = self.session.encode()
         fields = (self.kind, self.half, len(name), self.rows, self.seq, self.length, self.previous, self.digest)
         head = HEAD.pack(0, len(self.payload), *fields)[4:] + name
@@ -120,7 +122,7 @@ class _Segment:
     def stop(self) -> int:
         return self.start + self.size
 
-    def write(self, parts: tuple[bytes, bytes]) -> None:
+    def write(self, parts: Parts) -> None:
         """All of it or nothing: what a full disk leaves half written is cut off again."""
         want = sum(map(len, parts))
         try:
@@ -264,26 +266,21 @@ class Contexts:
         )
         return True
 
-    def restore(self, session: str, rows: Float[np.ndarray, "T D"], seq: int, digest: bytes) -> bool:
-        """Begin a session with a whole context, in one record; False where it holds exactly this context already.
+    def restore(self, whole: "Whole", before: View | None) -> None:
+        """Begin a session with a whole context, in one record.
 
         Args:
-            rows: as :func:`narrow` gives them.
-            seq, digest: of the last append, as in :class:`Head`.
+            whole: made by :func:`begun` from ``before``.
+            before: the session's view then; None where there was none.
 
         Raises:
-            ConflictError: the session has another context, which is not empty.
+            ConflictError: the session was begun, written or made again since.
             FullError: the log cannot be written.
         """
-        head = self._heads.get(session)
-        if head is not None and head.seq:
-            same = (head.seq, head.length, head.digest) == (seq, len(rows), digest)
-            if same and np.array_equal(self.view(session).read(), rows):
-                return False
-            raise ConflictError(head, "this session is not empty; delete it first, or restore under another name")
-        incarnation = secrets.randbelow(NOTHING) if head is None else head.incarnation
-        self._append(_whole(session, rows, seq, digest, incarnation))
-        return True
+        head = self._heads.get(whole.record.session)
+        if head is not None and (before is None or (head.seq, head.incarnation) != (before.head.seq, before.head.incarnation)):
+            raise ConflictError(head, NOT_EMPTY)
+        self._append(whole.record, whole.parts)
 
     def delete(self, session: str) -> bool:
         """Forget a session; False where there is none.
@@ -343,19 +340,14 @@ class Contexts:
         stop = self._segments[0].stop
         return [session for session, head in self._heads.items() if head.first < stop]
 
-    def rewrite(self, session: str, view: View, rows: Float[np.ndarray, "T D"]) -> None:
+    def rewrite(self, whole: "Whole", view: View) -> None:
         """Write a context, read from ``view``, as one record at the end; nothing happens if it has changed since.
-
-        Args:
-            rows: as :func:`narrow` gives them.
 
         Raises:
             FullError: the log cannot be written.
         """
-        head = view.head
-        if self._heads.get(session) is not head:
-            return
-        self._append(_whole(session, rows, head.seq, head.digest, head.incarnation))
+        if self._heads.get(whole.record.session) is view.head:
+            self._append(whole.record, whole.parts)
 
     def give_up_oldest(self) -> None:
         """Remove the oldest segment, once the rewritten contexts are synced; readers of a view keep theirs open."""
@@ -371,13 +363,13 @@ class Contexts:
             segment.close()
         self._lock.close()
 
-    def _append(self, record: _Record) -> None:
+    def _append(self, record: _Record, parts: Parts | None = None) -> None:
         if self.failure is not None:
             raise FullError(f"the log cannot be written: {self.failure}")
         try:
             if self._segments[-1].size >= self.segment_bytes:
                 self._begin(self._segments[-1].stop)
-            segment, parts = self._segments[-1], record.packed()
+            segment, parts = self._segments[-1], parts or record.packed()
             position = segment.stop
             segment.write(parts)
         except OSError as error:
@@ -452,8 +444,44 @@ def narrow(rows: Float32[np.ndarray, "T D"]) -> Float[np.ndarray, "T D"]:
     return halves if len(rows) and np.array_equal(halves.astype(np.float32), rows) else rows.astype("<f4", copy=False)
 
 
-def _whole(session: str, rows: Float[np.ndarray, "T D"], seq: int, digest: bytes, incarnation: int) -> _Record:
-    return _Record(WHOLE, session, rows.itemsize == 2, len(rows), seq, len(rows), incarnation, digest, rows.tobytes(), 0)
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """A whole context as the bytes of one record. For a long context they take so long to make that a thread makes them."""
+
+    record: _Record
+    parts: Parts
+
+
+def begun(session: str, rows: Float[np.ndarray, "T D"], seq: int, digest: bytes, before: View | None) -> Whole | None:
+    """A session that begins with a whole context; None where ``before`` is exactly this one. May be called in any thread.
+
+    Args:
+        rows: as :func:`narrow` gives them.
+        seq, digest: of the last append, as in :class:`Head`.
+        before: what the session holds; None where there is none.
+
+    Raises:
+        ConflictError: ``before`` is another context, which is not empty.
+    """
+    if before is None:
+        return _whole(session, rows, seq, digest, secrets.randbelow(NOTHING))
+    head = before.head
+    if not head.seq:
+        return _whole(session, rows, seq, digest, head.incarnation)
+    if (head.seq, head.length, head.digest) == (seq, len(rows), digest) and np.array_equal(before.read(), rows):
+        return None
+    raise ConflictError(head, NOT_EMPTY)
+
+
+def rewritten(session: str, view: View) -> Whole:
+    """A context as one record. May be called in any thread."""
+    head = view.head
+    return _whole(session, narrow(view.read()), head.seq, head.digest, head.incarnation)
+
+
+def _whole(session: str, rows: Float[np.ndarray, "T D"], seq: int, digest: bytes, incarnation: int) -> Whole:
+    record = _Record(WHOLE, session, rows.itemsize == 2, len(rows), seq, len(rows), incarnation, digest, rows.tobytes(), 0)
+    return Whole(record, record.packed())
 
 
 def _records(mapped: mmap.mmap) -> Iterator[_Record]:

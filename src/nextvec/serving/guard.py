@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from nextvec.errors import DataError, ServingError
-from nextvec.serving.bodies import Bodies, Message, Receive, Scope, replayed
+from nextvec.serving.bodies import Bodies, Held, Message, Receive, Scope, replayed
 from nextvec.serving.cors import PREFLIGHT, Cors
 from nextvec.serving.metrics import Metrics
 from nextvec.serving.wire import MOST_BODY, PROBLEM, RefusedError
@@ -204,6 +204,7 @@ class Guard:
         state["request"], state["actor"] = request, "loopback"
         self.running += 1
         body = b""
+        held = state["held"] = Held(self.bodies)
         try:
             if self.cors.is_preflight(scope["method"], headers):
                 await answer.preflight()
@@ -224,6 +225,7 @@ class Guard:
         finally:
             self.running -= 1
             self.bodies.release(body)
+            held.release()
             self._account(scope, request, answer.status or 0, time.perf_counter() - began)
 
     def _rights(self, scope: Scope, headers: dict[bytes, bytes], state: dict[str, Any]) -> frozenset[str]:

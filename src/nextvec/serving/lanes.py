@@ -108,13 +108,17 @@ class ServedLanes:
         """How many of a session's vectors have voted."""
         return self._votes[session][0] if session in self._votes else 0
 
-    def read(self, session: str, rows: Float32[np.ndarray, "T D"]) -> str:
-        """Let the next vectors of a session vote; its lane."""
-        length, votes = self._votes.pop(session, (0, np.zeros(len(self.anchors.names))))
-        self._votes[session] = length + len(rows), votes + self.votes(rows)
+    def earlier(self, session: str) -> Float64[np.ndarray, " L"]:
+        """The votes of a session's vectors so far."""
+        return self._votes[session][1] if session in self._votes else np.zeros(len(self.anchors.names))
+
+    def keep(self, session: str, length: int, votes: Float64[np.ndarray, " L"]) -> str:
+        """Remember the votes of a session's first ``length`` vectors; its lane."""
+        self._votes.pop(session, None)
+        self._votes[session] = length, votes
         if len(self._votes) > MOST_SESSIONS:
             self._votes.popitem(last=False)
-        return self.lane(self._votes[session][1])
+        return self.lane(votes)
 
     def votes(self, rows: Float32[np.ndarray, "T D"]) -> Float64[np.ndarray, " L"]:
         """The confidence of vectors, of any length, by the lane that each is in."""

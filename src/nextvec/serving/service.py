@@ -20,13 +20,13 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 
 from nextvec.errors import NextvecError, NotFiniteError, ServingError
 from nextvec.inference import Expected, Question
 from nextvec.serving import moving
 from nextvec.serving.causes import cause
-from nextvec.serving.contexts import ConflictError, Contexts, FullError, Head, View, narrow
+from nextvec.serving.contexts import ConflictError, Contexts, FullError, Head, View, begun, rewritten
 from nextvec.serving.isolated import Answering, EndedError, EngineProcess, Reading
 from nextvec.serving.lanes import ServedLanes
 from nextvec.serving.last_use import LastUse
@@ -311,12 +311,28 @@ class Service:
             with model.line.used():
                 moved = await self._counted(model.line.aside.run(moving.opened(data, model.engine)))
                 self._check_room(session)
-                context = moved.context
-                made = self._logged(lambda: self.contexts.restore(session, moved.rows, context.seq, context.digest))
+                made = await self._begun(session, moved)
                 self._used.touch(session, time.monotonic())
                 if moved.state is not None:
                     self.rebuilds.put(model.line, session, self._view(session), moved.state)
             return made, moved.state is not None
+
+    async def _begun(self, session: str, moved: moving.Moved) -> bool:
+        """Write a context that another server gave; False where the session holds exactly this one already."""
+        before = self._view(session) if session in self.contexts else None
+        context = moved.context
+        try:
+            whole = await self._in_thread(lambda: begun(session, moved.rows, context.seq, context.digest, before))
+        except ConflictError as conflict:
+            raise RefusedError(409, str(conflict), **_standing(conflict.head)) from None
+        if whole is None:
+            return False
+
+        def write() -> bool:
+            self.contexts.restore(whole, before)
+            return True
+
+        return self._logged(write)
 
     @contextmanager
     def standing(self, session: str) -> Generator[dict[str, Any]]:
@@ -694,11 +710,12 @@ class Service:
         if behind < 0:  # of a session of the same name that was deleted meanwhile
             lanes.forget(session)
             voted, behind = 0, view.head.length
+        earlier = lanes.earlier(session)  # others may push it out while the thread reads
         if behind > INLINE:
-            rows = await self._in_thread(lambda: view.read(voted))
+            votes = earlier + await self._in_thread(lambda: lanes.votes(view.read(voted)))
         else:
-            rows = new if new is not None and len(new) == behind else view.read(voted)
-        return lanes.read(session, rows)
+            votes = earlier + lanes.votes(new if new is not None and len(new) == behind else view.read(voted))
+        return lanes.keep(session, view.head.length, votes)
 
     def _now(self, lane: str | None) -> Snapshot:
         """Who answers, without the expert of this lane while it is down."""
@@ -1077,9 +1094,9 @@ class Service:
         for session in self.contexts.oldest():
             if session in self.contexts:
                 view = self.contexts.view(session)
-                rows = await asyncio.get_running_loop().run_in_executor(self._disk, _narrowed, view)
+                whole = await asyncio.get_running_loop().run_in_executor(self._disk, rewritten, session, view)
                 try:
-                    self.contexts.rewrite(session, view, rows)
+                    self.contexts.rewrite(whole, view)
                 except FullError:
                     return  # appends say so; there is nothing to be gained now
         self.contexts.give_up_oldest()
@@ -1092,10 +1109,6 @@ def _served(lineup: Lineup) -> list[Served]:
 def _let_go(engine: Answering) -> None:
     if isinstance(engine, EngineProcess):
         engine.close()
-
-
-def _narrowed(view: View) -> Float[np.ndarray, "T D"]:
-    return narrow(view.read())
 
 
 def _standing(head: Head) -> dict[str, Any]:
