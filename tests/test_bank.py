@@ -153,8 +153,9 @@ def test_opening_ten_million_rows_that_were_verified_reads_none_of_them(tmp_path
         "fingerprint": "t", "text": False, "chunking": "none", "source": "t", "format": 1,
     }  # fmt: skip
     (folder / "bank.json").write_text(json.dumps(manifest))
-    files = verification._facts(folder)  # pyright: ignore[reportPrivateUsage]
-    (folder / "verified.json").write_text(json.dumps({"fingerprint": "t", "files": files}))
+    files = verification._files(folder)  # pyright: ignore[reportPrivateUsage]
+    hashed = {"fingerprint": "t", "encoder_fingerprint": "t", "dtype": "float16", "dim": dim}
+    (folder / "verified.json").write_text(json.dumps({**hashed, "files": files}))
     memory = textwrap.dedent("""
         import resource, sys
         from nextvec.bank import Bank
