@@ -1,10 +1,12 @@
 """The bank: what goes in comes out, bad rows never get in, and a crash loses nothing that was committed."""
 
+import fcntl
 import json
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,6 +132,59 @@ def test_a_bank_begun_with_other_settings_is_not_continued(tmp_path: Path) -> No
         writer(tmp_path / "bank", dtype="float32")
 
 
+@pytest.mark.parametrize("when", ["before a commit", "before the end", "while duplicates are counted"])
+def test_a_second_writer_of_a_name_is_refused_and_changes_nothing(tmp_path: Path, when: str) -> None:
+    refused: list[str] = []
+
+    def second(moment: str) -> None:
+        if moment == when:
+            with pytest.raises(DataError, match=r"bank\.partial is being written by another process"):
+                writer(tmp_path / "bank")
+            refused.append(moment)
+
+    with writer(tmp_path / "bank") as first:
+        first.append(VectorDocument("a", "", vectors(4)))
+        second("before a commit")
+        first.commit()
+        second("before the end")
+        first.finish(lambda *_: second("while duplicates are counted"))
+    assert refused
+    assert Bank.open(tmp_path / "bank", "always").ids == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["bank"]
+    assert not {"journal.json", "writer.lock"} & {*files(tmp_path / "bank")}
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_a_lock_of_a_folder_that_was_published_or_discarded_since_is_none(
+    tmp_path: Path, published: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first writer ends after the second one opened the lock's file and before it locks it."""
+    first = writer(tmp_path / "bank")
+    first.append(VectorDocument("a", "", vectors(4)))
+    real, ended = fcntl.flock, list[bool]()
+
+    def flock(*arguments: Any) -> None:
+        if not ended:
+            ended.append(True)
+            if published:
+                first.finish()
+            else:
+                first.discard()
+        real(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    if published:
+        with pytest.raises(DataError, match="already exists"):
+            writer(tmp_path / "bank")
+    else:
+        with writer(tmp_path / "bank") as second:
+            second.append(VectorDocument("b", "", vectors(4)))
+            first.discard()
+            second.finish()
+    assert Bank.open(tmp_path / "bank", "always").ids == ["a" if published else "b"]
+    assert [path.name for path in tmp_path.iterdir()] == ["bank"]
+
+
 def test_a_truncated_bank_is_refused(tmp_path: Path) -> None:
     with writer(tmp_path / "bank") as bank_writer:
         bank_writer.append(VectorDocument("a", "", vectors(4)))
@@ -153,8 +208,9 @@ def test_opening_ten_million_rows_that_were_verified_reads_none_of_them(tmp_path
         "fingerprint": "t", "text": False, "chunking": "none", "source": "t", "format": 1,
     }  # fmt: skip
     (folder / "bank.json").write_text(json.dumps(manifest))
-    files = verification._facts(folder)  # pyright: ignore[reportPrivateUsage]
-    (folder / "verified.json").write_text(json.dumps({"fingerprint": "t", "files": files}))
+    files = verification._files(folder)  # pyright: ignore[reportPrivateUsage]
+    hashed = {"fingerprint": "t", "encoder_fingerprint": "t", "dtype": "float16", "dim": dim}
+    (folder / "verified.json").write_text(json.dumps({**hashed, "files": files}))
     memory = textwrap.dedent("""
         import resource, sys
         from nextvec.bank import Bank

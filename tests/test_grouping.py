@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,3 +141,27 @@ def test_a_census_of_an_earlier_version_or_of_other_content_is_counted_again(tmp
     assert census(bank).document_groups == ((0, 1, 2, 3, 4, 5),), "what is kept is believed"
     kept.write_text(json.dumps({**json.loads(kept.read_text()), "bank": "another"}))
     assert census(bank).document_groups == ()
+
+
+def test_a_census_that_is_damaged_is_counted_again(tmp_path: Path) -> None:
+    with BankWriter(tmp_path / "bank", encoder="e", encoder_fingerprint="e", dim=DIM) as writer:
+        for m, rows in enumerate(texts(3, 20)):
+            writer.append(VectorDocument(str(m), str(m), rows))
+        bank = writer.finish()
+    kept = next(tmp_path.glob("bank/census-*.json"))
+    whole, counted = kept.read_text(), census(bank)
+    assert (counted.rows, counted.document_groups) == (60, ())
+    values: dict[str, Any] = json.loads(whole)
+    edits: list[dict[str, Any]] = [
+        {"rows": None}, {"rows": 59}, {"near_duplicates": "0"}, {"threshold": 0.5},
+        {"document_groups": None}, {"document_groups": [0]}, {"document_groups": [[0, 3]]}, {"document_groups": [["0"]]},
+    ]  # fmt: skip
+    for content in ("", whole[: len(whole) // 2], "[]", "null", "[" * 100_000, *(json.dumps({**values, **e}) for e in edits)):
+        kept.write_text(content)
+        assert census(bank) == counted
+        assert kept.read_text() == whole, content[:80]
+    for name in values:
+        kept.write_text(json.dumps({key: value for key, value in values.items() if key != name}))
+        assert census(bank) == counted
+    kept.write_bytes(b"\xff")
+    assert census(bank) == counted

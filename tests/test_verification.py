@@ -193,7 +193,7 @@ def test_what_no_stamp_shows_is_found_by_verify_and_by_audit(
     (bank / layout.ROWS).write_bytes(rows)
     # As if the file system had shown no change.
     remembered = json.loads((bank / layout.VERIFIED).read_text())
-    files = verification._facts(bank)  # pyright: ignore[reportPrivateUsage]
+    files = verification._files(bank)  # pyright: ignore[reportPrivateUsage]
     (bank / layout.VERIFIED).write_text(json.dumps({**remembered, "files": files}))
     Bank.open(bank)
     with pytest.raises(DataError, match="changed after it was written"):
@@ -232,3 +232,27 @@ def test_a_damaged_memory_is_no_proof(hashed: list[Path], tmp_path: Path, monkey
         anew(monkeypatch)
         Bank.open(bank)
     assert len(hashed) == 4
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"encoder_fingerprint": "another"},
+        {"dtype": "float32", "dim": 4},  # as many bytes
+        {"fingerprint": "0" * 64},
+    ],
+    ids=lambda edit: next(iter(edit)),
+)
+@pytest.mark.parametrize("where", ["in this process", "on disk"])
+def test_a_manifest_that_changed_is_not_trusted(
+    where: str, edit: dict[str, Any], hashed: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank = write_bank(tmp_path / "bank", walk_bank(dim=8))
+    Bank.open(bank)
+    manifest = bank / layout.MANIFEST
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **edit}))
+    if where == "on disk":
+        anew(monkeypatch)
+    with pytest.raises(DataError, match="changed after it was written"):
+        Bank.open(bank)
+    assert main(["inspect", str(bank)]) == 2

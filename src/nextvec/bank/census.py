@@ -5,6 +5,8 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -12,8 +14,10 @@ from jaxtyping import Float, Int64
 from nextvec.bank import layout
 from nextvec.bank.bank import Bank
 from nextvec.bank.grouping import document_groups
+from nextvec.settings import fits
 
 NEAR = 0.995  # cosine from which two rows say the same
+COUNTS = ("rows", "exact_duplicates", "near_duplicates")  # the first fields of Census
 TABLES, FULL_BUCKET, BLOCK = 16, 64, 65_536
 
 
@@ -40,7 +44,7 @@ class Census:
 def census(bank: Bank) -> Census:
     """Count duplicates, once: a bank on disk keeps the answer beside its rows, where its folder can be written.
 
-    An answer that an earlier version kept, or that is of other content, is counted again.
+    An answer that an earlier version kept, that is of other content or that is not whole, is counted again.
 
     Near duplicates are found by locality-sensitive hashing with random
     hyperplanes (Charikar 2002) and then measured: no false ones; at the
@@ -48,15 +52,32 @@ def census(bank: Bank) -> Census:
     directions, a few in a hundred where their mean cosine is as high as 0.9.
     """
     kept = bank.path / layout.CENSUS if bank.path is not None else None
-    if kept is not None and kept.exists():
-        values = layout.read_json(kept)
-        if values.pop("bank", None) == bank.fingerprint:
-            values["document_groups"] = tuple(tuple(group) for group in values["document_groups"])
-            return Census(**values)
+    found = _read(kept, bank) if kept is not None else None
+    if found is not None:
+        return found
     counted = _count(bank)
     if kept is not None:
         layout.keep(kept, json.dumps({"bank": bank.fingerprint, **asdict(counted)}) + "\n")
     return counted
+
+
+def _read(kept: Path, bank: Bank) -> Census | None:
+    """The answer that was kept for this content, or None where there is none or it is not whole."""
+    try:
+        values: Any = json.loads(kept.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(values, dict):
+        return None
+    values = cast("dict[str, Any]", values)
+    if (values.get("bank"), values.get("threshold")) != (bank.fingerprint, NEAR):
+        return None
+    counts, groups = [values.get(name) for name in COUNTS], values.get("document_groups")
+    if not (fits(list[int], counts) and fits(list[list[int]], groups) and counts[0] == len(bank)):
+        return None
+    if not all(0 <= m < bank.num_documents for group in groups for m in group):
+        return None
+    return Census(*counts, tuple(tuple(group) for group in groups))
 
 
 def _count(bank: Bank) -> Census:

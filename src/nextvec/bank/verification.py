@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nextvec.bank import layout
 from nextvec.bank.layout import Manifest
@@ -12,18 +12,19 @@ from nextvec.errors import DataError
 from nextvec.progress import Progress, silent
 
 Verify = Literal["once", "always", "never"]
-Facts = dict[str, list[int]]
+Files = dict[str, list[int]]
 NAMES = (layout.ROWS, layout.OFFSETS, layout.DOCUMENTS)
+HASHED = ("encoder_fingerprint", "dtype", "dim")  # fields of the manifest
 BLOCK = 1 << 22
 SHOWN = 1 << 28  # bytes whose hash takes long enough, about half a second, to show progress
 SETTLED_NS = 2_000_000_000  # a file changed twice within a tick of its clock has the same time
 
-_verified: dict[Path, Facts] = {}  # of this process: banks in folders that cannot be written are hashed once a process
+_verified: dict[Path, dict[str, Any]] = {}  # of this process: banks in folders that cannot be written are hashed once a process
 
 
 def content_fingerprint(folder: Path, manifest: Manifest, progress: Progress = silent) -> str:
     """sha256 over the rows, offsets and documents that lie in ``folder``, and what made the rows."""
-    digest = hashlib.sha256(f"{manifest.encoder_fingerprint} {manifest.dtype} {manifest.dim}".encode())
+    digest = hashlib.sha256(" ".join(str(getattr(manifest, name)) for name in HASHED).encode())
     total, done = sum((folder / name).stat().st_size for name in NAMES), 0
     for name in NAMES:
         with open(folder / name, "rb") as file:
@@ -39,18 +40,20 @@ def verify(folder: Path, manifest: Manifest, how: Verify = "once", progress: Pro
     """Compare the content of a bank with its fingerprint.
 
     ``once`` hashes the content and remembers, in ``verified.json`` beside the
-    rows, the size, inode and times of change of each file; while they stay the
-    same, nothing is hashed again. A folder that cannot be written is hashed
-    once a process. ``always`` hashes now. Only ``always`` and ``nextvec audit``
-    notice content that changed while sizes, inodes and times stayed the same.
+    rows, the size, inode and times of change of each file, and the fields of
+    the manifest that are hashed; while they stay the same, nothing is hashed
+    again. A folder that cannot be written is hashed once a process. ``always``
+    hashes now. Only ``always`` and ``nextvec audit`` notice content that
+    changed while sizes, inodes and times stayed the same.
 
     Raises:
         DataError: the content is not what was written; names both fingerprints.
     """
     if how == "never":
         return
-    facts = _facts(folder)
-    if how == "once" and _is_remembered(folder, manifest, facts):
+    files = _files(folder)
+    facts = _facts(manifest, files)
+    if how == "once" and _is_remembered(folder, facts):
         return
     began = time.time_ns()
     found = content_fingerprint(folder, manifest, progress)
@@ -59,22 +62,28 @@ def verify(folder: Path, manifest: Manifest, how: Verify = "once", progress: Pro
             f"{folder} was changed after it was written: its content has fingerprint {found[:12]}, "
             f"{layout.MANIFEST} says {manifest.fingerprint[:12]}; restore the bank, or ingest the source again"
         )
-    if facts == _facts(folder) and all(began - max(changed) > SETTLED_NS for _, _, *changed in facts.values()):
+    if files == _files(folder) and all(began - max(changed) > SETTLED_NS for _, _, *changed in files.values()):
         _verified[folder.resolve()] = facts
-        layout.keep(folder / layout.VERIFIED, json.dumps({"fingerprint": found, "files": facts}) + "\n")
+        layout.keep(folder / layout.VERIFIED, json.dumps(facts) + "\n")
 
 
-def _is_remembered(folder: Path, manifest: Manifest, facts: Facts) -> bool:
+def _is_remembered(folder: Path, facts: dict[str, Any]) -> bool:
     if _verified.get(folder.resolve()) == facts:
         return True
     kept = folder / layout.VERIFIED
     try:
-        return json.loads(kept.read_text(encoding="utf-8")) == {"fingerprint": manifest.fingerprint, "files": facts}
-    except (OSError, ValueError):
+        return json.loads(kept.read_text(encoding="utf-8")) == facts
+    except (OSError, ValueError, RecursionError):
         return False  # nothing kept, or not whole: the content is hashed
 
 
-def _facts(folder: Path) -> Facts:
+def _facts(manifest: Manifest, files: Files) -> dict[str, Any]:
+    """All that decides :func:`content_fingerprint`, as JSON: what the manifest adds to the hash, its result, and the files."""
+    hashed = {name: getattr(manifest, name) for name in ("fingerprint", *HASHED)}
+    return {**hashed, "files": files}
+
+
+def _files(folder: Path) -> Files:
     """Size, inode, time of the last change of content and of anything, in nanoseconds, of each file."""
     found = {name: (folder / name).stat() for name in NAMES}
     return {name: [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns] for name, stat in found.items()}

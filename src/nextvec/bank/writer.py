@@ -2,7 +2,9 @@
 
 While it grows, a bank lies in ``NAME.partial`` with a journal of committed
 file sizes. A writer killed at any moment leaves that folder; the next one cuts
-the files back to the last commit and goes on from that document.
+the files back to the last commit and goes on from that document. A writer
+locks the folder before it reads or changes anything in it, and holds the lock
+until the bank has its name: a second writer of the name is refused.
 """
 
 # Axes: T chunks of one document, D width.
@@ -11,8 +13,8 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -30,7 +32,7 @@ from nextvec.progress import Progress, silent
 from nextvec.vectors import unit_rows
 
 Dtype = Literal["float16", "float32"]
-JOURNAL = "journal.json"
+JOURNAL, LOCK = "journal.json", "writer.lock"
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,24 @@ class BankWriter:
     ) -> None:
         self.path = Path(path)
         self.partial = self.path.with_name(self.path.name + ".partial")
-        if self.path.exists():
-            raise DataError(f"{self.path} already exists; choose another name or delete it first")
+        self._refuse_published()
         self._plan = Manifest(0, dim, 0, dtype, encoder, encoder_fingerprint, "", text, chunking, source, max_tokens=max_tokens)
         self._names = [layout.ROWS, layout.OFFSETS, layout.DOCUMENTS]
         if text:
             self._names += [layout.TEXT, layout.SPANS, layout.TOKENS]
         self.rows, self._ids = 0, set[str]()
-        self._sizes = self._resume()
-        self._files: dict[str, BinaryIO] = {name: self._opened(name) for name in self._names}
+        self._files: dict[str, BinaryIO] = {}
+        self._lock = locked(self.partial)
+        try:
+            if self.path.exists():  # another writer published it before this one had the lock
+                self._remove_lock()
+                self._refuse_published()
+            self._sizes = self._resume()
+            for name in self._names:
+                self._files[name] = self._opened(name)
+        except BaseException:
+            self.close()
+            raise
         if not self._sizes[layout.OFFSETS]:
             self._files[layout.OFFSETS].write(np.zeros(1, np.int64).tobytes())
 
@@ -126,7 +137,7 @@ class BankWriter:
         if not self.rows:
             raise DataError(f"{self.path}: no document had a single row")
         self.commit()
-        self.close()
+        self._close_files()
         manifest = replace(self._plan, rows=self.rows, documents=self.documents)
         replace(manifest, fingerprint=content_fingerprint(self.partial, manifest)).write(self.partial)
         progress("looking for duplicates", 0, 1)
@@ -134,17 +145,32 @@ class BankWriter:
         progress("looking for duplicates", 1, 1)
         os.replace(self.partial, self.path)
         # Only now: until the bank has its name, a killed writer needs the journal.
-        (self.path / JOURNAL).unlink()
+        for name in (JOURNAL, LOCK):
+            (self.path / name).unlink()
+        self.close()
         return Bank.open(self.path, "never")
 
     def discard(self) -> None:
-        """Leave nothing behind."""
+        """Leave nothing behind; do nothing where the bank is published or this writer is closed."""
+        self._close_files()
+        if not self._lock.closed:  # without the lock, the folder may be another writer's
+            with suppress(OSError):
+                self._clear()
+            self._remove_lock()
         self.close()
-        shutil.rmtree(self.partial, ignore_errors=True)
 
     def close(self) -> None:
+        """Let another writer go on from the last commit."""
+        self._close_files()
+        self._lock.close()
+
+    def _close_files(self) -> None:
         for file in self._files.values():
             file.close()
+
+    def _refuse_published(self) -> None:
+        if self.path.exists():
+            raise DataError(f"{self.path} already exists; choose another name or delete it first")
 
     def __enter__(self) -> "BankWriter":
         return self
@@ -173,8 +199,7 @@ class BankWriter:
         for name in (layout.CENSUS, layout.VERIFIED, layout.MANIFEST):  # of a writer killed just before it published
             (self.partial / name).unlink(missing_ok=True)
         if not journal_path.exists():
-            shutil.rmtree(self.partial, ignore_errors=True)
-            self.partial.mkdir(parents=True, exist_ok=True)
+            self._clear()
             return dict.fromkeys(self._names, 0)
         journal: dict[str, Any] = layout.read_json(journal_path)
         if journal["plan"] != self._plan_json():
@@ -188,16 +213,44 @@ class BankWriter:
         self._ids = {json.loads(line)["id"] for line in committed.splitlines()}
         return journal["sizes"]
 
+    def _clear(self) -> None:
+        for left in self.partial.iterdir():
+            if left.name != LOCK:
+                left.unlink()
+
+    def _remove_lock(self) -> None:
+        """Remove the lock's file, and the folder where nothing else lies in it."""
+        with suppress(OSError):
+            (self.partial / LOCK).unlink()
+            self.partial.rmdir()
+
     def _opened(self, name: str) -> BinaryIO:
         file = open(self.partial / name, "ab")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise DataError(f"{self.partial} is being written by another process") from None
         file.truncate(self._sizes[name])  # whatever came after the last commit is not known to be whole
         file.seek(0, os.SEEK_END)
         return file
+
+
+def locked(folder: Path) -> BinaryIO:
+    """Make ``folder`` if there is none, and lock it until the returned file is closed or the process ends.
+
+    Raises:
+        DataError: another writer holds the lock.
+    """
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # another writer published or removed the folder since: there is none to lock
+            lock = open(folder / LOCK, "ab")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(lock.fileno()), (folder / LOCK).stat()):
+                    return lock
+            except BlockingIOError:
+                lock.close()
+                raise DataError(f"{folder} is being written by another process") from None
+            except FileNotFoundError:
+                pass
+            lock.close()
 
 
 def stored_rows(vectors: np.ndarray, where: str, dtype: Dtype, dim: int | None = None) -> Float[np.ndarray, "T D"]:
