@@ -6,15 +6,17 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from starlette.requests import Request
 
 from nextvec.client import AsyncClient, OverloadedError, ReplacedError, SeqConflictError
 from nextvec.inference import Engine
-from nextvec.serving.app import application
+from nextvec.serving.app import Handlers, application
 from nextvec.serving.guard import Log
 from nextvec.serving.overview import unready
 from nextvec.serving.router import BUCKETS, Lineup, Served, Snapshot, bucket
@@ -499,3 +501,30 @@ def test_readiness_sees_a_blocked_encoder_and_a_full_disk(runs: dict[str, Path],
         assert "disk" in str(unready(service))
 
     served(runs, tmp_path, talk, deadline=0.05)
+
+
+def test_a_handler_that_is_cancelled_ends_what_it_asked_for() -> None:
+    """As a stop does it: nothing of the request goes on when the service has closed."""
+
+    async def main() -> None:
+        begun, ended = asyncio.Event(), asyncio.Event()
+
+        async def asked() -> None:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        async def receive() -> Any:
+            return await asyncio.Event().wait()
+
+        handlers = Handlers.__new__(Handlers)
+        task = asyncio.create_task(handlers._unless_gone(Request({"type": "http"}, receive), asked(), watched=True))
+        handlers.service = SimpleNamespace(waiting=0)  # type: ignore[assignment]
+        await begun.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert ended.is_set()
+
+    asyncio.run(main())

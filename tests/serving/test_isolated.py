@@ -1,5 +1,6 @@
 """Engines in processes of their own: what they say is what an engine says, and what becomes of them is their own affair."""
 
+import asyncio
 import gc
 import os
 import re
@@ -31,7 +32,9 @@ from nextvec.serving.judge import Evidence, Rung
 from nextvec.serving.ledger import Ledger, open_ledger
 from nextvec.serving.promotions import identity
 from nextvec.serving.rollout import Command, Plan, create, intervene
+from nextvec.serving.service import Asking, Limits, Service
 from nextvec.serving.units import bands
+from nextvec.serving.wire import from_rows
 from tests.serving.server import Running, make_run, rows_of, serving
 from tests.waiting import PATIENCE, until
 
@@ -430,6 +433,33 @@ def children_of(server: Running) -> set[str]:
     """Process ids of the server's living child processes."""
     pids = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
     return {pid for pid in pids if is_alive(int(pid))}
+
+
+def test_states_of_a_replaced_process_go_when_the_new_one_answers(made: Path, tmp_path: Path) -> None:
+    """While the old process still gives its last answers, the new one makes its own states: it gets none of the old."""
+
+    async def main() -> None:
+        service = Service({"m": made / "run0"}, lambda run: EngineProcess(run, Engine.open), tmp_path / "s", Limits())
+        until, old = asyncio.get_running_loop().time() + PATIENCE, service.models["m"]
+        try:
+            for name in ("a", "b"):
+                service.contexts.open(name)
+                await service.append(name, from_rows(rows_of(3, 1)), None, 3, Asking(name, None, {}, frozenset()), until)
+            digest = old.engine.digest
+            with old.line.used():
+                state = service.states.take("b", digest)
+                assert state is not None
+                reloading = asyncio.create_task(service.reload("m"))
+                while service.models["m"] is old:
+                    await asyncio.sleep(0.005)
+                assert service.states.length("a", digest) == 0
+                service.rebuilds.put(old.line, "b", service.contexts.view("b"), state)  # in use meanwhile
+                assert service.states.length("b", digest) == 0
+            await reloading
+        finally:
+            await service.close()
+
+    asyncio.run(main())
 
 
 def test_a_reload_that_is_refused_leaves_no_process(folder: Path) -> None:

@@ -19,7 +19,7 @@ from nextvec.inference import Engine
 from nextvec.serving.observations import Closed, Event, Pair, Seen, Settled
 from nextvec.serving.rebuild import INLINE
 from nextvec.serving.router import Lineup, Served, Snapshot
-from nextvec.serving.service import Asking, Limits, Service
+from nextvec.serving.service import Asking, Limits, Service, _Promise
 from nextvec.serving.states import OVERHEAD, States
 from nextvec.serving.wire import RefusedError, from_rows
 from tests.serving.faults import FAULTS, raises
@@ -367,3 +367,54 @@ def test_forgetting_a_session_costs_its_own_states_whatever_else_is_held(runs: d
     few.drop(session="s1")
     few.lose("s1", "old")
     assert few.bytes == 16 * (100 + OVERHEAD)
+
+
+def test_a_batch_counts_once_among_the_requests_that_wait_for_a_thread(runs: dict[str, Path], tmp_path: Path) -> None:
+    """What a canary does in the background counts not at all: load is shed by requests that wait for the loop."""
+
+    async def talk(service: Service, _: list[Event]) -> None:
+        free = threading.Event()
+        model, background = service.models["stable"], asyncio.Event()
+
+        def read(session: Any, rows: np.ndarray) -> None:
+            free.wait(PATIENCE)
+
+        model.engine.read = read  # type: ignore[method-assign]
+        service._aside.submit(free.wait, PATIENCE)
+
+        async def work() -> None:
+            background.set()
+            await service._in_thread(lambda: None)
+
+        deadline = asyncio.get_running_loop().time() + PATIENCE
+        contexts = [rows_of(INLINE + 1, n) for n in range(5)]
+        batch = asyncio.create_task(service.once(contexts, 3, Asking("", None, {}, frozenset()), deadline))
+        service._beside(model, "a", work)
+        await background.wait()
+        while not service.apart:
+            await asyncio.sleep(0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert service.apart == 1
+        model.line.seconds = 2 * service.limits.budget
+        assert service.overloaded(3)  # this one, the batch, and one that waits for the loop
+        free.set()
+        batch.cancel()
+        await asyncio.gather(batch, *service._working.values(), return_exceptions=True)
+        assert service.apart == 0
+
+    served(runs, tmp_path, talk)
+
+
+def test_a_state_that_is_warm_but_for_a_few_vectors_is_kept(runs: dict[str, Path], tmp_path: Path) -> None:
+    async def talk(service: Service, events: list[Event]) -> None:
+        service.contexts.open("a")
+        await say(service, "a", rows_of(40, 1))
+        model = service.models["stable"]
+        service.contexts.append("a", from_rows(rows_of(2, 2)))
+        promise = _Promise("canary", frozenset(), 42, 1.0, True)
+        service._warm(model, "a", service.contexts.view("a"), promise, None)
+        await asyncio.gather(*service._working.values())
+        assert service.states.length("a", model.engine.digest) == 40
+
+    served(runs, tmp_path, talk)

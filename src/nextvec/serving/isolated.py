@@ -95,6 +95,11 @@ class RemoteSession:
         self.engine, self.number, self.life = engine, number, life
         self.length = self.num_bytes = 0
 
+    @property
+    def lost(self) -> bool:
+        """Whether no later question can be answered from this state."""
+        return self.engine.replaced or self.engine.life != self.life
+
     def catch_up(self, vectors: np.ndarray) -> None:
         """Read a long context, beside those who answer.
 
@@ -132,6 +137,7 @@ class EngineProcess:
     Attributes:
         held: states that lay over there at the last answer.
         ended: how its process last ended, in words; empty while the first one lives.
+        replaced: set by the owner when another engine answers from now on.
 
     Args:
         run: the run's folder.
@@ -152,7 +158,7 @@ class EngineProcess:
         self._numbers, self._life = itertools.count(), 0
         self._gone: deque[int] = deque()
         self.held = 0
-        self.ended = ""
+        self.ended, self.replaced = "", False
         self._process: BaseProcess | None = None
         self._fault = "it has not begun"
         self._facts: Json = {}
@@ -181,6 +187,11 @@ class EngineProcess:
     def pid(self) -> int | None:
         """Of the process; None while there is none."""
         return self._process.pid if self.fault is None and self._process is not None else None
+
+    @property
+    def life(self) -> int:
+        """Number of the process, from 1."""
+        return self._life
 
     @property
     def fault(self) -> str | None:

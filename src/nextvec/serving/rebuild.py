@@ -10,7 +10,7 @@ from jaxtyping import Float32
 
 from nextvec.inference.engine import SEGMENT
 from nextvec.serving.contexts import Contexts, View
-from nextvec.serving.isolated import Reading
+from nextvec.serving.isolated import Reading, RemoteSession
 from nextvec.serving.line import Line
 from nextvec.serving.states import States
 from nextvec.serving.turns import Steps
@@ -59,9 +59,13 @@ class Rebuilds:
         return await self._read(line, session, view, state), np.empty((0, view.dim), np.float32)
 
     def put(self, line: Line, session: str, view: View, state: Reading) -> None:
-        """Put a state back, unless its session was deleted meanwhile; one made again under its name has another context."""
+        """Put a state back, unless it ended with its process, or its session was deleted meanwhile.
+
+        A session that was made again under the same name has another context.
+        """
         digest = line.engine.digest
-        if session in self._contexts and self._contexts.head(session).incarnation == view.head.incarnation:
+        gone = isinstance(state, RemoteSession) and state.lost
+        if not gone and session in self._contexts and self._contexts.head(session).incarnation == view.head.incarnation:
             self.states.put(session, digest, state, state.num_bytes)
         else:
             self.states.lose(session, digest)

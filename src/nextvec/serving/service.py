@@ -10,9 +10,11 @@ eviction and a restart are all one thing: a state that is missing, made anew.
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, replace
 from heapq import nsmallest
 from pathlib import Path
@@ -41,6 +43,8 @@ from nextvec.serving.texts import Texts
 from nextvec.serving.wire import MOST_LENGTH, MOST_ROWS, MOST_SNAPSHOT, RefusedError, Vectors
 
 T = TypeVar("T")
+_NONE = object()  # background work, which no client waits for
+_REQUEST: ContextVar[object | None] = ContextVar("request", default=None)  # of work that shares one; None where it has its own
 
 SYNC_SECONDS = 0.05
 WARMING_SECONDS = 30.0
@@ -164,7 +168,7 @@ class Service:
         self.record: Callable[[Settled], None] | None = None  # hears of every prediction, canary or not
         self.lanes: ServedLanes | None = None
         self.ready = True
-        self.apart = 0  # requests that wait for a thread, not for the loop
+        self._apart: Counter[object] = Counter()  # waits for a thread, by request
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._promises: dict[str, _Promise] = {}
         self._used = LastUse()
@@ -411,11 +415,14 @@ class Service:
             RefusedError: 503, 504 no time.
         """
         # Without a session there is no unit to be judged by: a rollout never sees these.
+        one = _REQUEST.set(object())
         try:
             async with asyncio.timeout_at(deadline):
                 return list(await asyncio.gather(*(self._once(rows, k, asking, deadline) for rows in contexts)))
         except TimeoutError:
             raise RefusedError(504, "the deadline has passed") from None
+        finally:
+            _REQUEST.reset(one)
 
     async def _once(self, rows: Float32[np.ndarray, "T D"], k: int, asking: Asking, deadline: float) -> Answer:
         began, lane, lanes = time.perf_counter(), asking.lane, self.lanes
@@ -567,9 +574,12 @@ class Service:
             self.models = {**self.models, name: new}
             if self.lanes is not None:
                 self.lanes.anew(name)
+            # States that lie in another process go with it, whatever its weights were; those in use are not put back.
+            if isinstance(old.engine, EngineProcess):
+                old.engine.replaced = True
+                self.states.drop(digest=old.engine.digest)
             await self._end(old)
-            # States that lie in another process are gone with it, whatever its weights were.
-            if old.engine.digest != engine.digest or isinstance(old.engine, EngineProcess):
+            if old.engine.digest != engine.digest:
                 self.states.drop(digest=old.engine.digest)
             return new
 
@@ -829,11 +839,8 @@ class Service:
             try:
                 async with asyncio.timeout(WARMING_SECONDS):
                     with model.line.used():
-                        state, rows = await self._state(model, session, view, None)
-                if len(rows):
-                    self.rebuilds.lose(model.line, session)
-                else:
-                    self.rebuilds.put(model.line, session, view, state)
+                        state, _ = await self._state(model, session, view, None)
+                self.rebuilds.put(model.line, session, view, state)  # the next request reads the few rows that are left
             except Exception as error:  # a canary's failure concerns the canary alone
                 if lane is None:
                     fault = "late" if isinstance(error, TimeoutError) else type(error).__name__
@@ -885,7 +892,9 @@ class Service:
         """Do it in the background, unless the same state is being worked on there already."""
         name = (session, model.engine.digest)
         if name not in self._working:
-            task = self._working[name] = asyncio.get_running_loop().create_task(work())
+            context = copy_context()
+            context.run(_REQUEST.set, _NONE)
+            task = self._working[name] = asyncio.get_running_loop().create_task(work(), context=context)
             task.add_done_callback(lambda _: self._working.pop(name))
 
     async def _ask(
@@ -1043,13 +1052,23 @@ class Service:
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await self._counted(asyncio.get_running_loop().run_in_executor(self._aside, call))
 
+    @property
+    def apart(self) -> int:
+        """Requests that wait for a thread, not for the loop."""
+        return len(self._apart)
+
     async def _counted(self, waited: Awaitable[T]) -> T:
-        """Wait for a thread, as a request that does not wait for the loop."""
-        self.apart += 1
+        """Wait for a thread; a request counts once, however many of its contexts wait."""
+        request = _REQUEST.get() or object()
+        if request is _NONE:
+            return await waited
+        self._apart[request] += 1
         try:
             return await waited
         finally:
-            self.apart -= 1
+            self._apart[request] -= 1
+            if not self._apart[request]:
+                del self._apart[request]
 
     async def _expire(self) -> None:
         """Count sessions as ended that have had no request for long, and delete old ones, a few at a time."""
