@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from nextvec.bank import Bank
 from nextvec.bank.exchange import in_memory_of, write_parquet
 from nextvec.bank.tokens import token_facts
+from nextvec.bank.writer import stored_rows
 from nextvec.cli.main import main
 from nextvec.errors import DataError, SettingsError
 from nextvec.evaluation.audit_text import truncated, unreadable
@@ -288,6 +289,42 @@ def test_vectors_of_every_type_are_read(tmp_path: Path, kind: str, ordered: bool
     keys = {name: [TABLE[name][row] for row in rows] for name in ("document", "index")}
     bank = Bank.from_numpy(pa.table({**keys, "vector": VECTORS[kind](AXES[rows])}))
     assert bank.rows.tolist() == ORDERED
+
+
+@pytest.mark.parametrize("form", ["rows once", "dict of columns"])
+@pytest.mark.parametrize("first", [np.float16, np.float32])
+@pytest.mark.parametrize("scale", [1e10, 1e-10, 1e50, 1e-50])
+def test_the_first_vector_narrows_no_later_one(tmp_path: Path, form: str, first: Any, scale: float) -> None:
+    direction = np.array([3.0, 4.0, 0.0, 1e-4])
+    vectors = [np.array([1, 0, 0, 0], first), direction * scale]
+    columns = {"document": ["a", "a"], "index": [0, 1], "vector": vectors}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    bank = ingest(columns if form == "dict of columns" else iter(rows), tmp_path / "bank", dtype="float32")
+    np.testing.assert_allclose(bank.rows[1], direction / np.linalg.norm(direction), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_rows_of_a_bank_come_back_to_the_bit_from_any_wider_float(dtype: Any) -> None:
+    """Unit rows are off unit length by rounding: made unit again, some would change."""
+    vectors = np.random.default_rng(0).standard_normal((500, 16))
+    stored = stored_rows(vectors, "a", dtype)
+    for held in (stored, stored.astype(np.float32), stored.astype(np.float64)):
+        assert stored_rows(held, "a", dtype).tobytes() == stored.tobytes()
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"document": ["a", 1, "b"], "index": [0, 0, 0], "vector": AXES[:3].tolist()},
+        {"document": [1, "a", "b"], "index": [0, 0, 0], "vector": AXES[:3].tolist()},
+        {"text": ["a", "b", "c"], "id": [1, "b", "c"]},
+        {"text": ["a", "b", 3]},
+    ],
+)
+def test_a_dataframe_of_mixed_values_is_one_line_that_names_the_column(tmp_path: Path, columns: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"the table cannot be read: .*column (document|id|text) ") as raised:
+        open_any(pd.DataFrame(columns), tmp_path / "bank")
+    assert "\n" not in str(raised.value)
 
 
 # What people hold in Python

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from nextvec.bank.table import TEXT_COLUMNS, VECTOR_COLUMNS, Table, first_line, from_arrow
 from nextvec.errors import DataError
+from nextvec.vectors import as_float32
 
 KNOWN = tuple(dict.fromkeys((*TEXT_COLUMNS, *VECTOR_COLUMNS)))
 ROWS = 1_000  # rows that are Python objects at one time
@@ -41,7 +42,7 @@ def table_of(value: Any, where: str, scratch: Path | None = None) -> Table | Non
         return from_arrow(value, where)
     if isinstance(value, Mapping):
         return _of_columns(value, where)
-    reader = _reader(value)
+    reader = _reader(value, where)
     if reader is not None:
         return from_arrow(_kept(reader.schema, reader, scratch, where), where)
     if hasattr(value, "column_names") and hasattr(value, "with_format"):
@@ -117,10 +118,26 @@ def name(value: Any) -> str | None:
     return str(int(value)) if isinstance(value, Integral) and not isinstance(value, bool) else None
 
 
-def _reader(value: Any) -> pa.RecordBatchReader | None:
+class _Exported:
+    """An Arrow stream that was exported already."""
+
+    def __init__(self, stream: object) -> None:
+        self.stream = stream
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.stream
+
+
+def _reader(value: Any, where: str) -> pa.RecordBatchReader | None:
     if hasattr(value, "__arrow_c_stream__"):
         try:
-            return pa.RecordBatchReader.from_stream(value)
+            exported = _Exported(value.__arrow_c_stream__())
+        except (pa.ArrowException, TypeError, ValueError) as error:  # values of several kinds in a column
+            # pyarrow's arguments name the value, then the column
+            said = "; ".join(map(str, error.args)) or type(error).__name__
+            raise DataError(f"{where} cannot be read: {said.splitlines()[0]}") from None
+        try:
+            return pa.RecordBatchReader.from_stream(exported)
         except pa.ArrowInvalid:  # one column, like a Series: its values can still be iterated over
             return None
     if hasattr(value, "__arrow_c_array__"):
@@ -216,8 +233,7 @@ def _kinds(row: Mapping[str, Any], where: str) -> dict[str, pa.DataType]:
 
 def _kind(value: Any, column: str, where: str) -> pa.DataType:
     if column == "vector":
-        array = array_of(value, where) if value is not None else np.zeros(0)
-        return pa.list_(pa.float64() if array.dtype.kind != "f" or array.itemsize > 8 else pa.from_numpy_dtype(array.dtype))
+        return pa.list_(pa.float32())
     if column == "index":
         try:
             kind = pa.scalar(value).type
@@ -239,7 +255,7 @@ def _value(value: Any, column: str, kind: pa.DataType, where: str) -> Any:
             raise DataError(
                 f"{where}: the vector is {type(value).__name__} of shape {list(array.shape)}; want a list of numbers"
             )
-        return array.astype(kind.value_type.to_pandas_dtype())
+        return as_float32(array[None])[0] if len(array) else array
     if column == "text":
         return _unicode(value, where) if isinstance(value, str) else _refused(value, column, "a string", where)
     if column in ("index", "tokens"):

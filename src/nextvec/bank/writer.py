@@ -256,8 +256,9 @@ def locked(folder: Path) -> BinaryIO:
 def stored_rows(vectors: np.ndarray, where: str, dtype: Dtype, dim: int | None = None) -> Float[np.ndarray, "T D"]:
     """The vectors of a document as a bank stores them: :func:`~nextvec.vectors.unit_rows` in ``dtype``.
 
-    Rows of that dtype which are of unit length but for rounding are kept to the
-    bit: what was stored once is stored again as it was.
+    Rows of numbers of that dtype, whatever dtype holds them, which are of unit
+    length but for rounding are kept to the bit: what was stored once is stored
+    again as it was.
 
     Raises:
         DataError: an empty document, or vectors that are not usable; names document and row.
@@ -265,9 +266,12 @@ def stored_rows(vectors: np.ndarray, where: str, dtype: Dtype, dim: int | None =
     if len(np.shape(vectors)) == 2 and len(vectors) == 0:
         raise DataError(f"document {where!r} is empty; leave it out or give it rows")
     rows = unit_rows(vectors, dim, f"document {where!r}, ").astype(dtype)
-    if vectors.dtype == rows.dtype:
-        kept = (np.abs(vectors - rows) <= np.spacing(np.abs(rows))).all(axis=1)
-        rows[kept] = vectors[kept]
+    with np.errstate(over="ignore"):
+        given = vectors.astype(dtype, copy=False)
+    kept = np.ones(len(rows), bool) if given is vectors else (given == vectors).all(axis=1)
+    if kept.any():
+        kept[kept] = (np.abs(given[kept] - rows[kept]) <= np.spacing(np.abs(rows[kept]))).all(axis=1)
+        rows[kept] = given[kept]
     return rows
 
 
