@@ -290,6 +290,7 @@ def test_every_route_is_in_the_document(http: httpx.Client) -> None:
     from nextvec.serving.control import Control
 
     handlers = object.__new__(Handlers)
+    handlers.root = ""
     handlers.control = Control(None)
     routes = {(m.lower(), r.path) for r in handlers.routes() for m in (r.methods or set()) - {"HEAD"}}
     documented = {
