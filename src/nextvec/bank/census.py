@@ -77,7 +77,8 @@ def _read(kept: Path, bank: Bank) -> Census | None:
         return None
     if not all(0 <= m < bank.num_documents for group in groups for m in group):
         return None
-    return Census(*counts, tuple(tuple(group) for group in groups))
+    rows, exact, near = counts
+    return Census(rows, exact, near, tuple(tuple(group) for group in groups))
 
 
 def _count(bank: Bank) -> Census:
