@@ -32,6 +32,7 @@ from nextvec.inference import Engine
 from nextvec.ingestion import Document, ingest
 from nextvec.ingestion.ingest import open_any
 from nextvec.models.baselines import CopyLast
+from nextvec.vectors import unit_rows
 from tests.conftest import walk_bank
 
 AXES = np.eye(4, dtype=np.float32)
@@ -224,6 +225,73 @@ def test_what_is_no_order_is_refused(tmp_path: Path, index: list[Any], message: 
 def test_whole_numbers_are_ids_ordered_as_strings(tmp_path: Path, kind: str) -> None:
     columns = {"document": [10, 9, 10, 9], "index": [0, 0, 1, 1], "vector": AXES.tolist()}
     assert ingest(FORMS[kind](tmp_path, columns), tmp_path / "bank").ids == ["10", "9"]
+
+
+DAYS = ["2026-01-04", "2026-01-01", "2026-01-02", "2026-01-03"]
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        *(list(np.array(DAYS, f"M8[{unit}]")) for unit in ("D", "h", "m", "s", "ms", "us", "ns")),
+        list(np.array([3, 0, 1, 2], "m8[D]")),
+        list(np.array([3, 0, 1, 2], "m8[ns]")),
+        list(np.array(["2026-04", "2026-01", "2026-02", "2026-03"], "M8[M]")),
+        [np.int32(3), -(2**40), 0, np.int64(1)],
+        [np.uint8(3), 0, 1, 2],
+        [np.int32(2**31 - 1), np.int64(-(2**50)), 1, 2],
+        [np.int64(2**50), *(np.uint8(k) for k in range(3))],
+        [np.float16(2**11), *(np.float64(2**10 + k / 2**20) for k in range(3))],
+    ],
+)
+@pytest.mark.parametrize("kind", ["rows once", "dict of columns", "arrays"])
+def test_numpy_scalars_order_whatever_the_first_one_is(tmp_path: Path, kind: str, index: list[Any]) -> None:
+    rows = ({"document": "a", "index": place, "vector": AXES[row]} for row, place in enumerate(index))
+    columns = {"document": ["a"] * 4, "index": np.array(index) if kind == "arrays" else index, "vector": AXES}
+    bank = ingest(rows if kind == "rows once" else columns, tmp_path / "bank")
+    assert bank.rows.tolist() == AXES[[1, 2, 3, 0]].tolist()
+
+
+@pytest.mark.parametrize("narrow", [np.int8(0), np.uint8(0), np.int32(0), np.float16(0), np.float32(0)])
+def test_a_narrow_first_index_narrows_no_later_one(tmp_path: Path, narrow: Any) -> None:
+    whole = not isinstance(narrow, np.floating)
+    later = [2**40 + 1, 2**40, -1] if whole else [1 + 2**-40, 1.0, -1e300]
+    rows = ({"document": "a", "index": place, "vector": AXES[row]} for row, place in enumerate([narrow, *later]))
+    assert ingest(rows, tmp_path / "bank").rows.tolist() == AXES[[3, 0, 2, 1]].tolist()
+
+
+@pytest.mark.parametrize(
+    "index",
+    [[NOON, NOON.replace(tzinfo=None)], [NOON.replace(tzinfo=None), NOON], [NOON.date(), NOON], [1, 1.5], [0, timedelta(1)]],
+    ids=["zone, none", "none, zone", "date, time", "whole, fraction", "number, duration"],
+)
+def test_rows_of_indices_that_do_not_compare_are_refused(tmp_path: Path, index: list[Any]) -> None:
+    rows = ({"document": "a", "index": place, "vector": AXES[row]} for row, place in enumerate(index))
+    with pytest.raises(DataError, match=r"row 1, document 'a': index is .* as in the first row"):
+        ingest(rows, tmp_path / "bank")
+    if all(isinstance(place, datetime) for place in index):
+        for held in (index, np.array(index)):
+            with pytest.raises(DataError, match="column 'index' cannot be read: times with and without a time zone"):
+                ingest({"document": ["a", "a"], "index": held, "vector": AXES[:2]}, tmp_path / "bank")
+
+
+def test_masked_values_are_missing_and_not_data(tmp_path: Path) -> None:
+    masked = np.ma.array(AXES, mask=AXES > 0)
+    sources: list[Any] = [
+        {"vectors": masked, "lengths": [4]},
+        {"vectors": AXES, "lengths": np.ma.array([4, 9], mask=[False, True])},
+        {**TABLE, "vector": masked},
+        {**TABLE, "vector": list(masked)},
+        {**TABLE, "index": np.ma.array([1, 0, 1, 0], mask=[True, False, False, False])},
+        [{"document": "a", "index": 0, "vector": masked[0]}],
+    ]
+    for source in sources:
+        with pytest.raises(DataError, match="masked"):
+            ingest(source, tmp_path / "bank")
+    with pytest.raises(DataError, match="masked"):
+        unit_rows(masked)
+    whole = np.ma.array(AXES, mask=False)
+    assert Bank.from_numpy(whole, [4]).rows.tolist() == AXES.tolist()
 
 
 def test_a_null_id_is_a_missing_id(tmp_path: Path) -> None:

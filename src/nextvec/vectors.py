@@ -48,7 +48,7 @@ def as_float32(vectors: Any, dim: int | None = None, where: str = "") -> Float32
     two, which is exact, so that none of it is lost to float32's range.
 
     Raises:
-        DataError: no numbers, another shape, or no rows.
+        DataError: no numbers, masked ones, another shape, or no rows.
     """
     given = _numbers(vectors, where)
     if given.ndim != 2 or not len(given) or not given.shape[1]:
@@ -67,6 +67,8 @@ def as_float32(vectors: Any, dim: int | None = None, where: str = "") -> Float32
 
 
 def _numbers(vectors: Any, where: str) -> Shaped[np.ndarray, "..."]:
+    if np.ma.is_masked(vectors):
+        raise DataError(f"{where}vectors have masked values; leave their rows out or fill them")
     try:
         given = np.asarray(vectors)
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # RuntimeError: a tensor that needs gradients

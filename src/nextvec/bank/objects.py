@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from nextvec.bank.indices import index_kind, index_value, indices, with_arrow_unit
 from nextvec.bank.table import TEXT_COLUMNS, VECTOR_COLUMNS, Table, first_line, from_arrow
 from nextvec.errors import DataError
 from nextvec.vectors import as_float32
@@ -75,7 +76,7 @@ def array_of(value: Any, where: str) -> np.ndarray:
     """A NumPy array of an array, a tensor, or lists of numbers.
 
     Raises:
-        DataError: not an array of numbers.
+        DataError: not an array of numbers, or some are masked.
     """
     if hasattr(value, "detach"):  # a torch tensor: NumPy takes none that needs a gradient, lies on a device or is bfloat16
         value = value.detach().cpu()
@@ -83,6 +84,8 @@ def array_of(value: Any, where: str) -> np.ndarray:
             return value.numpy()
         except TypeError:
             return value.float().numpy()
+    if np.ma.is_masked(value):
+        raise DataError(f"{where}: {type(value).__name__} has masked values; leave them out or fill them")
     try:
         array = np.asarray([array_of(part, where) for part in value] if _holds_tensors(value) else value)
     except (ValueError, TypeError) as error:
@@ -194,8 +197,9 @@ def _column(values: Any, column: str, where: str) -> pa.Array | pa.ChunkedArray:
             array = array_of(values, where)
             if array.ndim == 2:
                 return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(array).reshape(-1)), array.shape[1])
-            return pa.array(array)
-        return pa.array([array_of(value, where) if hasattr(value, "detach") else value for value in values])
+            return indices(array) if array.dtype.kind == "O" else pa.array(with_arrow_unit(array))
+        held = [array_of(value, where) if hasattr(value, "detach") or np.ma.is_masked(value) else value for value in values]
+        return indices(held) if column == "index" else pa.array(held)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise DataError(f"{where}: column {column!r} cannot be read: {first_line(error)}") from None
 
@@ -235,11 +239,8 @@ def _kind(value: Any, column: str, where: str) -> pa.DataType:
     if column == "vector":
         return pa.list_(pa.float32())
     if column == "index":
-        try:
-            kind = pa.scalar(value).type
-        except (pa.ArrowException, TypeError, ValueError, OverflowError):
-            kind = pa.null()
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_temporal(kind)):
+        kind = index_kind(value)
+        if kind is None:
             raise DataError(f"{where}: index is {value!r}; want a number, a date or a time")
         return kind
     return pa.int32() if column == "tokens" else pa.large_string()
@@ -258,12 +259,13 @@ def _value(value: Any, column: str, kind: pa.DataType, where: str) -> Any:
         return as_float32(array[None])[0] if len(array) else array
     if column == "text":
         return _unicode(value, where) if isinstance(value, str) else _refused(value, column, "a string", where)
-    if column in ("index", "tokens"):
+    if column == "index":
+        found = index_value(value, kind)
+        return found if found is not None else _refused(value, column, f"{kind}, as in the first row", where)
+    if column == "tokens":
         try:
             return (
-                pa.scalar(value, kind).as_py()
-                if not isinstance(value, bool | str)
-                else _refused(value, column, str(kind), where)
+                _refused(value, column, str(kind), where) if isinstance(value, bool | str) else pa.scalar(value, kind).as_py()
             )
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
             return _refused(value, column, f"{kind}, as in the first row", where)
