@@ -87,7 +87,7 @@ class Expected:
     Attributes:
         row: of the bank, the first that holds it.
         count: how many rows hold it.
-        text: of ``row``; only where it was asked for and there is one.
+        text: the chunk of ``row``; None unless the request asked for texts and the bank holds them.
         rows: that hold it, the first 100; None where they were not asked for.
     """
 

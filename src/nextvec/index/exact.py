@@ -309,7 +309,7 @@ class ExactIndex:
             DataError: an index of plain rows.
         """
         if self._places is None:
-            raise DataError("an index of plain rows knows no distinct vectors; use ExactIndex.build on a bank")
+            raise DataError("this index was made of rows without a bank; use ExactIndex.build on a bank")
         return self._places.distinct
 
     def named(self, rows: Int64[np.ndarray, "Q K"], allowed: Bool[np.ndarray, " A"] | None) -> Int64[np.ndarray, "Q K"]:

@@ -220,7 +220,7 @@ class Canary:
         if name not in self._service.models:
             try:
                 await self._service.open_model(name, self._path_of(name))
-            except Exception as error:  # whatever it is, the rollout is to end: another try would find the same
+            except Exception as error:  # of any kind: the rollout ends, because another try would fail alike
                 refused = str(error) if isinstance(error, NextvecError) else f"{type(error).__name__}: {error}"
                 self._tell("rollout", model=name, refused=refused)
                 return f"{name} cannot be served; that server's log says why"  # paths are for this server's log alone
