@@ -11,8 +11,8 @@ import onnxruntime
 import torch
 
 from nextvec.inference.export import Place, graphs
-from nextvec.training.begin import build
-from nextvec.training.settings import MODEL_NAMES, TrainSettings
+from nextvec.runs.loading import build
+from nextvec.runs.settings import MODEL_NAMES, TrainSettings
 from table import interleaved, show
 
 DIM, HIDDEN, LENGTH = 384, 256, 300

@@ -21,8 +21,8 @@ from torch import nn
 
 from nextvec.bank import Bank
 from nextvec.recipes import ours
-from nextvec.training import TrainSettings
-from nextvec.training.begin import build
+from nextvec.runs import TrainSettings
+from nextvec.runs.loading import build
 from nextvec.training.gradient import Gradient
 from nextvec.windows import training_windows
 from table import show

@@ -17,9 +17,9 @@ from nextvec.bank import Bank
 from nextvec.inference import Engine
 from nextvec.inference.latency import answers
 from nextvec.recipes import ours
-from nextvec.training.begin import build
+from nextvec.runs.loading import build
+from nextvec.runs.settings import MODEL_NAMES
 from nextvec.training.gradient import Gradient
-from nextvec.training.settings import MODEL_NAMES
 from nextvec.windows import training_windows
 from table import interleaved, show
 

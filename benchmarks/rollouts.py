@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from nextvec.serving.judge import GUARDS, WEIGHTS, detectable, needed
-from nextvec.serving.simulate import EQUAL, HARMS, Harm, simulate, stated, synthetic
+from nextvec.rollout.judge import GUARDS, WEIGHTS, detectable, needed
+from nextvec.rollout.simulate import EQUAL, HARMS, Harm, simulate, stated, synthetic
 from table import show
 
 EQUALS, EACH = 2_000, 200

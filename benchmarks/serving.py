@@ -24,7 +24,8 @@ import numpy as np
 
 from nextvec.bank import Bank, BankWriter, VectorDocument
 from nextvec.inference import Engine
-from nextvec.training import TrainSettings, begin, train
+from nextvec.runs import TrainSettings
+from nextvec.training import begin, train
 from table import show
 
 DIM, ROWS, HIDDEN = 384, 5_000, 128

@@ -28,12 +28,13 @@ from safetensors.numpy import load_file, save_file
 
 from nextvec.bank import Bank, BankWriter, VectorDocument
 from nextvec.inference import Engine
-from nextvec.serving.judge import Evidence, Rung
-from nextvec.serving.ledger import open_ledger
-from nextvec.serving.promotions import identity
-from nextvec.serving.rollout import Command, Plan, create, intervene
-from nextvec.serving.units import bands
-from nextvec.training import TrainSettings, begin, train
+from nextvec.rollout.judge import Evidence, Rung
+from nextvec.rollout.ledger import open_ledger
+from nextvec.rollout.plan import Command, Plan, create, intervene
+from nextvec.rollout.promotions import identity
+from nextvec.rollout.units import bands
+from nextvec.runs import TrainSettings
+from nextvec.training import begin, train
 from table import show
 
 DIM = 16

@@ -16,7 +16,7 @@ from nextvec.inference import bank_of
 from nextvec.kernels.weights import FORMATS
 from nextvec.models.packed import pack, weight_bytes
 from nextvec.ranks import paired_lift
-from nextvec.training import Run, load_model
+from nextvec.runs import Run, load_model
 from table import show
 
 

@@ -18,9 +18,10 @@ from nextvec import kernels
 from nextvec.bank import Bank
 from nextvec.kernels.weights import FORMATS
 from nextvec.models.packed import Weights, pack
-from nextvec.training import TrainSettings, begin, train
-from nextvec.training.begin import build
-from nextvec.training.settings import MODEL_NAMES
+from nextvec.runs import TrainSettings
+from nextvec.runs.loading import build
+from nextvec.runs.settings import MODEL_NAMES
+from nextvec.training import begin, train
 
 PRECISIONS = ("float32", "bfloat16")
 SMALL: dict[str, Any] = {

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from nextvec.errors import RunError
-from nextvec.training import Alarmed, Run, TrainSettings, begin, train
+from nextvec.runs import Run, TrainSettings
+from nextvec.training import Alarmed, begin, train
 from nextvec.training.alarms import collapse, explosion, few_updates, small_exam
 from tests.conftest import walk_bank
 

@@ -10,9 +10,11 @@ import pytest
 from nextvec.bank import Bank
 from nextvec.cli.main import main
 from nextvec.errors import ExamError
+from nextvec.evaluation.runs import Sitting, evaluate
 from nextvec.experiments.comparison import Comparison, Race, compare, race
 from nextvec.ranks import Ranks
-from nextvec.training import Run, Sitting, begin, evaluate, train
+from nextvec.runs import Run
+from nextvec.training import begin, train
 from tests.conftest import walk_bank
 from tests.test_training import SMALL, on_disk
 

@@ -22,7 +22,7 @@ from nextvec.experiments.context_effects import ContextExperiment
 from nextvec.experiments.disturbance import foreign, intact, predict_disturbed, shuffled
 from nextvec.models import GRU, Recurrent
 from nextvec.models.baselines import CopyLast, MeanOfAll
-from nextvec.training import Run, TrainSettings, load_model
+from nextvec.runs import Run, TrainSettings, load_model
 from nextvec.windows import split
 from tests.conftest import walk_bank
 from tests.test_phases import rates

@@ -17,16 +17,19 @@ from torch.nn.functional import normalize
 from nextvec.bank import Bank
 from nextvec.batches import passages
 from nextvec.errors import DataError, RunError, SettingsError
+from nextvec.evaluation.runs import evaluate
 from nextvec.inference.states import num_bytes
 from nextvec.lanes import Lanes, by_clusters
 from nextvec.models import ExpertGRU, MemoryGRU
 from nextvec.models.experts import FAST, LaneScores, On, Per, RandomLanes, Routing, balance, chosen
 from nextvec.models.packed import pack
+from nextvec.runs import Run, TrainSettings, load_model
+from nextvec.runs.loading import build
+from nextvec.runs.run import CHECKPOINT
 from nextvec.settings import override
-from nextvec.training import Evaluated, Finished, Run, TrainSettings, begin, evaluate, load_model, train
-from nextvec.training.begin import anchors_of, build, centre_of
+from nextvec.training import Evaluated, Finished, begin, train
+from nextvec.training.begin import anchors_of, centre_of
 from nextvec.training.gradient import Gradient
-from nextvec.training.run import CHECKPOINT
 from nextvec.windows import rows_of, training_windows
 from tests.conftest import walk_bank
 

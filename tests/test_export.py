@@ -21,9 +21,10 @@ from nextvec.errors import RunError
 from nextvec.inference import export as exporting
 from nextvec.inference.export import EXAMPLE_CODE, TOLERANCE, Unbranched, UnbranchedState, export
 from nextvec.models import Recurrent
-from nextvec.training import Run, TrainSettings, begin, load_model
-from nextvec.training.begin import build
-from nextvec.training.run import BEST
+from nextvec.runs import Run, TrainSettings, load_model
+from nextvec.runs.loading import build
+from nextvec.runs.run import BEST
+from nextvec.training import begin
 from tests.conftest import walk_bank
 from tests.test_cli import write_bank
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from nextvec.bank import Bank
 from nextvec.cli.main import main
 from nextvec.errors import SettingsError
+from nextvec.evaluation.runs import evaluate
 from nextvec.experiments.comparison import compare
 from nextvec.experiments.decision import decide
 from nextvec.experiments.gate import Gate, Gates, read_gates, shipped
@@ -21,7 +22,8 @@ from nextvec.experiments.metrics import METRICS, Terms
 from nextvec.inference import Engine
 from nextvec.inference.latency import PER_ROUND, answers, gates, read_seconds
 from nextvec.models import Recurrent
-from nextvec.training import Run, begin, evaluate, train
+from nextvec.runs import Run
+from nextvec.training import begin, train
 from tests.conftest import walk_bank
 from tests.test_training import SMALL, on_disk
 

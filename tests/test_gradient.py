@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from nextvec.bank import Bank
 from nextvec.errors import SettingsError
 from nextvec.objective import cosine_distance, gradient_norms, info_nce, squared_distance
-from nextvec.training import TrainSettings
-from nextvec.training.begin import build, centre_of, present
+from nextvec.runs import TrainSettings
+from nextvec.runs.loading import build
+from nextvec.runs.settings import MODEL_NAMES
+from nextvec.training.begin import centre_of, present
 from nextvec.training.gradient import Computed, Gradient, in_segments
-from nextvec.training.settings import MODEL_NAMES
 from nextvec.windows import Windows, last_windows, rows_of, training_windows
 from tests.conftest import walk_bank
 

@@ -17,12 +17,13 @@ from nextvec.errors import ExamError, SettingsError
 from nextvec.evaluation import Exam, predict_rows
 from nextvec.evaluation.by_lane import UNSURE, ExpertUse, expert_use, lane_figures, places_by_lane
 from nextvec.experiments.comparison import compare
-from nextvec.experiments.experts import KINDS, changed
 from nextvec.lanes import Lanes, by_chance, by_clusters
 from nextvec.models import ExpertGRU
 from nextvec.models.baselines import CopyLast
 from nextvec.ranks import Ranks
-from nextvec.training import Run, TrainSettings, begin, train
+from nextvec.reproduction.experts_study import KINDS, changed
+from nextvec.runs import Run, TrainSettings
+from nextvec.training import begin, train
 from tests.conftest import walk_bank
 from tests.laws.test_models import experts
 from tests.test_training import on_disk
@@ -231,6 +232,6 @@ def test_help_names_every_kind(command: list[str]) -> None:
 
 
 def _built(settings: TrainSettings) -> torch.nn.Module:
-    from nextvec.training.begin import build
+    from nextvec.runs.loading import build
 
     return build(settings, torch.zeros(16), 0.5)

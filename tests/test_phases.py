@@ -16,13 +16,13 @@ from nextvec.bank import Bank
 from nextvec.cli.main import main
 from nextvec.errors import RunError, SettingsError
 from nextvec.experiments.answers import average, average_lift
-from nextvec.experiments.phase_table import RECIPES, Phases, parts_of, reported
-from nextvec.experiments.phases import phases
 from nextvec.lanes import by_chance
 from nextvec.ranks import Ranks, clustered_rate, paired_lift
 from nextvec.recipes import recipe
 from nextvec.report.phases_page import phase_title, write_phases_page
-from nextvec.training import Run
+from nextvec.reproduction.phase_table import RECIPES, Phases, parts_of, reported
+from nextvec.reproduction.phases import phases
+from nextvec.runs import Run
 from tests.conftest import walk_bank
 from tests.test_training import on_disk
 from tests.waiting import until

@@ -16,8 +16,9 @@ import torch
 from nextvec import kernels
 from nextvec.errors import SettingsError
 from nextvec.kernels import build as compiled
-from nextvec.training import TrainSettings, begin, train
-from nextvec.training.settings import MODEL_NAMES, Precision
+from nextvec.runs import TrainSettings
+from nextvec.runs.settings import MODEL_NAMES, Precision
+from nextvec.training import begin, train
 from tests.conftest import walk_bank
 from tests.test_training import on_disk
 

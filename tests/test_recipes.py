@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextvec.errors import SettingsError
+from nextvec.evaluation.runs import evaluate
 from nextvec.recipes import EFFECTIVE_BATCH, FIXES, RECIPES, recipe
-from nextvec.training import Finished, begin, evaluate, train
+from nextvec.training import Finished, begin, train
 from tests.conftest import walk_bank
 
 PHASES = {"phase1": 100, "phase2": 500, "phase2b": 500, "phase2c": 500, "phase3": 1000, "phase3_5": 2000}

@@ -10,9 +10,10 @@ import torch
 from nextvec.bank import Bank
 from nextvec.encoders import MiniLM
 from nextvec.evaluation import Exam, examine
+from nextvec.evaluation.runs import evaluate
 from nextvec.models.baselines import CopyLast
 from nextvec.recipes import recipe
-from nextvec.training import begin, evaluate, train
+from nextvec.training import begin, train
 from nextvec.windows import split
 
 

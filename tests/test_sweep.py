@@ -17,11 +17,13 @@ from nextvec.bank import Bank
 from nextvec.cli.main import main
 from nextvec.errors import DataError, NextvecError, RunError, SettingsError
 from nextvec.evaluation import Exam
+from nextvec.evaluation.runs import sittings
 from nextvec.experiments import sweep as sweeping
 from nextvec.experiments.runs import Plan, train_all
 from nextvec.experiments.search import Span, _distribution, parse_over, search
 from nextvec.experiments.sweep import sweep
-from nextvec.training import Run, TrainSettings, begin, sittings, train
+from nextvec.runs import Run, TrainSettings
+from nextvec.training import begin, train
 from tests.conftest import walk_bank
 from tests.test_training import on_disk
 from tests.waiting import PATIENCE, until

@@ -20,11 +20,13 @@ from nextvec.bank import Bank, BankWriter, VectorDocument
 from nextvec.bank.writer import in_memory
 from nextvec.batches import candidates, passages
 from nextvec.errors import DataError, ExamError, RunError, SettingsError
+from nextvec.evaluation.runs import evaluate
 from nextvec.models import MemoryGRU, PublishedMemoryGRU
 from nextvec.objective import info_nce, negative_counts
+from nextvec.runs import Run, TrainSettings, load_model
+from nextvec.runs.loading import build
 from nextvec.settings import from_json, override, to_json
-from nextvec.training import Evaluated, Finished, Run, Stepped, TrainSettings, begin, evaluate, load_model, train
-from nextvec.training.begin import build
+from nextvec.training import Evaluated, Finished, Stepped, begin, train
 from nextvec.windows import rows_of, training_windows
 from tests.conftest import walk_bank
 

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nextvec.bank import Bank
     from nextvec.evaluation import Exam, Report
+    from nextvec.evaluation.runs import evaluate
     from nextvec.inference import Engine, Session
     from nextvec.ingestion import Chunking, Document, ingest
     from nextvec.ranks import Ranks, Rate
     from nextvec.recipes import recipe
-    from nextvec.training import Run, TrainSettings, begin, evaluate, load_model, train
+    from nextvec.runs import Run, TrainSettings, load_model
+    from nextvec.training import begin, train
     from nextvec.windows import split
 
 __version__ = "0.1.0"
@@ -54,7 +56,9 @@ _HOMES = {
     "ingestion": ("Chunking", "Document", "ingest"),
     "ranks": ("Ranks", "Rate"),
     "recipes": ("recipe",),
-    "training": ("Run", "TrainSettings", "begin", "evaluate", "load_model", "train"),
+    "evaluation.runs": ("evaluate",),
+    "runs": ("Run", "TrainSettings", "load_model"),
+    "training": ("begin", "train"),
     "windows": ("split",),
 }
 

@@ -22,7 +22,8 @@ from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks, Rate, paired_lift
 from nextvec.recipes import recipe
 from nextvec.report import write_page
-from nextvec.training import Event, Run, begin, load_model, train
+from nextvec.runs import Run, load_model
+from nextvec.training import Event, begin, train
 
 CHARACTERS_PER_CHUNK = 236
 CONTEXTS = (1, 10, 100, 500)

@@ -13,7 +13,7 @@ from functools import partial
 from math import ceil
 
 from nextvec.errors import SettingsError
-from nextvec.training import TrainSettings
+from nextvec.runs import TrainSettings
 
 Recipe = Callable[[int], TrainSettings]
 

@@ -7,10 +7,10 @@ does; ends with the rollout.
 import sys
 import time
 
-from nextvec.serving.judge import ASSIGN, CANARY, FAIL, MISS, NEITHER, SLOW, STABLE, UNLABELLED, Event
-from nextvec.serving.ledger import open_ledger
-from nextvec.serving.rollout import Controller, Follower
-from nextvec.serving.router import Lineup, Served
+from nextvec.rollout.judge import ASSIGN, CANARY, FAIL, MISS, NEITHER, SLOW, STABLE, UNLABELLED, Event
+from nextvec.rollout.ledger import open_ledger
+from nextvec.rollout.plan import Controller, Follower
+from nextvec.routing import Lineup, Served
 
 SESSIONS = 40_000
 BAD = {FAIL: 0.0005, SLOW: 0.05, MISS: 0.4, UNLABELLED: 0.05}

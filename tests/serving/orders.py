@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from nextvec.inference import Engine
+from nextvec.rollout.judge import Evidence, Rung
+from nextvec.rollout.ledger import open_ledger
+from nextvec.rollout.plan import Command, Plan, create, intervene
+from nextvec.rollout.promotions import identity
+from nextvec.rollout.units import bands
 from nextvec.serving.canary import Canary, Terms
-from nextvec.serving.judge import Evidence, Rung
-from nextvec.serving.ledger import open_ledger
-from nextvec.serving.promotions import identity
-from nextvec.serving.rollout import Command, Plan, create, intervene
 from nextvec.serving.service import Asking, Limits, Service
-from nextvec.serving.units import bands
 from nextvec.serving.wire import from_rows
 from tests.serving.server import rows_of
 

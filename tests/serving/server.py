@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from nextvec.bank import Bank, BankWriter, VectorDocument
-from nextvec.training import TrainSettings, begin, train
+from nextvec.runs import TrainSettings
+from nextvec.training import begin, train
 from tests.conftest import walk_bank
 from tests.waiting import PATIENCE
 

@@ -17,12 +17,12 @@ from safetensors.numpy import load_file, save_file
 
 from nextvec.client import Client
 from nextvec.inference import Engine
-from nextvec.serving.judge import Evidence, Rung
-from nextvec.serving.ledger import Ledger, open_ledger
-from nextvec.serving.promotions import identity
-from nextvec.serving.rollout import Command, Plan, create, fold, intervene
-from nextvec.serving.simulate import EQUAL, recorded, simulate
-from nextvec.serving.units import bands
+from nextvec.rollout.judge import Evidence, Rung
+from nextvec.rollout.ledger import Ledger, open_ledger
+from nextvec.rollout.plan import Command, Plan, create, fold, intervene
+from nextvec.rollout.promotions import identity
+from nextvec.rollout.simulate import EQUAL, recorded, simulate
+from nextvec.rollout.units import bands
 from tests.serving.server import Running, make_run, rows_of, serving
 from tests.waiting import PATIENCE, until
 

@@ -22,20 +22,22 @@ import pytest
 from nextvec.bank import Bank
 from nextvec.client import Client
 from nextvec.encoders import MiniLM
+from nextvec.evaluation.runs import sittings
 from nextvec.inference import Engine
 from nextvec.ingestion import Chunking, ingest
 from nextvec.lanes import by_clusters
+from nextvec.rollout.judge import ALPHA_OK, STREAMS, WEIGHTS, Evidence, Rung
+from nextvec.rollout.ledger import Ledger, open_ledger
+from nextvec.rollout.plan import Command, Controller, Follower, Plan, create, intervene
+from nextvec.rollout.promotions import identity
+from nextvec.rollout.report import report
+from nextvec.rollout.units import bands
+from nextvec.runs import Run, TrainSettings
 from nextvec.serving import overview
 from nextvec.serving.guard import Key
-from nextvec.serving.judge import ALPHA_OK, STREAMS, WEIGHTS, Evidence, Rung
 from nextvec.serving.lanes import ENOUGH
-from nextvec.serving.ledger import Ledger, open_ledger
-from nextvec.serving.promotions import identity
 from nextvec.serving.recent import BINS, MOST_SESSIONS, SECONDS, Recent, percentiles
-from nextvec.serving.report import report
-from nextvec.serving.rollout import Command, Controller, Follower, Plan, create, intervene
-from nextvec.serving.units import bands
-from nextvec.training import Run, TrainSettings, begin, sittings, train
+from nextvec.training import begin, train
 from tests.serving.drive import NEW, OLD, alike
 from tests.serving.server import Running, make_run, serving
 from tests.serving.test_lanes import spoil

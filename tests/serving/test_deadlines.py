@@ -16,10 +16,10 @@ from starlette.requests import Request
 
 from nextvec.client import AsyncClient, OverloadedError, ReplacedError, SeqConflictError
 from nextvec.inference import Engine
+from nextvec.routing import BUCKETS, Lineup, Served, Snapshot, bucket
 from nextvec.serving.app import Handlers, application
 from nextvec.serving.guard import Log
 from nextvec.serving.overview import unready
-from nextvec.serving.router import BUCKETS, Lineup, Served, Snapshot, bucket
 from nextvec.serving.server import _config, _Server
 from nextvec.serving.service import Asking, Event, Limits, Seen, Service, Settled
 from nextvec.serving.texts import ALWAYS, BATCH, FRESH_SECONDS, Texts

@@ -26,14 +26,14 @@ from safetensors.numpy import load_file, save_file
 from nextvec.client import Client
 from nextvec.errors import DataError, RunError, ServingError
 from nextvec.inference import Engine, Question
+from nextvec.rollout.judge import Evidence, Rung
+from nextvec.rollout.ledger import Ledger, open_ledger
+from nextvec.rollout.plan import Command, Plan, create, intervene
+from nextvec.rollout.promotions import identity
+from nextvec.rollout.units import bands
 from nextvec.serving import isolated
 from nextvec.serving.isolated import EndedError, EngineProcess
-from nextvec.serving.judge import Evidence, Rung
-from nextvec.serving.ledger import Ledger, open_ledger
-from nextvec.serving.promotions import identity
-from nextvec.serving.rollout import Command, Plan, create, intervene
 from nextvec.serving.service import Asking, Limits, Service
-from nextvec.serving.units import bands
 from nextvec.serving.wire import from_rows
 from tests.serving.server import Running, make_run, rows_of, serving
 from tests.waiting import PATIENCE, until

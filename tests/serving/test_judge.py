@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextvec.errors import ServingError
-from nextvec.serving import simulate as simulation
-from nextvec.serving.judge import (
+from nextvec.rollout import simulate as simulation
+from nextvec.rollout.judge import (
     ASSIGN,
     CANARY,
     FAIL,
@@ -46,8 +46,8 @@ from nextvec.serving.judge import (
     needed,
     pair_gains,
 )
-from nextvec.serving.simulate import EQUAL, HARMS, Harm, recorded, simulate, stated, synthetic
-from nextvec.serving.units import Threshold, Units, band, bands, drawn, settled
+from nextvec.rollout.simulate import EQUAL, HARMS, Harm, recorded, simulate, stated, synthetic
+from nextvec.rollout.units import Threshold, Units, band, bands, drawn, settled
 
 BETS = [Fraction(str(ratio)) for ratio in RATIOS]
 WEIGHTS = [Fraction(w, 100) for w in (5, 10, 25, 50, 98)]
@@ -660,7 +660,7 @@ def test_the_simulation_judges_as_the_judge_does(monkeypatch: pytest.MonkeyPatch
     position[order] = np.arange(len(traffic)) - np.repeat(starts, np.diff(np.append(starts, len(traffic))))
     draws = dict.fromkeys((str(s) for s in range(len(group.first))), 10**9)
     draws |= {str(traffic.session[row]): int(position[row]) for row in group.counted}
-    monkeypatch.setattr("nextvec.serving.units.drawn", lambda salt, session: draws[session])
+    monkeypatch.setattr("nextvec.rollout.units.drawn", lambda salt, session: draws[session])
     for rollout in range(3):
         assert Evidence(bands()).after([]).units == 0
         units, events = Units("r"), []

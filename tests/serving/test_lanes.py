@@ -25,13 +25,13 @@ from nextvec.evaluation.by_lane import SURE
 from nextvec.evaluation.by_lane import UNSURE as UNSURE_FIGURES
 from nextvec.inference import Engine
 from nextvec.lanes import Anchors, Lanes, by_clusters
-from nextvec.serving.judge import CANARY, FAIL, STABLE, Evidence
+from nextvec.rollout.judge import CANARY, FAIL, STABLE, Evidence
+from nextvec.rollout.ledger import open_ledger
+from nextvec.routing import UNSURE, Lineup, Served, Snapshot
 from nextvec.serving.lanes import ENOUGH, FIRST, MOST, Health, ServedLanes, strata
-from nextvec.serving.ledger import open_ledger
 from nextvec.serving.metrics import Metrics
 from nextvec.serving.observations import Event, Seen
 from nextvec.serving.rebuild import INLINE
-from nextvec.serving.router import UNSURE, Lineup, Served, Snapshot
 from nextvec.serving.service import Asking, Limits, Service
 from nextvec.serving.wire import from_rows
 from tests.serving.faults import FAULTS
@@ -389,7 +389,7 @@ def test_a_rollout_of_the_shared_model_leaves_experts_their_lanes(made: Path, an
 
 def test_harm_in_one_lane_alone_is_found_and_named(anchors: Anchors) -> None:
     """Failures of one lane's sessions, none elsewhere: the judge says worse, and the evidence where."""
-    from nextvec.serving.judge import Event as Judged
+    from nextvec.rollout.judge import Event as Judged
 
     evidence = Evidence(strata(anchors))
     for lane in strata(anchors):

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextvec.errors import ServingError
-from nextvec.serving import ledger as ledger_module
-from nextvec.serving.ledger import (
+from nextvec.rollout import ledger as ledger_module
+from nextvec.rollout.ledger import (
     GENESIS,
     ConflictError,
     Entry,

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from nextvec.serving.judge import ASSIGN, CANARY, MISS, NEITHER, STABLE, Event, Evidence, Rung
-from nextvec.serving.ledger import Ledger, open_ledger
+from nextvec.rollout.judge import ASSIGN, CANARY, MISS, NEITHER, STABLE, Event, Evidence, Rung
+from nextvec.rollout.ledger import Ledger, open_ledger
+from nextvec.rollout.plan import Command, Controller, Follower, Plan, create, intervene
+from nextvec.rollout.report import caution, report
+from nextvec.rollout.units import bands
+from nextvec.routing import Lineup, Served
 from nextvec.serving.observations import Closed, Pair, Seen
 from nextvec.serving.overview import summary
 from nextvec.serving.participation import Participation
-from nextvec.serving.report import caution, report
-from nextvec.serving.rollout import Command, Controller, Follower, Plan, create, intervene
-from nextvec.serving.router import Lineup, Served
-from nextvec.serving.units import bands
 
 OLD, NEW = (Lineup(Served(name), Served(name)) for name in ("old", "new"))
 PLAN = Plan(3.0, 0.01, (Rung(5.0, 60.0, 40), Rung(98.0, 0.0, 40)), Rung(0.0, 60.0, 50))

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from nextvec.errors import ServingError
-from nextvec.serving import ledger as ledger_module
-from nextvec.serving.judge import (
+from nextvec.rollout import ledger as ledger_module
+from nextvec.rollout.judge import (
     ASSIGN,
     CANARY,
     FAIL,
@@ -37,9 +37,8 @@ from nextvec.serving.judge import (
     Rung,
     Verdict,
 )
-from nextvec.serving.ledger import FAILPOINT, ConflictError, Ledger, LedgerError, SqliteLedger, open_ledger
-from nextvec.serving.report import report
-from nextvec.serving.rollout import (
+from nextvec.rollout.ledger import FAILPOINT, ConflictError, Ledger, LedgerError, SqliteLedger, open_ledger
+from nextvec.rollout.plan import (
     LIVE,
     TERMINAL,
     Command,
@@ -56,7 +55,8 @@ from nextvec.serving.rollout import (
     ready,
     step,
 )
-from nextvec.serving.router import BUCKETS, Route, bucket, route
+from nextvec.rollout.report import report
+from nextvec.routing import BUCKETS, Route, bucket, route
 from tests.serving import postgres
 from tests.serving.drive import NEW, OLD, alike
 

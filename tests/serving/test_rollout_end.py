@@ -16,9 +16,9 @@ from nextvec.cli.serving import sessions_folder
 from nextvec.client import Client
 from nextvec.errors import ServingError
 from nextvec.inference import Engine
-from nextvec.serving.ledger import Ledger, open_ledger
-from nextvec.serving.promotions import Promotion, start
-from nextvec.serving.rollout import Command, intervene
+from nextvec.rollout.ledger import Ledger, open_ledger
+from nextvec.rollout.plan import Command, intervene
+from nextvec.rollout.promotions import Promotion, start
 from tests.serving.orders import ENDS, ORDERS
 from tests.serving.server import Running, make_run, rows_of, serving
 from tests.serving.test_canary import PERSON, QUICK, RUNGS, draft, spoil, state, talk, until

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from nextvec.inference import Engine
+from nextvec.rollout.judge import Evidence
+from nextvec.rollout.ledger import Ledger, open_ledger
+from nextvec.rollout.plan import Command, Follower, Plan, create, fold, intervene
+from nextvec.rollout.promotions import identity
+from nextvec.rollout.units import bands
 from nextvec.serving.canary import Canary, Terms
-from nextvec.serving.judge import Evidence
-from nextvec.serving.ledger import Ledger, open_ledger
-from nextvec.serving.promotions import identity
-from nextvec.serving.rollout import Command, Follower, Plan, create, fold, intervene
 from nextvec.serving.service import Limits, Service
-from nextvec.serving.units import bands
 from tests.serving.server import make_run, rows_of
 from tests.serving.test_canary import PERSON, RUNGS, spoil, state
 from tests.serving.test_service import alone, say

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextvec.errors import ServingError
-from nextvec.serving.router import PIN_HEADER, Expert, Lineup, Served, Snapshot, bucket, route
+from nextvec.routing import PIN_HEADER, Expert, Lineup, Served, Snapshot, bucket, route
 
 OLD = Lineup(Served("old-short", 250), Served("old-long"), (Expert("law", Served("old-law", 100)),))
 NEW = Lineup(Served("new-short", 300), Served("new-long"), (Expert("law", Served("new-law"), healthy=False),))
@@ -76,7 +76,7 @@ def test_two_rollouts_deal_keys_independently() -> None:
 
 def test_another_process_routes_the_same() -> None:
     code = (
-        "import json, sys; from nextvec.serving.router import bucket;"
+        "import json, sys; from nextvec.routing import bucket;"
         "print(json.dumps([bucket(key, 'r-1') for key in json.load(sys.stdin)]))"
     )
     keys = [f"session-{n}" for n in range(500)] + ["", "ü", "\x00", "\ud800"]

@@ -16,9 +16,9 @@ import pytest
 
 from nextvec.errors import NotFiniteError, ServingError
 from nextvec.inference import Engine
+from nextvec.routing import Lineup, Served, Snapshot
 from nextvec.serving.observations import Closed, Event, Pair, Seen, Settled
 from nextvec.serving.rebuild import INLINE
-from nextvec.serving.router import Lineup, Served, Snapshot
 from nextvec.serving.service import Asking, Limits, Service, _Promise
 from nextvec.serving.states import OVERHEAD, States
 from nextvec.serving.wire import RefusedError, from_rows

@@ -8,7 +8,7 @@ from nextvec.bank import Bank
 from nextvec.bank.verification import Verify
 from nextvec.cli import show
 from nextvec.inference import bank_of
-from nextvec.training import Run
+from nextvec.runs import Run
 
 
 def open_bank(path: Path, arguments: Namespace) -> Bank:

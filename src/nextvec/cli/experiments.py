@@ -7,14 +7,14 @@ from nextvec.cli import show, show_experiments
 from nextvec.cli.banks import open_bank, open_bank_of
 from nextvec.cli.verbs import as_json
 from nextvec.errors import SettingsError
+from nextvec.evaluation.runs import OWN_CONTEXT
 from nextvec.experiments.comparison import compare as run_compare
 from nextvec.experiments.decision import decide
 from nextvec.experiments.gate import read_gates
 from nextvec.experiments.search import Span, parse_over, search
 from nextvec.experiments.sweep import sweep as run_sweep
 from nextvec.lanes import Lanes
-from nextvec.training import Run
-from nextvec.training.evaluate import OWN_CONTEXT
+from nextvec.runs import Run
 
 
 def compare(arguments: Namespace) -> int:

@@ -16,7 +16,7 @@ from nextvec.inference import Engine
 from nextvec.inference.latency import Answer, answers, candidates_of, cold_start, gates, limits, to_json
 from nextvec.models.packed import weight_bytes
 from nextvec.report.latency_page import write_latency_page
-from nextvec.training import Run, load_model
+from nextvec.runs import Run, load_model
 
 
 def latency(arguments: Namespace) -> int:

@@ -7,10 +7,10 @@ from nextvec.cli.banks import open_bank
 from nextvec.cli.verbs import as_json
 from nextvec.errors import SettingsError
 from nextvec.experiments.context import context_experiment
-from nextvec.experiments.experts import KINDS, experts_experiment
-from nextvec.experiments.phase_table import POOLS, RECIPES
-from nextvec.experiments.phases import phases as run_phases
 from nextvec.lanes import Lanes
+from nextvec.reproduction.experts_study import KINDS, experts_experiment
+from nextvec.reproduction.phase_table import POOLS, RECIPES
+from nextvec.reproduction.phases import phases as run_phases
 
 
 def phases(arguments: Namespace) -> int:

@@ -16,7 +16,7 @@ from nextvec.errors import DataError, ServingError, SettingsError
 
 if TYPE_CHECKING:
     from nextvec.inference import Engine
-    from nextvec.serving.ledger import Ledger
+    from nextvec.rollout.ledger import Ledger
 
 LEDGER = "rollouts.db"
 PEOPLE = {
@@ -112,13 +112,13 @@ def _start(arguments: Namespace) -> int:
     from nextvec.cli.banks import open_bank_of
     from nextvec.cli.show import Bars
     from nextvec.inference import Engine
-    from nextvec.serving.judge import Evidence, Rung
+    from nextvec.rollout.judge import Evidence, Rung
+    from nextvec.rollout.plan import Command, Plan, create, intervene
+    from nextvec.rollout.promotions import identity
+    from nextvec.rollout.units import bands
+    from nextvec.runs import Run
     from nextvec.serving.preflight import preflight
-    from nextvec.serving.promotions import identity
-    from nextvec.serving.rollout import Command, Plan, create, intervene
-    from nextvec.serving.units import bands
     from nextvec.serving.wire import NAME
-    from nextvec.training import Run
 
     names = [path.resolve().name for path in (arguments.over, arguments.canary)]
     chosen = arguments.id or f"{names[1]}-{datetime.now(UTC):%Y%m%dT%H%M%S}"[-64:]
@@ -157,8 +157,8 @@ def _start(arguments: Namespace) -> int:
 
 
 def _intervene(arguments: Namespace) -> int:
-    from nextvec.serving.report import caution
-    from nextvec.serving.rollout import Command, intervene
+    from nextvec.rollout.plan import Command, intervene
+    from nextvec.rollout.report import caution
 
     ledger = _opened(arguments)
     which = _which(ledger, arguments)
@@ -175,7 +175,7 @@ def _intervene(arguments: Namespace) -> int:
 
 def _status(arguments: Namespace) -> int:
     from nextvec.cli import show_rollout
-    from nextvec.serving.report import report
+    from nextvec.rollout.report import report
 
     ledger = _opened(arguments)
     found = report(ledger, _which(ledger, arguments))
@@ -187,8 +187,8 @@ def _status(arguments: Namespace) -> int:
 
 
 def _watch(arguments: Namespace) -> int:
-    from nextvec.serving.report import report
-    from nextvec.serving.rollout import Phase
+    from nextvec.rollout.plan import Phase
+    from nextvec.rollout.report import report
 
     if arguments.every <= 0:
         raise SettingsError("--every must be above 0 seconds")
@@ -214,7 +214,7 @@ def _line(row: dict[str, Any], as_json: bool) -> None:
 
 
 def _history(arguments: Namespace) -> int:
-    from nextvec.serving.report import weights
+    from nextvec.rollout.report import weights
 
     ledger = _opened(arguments)
     rows = ledger.rows(arguments.rollout)
@@ -240,7 +240,7 @@ def _verify(arguments: Namespace) -> int:
 
 
 def _export(arguments: Namespace) -> int:
-    from nextvec.serving.ledger import open_damaged
+    from nextvec.rollout.ledger import open_damaged
 
     for row in open_damaged(arguments.ledger).export():
         print(json.dumps(row))
@@ -249,7 +249,7 @@ def _export(arguments: Namespace) -> int:
 
 def _simulate(arguments: Namespace) -> int:
     from nextvec.cli import show, show_rollout
-    from nextvec.serving.simulate import EQUAL, HARMS, recorded, simulate, synthetic
+    from nextvec.rollout.simulate import EQUAL, HARMS, recorded, simulate, synthetic
 
     if min(arguments.rollouts, arguments.requests) < 1:
         raise SettingsError("--rollouts and --requests must be 1 or more")
@@ -270,7 +270,7 @@ def _simulate(arguments: Namespace) -> int:
 
 
 def _opened(arguments: Namespace, create: bool = False) -> "Ledger":
-    from nextvec.serving.ledger import open_ledger
+    from nextvec.rollout.ledger import open_ledger
 
     if not create and "://" not in arguments.ledger and not Path(arguments.ledger).exists():
         raise ServingError(f"{arguments.ledger}: there is no ledger; `nextvec rollout start` makes one")

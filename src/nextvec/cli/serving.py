@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from nextvec.bank.verification import Verify
     from nextvec.inference import Engine
     from nextvec.models.packed import Weights
+    from nextvec.rollout.ledger import Ledger
+    from nextvec.rollout.promotions import Start
     from nextvec.serving.canary import Canary
-    from nextvec.serving.ledger import Ledger
     from nextvec.serving.listening import Place
     from nextvec.serving.observations import Settled
-    from nextvec.serving.promotions import Start
     from nextvec.serving.service import Service
 
 HOST, PORT = "127.0.0.1", 8080
@@ -193,7 +193,7 @@ def _place(arguments: Namespace) -> "Place":
 def _opened(bank: Path | None, weights: "Weights | Literal['auto']", verify: "Verify", run: Path) -> "Engine":
     """At the top of a module, for another process to find it."""
     from nextvec.inference import Engine, bank_of
-    from nextvec.training import Run
+    from nextvec.runs import Run
 
     opened = Run.open(run)
     return Engine.open(opened, bank_of(opened, bank, verify), weights=weights)
@@ -243,8 +243,8 @@ def _started(arguments: Namespace, runs: dict[str, Path], experts: set[str]) -> 
     Raises:
         ServingError: the ledger is damaged, or a run that it says was promoted is not there.
     """
-    from nextvec.serving.ledger import open_ledger
-    from nextvec.serving.promotions import Start, promotions, start
+    from nextvec.rollout.ledger import open_ledger
+    from nextvec.rollout.promotions import Start, promotions, start
 
     if arguments.long is not None and arguments.long not in runs:
         raise ServingError(f"model {arguments.long!r} is not served; name one of {', '.join(runs)}")

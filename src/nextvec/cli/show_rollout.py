@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from nextvec.serving.judge import ALPHA_OK
+from nextvec.rollout.judge import ALPHA_OK
 
 
 def rollout_status(found: Mapping[str, Any]) -> None:

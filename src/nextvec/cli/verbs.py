@@ -16,6 +16,8 @@ from nextvec.cli.banks import open_bank, open_bank_of
 from nextvec.demo import demo as run_demo
 from nextvec.errors import DataError, SettingsError
 from nextvec.evaluation.audit import audit as run_audit
+from nextvec.evaluation.runs import OWN_CONTEXT
+from nextvec.evaluation.runs import evaluate as run_evaluate
 from nextvec.inference import Engine
 from nextvec.inference.export import export as export_model
 from nextvec.ingestion import Chunking
@@ -24,11 +26,10 @@ from nextvec.ingestion.ingest import open_any
 from nextvec.ingestion.text import decode
 from nextvec.lanes import Lanes
 from nextvec.recipes import recipe
+from nextvec.runs import Run
 from nextvec.settings import override
-from nextvec.training import Run, begin
+from nextvec.training import begin
 from nextvec.training import train as run_train
-from nextvec.training.evaluate import OWN_CONTEXT
-from nextvec.training.evaluate import evaluate as run_evaluate
 from nextvec.windows import missed_shares
 
 Arguments = Namespace

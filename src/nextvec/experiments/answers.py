@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 from nextvec.bank.layout import write_atomically
 from nextvec.errors import RunError
 from nextvec.ranks import Ranks, Rate, clustered_rate, paired_lift
-from nextvec.training import Run
+from nextvec.runs import Run
 
 ENOUGH_DOCUMENTS = 10
 FIELDS = ("above", "tied", "candidates", "clusters")

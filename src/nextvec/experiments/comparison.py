@@ -11,11 +11,11 @@ from nextvec.bank import Bank
 from nextvec.errors import ExamError, SettingsError
 from nextvec.evaluation.by_lane import lane_figures, places_by_lane
 from nextvec.evaluation.report import HITS
+from nextvec.evaluation.runs import OWN_CONTEXT, Sitting, sittings
 from nextvec.lanes import Lanes
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Rate, candidate_terms, paired_lift
-from nextvec.training import Run, Sitting, sittings
-from nextvec.training.evaluate import OWN_CONTEXT
+from nextvec.runs import Run
 
 NOWHERE = np.array([], np.int64)
 Verdict = Literal["better", "worse", "cannot be told apart"]

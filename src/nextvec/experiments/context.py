@@ -35,9 +35,9 @@ from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks
 from nextvec.recipes import recipe as settings_of
 from nextvec.report.phases_page import write_context_page
+from nextvec.runs import Run, TrainSettings, load_model
+from nextvec.runs.run import BEST
 from nextvec.settings import override
-from nextvec.training import Run, TrainSettings, load_model
-from nextvec.training.run import BEST
 from nextvec.windows import Split, split, training_windows
 
 CONTEXTS = (100, 500, 1000)

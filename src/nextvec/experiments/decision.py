@@ -16,8 +16,8 @@ from nextvec.experiments.metrics import METRICS, Figure, Measured, figure_text, 
 from nextvec.inference.latency import Answer
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Rate, candidate_terms, candidates_in_words
-from nextvec.training import Run
-from nextvec.training.run import BEST
+from nextvec.runs import Run
+from nextvec.runs.run import BEST
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nextvec.errors import SettingsError
+from nextvec.evaluation.runs import OWN_CONTEXT
 from nextvec.experiments.metrics import METRICS, Figure, Terms
 from nextvec.ranks import Rate
-from nextvec.training.evaluate import OWN_CONTEXT
 
 PARTS = ("valid", "test")
 BOUNDS = ("at_least", "at_most")

@@ -9,13 +9,13 @@ from typing import Literal
 from nextvec.bank import Bank
 from nextvec.evaluation import Report
 from nextvec.evaluation.report import HITS
+from nextvec.evaluation.runs import OWN_CONTEXT, Sitting, evaluate, sittings
 from nextvec.experiments.comparison import compare
 from nextvec.inference import Engine
 from nextvec.inference.latency import Answer, answers
 from nextvec.progress import Progress
 from nextvec.ranks import Rate
-from nextvec.training import Run, Sitting, evaluate, sittings
-from nextvec.training.evaluate import OWN_CONTEXT
+from nextvec.runs import Run
 
 Figure = Rate | float
 

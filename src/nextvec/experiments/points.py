@@ -9,9 +9,10 @@ import numpy as np
 
 from nextvec.bank import Bank
 from nextvec.evaluation.report import HITS
+from nextvec.evaluation.runs import Sitting
 from nextvec.experiments.answers import average, average_lift
 from nextvec.ranks import Ranks, Rate, candidate_terms
-from nextvec.training import Run, Sitting
+from nextvec.runs import Run
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from pathlib import Path
 from nextvec.bank import Bank
 from nextvec.errors import DataError, NextvecError, RunError
 from nextvec.progress import Progress, silent
-from nextvec.training import Run, TrainSettings, begin, train
+from nextvec.runs import Run, TrainSettings
+from nextvec.training import begin, train
 
 POLL_SECONDS = 1.0
 

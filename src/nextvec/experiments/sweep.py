@@ -13,12 +13,14 @@ from nextvec.bank import Bank
 from nextvec.bank.layout import write_atomically
 from nextvec.errors import NextvecError, RunError, SettingsError
 from nextvec.evaluation import Exam
+from nextvec.evaluation.runs import Sitting, sittings
 from nextvec.experiments.points import Point, Sweep, Trial, assignments
 from nextvec.experiments.runs import Plan, stored, train_each
 from nextvec.progress import Progress, silent
 from nextvec.recipes import recipe
+from nextvec.runs import Run, TrainSettings
 from nextvec.settings import override
-from nextvec.training import Run, Sitting, TrainSettings, begin, sittings
+from nextvec.training import begin
 from nextvec.windows import split
 
 RECORD, LOCK = "sweep.json", "sweep.lock"

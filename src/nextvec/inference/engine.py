@@ -32,8 +32,8 @@ from nextvec.ingestion import Chunking
 from nextvec.models import Recurrent
 from nextvec.models.packed import Weights, best, pack
 from nextvec.progress import Progress, silent
-from nextvec.training import Run, load_model
-from nextvec.training.evaluate import check_encoder
+from nextvec.runs import Run, load_model
+from nextvec.runs.loading import check_encoder
 from nextvec.vectors import unit_rows
 
 SEGMENT = 1024  # vectors read at once: the memory of a long context stays bounded

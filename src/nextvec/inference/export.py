@@ -29,9 +29,9 @@ from nextvec.inference.states import like
 from nextvec.models import Hierarchical, Recurrent
 from nextvec.models.window_attention import Window, WindowAttention
 from nextvec.models.working_memory import Held, WorkingMemory
-from nextvec.training import Run, load_model
-from nextvec.training.evaluate import check_encoder
-from nextvec.training.run import BEST
+from nextvec.runs import Run, load_model
+from nextvec.runs.loading import check_encoder
+from nextvec.runs.run import BEST
 
 KIND, FORMAT = "nextvec onnx export", 1
 STEP, PASSAGE, MANIFEST, EXAMPLE = "step.onnx", "passage.onnx", "manifest.json", "example.py"

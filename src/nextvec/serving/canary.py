@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from nextvec.errors import NextvecError, ServingError
-from nextvec.serving.judge import Evidence
-from nextvec.serving.ledger import Ledger, LedgerError, Record
+from nextvec.rollout.judge import Evidence
+from nextvec.rollout.ledger import Ledger, LedgerError, Record
+from nextvec.rollout.plan import Controller, Follower, Phase, fold
+from nextvec.rollout.promotions import named, past
+from nextvec.rollout.report import ended_by, report
+from nextvec.rollout.units import bands
+from nextvec.routing import Lineup, Served, Snapshot
 from nextvec.serving.notices import Notices
 from nextvec.serving.observations import Event
 from nextvec.serving.participation import Participation
-from nextvec.serving.promotions import named, past
-from nextvec.serving.report import ended_by, report
-from nextvec.serving.rollout import Controller, Follower, Phase, fold
-from nextvec.serving.router import Lineup, Served, Snapshot
 from nextvec.serving.service import Service
-from nextvec.serving.units import bands
 
 
 @dataclass(frozen=True)

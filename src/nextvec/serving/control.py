@@ -9,11 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from nextvec.errors import ServingError
+from nextvec.rollout.ledger import ConflictError, LedgerError
+from nextvec.rollout.plan import Command, Verb, intervene
+from nextvec.rollout.report import caution
 from nextvec.serving import wire
 from nextvec.serving.canary import Canary
-from nextvec.serving.ledger import ConflictError, LedgerError
-from nextvec.serving.report import caution
-from nextvec.serving.rollout import Command, Verb, intervene
 from nextvec.serving.wire import RefusedError
 
 VERBS: dict[str, Verb] = {

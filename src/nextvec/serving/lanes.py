@@ -12,8 +12,8 @@ from jaxtyping import Float32, Float64
 
 from nextvec.evaluation.by_lane import SURE
 from nextvec.lanes import Anchors
+from nextvec.routing import UNSURE
 from nextvec.serving.metrics import Metrics
-from nextvec.serving.router import UNSURE
 
 MOST_SESSIONS = 100_000  # whose votes are remembered; others are counted anew from their contexts
 ENOUGH = 3  # failures in a row, and an expert is not asked

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from nextvec.serving.router import Arm
+from nextvec.routing import Arm
 
 Stream = Literal["assign", "fail", "slow", "miss", "unlabelled"]
 

@@ -18,17 +18,17 @@ from safetensors.numpy import load
 import nextvec
 from nextvec.bank import Bank
 from nextvec.errors import NextvecError
+from nextvec.evaluation.runs import SITTINGS
 from nextvec.experiments.answers import kept_at
 from nextvec.ranks import Ranks, candidate_terms
+from nextvec.rollout.judge import ALPHA_OK, CANARY, STABLE, Evidence, Rung
+from nextvec.rollout.ledger import LedgerError
+from nextvec.rollout.plan import Phase, Plan, State, units_at
+from nextvec.runs import Run
+from nextvec.runs.run import BEST
 from nextvec.serving.isolated import EngineProcess
-from nextvec.serving.judge import ALPHA_OK, CANARY, STABLE, Evidence, Rung
-from nextvec.serving.ledger import LedgerError
 from nextvec.serving.recent import BINS, DECADE, SECONDS, edges, percentiles
-from nextvec.serving.rollout import Phase, Plan, State, units_at
 from nextvec.serving.service import Model, Service
-from nextvec.training import Run
-from nextvec.training.evaluate import SITTINGS
-from nextvec.training.run import BEST
 
 Json = dict[str, Any]
 Rollout = Callable[[], Json | None]

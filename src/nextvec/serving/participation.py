@@ -8,12 +8,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 
+from nextvec.rollout.judge import CANARY, FAIL
+from nextvec.rollout.plan import Follower
+from nextvec.rollout.units import Units, band, bands
+from nextvec.routing import UNSURE
 from nextvec.serving.causes import most
-from nextvec.serving.judge import CANARY, FAIL
 from nextvec.serving.observations import Closed, Event, Pair, Seen
-from nextvec.serving.rollout import Follower
-from nextvec.serving.router import UNSURE
-from nextvec.serving.units import Units, band, bands
 
 LATEST, FEWEST, MOST_FAILED = 60.0, 20, 0.5  # seconds; requests of the canary in them; share of them that stable answered
 MOST_SETTLED = 1_000  # sessions at one call of settle

@@ -26,6 +26,7 @@ from jaxtyping import Float32
 
 from nextvec.errors import NextvecError, NotFiniteError, ServingError
 from nextvec.inference import Expected, Question
+from nextvec.routing import BUCKETS, LONGEST_SALT, Arm, Expert, Lineup, Route, Served, Snapshot, bucket, route
 from nextvec.serving import moving
 from nextvec.serving.causes import cause
 from nextvec.serving.contexts import ConflictError, Contexts, FullError, Head, View, begun, rewritten
@@ -37,7 +38,6 @@ from nextvec.serving.metrics import Metrics
 from nextvec.serving.observations import Closed, Event, Pair, Seen, Settled, Stream
 from nextvec.serving.opening import in_own_thread
 from nextvec.serving.rebuild import INLINE, Rebuilds, read
-from nextvec.serving.router import BUCKETS, LONGEST_SALT, Arm, Expert, Lineup, Route, Served, Snapshot, bucket, route
 from nextvec.serving.states import States
 from nextvec.serving.texts import Texts
 from nextvec.serving.wire import MOST_LENGTH, MOST_ROWS, MOST_SNAPSHOT, RefusedError, Vectors

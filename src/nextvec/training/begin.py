@@ -5,7 +5,7 @@
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,21 +17,10 @@ from nextvec.errors import DataError, ExamError, RunError, SettingsError
 from nextvec.evaluation.exam import Exam
 from nextvec.evaluation.report import strongest_decay
 from nextvec.lanes import Anchors, Lanes, cluster_anchors, description_anchors
-from nextvec.models import (
-    GRU,
-    LSTM,
-    AttentionMixture,
-    ExpertGRU,
-    Hierarchical,
-    LinearRecurrence,
-    MemoryGRU,
-    PublishedMemoryGRU,
-    Recurrent,
-    Transformer,
-)
-from nextvec.models.experts import LaneScores, RandomLanes
-from nextvec.training.run import BEST, RUN, START, Origin, Run, document_sketch
-from nextvec.training.settings import TrainSettings
+from nextvec.models import ExpertGRU
+from nextvec.runs.loading import build
+from nextvec.runs.run import BEST, RUN, START, Origin, Run, document_sketch
+from nextvec.runs.settings import TrainSettings
 from nextvec.training.support import check_computes
 from nextvec.windows import Split, Windows, coherent, last_windows, rows_of, split, training_windows
 
@@ -192,64 +181,3 @@ def anchors_of(settings: TrainSettings, bank: Bank, documents: Int64[np.ndarray,
         count = len(anchors.names)
         raise SettingsError(f"experts={s.experts}: lanes={s.lanes} are {count}; the nearest right one is {count}")
     return anchors
-
-
-def build(settings: TrainSettings, centre: Float[Tensor, " D"], decay: float, anchors: Anchors | None = None) -> Recurrent[Any]:
-    """The untrained model of some settings; its weights are decided by ``settings.seed``.
-
-    Without ``anchors`` the lanes of experts lie nowhere until weights are loaded.
-    """
-    torch.manual_seed(settings.seed)
-    s = settings
-    match s.model:
-        case "memory_gru":
-            return MemoryGRU(centre, decay, s.hidden, s.slots, s.working, s.dropout)
-        case "gru":
-            return GRU(centre, decay, s.hidden, s.layers, s.dropout)
-        case "lstm":
-            return LSTM(centre, decay, s.hidden, s.layers, s.dropout)
-        case "transformer":
-            return Transformer(centre, decay, hidden=s.hidden, layers=s.layers, dropout=s.dropout, window=s.window)
-        case "mixture":
-            return AttentionMixture(centre, decay, hidden=s.hidden, layers=s.layers, dropout=s.dropout, window=s.window)
-        case "hierarchical":
-            return Hierarchical(centre, decay, hidden=s.hidden, layers=s.layers, dropout=s.dropout, chunk=s.chunk)
-        case "linear":
-            return LinearRecurrence(centre, decay, hidden=s.hidden, layers=s.layers, dropout=s.dropout)
-        case "experts":
-            shared = MemoryGRU(centre, decay, s.hidden, s.slots, s.working, s.dropout)
-            lanes = _lane_scores(s, len(centre), anchors)
-            temperature = anchors.temperature if anchors else 0.1
-            return ExpertGRU(
-                shared, lanes, s.expert_width, s.common_width, s.gate_on, s.top, temperature, s.dropout, s.constants
-            )
-        case "published":
-            return PublishedMemoryGRU(len(centre), s.hidden, s.layers, s.slots or 1, s.dropout)
-
-
-def _lane_scores(settings: TrainSettings, dim: int, anchors: Anchors | None) -> LaneScores | RandomLanes:
-    s = settings
-    if s.lanes == "random" and s.experts > 1:
-        return RandomLanes(dim, s.route_per)
-    scores = LaneScores(dim, s.experts, s.route_per)
-    if anchors:
-        scores.anchors.copy_(torch.from_numpy(anchors.vectors))
-        scores.prices.copy_(torch.from_numpy(anchors.prices))
-    return scores
-
-
-def load_model(run: Run, name: str = BEST) -> tuple[Recurrent[Any], Float[Tensor, " D"]]:
-    """The trained model of a run, in evaluation mode on the processor, and the mean of its training rows.
-
-    Raises:
-        RunError: it was never trained, or its weights do not fit its settings.
-    """
-    tensors, _ = run.load(name)
-    centre = tensors.pop("centre")
-    tensors.pop("log_temperature", None)
-    model = build(run.settings, centre, run.origin.decay)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise RunError(f"{run.path / name} does not fit the run's settings: {str(error).splitlines()[0]}") from None
-    return model.eval(), centre

@@ -19,8 +19,8 @@ from nextvec.batches import Candidates, Passages, candidates, passages
 from nextvec.models import ExpertGRU, PublishedMemoryGRU, Recurrent
 from nextvec.models.experts import balance
 from nextvec.objective import cosine_distance, gradient_norms, info_nce, squared_distance
-from nextvec.training.run import generator_seed
-from nextvec.training.settings import TrainSettings
+from nextvec.runs.run import generator_seed
+from nextvec.runs.settings import TrainSettings
 from nextvec.training.support import reduced_precision
 from nextvec.windows import Windows
 

@@ -12,7 +12,7 @@ import torch
 
 from nextvec.errors import SettingsError
 from nextvec.models import Recurrent
-from nextvec.training.settings import Precision, TrainSettings
+from nextvec.runs.settings import Precision, TrainSettings
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PROBED = 3  # positions

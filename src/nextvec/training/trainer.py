@@ -21,11 +21,12 @@ from nextvec.evaluation.report import HITS
 from nextvec.models import PublishedMemoryGRU
 from nextvec.negatives import Mined, Queue, mine
 from nextvec.ranks import Ranks, paired_lift
+from nextvec.runs.loading import build
+from nextvec.runs.run import BEST, CHECKPOINT, START, Run, generator_seed
+from nextvec.runs.settings import TrainSettings
 from nextvec.training.alarms import NOT_FINITE, REMEMBERED, collapse, explosion, few_updates, small_exam
-from nextvec.training.begin import VALID_ROWS, anchors_of, build, centre_of, epoch, present, take_over
+from nextvec.training.begin import VALID_ROWS, anchors_of, centre_of, epoch, present, take_over
 from nextvec.training.gradient import Computed, Gradient
-from nextvec.training.run import BEST, CHECKPOINT, START, Run, generator_seed
-from nextvec.training.settings import TrainSettings
 from nextvec.training.support import check_computes
 from nextvec.windows import Split, Windows, rows_of
 

@@ -34,7 +34,7 @@ from hashlib import blake2b
 from math import exp, inf, isfinite, log, sqrt
 
 from nextvec.errors import ServingError
-from nextvec.serving.judge import ASSIGN, CANARY, FAIL, NEITHER, PAIRED, SLOW, STABLE, Event
+from nextvec.rollout.judge import ASSIGN, CANARY, FAIL, NEITHER, PAIRED, SLOW, STABLE, Event
 
 TOLERATED = 1.2
 TAIL = 0.05

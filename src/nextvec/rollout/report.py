@@ -4,9 +4,9 @@ import math
 from itertools import pairwise
 from typing import Any
 
-from nextvec.serving.judge import ASSIGN, CANARY, MISS, OK, STABLE, STREAMS, Evidence, detectable
-from nextvec.serving.ledger import Ledger, Record, Row
-from nextvec.serving.rollout import LIVE, Phase, Plan, State, counted, fold, units_at
+from nextvec.rollout.judge import ASSIGN, CANARY, MISS, OK, STABLE, STREAMS, Evidence, detectable
+from nextvec.rollout.ledger import Ledger, Record, Row
+from nextvec.rollout.plan import LIVE, Phase, Plan, State, counted, fold, units_at
 
 ALL = 100.0  # percent of the sessions that a promoted model answers
 

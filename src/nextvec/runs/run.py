@@ -23,7 +23,7 @@ from nextvec.bank import Bank, row_hashes
 from nextvec.bank.layout import read_json, write_atomically
 from nextvec.errors import RunError, SettingsError
 from nextvec.lanes import Anchors
-from nextvec.training.settings import TrainSettings
+from nextvec.runs.settings import TrainSettings
 from nextvec.windows import Split
 
 FORMAT, SKETCH = 1, 16

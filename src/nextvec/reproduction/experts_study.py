@@ -16,6 +16,7 @@ from nextvec.bank.layout import write_atomically
 from nextvec.errors import SettingsError
 from nextvec.evaluation import Exam
 from nextvec.evaluation.by_lane import Json, expert_use, places_by_lane
+from nextvec.evaluation.runs import sittings
 from nextvec.experiments.answers import average, average_lift, few_documents, kept_at
 from nextvec.experiments.context import NEVER
 from nextvec.experiments.runs import Plan, train_all
@@ -24,8 +25,8 @@ from nextvec.models import ExpertGRU
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks, candidate_terms
 from nextvec.recipes import recipe as settings_of
+from nextvec.runs import Run, TrainSettings, load_model
 from nextvec.settings import override
-from nextvec.training import Run, TrainSettings, load_model, sittings
 from nextvec.windows import split
 
 WHOLE, ACTIVE, TOTAL = "one", "active", "total"

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from nextvec.errors import ServingError
-from nextvec.serving.ledger import Ledger
-from nextvec.serving.rollout import Phase
+from nextvec.rollout.ledger import Ledger
+from nextvec.rollout.plan import Phase
 
 PAST = 20  # rollouts listed by :func:`past`
 

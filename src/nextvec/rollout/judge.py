@@ -19,7 +19,7 @@ by a long good history, and a leak that begins on the second day would wait for 
 afresh with each segment (share ``1 / (j + 1)(j + 2)`` with the j-th; a mixture over starting times as in Shin, Ramdas and
 Rinaldo 2024). A quarter of a stream's capital is for mirrored pairs, where the stream can have any.
 
-**Units.** What is randomised is the session, so a session is one unit (:mod:`nextvec.serving.units`). Requests of one session
+**Units.** What is randomised is the session, so a session is one unit (:mod:`nextvec.rollout.units`). Requests of one session
 fail together, and a test that counts each of them alarms on identical arms.
 
 **The state** is counts of events, integers: the order of batches cannot matter, rounding cannot accumulate, and counts of
@@ -31,7 +31,7 @@ the one stream that is beyond its margin to err (intersection-union, Berger 1982
 
 **What it does not say.** OK is about the pool, the average unit; a stratum alone beyond the margin shows only once it is WORSE.
 Nothing is said of a harm that hits both arms. And streams share their sessions' coins, so a weight that was raised because one
-stream was OK knows a little of the others' coins; the simulation (:mod:`nextvec.serving.simulate`) includes that.
+stream was OK knows a little of the others' coins; the simulation (:mod:`nextvec.rollout.simulate`) includes that.
 """
 
 # Axes: R bets, S segments, K strata; "..." is free (the simulation puts its rollouts there).

@@ -19,8 +19,8 @@ from nextvec.evaluation import Exam, Report, examine, predict_rows
 from nextvec.lanes import Lanes
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks
-from nextvec.training.begin import load_model
-from nextvec.training.run import BEST, Run
+from nextvec.runs.loading import check_encoder, load_model
+from nextvec.runs.run import BEST, Run
 from nextvec.windows import Part, missed_shares
 
 OWN_CONTEXT = 0
@@ -116,18 +116,6 @@ def _sitting_file(run: Run, exam: Exam, context: int | None) -> Path:
         raise RunError(f"{run.path} has no {BEST}; has it been trained?")
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
     return run.path / SITTINGS / f"{exam.id}-{context or 'all'}-{digest}.safetensors"
-
-
-def check_encoder(run: Run, bank: Bank) -> None:
-    """
-    Raises:
-        RunError: the bank's vectors come from another encoder than the run's.
-    """
-    if bank.manifest.encoder_fingerprint != run.origin.encoder or bank.dim != run.origin.dim:
-        raise RunError(
-            f"the bank's vectors come from {bank.manifest.encoder_fingerprint} ({bank.dim} wide), "
-            f"the run was trained on {run.origin.encoder} ({run.origin.dim} wide); they cannot be compared"
-        )
 
 
 def _examined(run: Run, bank: Bank, part: Part | Literal["all"]) -> tuple[Int64[np.ndarray, " M"], tuple[str, ...]]:

@@ -25,7 +25,7 @@ import pyarrow.parquet
 from jaxtyping import Bool, Float64, Int64
 
 from nextvec.errors import ServingError
-from nextvec.serving.judge import (
+from nextvec.rollout.judge import (
     ALPHA_OK,
     ASSIGN,
     FAIL,
@@ -48,7 +48,7 @@ from nextvec.serving.judge import (
     needed,
     pair_gains,
 )
-from nextvec.serving.units import EDGES, GAIN, TAIL, TOLERATED, settled
+from nextvec.rollout.units import EDGES, GAIN, TAIL, TOLERATED, settled
 
 COLUMNS = ("time", "session", "n_vectors", "latency_ms", "failed", "hit")
 SIDE_BY_SIDE = 100  # rollouts
@@ -351,7 +351,7 @@ class _Group:
 
 
 class _Capital:
-    """The judge's state, one row a rollout: what it is in :class:`~nextvec.serving.judge.Evidence`, as arrays."""
+    """The judge's state, one row a rollout: what it is in :class:`~nextvec.rollout.judge.Evidence`, as arrays."""
 
     def __init__(self, rollouts: int, strata: int, weights: Float64[np.ndarray, " S"]) -> None:
         self.weights, self.strata = weights, strata

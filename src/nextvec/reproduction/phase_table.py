@@ -13,7 +13,7 @@ from nextvec.evaluation import Exam
 from nextvec.evaluation.report import HITS
 from nextvec.experiments.answers import average, average_lift, kept_at
 from nextvec.ranks import Ranks, Rate, candidate_terms
-from nextvec.training import Run
+from nextvec.runs import Run
 
 Pool = int | None  # candidates per scored row; None for the whole bank
 

@@ -15,8 +15,17 @@ from nextvec.errors import ExamError, RunError, SettingsError
 from nextvec.evaluation import Exam, predict_rows
 from nextvec.evaluation.by_lane import expert_use, places_by_lane
 from nextvec.evaluation.report import baselines
+from nextvec.evaluation.runs import sittings
 from nextvec.experiments.answers import average, digest, few_documents, read_ranks, write_ranks
-from nextvec.experiments.phase_table import (
+from nextvec.experiments.runs import Plan, train_all
+from nextvec.inference import bank_of
+from nextvec.lanes import Lanes
+from nextvec.models import ExpertGRU
+from nextvec.progress import Progress, silent
+from nextvec.ranks import Ranks
+from nextvec.recipes import recipe as settings_of
+from nextvec.report.phases_page import write_phases_page
+from nextvec.reproduction.phase_table import (
     FIXED_POOL,
     FORMS,
     ORDER,
@@ -29,17 +38,9 @@ from nextvec.experiments.phase_table import (
     Step,
     parts_of,
 )
-from nextvec.experiments.runs import Plan, train_all
-from nextvec.inference import bank_of
-from nextvec.lanes import Lanes
-from nextvec.models import ExpertGRU
-from nextvec.progress import Progress, silent
-from nextvec.ranks import Ranks
-from nextvec.recipes import recipe as settings_of
-from nextvec.report.phases_page import write_phases_page
+from nextvec.runs import Run, load_model
+from nextvec.runs.run import BEST, RUN
 from nextvec.settings import override
-from nextvec.training import Run, load_model, sittings
-from nextvec.training.run import BEST, RUN
 from nextvec.windows import Split
 
 

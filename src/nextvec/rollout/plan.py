@@ -31,9 +31,9 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from nextvec.errors import ServingError
-from nextvec.serving.judge import ASSIGN, CANARY, FAIL, MISS, OK, STABLE, Event, Evidence, Rung, Verdict, ladder
-from nextvec.serving.ledger import ConflictError, Entry, Ledger, LedgerError, Record, Row, Turn
-from nextvec.serving.router import Lineup, Snapshot
+from nextvec.rollout.judge import ASSIGN, CANARY, FAIL, MISS, OK, STABLE, Event, Evidence, Rung, Verdict, ladder
+from nextvec.rollout.ledger import ConflictError, Entry, Ledger, LedgerError, Record, Row, Turn
+from nextvec.routing import Lineup, Snapshot
 
 CONTROLLER = "controller"
 TAKEOVER = 0.5  # of a lease without a beat, and another may hold: before any router has given the canary up
@@ -433,7 +433,7 @@ class Follower:
 
     Args:
         router: who this is; another name in each process and after each restart.
-        stable, canary: what the arms answer with; threshold: of both, see :class:`~nextvec.serving.router.Snapshot`.
+        stable, canary: what the arms answer with; threshold: of both, see :class:`~nextvec.routing.Snapshot`.
         clock: that the snapshot's deadline is on; monotonic, seconds.
 
     Raises:
