@@ -324,7 +324,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     pq.write_table(pa.table(table), folder / "rows.parquet")
     nv.ingest(folder / "rows.parquet", folder / "bank")
-    small = nv.TrainSettings(context=20, batch=4, updates=20, hidden=16, slots=16, pool=50)
+    small = nv.TrainSettings.of(context=20, batch=4, updates=20, hidden=16, slots=16, pool=50)
     run = nv.begin(folder / "run", "default", small, nv.Bank.open(folder / "bank"))
     for _ in nv.train(run, nv.Bank.open(folder / "bank")):
         pass

@@ -27,7 +27,7 @@ from nextvec.ingestion.text import decode
 from nextvec.lanes import Lanes
 from nextvec.recipes import recipe
 from nextvec.runs import Run
-from nextvec.settings import override
+from nextvec.runs.settings import override
 from nextvec.training import begin
 from nextvec.training import train as run_train
 from nextvec.windows import missed_shares
@@ -37,7 +37,7 @@ Arguments = Namespace
 
 def demo(arguments: Arguments) -> int:
     with show.Bars() as bars:
-        found = run_demo(arguments.out, arguments.size, bars, bars.event).to_json()
+        found = run_demo(arguments.out, arguments.size, bars, [bars]).to_json()
     if arguments.json:
         return as_json(found)
     show.report_table(found)
@@ -119,11 +119,12 @@ def train(arguments: Arguments) -> int:
     settings = override(recipe(arguments.recipe, len(bank)), arguments.set)
     run = begin(arguments.run, arguments.recipe, settings, bank)
     with show.Bars() as bars:
-        if not settings.only:
-            for sentence in missed_shares(bank, run.split(bank), settings.valid, settings.test).values():
+        if not settings.source.lane_filter:
+            shares = settings.split
+            for sentence in missed_shares(bank, run.split(bank), shares.valid, shares.test).values():
                 bars.console.print(f"[dim]{sentence}[/dim]", highlight=False)
-        for event in run_train(run, bank):
-            bars.event(event)
+        for _ in run_train(run, bank, [bars]):
+            pass
     return _show(_run_facts(run), arguments)
 
 
@@ -207,13 +208,13 @@ def _run_facts(run: Run) -> dict[str, Any]:
     update = history[-1]["update"] if history else 0
     seconds = run.seconds()
     state = "training" if run.is_training else "finished" if run.finished else "stopped"
-    eta, error = run.eta(), run.eta_error()
+    eta, error = run.eta(), run.timing().remaining_error()
     return {
         "kind": "run",
         "state": state,
         "recipe": run.recipe,
         "update": update,
-        "updates": run.settings.updates,
+        "updates": run.settings.optimizer.updates,
         "best_hit5": run.best_hit5,
         "finished": run.finished,
         "seconds": round(seconds, 1),

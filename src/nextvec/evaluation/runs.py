@@ -72,7 +72,7 @@ def evaluate(
     documents, notes = _examined(run, bank, part)
     train = (bank, run.split(bank).train) if bank.fingerprint == run.origin.bank else None
     exam = Exam.over(bank, documents, part, pool, max_rows)
-    read = run.settings.context if context == OWN_CONTEXT else context
+    read = run.settings.passages.context if context == OWN_CONTEXT else context
     return examine(exam, model, run.name, centre, read, train, notes, progress, lanes)
 
 
@@ -95,7 +95,7 @@ def sittings(
     documents, _ = _examined(run, bank, part)
     whole = Exam.over(bank, documents, part, None, max_rows)
     exams = [whole.among(pool) for pool in pools]
-    read = run.settings.context if context == OWN_CONTEXT else context
+    read = run.settings.passages.context if context == OWN_CONTEXT else context
     files = [_sitting_file(run, exam, read) for exam in exams]
     if not all(file.exists() for file in files):
         model, _ = load_model(run)
@@ -121,9 +121,9 @@ def _sitting_file(run: Run, exam: Exam, context: int | None) -> Path:
 def _examined(run: Run, bank: Bank, part: Part | Literal["all"]) -> tuple[Int64[np.ndarray, " M"], tuple[str, ...]]:
     if part != "all":
         parts = run.split(bank)
-        missed = missed_shares(bank, parts, run.settings.valid, run.settings.test)
+        missed = missed_shares(bank, parts, run.settings.split.valid, run.settings.split.test)
         # An expert of one lane has fewer valid documents on purpose.
-        by_plan = run.settings.only and part == "valid"
+        by_plan = run.settings.source.lane_filter and part == "valid"
         return parts.part(part), (missed[part],) if part in missed and not by_plan else ()
     unseen = run.unseen(bank)
     left_out = bank.num_documents - len(unseen)

@@ -146,13 +146,13 @@ def race(a: Run, b: Run) -> Race:
 
 def _same_looks(a: Run, b: Run) -> bool:
     def looked_at(run: Run) -> tuple[Any, ...]:
-        return run.origin.bank, set(run.origin.parts["valid"]), run.settings.pool
+        return run.origin.bank, set(run.origin.parts["valid"]), run.settings.validation.pool
 
     return looked_at(a) == looked_at(b)
 
 
 def _seconds_until(run: Run, hit5: float) -> float | None:
-    clock = dict(run.clock())
+    clock = dict(run.timing().clock)
     return next((clock.get(look["update"]) for look in run.history() if look["valid"]["hit@5"] >= hit5), None)
 
 

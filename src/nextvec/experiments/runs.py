@@ -61,7 +61,7 @@ def train_each(
     runs = [begin(plan.path, plan.recipe, plan.settings, bank) for plan in plans]
     waiting = [run for run in runs if not run.finished]
     yield from ((run, None) for run in runs if run.finished)
-    updates = sum(run.settings.updates for run in waiting)
+    updates = sum(run.settings.optimizer.updates for run in waiting)
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(max(1, jobs), max(1, len(waiting))), context, _die_with_parent)
     try:
@@ -115,4 +115,4 @@ def _die_with_parent() -> None:
 def _done(run: Run) -> int:
     """Updates made; all of them once a run has ended, however early."""
     history = run.history()
-    return run.settings.updates if run.finished else history[-1]["update"] if history else 0
+    return run.settings.optimizer.updates if run.finished else history[-1]["update"] if history else 0

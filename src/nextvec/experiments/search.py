@@ -12,7 +12,7 @@ from nextvec.errors import SettingsError
 from nextvec.experiments.points import Point, Sweep
 from nextvec.experiments.sweep import Question, judged, parse_list
 from nextvec.progress import Progress, silent
-from nextvec.runs.run import generator_seed
+from nextvec.runs.seeds import generator_seed
 
 STORAGE = "trials.sqlite"
 PROPOSAL = 11  # purpose of a generator, beside those of training

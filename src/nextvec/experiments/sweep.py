@@ -5,7 +5,7 @@ import itertools
 import json
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from nextvec.experiments.runs import Plan, stored, train_each
 from nextvec.progress import Progress, silent
 from nextvec.recipes import recipe
 from nextvec.runs import Run, TrainSettings
-from nextvec.settings import override
+from nextvec.runs.settings import override
 from nextvec.training import begin
 from nextvec.windows import split
 
@@ -61,9 +61,9 @@ class Question:
         """
         base = override(recipe(name, len(bank)), sets)
         stored(bank)
-        parts = split(bank, base.valid, base.test)
+        parts = split(bank, base.split.valid, base.split.test)
         for part in ("train", "valid", "test"):
-            Exam.over(bank, parts.part(part), part, base.pool, rows)
+            Exam.over(bank, parts.part(part), part, base.validation.pool, rows)
         return Question(name, base, bank, Path(folder), seeds, jobs, rows)
 
     @contextmanager
@@ -94,17 +94,18 @@ class Question:
             if name in FIXED:
                 raise SettingsError(f"{name} cannot be swept: it {FIXED[name]}")
         settings = override(self.base, assignments(values))
-        return {name: getattr(settings, name) for name in values}
+        settled = {"model": settings.model, **settings.flat()}
+        return {name: settled[name] for name in values}
 
     def plans(self, values: Mapping[str, Any]) -> list[Plan]:
         """The runs of a point, one a seed."""
         settings = override(self.base, assignments(values))
         place = self.folder / f"{self.recipe}-{','.join(assignments(values))}"
         seeds = range(settings.seed, settings.seed + self.seeds)
-        return [Plan(place / f"seed-{seed}", self.recipe, replace(settings, seed=seed)) for seed in seeds]
+        return [Plan(place / f"seed-{seed}", self.recipe, settings.replaced(seed=seed)) for seed in seeds]
 
     def sit(self, run: Run) -> Sitting:
-        return sittings(run, self.bank, "valid", pools=(self.base.pool,), max_rows=self.rows)[0]
+        return sittings(run, self.bank, "valid", pools=(self.base.validation.pool,), max_rows=self.rows)[0]
 
 
 def sweep(

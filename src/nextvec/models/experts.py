@@ -2,7 +2,7 @@
 
 # Axes: B passages, T positions, N = B T, D width, H hidden, E experts, K chosen experts, P projections, L positions of a block.
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import log
 from typing import Literal, NamedTuple
 
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from nextvec.models.hooks import AuxiliaryLoss, LastTrained, Routing
 from nextvec.models.layers import feed_forward
 from nextvec.models.memory_gru import MemoryGRU, MemoryGRUState
 from nextvec.models.protocol import Recurrent
@@ -100,20 +101,13 @@ class RandomLanes(nn.Module):
         return LaneRead(scores_BTE[:, -1], torch.ones_like(state.weight)), scores_BTE
 
 
-class Routing(NamedTuple):
-    """Who speaks at each position.
-
-    ``probabilities`` of all experts sum to one. ``weights`` are zero but for the chosen: with the k-th best p_k,
-    w_i = max(0, p_i - p_(k+1)) / (p_1 + ... + p_k), so that an expert comes and goes with weight 0: the answer is a
-    continuous function of what was read, whatever rounds it, and where no lane leads, none is heard.
-    """
-
-    probabilities: Float[Tensor, "*shape E"]
-    weights: Float[Tensor, "*shape E"]
-
-
 def chosen(logits: Float[Tensor, "*shape E"], top: int) -> Routing:
-    """The routing of the ``top`` highest logits, as :class:`Routing` defines it."""
+    """The routing of the ``top`` highest logits.
+
+    With the k-th highest probability p_k, the weight of expert i is max(0, p_i - p_(k+1)) / (p_1 + ... + p_k). So the
+    weight of an expert is 0 where it becomes active or inactive, and the prediction is a continuous function of the
+    input: rounding cannot change it by more than rounding. Where all probabilities are equal, no expert is active.
+    """
     probabilities = logits.softmax(-1)
     if top >= probabilities.shape[-1]:
         return Routing(probabilities, probabilities)
@@ -224,7 +218,12 @@ class ExpertGRU(Recurrent[ExpertGRUState]):
         inner: width of an expert's inner layer; common: of the block that every position passes, 0 for none.
         on, top: see above; how many experts each position hears.
         temperature: of lane scores at the start; learned.
+        constants: whether each expert also adds a learned vector to the mixture of means.
+        balance: weight of the load-balancing loss.
+        router_fraction: share of the updates, the last ones, that train the gate alone.
     """
+
+    vector_parameters = ("shared.trunk.", "shared.recall_weights", "constants")
 
     def __init__(
         self,
@@ -237,9 +236,14 @@ class ExpertGRU(Recurrent[ExpertGRUState]):
         temperature: float = 0.05,
         dropout: float = 0.2,
         constants: bool = False,
+        balance: float = 0.0,
+        router_fraction: float = 0.0,
     ) -> None:
         super().__init__()
         self.dim = shared.dim
+        self.num_experts = lanes.count
+        self.balance, self.router_fraction = balance, router_fraction
+        self.has_auxiliary = balance > 0
         hidden = shared.cell.hidden_size
         self.shared, self.lanes = shared, lanes
         self.common = silent([feed_forward(hidden, common, dropout)] if common else [])
@@ -267,3 +271,21 @@ class ExpertGRU(Recurrent[ExpertGRUState]):
         beside_BTD = None if self.constants is None else routing.weights @ self.constants
         shared, y_BTD = self.shared.answer(read, h_BTH + residual_BTH, beside_BTD)
         return ExpertGRUState(shared, lanes), y_BTD, routing
+
+    def routing(self, x_BTD: Float[Tensor, "B T D"]) -> Routing:
+        return self.routed(self.start(len(x_BTD)), x_BTD)[2]
+
+    def with_auxiliary(
+        self, x_BTD: Float[Tensor, "B T D"], scored_BT: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T D"], AuxiliaryLoss]:
+        """As ``forward``, and the load-balancing loss."""
+        _, y_BTD, routing = self.routed(self.start(len(x_BTD)), x_BTD)
+        return y_BTD, AuxiliaryLoss("balance", self.balance, balance(routing, scored_BT))
+
+    def last_trained(self) -> LastTrained:
+        """The gate."""
+        return LastTrained(self.router_fraction, list(self.gate.parameters()) if self.router_fraction else [])
+
+    def take_over(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load the weights of another such model, or those of a memory GRU into the part that all experts share."""
+        (self.shared if "trunk.centre" in tensors else self).load_state_dict(tensors)

@@ -4,7 +4,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks, candidate_terms
 from nextvec.recipes import recipe as settings_of
 from nextvec.runs import Run, TrainSettings, load_model
-from nextvec.settings import override
+from nextvec.runs.settings import override
 from nextvec.windows import split
 
 WHOLE, ACTIVE, TOTAL = "one", "active", "total"
@@ -115,9 +115,9 @@ def experts_experiment(
         RunError: the folder holds runs with other settings or of another bank.
     """
     folder, base = Path(folder), _settings(recipe, len(bank), seeds, sets, kinds)
-    exam = Exam.over(bank, split(bank, base.valid, base.test).test, "test", pool, rows)
+    exam = Exam.over(bank, split(bank, base.split.valid, base.split.test).test, "test", pool, rows)
     plans = [
-        Plan(folder / kind / f"seed-{seed}", recipe, replace(changed(base, kind), seed=seed))
+        Plan(folder / kind / f"seed-{seed}", recipe, changed(base, kind).replaced(seed=seed))
         for kind in kinds
         for seed in range(seeds)
     ]
@@ -154,22 +154,23 @@ def changed(base: TrainSettings, kind: str) -> TrainSettings:
         SettingsError: no such kind.
     """
     if kind == WHOLE:
-        return replace(base, model="memory_gru")
-    s = replace(base, model="experts")
+        return base.replaced(model="memory_gru")
+    s = base.replaced(model="experts")
+    o = s.options
     match kind:
         case "active":
-            return replace(s, experts=1)
+            return s.replaced(experts=1)
         case "total":
-            return replace(s, experts=1, expert_width=s.experts * s.expert_width)
+            return s.replaced(experts=1, expert_width=o.experts * o.expert_width)
         case "descriptions" | "clusters" | "random":
-            return replace(s, lanes=kind)
+            return s.replaced(lanes=kind)
         case "adapters":
-            return replace(s, expert_width=max(1, s.expert_width // 8), common_width=s.expert_width, gate_on="both", top=2)
+            return s.replaced(expert_width=max(1, o.expert_width // 8), common_width=o.expert_width, gate_on="both", top=2)
         case "constants":
-            narrow = replace(s, expert_width=max(1, s.expert_width // 8), common_width=s.expert_width)
-            return replace(narrow, experts=4, constants=True, route_per="document")
+            narrow = s.replaced(expert_width=max(1, o.expert_width // 8), common_width=o.expert_width)
+            return narrow.replaced(experts=4, constants=True, route_per="document")
         case "stages":
-            return replace(s, gate_on="both", top=2, router=0.25, balance=0.01)
+            return s.replaced(gate_on="both", top=2, router_fraction=0.25, balance=0.01)
         case _:
             raise SettingsError(f"there is no kind {kind!r}; known: {', '.join(KINDS)}")
 
@@ -183,7 +184,7 @@ def _examined(kind: str, runs: Sequence[Run], exam: Exam, pool: int | None, rows
         each = sum(parameter.numel() for parameter in model.experts.blocks[0].parameters())
         active -= (model.lanes.count - model.gate.top) * each
         if model.lanes.count > 1:
-            use = expert_use(model, exam.bank, exam.rows, runs[0].settings.context).to_json()
+            use = expert_use(model, exam.bank, exam.rows, runs[0].settings.passages.context).to_json()
     return Kind(kind, tuple(runs), tuple(sat), whole, active, use)
 
 
@@ -193,7 +194,7 @@ def _settings(recipe: str, rows: int, seeds: int, sets: Sequence[str], kinds: Se
     decided = {"seed", "model", "patience", "seconds", "experts", "lanes"}
     if taken := next((name for name in (s.partition("=")[0] for s in sets) if name in decided), None):
         raise SettingsError(f"{taken} is decided by the experiment; it cannot be set")
-    base = replace(override(settings_of(recipe, rows), sets), patience=NEVER, seconds=None)
+    base = override(settings_of(recipe, rows).replaced(model="experts"), sets).replaced(patience=NEVER, seconds=None)
     for kind in kinds:
         changed(base, kind)
     return base

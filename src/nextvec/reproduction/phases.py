@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ from nextvec.reproduction.phase_table import (
 )
 from nextvec.runs import Run, load_model
 from nextvec.runs.run import BEST, RUN
-from nextvec.settings import override
+from nextvec.runs.settings import TrainSettings, override, reads
 from nextvec.windows import Split
 
 
@@ -169,7 +168,7 @@ class _Table:
         for name in sorted(found, key=_place):
             runs = found[name]
             answers = {pool: tuple(self._answers[run.path][pool] for run in runs) for pool in self.exams}
-            context = runs[0].settings.context
+            context = runs[0].settings.passages.context
             before = table.get(_before(name, table))
             beside = self._beside(context)
             use, places = self._use(runs[0]), self._places()
@@ -185,11 +184,11 @@ class _Table:
             return None
         exam = self.exams[self._pool]
         weights = (run.path / BEST).read_bytes()
-        file = self.folder / "experts" / f"{digest(exam.id, str(run.settings.context), weights)}.json"
+        file = self.folder / "experts" / f"{digest(exam.id, str(run.settings.passages.context), weights)}.json"
         if not file.exists():
             model, _ = load_model(run)
             assert isinstance(model, ExpertGRU)
-            found = expert_use(model, self.bank, exam.rows, run.settings.context, self.progress).to_json()
+            found = expert_use(model, self.bank, exam.rows, run.settings.passages.context, self.progress).to_json()
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, json.dumps(found))
         return read_json(file)
@@ -250,10 +249,25 @@ def _plans(folder: Path, bank: Bank, recipes: Sequence[str], seeds: int, sets: S
     if any(assignment.startswith("seed=") for assignment in sets):
         raise SettingsError("seed is counted from 0 by --seeds; it cannot be set")
     plans: list[Plan] = []
-    for name in recipes:
-        settings = override(settings_of(name, len(bank)), sets)
-        plans += [Plan(folder / name / f"seed-{seed}", name, replace(settings, seed=seed)) for seed in range(seeds)]
+    for name, settings in _settings(recipes, len(bank), sets).items():
+        plans += [Plan(folder / name / f"seed-{seed}", name, settings.replaced(seed=seed)) for seed in range(seeds)]
     return plans
+
+
+def _settings(recipes: Sequence[str], rows: int, sets: Sequence[str]) -> dict[str, TrainSettings]:
+    """The settings of every recipe. An option of some models changes the recipes whose model reads it.
+
+    Raises:
+        SettingsError: an unknown recipe or setting, or an option that no recipe's model reads.
+    """
+    models, rest = [s for s in sets if s.startswith("model=")], [s for s in sets if not s.startswith("model=")]
+    found = {name: override(settings_of(name, rows), models) for name in recipes}
+    read = {name: [s for s in rest if reads(settings.model, s.partition("=")[0])] for name, settings in found.items()}
+    for assignment in rest:
+        if all(assignment not in kept for kept in read.values()):
+            for settings in found.values():
+                override(settings, [assignment])
+    return {name: override(settings, read[name]) for name, settings in found.items()}
 
 
 def _finished(folder: Path) -> dict[str, list[Run]]:

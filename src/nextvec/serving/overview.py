@@ -135,7 +135,7 @@ class Overview:
             "trouble": None,
             "recipe": run.recipe,
             "model": run.settings.model,
-            "context": run.settings.context,
+            "context": run.settings.passages.context,
             "updates": looks[-1]["update"] if looks else None,
             "kept": kept_at(run) if best else None,
             "valid": best and {"value": best["hit@5"], "low": best["low"], "high": best["high"]},
