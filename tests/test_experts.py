@@ -19,10 +19,13 @@ from nextvec.errors import DataError, RunError, SettingsError
 from nextvec.evaluation.runs import evaluate
 from nextvec.inference.states import num_bytes
 from nextvec.lanes import Lanes, by_clusters
-from nextvec.models import ExpertGRU, MemoryGRU
-from nextvec.models.experts import FAST, LaneScores, On, Per, RandomLanes, Routing, balance, chosen
+from nextvec.models import MemoryGRU
+from nextvec.models.hooks import Routing
 from nextvec.models.packed import pack
+from nextvec.reproduction.expert_gru import ExpertGRU
 from nextvec.reproduction.families import find_anchors
+from nextvec.reproduction.gate import On, balance, chosen
+from nextvec.reproduction.lane_scores import FAST, LaneScores, Per, RandomLanes
 from nextvec.runs import Run, TrainSettings, load_model
 from nextvec.runs.loading import build
 from nextvec.runs.run import CHECKPOINT

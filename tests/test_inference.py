@@ -22,10 +22,11 @@ from nextvec.bank import Bank
 from nextvec.errors import DataError, NotFiniteError
 from nextvec.inference import Engine, Session, snapshot
 from nextvec.kernels.weights import FORMATS, WeightFormat
-from nextvec.models import GRU, LSTM, ExpertGRU, Hierarchical, LinearRecurrence, MemoryGRU, Recurrent, Transformer
+from nextvec.models import GRU, LSTM, Hierarchical, LinearRecurrence, MemoryGRU, Recurrent, Transformer
 from nextvec.models.baselines import CopyLast
-from nextvec.models.experts import RandomLanes
 from nextvec.models.packed import pack
+from nextvec.reproduction.expert_gru import ExpertGRU
+from nextvec.reproduction.lane_scores import RandomLanes
 from tests.conftest import walk_bank
 
 DIM = 16

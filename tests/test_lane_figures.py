@@ -17,9 +17,9 @@ from nextvec.evaluation import Exam, predict_rows
 from nextvec.evaluation.by_lane import UNSURE, ExpertUse, expert_use, lane_figures, places_by_lane
 from nextvec.experiments.comparison import compare
 from nextvec.lanes import Lanes, by_chance, by_clusters
-from nextvec.models import ExpertGRU
 from nextvec.models.baselines import CopyLast
 from nextvec.ranks import Ranks
+from nextvec.reproduction.expert_gru import ExpertGRU
 from nextvec.reproduction.experts_study import KINDS, changed
 from nextvec.runs import Run, TrainSettings
 from nextvec.training import begin, train

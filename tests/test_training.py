@@ -20,8 +20,9 @@ from nextvec.bank.writer import in_memory
 from nextvec.batches import candidates, passages
 from nextvec.errors import DataError, ExamError, RunError, SettingsError
 from nextvec.evaluation.runs import evaluate
-from nextvec.models import MemoryGRU, PublishedMemoryGRU
+from nextvec.models import MemoryGRU
 from nextvec.objective import info_nce, negative_counts
+from nextvec.reproduction.published import PublishedMemoryGRU
 from nextvec.runs import Run, TrainSettings, load_model
 from nextvec.runs.loading import build
 from nextvec.runs.records import Timing
@@ -135,7 +136,7 @@ def test_the_published_write_is_a_convex_step_and_only_its_own_method_writes() -
     before = model.memory.clone()
     model(torch.randn(2, 5, 8))
     assert torch.equal(model.memory, before)
-    model.remember(torch.randn(2, 5, 8))
+    model.after_update(torch.randn(2, 5, 8))
     outer = (model.memory - 0.9 * before) / 0.1
     assert torch.linalg.matrix_rank(outer, atol=1e-4) == 1
 

@@ -21,10 +21,10 @@ from nextvec.experiments.answers import average, average_lift, few_documents, ke
 from nextvec.experiments.context import NEVER
 from nextvec.experiments.runs import Plan, train_all
 from nextvec.lanes import Lanes
-from nextvec.models import ExpertGRU
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks, candidate_terms
 from nextvec.recipes import recipe as settings_of
+from nextvec.reproduction.expert_gru import ExpertGRU
 from nextvec.runs import Run, TrainSettings, load_model
 from nextvec.runs.settings import override
 from nextvec.windows import split

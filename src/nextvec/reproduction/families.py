@@ -12,8 +12,9 @@ from jaxtyping import Int64
 from nextvec.bank import Bank
 from nextvec.errors import SettingsError
 from nextvec.lanes import Anchors, Lanes, cluster_anchors, description_anchors
-from nextvec.models.experts import BITS, ExpertGRU, LaneScores, RandomLanes
-from nextvec.models.published import PublishedMemoryGRU
+from nextvec.reproduction.expert_gru import ExpertGRU
+from nextvec.reproduction.lane_scores import BITS, LaneScores, RandomLanes
+from nextvec.reproduction.published import PublishedMemoryGRU
 from nextvec.runs.core_models import LayerOptions, MemoryOptions, SlotOptions, memory_gru
 from nextvec.runs.families import Basis, ModelFamily
 from nextvec.runs.groups import ComputeSettings, OptimizerSettings

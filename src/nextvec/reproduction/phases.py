@@ -19,11 +19,11 @@ from nextvec.experiments.answers import average, digest, few_documents, read_ran
 from nextvec.experiments.runs import Plan, train_all
 from nextvec.inference import bank_of
 from nextvec.lanes import Lanes
-from nextvec.models import ExpertGRU
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks
 from nextvec.recipes import recipe as settings_of
 from nextvec.report.phases_page import write_phases_page
+from nextvec.reproduction.families import EXPERTS_FAMILY
 from nextvec.reproduction.phase_table import (
     FIXED_POOL,
     FORMS,
@@ -180,14 +180,13 @@ class _Table:
 
     def _use(self, run: Run) -> dict[str, Any] | None:
         """Whom its predictions heard, of its experts; found once, kept on disk."""
-        if run.settings.model != "experts":
+        if run.settings.model != EXPERTS_FAMILY.name:
             return None
         exam = self.exams[self._pool]
         weights = (run.path / BEST).read_bytes()
         file = self.folder / "experts" / f"{digest(exam.id, str(run.settings.passages.context), weights)}.json"
         if not file.exists():
             model, _ = load_model(run)
-            assert isinstance(model, ExpertGRU)
             found = expert_use(model, self.bank, exam.rows, run.settings.passages.context, self.progress).to_json()
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, json.dumps(found))
