@@ -32,7 +32,7 @@ FORMAT = 2
 PATIENCE_SECONDS = 1.0  # `status` holds the lock for a moment
 RUN, HISTORY, TIMING, LOCK = "run.json", "training_history.json", "timing.json", "run.lock"
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
-ANCHORS, START = "anchors.safetensors", "start.safetensors"
+CENTRE, ANCHORS, START = "centre.safetensors", "anchors.safetensors", "start.safetensors"  # what begin() found
 
 
 @dataclass(frozen=True)

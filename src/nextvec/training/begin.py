@@ -12,15 +12,15 @@ from torch import Tensor
 
 from nextvec.bank import Bank
 from nextvec.errors import ExamError, RunError, SettingsError
-from nextvec.evaluation.exam import Exam
+from nextvec.evaluation.exam import Exam, largest_pool
 from nextvec.evaluation.report import strongest_decay
-from nextvec.lanes import Lanes
+from nextvec.lanes import Anchors, Lanes
 from nextvec.models import Recurrent
 from nextvec.runs.families import family
 from nextvec.runs.groups import Device, SourceSettings
 from nextvec.runs.loading import build
 from nextvec.runs.origin import Origin, document_sketch
-from nextvec.runs.run import BEST, RUN, START, Run
+from nextvec.runs.run import BEST, CENTRE, RUN, START, Run
 from nextvec.runs.settings import TrainSettings
 from nextvec.settings import closest
 from nextvec.training.order import epoch
@@ -65,6 +65,7 @@ def begin(path: str | Path, recipe: str, settings: TrainSettings, bank: Bank) ->
     where = str(bank.path.resolve()) if bank.path else ""
     origin = Origin(bank.fingerprint, where, bank.dim, bank.manifest.encoder_fingerprint, named, hashes, decay)
     run = Run.create(path, recipe, settings, origin)
+    run.save(CENTRE, {"centre": centre}, 0)
     if anchors is not None:
         run.save_anchors(anchors)
     if start is not None:
@@ -77,9 +78,8 @@ def _check_pool(bank: Bank, parts: Split, pool: int | None) -> None:
     Raises:
         ExamError: the valid or test documents are too few to score, or one of their rows has fewer candidates than ``pool``.
     """
-    # All rows, not a sample: a later exam may score any of them.
-    exams = [Exam.over(bank, parts.part(part), part, None, len(bank)) for part in ("valid", "test")]
-    most = min(exam.largest_pool for exam in exams)
+    # All rows are checked, because a later exam may score any of them.
+    most = min(largest_pool(bank, parts.valid, "valid"), largest_pool(bank, parts.test, "test"))
     if pool is not None and pool > most:
         raise ExamError(
             f"pool {pool:,}: every scored row must have that many candidates; the largest pool that works for the valid and "
@@ -137,6 +137,17 @@ def present(device: Device) -> Device:
     if not there[device]:
         raise SettingsError(f"device={device}: this machine has none that PyTorch can use; the nearest right one is {best}")
     return device
+
+
+def basis_of(run: Run, bank: Bank, documents: Int64[np.ndarray, " M"]) -> tuple[Float[Tensor, " D"], Anchors | None]:
+    """What :func:`begin` found in the training documents: their mean row, and the anchors of the model's lanes.
+
+    It is found again only if the process was killed before it was saved.
+    """
+    s = run.settings
+    kept = (run.path / CENTRE).is_file()
+    centre = run.load(CENTRE)[0]["centre"] if kept else centre_of(bank, documents)
+    return centre, run.anchors() or family(s.model).find_anchors(s.options, bank, documents, s.seed)
 
 
 def centre_of(bank: Bank, documents: Int64[np.ndarray, " M"]) -> Float[Tensor, " D"]:

@@ -16,12 +16,11 @@ from nextvec.errors import RunError
 from nextvec.evaluation.exam import Exam
 from nextvec.evaluation.predictions import predict_rows
 from nextvec.negatives import Mined, Queue, mine
-from nextvec.runs.families import family
 from nextvec.runs.loading import build
 from nextvec.runs.run import BEST, CHECKPOINT, START, Run
 from nextvec.runs.seeds import generator_seed
 from nextvec.training.alarms import NOT_FINITE, REMEMBERED, explosion, few_updates, small_exam
-from nextvec.training.begin import VALID_ROWS, centre_of, present, take_over
+from nextvec.training.begin import VALID_ROWS, basis_of, present, take_over
 from nextvec.training.clock import Clock
 from nextvec.training.events import Alarmed, Evaluated, Event, Finished, Stepped
 from nextvec.training.gradient import Computed, Gradient
@@ -83,8 +82,7 @@ class _Trainer:
     def __init__(self, run: Run, bank: Bank, split: Split) -> None:
         self.run, self.bank, self.settings = run, bank, run.settings
         s, device = self.settings, self.settings.compute.device
-        self.centre = centre_of(bank, split.train)
-        anchors = run.anchors() or family(s.model).find_anchors(s.options, bank, split.train, s.seed)
+        self.centre, anchors = basis_of(run, bank, split.train)
         self.model = build(s, self.centre, run.origin.decay, anchors).to(present(device))
         start = torch.tensor(math.log(s.objective.temperature), device=device)
         check_computes(self.model, s, bank.dim)
