@@ -19,8 +19,12 @@ from nextvec.bank import Bank
 from nextvec.cli.main import main
 from nextvec.errors import RunError
 from nextvec.inference import export as exporting
-from nextvec.inference.export import EXAMPLE_CODE, TOLERANCE, Unbranched, UnbranchedState, export
+from nextvec.inference.export import export
+from nextvec.inference.export_check import TOLERANCE
+from nextvec.inference.export_files import EXAMPLE_CODE
+from nextvec.inference.forms import Forms
 from nextvec.models import Recurrent
+from nextvec.models.hierarchical import Unbranched, UnbranchedState
 from nextvec.runs import Run, TrainSettings, load_model
 from nextvec.runs.loading import build
 from nextvec.runs.run import BEST
@@ -167,7 +171,7 @@ def test_a_start_with_all_places_unfilled_is_the_models_own(variant: str, bank_p
     model, _ = load_model(finished(tmp_path / "run", bank_path, variant))
     x = torch.from_numpy(unit(2, 12, DIM))
     with torch.no_grad():
-        _, y = model.run(exporting._full(model, model.start(2)), x)
+        _, y = model.run(Forms(model).full_start(2), x)
         torch.testing.assert_close(y, model(x), rtol=0, atol=1e-6)
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nextvec.errors import DataError, SettingsError
-from nextvec.kernels.weights import Stage, WeightFormat
+from nextvec.kernels.weights import WeightFormat
+from nextvec.kernels.weights_chain import Stage
 from nextvec.models import GRU, Hierarchical, MemoryGRU, PublishedMemoryGRU, Recurrent, SummaryCache, packed
 from nextvec.models.packed import fastest_format, pack, weight_bytes
 from nextvec.models.packed_layers import PackedChain, PackedGRU, PackedLinear, PackedLSTM, Unit

@@ -24,6 +24,7 @@ from nextvec.inference.session import Session
 from nextvec.kernels.library import level
 from nextvec.models import Recurrent
 from nextvec.progress import Progress, silent
+from nextvec.vectors import unit_rows
 
 CONTEXTS = (10, 100, 1_000, 10_000)
 BUDGET_MS = 5.0  # the predecessor's gate on P95
@@ -169,8 +170,7 @@ def candidates_of(bank: Bank, count: int | None) -> Bank:
     parts = [rows]
     while (missing := count - sum(map(len, parts))) > 0:
         noise = rng.standard_normal((min(missing, len(rows)), bank.dim), dtype=np.float32)
-        noise /= np.linalg.norm(noise, axis=1, keepdims=True)
-        parts.append(SIMILAR * rows[: len(noise)] + (1 - SIMILAR**2) ** 0.5 * noise)
+        parts.append(SIMILAR * rows[: len(noise)] + (1 - SIMILAR**2) ** 0.5 * unit_rows(noise))
     held = Bank.from_numpy(np.concatenate(parts), [count], encoder=bank.manifest.encoder)
     manifest = replace(held.manifest, encoder_fingerprint=bank.manifest.encoder_fingerprint)
     return replace(held, rows=held.rows.astype(bank.rows.dtype), manifest=manifest)
