@@ -30,6 +30,8 @@ from nextvec.runs.loading import build
 from nextvec.runs.run import BEST
 from nextvec.training import begin
 from tests.conftest import walk_bank
+from tests.laws.test_models import MODELS, passage, shaken
+from tests.laws.test_models import stepped as stepwise
 from tests.test_cli import write_bank
 
 onnx = pytest.importorskip("onnx")
@@ -164,6 +166,17 @@ def test_passages_of_one_batch_may_have_begun_at_different_times(exported: Expor
         state = dict(zip(names, after, strict=True))
     np.testing.assert_allclose(y[0], wanted(exported.model, x[:1])[0, -1], rtol=0, atol=TOLERANCE)
     np.testing.assert_allclose(y[1], wanted(exported.model, x[1:, : 20 - early])[0, -1], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_a_traceable_model_predicts_as_the_model_does(name: str) -> None:
+    torch.manual_seed(0)
+    model, x = shaken(MODELS[name]()).eval(), passage(2, 40)
+    traceable = model.traceable()
+    torch.testing.assert_close(stepwise(traceable, x), model(x), rtol=0, atol=1e-5)
+    assert traceable.window_length == model.window_length
+    assert traceable.traceable() is traceable
 
 
 @pytest.mark.parametrize("variant", ["memory_gru", "transformer", "transformer, window of 1", "mixture"])

@@ -136,7 +136,7 @@ def bounded_compiled(part: Stored, asked: np.ndarray) -> BoundedQueries:
     codes = np.zeros((count, dim) if most else (0, 0), np.int16)
     scales, lengths, slack = (np.zeros(count, np.float32) for _ in range(3))
     pointer, whole, double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
-    call = compiled.nextvec_scan_beside
+    call = compiled.nextvec_scan_bounds
     call.argtypes = [pointer, whole, whole, ctypes.c_int32, double, double, double, *4 * [pointer]]
     assert call(address(asked), count, dim, most, longest, error, UP, *map(address, (codes, scales, lengths, slack)))
     return BoundedQueries(asked, codes, scales, lengths, slack)

@@ -300,6 +300,8 @@ def test_facts_and_rows_that_contradict_the_bank_are_refused(bank: Bank) -> None
         {"seen": torch.tensor([len(bank)])},
         {"seen": torch.tensor([-1])},
         {"seen": torch.tensor([0.0])},
+        {"seen": torch.tensor([1, 0])},
+        {"seen": torch.tensor([1, 1])},
         {"prediction": torch.zeros(DIM + 1)},
         {"prediction": torch.full((DIM,), torch.inf)},
     ):
@@ -415,7 +417,7 @@ sys.exit(main(sys.argv[1:-1]))
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"document": ["a", "b", "a"], "index": [0, 0, 1]}, "goes on after another began"),
+        ({"document": ["a", "b", "a"], "index": [0, 0, 1]}, "continues after another began"),
         ({"document": ["a", "a", "a"], "index": [0, 2, 1]}, "index 1 after 2"),
         ({"document": ["a", "a", "a"], "index": [0.5, 1.5, 2.5]}, "want whole numbers"),
         ({"document": ["a", None, "b"], "index": [0, 1, 2]}, "row 1: no document"),

@@ -218,6 +218,26 @@ def test_summaries_of_a_packed_hierarchy_are_kept_and_forgotten_with_its_weights
     assert cache.misses == 6
 
 
+class Halving(nn.Module):
+    """A module that declares a packed form, or none where its layers are to be packed."""
+
+    def __init__(self, form: nn.Module | None) -> None:
+        super().__init__()
+        self.form, self.inner = form, nn.Linear(DIM, 64)
+
+    def packed(self, form: WeightFormat) -> nn.Module:
+        return self if self.form is None else self.form
+
+
+def test_a_module_declares_its_own_packed_form() -> None:
+    own, model = nn.Identity(), GRU(centre(), 0.5, hidden=4)
+    model.residual = nn.Sequential(Halving(own), Halving(None), nn.ReLU())
+    done = pack(model, "int8").residual
+    assert isinstance(done[0], nn.Identity)
+    assert isinstance(done[1], Halving) and isinstance(done[1].inner, PackedLinear)
+    assert isinstance(model.residual[1].inner, nn.Linear), "the model itself stays"
+
+
 class Backwards(GRU):
     def __init__(self) -> None:
         super().__init__(centre(), 0.5, hidden=4)

@@ -477,7 +477,7 @@ EXPORT int64_t nextvec_scan_nearest(const Piece *pieces, int64_t count, const fl
   Best best = {scores, rows, (int64_t *)(excluded + queries * words), k};
   Filter f = {asked, words ? excluded : 0};
   if (words) mark(asked, queries, excluded);
-  if (nextvec_scan_beside(own, queries, dim, most, longest, error, up, coded, bound, bound + queries,
+  if (nextvec_scan_bounds(own, queries, dim, most, longest, error, up, coded, bound, bound + queries,
                           bound + 2 * queries)) {
     decided = 0;
     for (const Piece *p = pieces; p < pieces + count; p++)

@@ -61,5 +61,5 @@ INLINE floats load_part(const void *row, int stored, int64_t i, int64_t dim) {
 }
 
 float scan_product(const void *row, int stored, const float *query, int64_t dim);
-int32_t nextvec_scan_beside(const float *vectors, int64_t count, int64_t dim, int32_t most, double longest, double error,
+int32_t nextvec_scan_bounds(const float *vectors, int64_t count, int64_t dim, int32_t most, double longest, double error,
                             double up, int16_t *codes, float *scales, float *lengths, float *slack);

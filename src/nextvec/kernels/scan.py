@@ -9,13 +9,13 @@ the format that is read, the number of queries or threads, or whether there is
 compiled code.
 
 Why no row is missed. A row is ``x = s c + e``: its codes ``c``, its scale
-``s``, and an error ``e`` whose length is stored, rounded up. A query beside
+``s``, and an error ``e`` whose length is stored, rounded up. A query for
 int8 codes is ``q = t d + f`` in the same way, with 16-bit codes. By Cauchy and
 Schwarz
 
     ``|x q - s t (c d)|  <=  |e| |q| + |s c| |f|``
 
-and ``c d`` is a sum of whole numbers, without rounding. Sums of floats are
+and ``c d`` is a sum of integers, without rounding. Sums of floats are
 rounded, by at most ``D 2^-24 |x| |q|`` in any order (Higham 2002, 3.1).
 ``slack`` (:mod:`nextvec.kernels.scan_bounds`) is the sum of these terms. A row
 is decided whenever its product plus the slack exceeds the worst score kept.

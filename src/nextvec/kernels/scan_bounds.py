@@ -16,7 +16,7 @@ class BoundedQueries:
     """Queries as they are multiplied with codes.
 
     Attributes:
-        codes: [Q, D] beside int8 rows, else [0, 0].
+        codes: [Q, D] for int8 rows, else [0, 0].
         scales: [Q] of the codes.
         lengths: [Q] of the vectors, rounded up.
         slack: [Q] the most by which a deciding product exceeds the one that was read.
@@ -33,7 +33,7 @@ class BoundedQueries:
 
 
 def bounded(parts: Sequence[Stored], queries: Float32[np.ndarray, "Q D"]) -> BoundedQueries:
-    """The queries with their bounds; ``nextvec_scan_beside`` computes the same.
+    """The queries with their bounds; ``nextvec_scan_bounds`` computes the same.
 
     Raises:
         DataError: as :func:`~nextvec.kernels.scan_rows.check_finite`.

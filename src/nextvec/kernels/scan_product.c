@@ -47,7 +47,7 @@ EXPORT void nextvec_scan_products(const void *rows, int32_t stored, int64_t dim,
 /* The codes and bounds of queries; scan.py derives the bounds, and scan_bounds.py computes the same without compiled code.
  * `most` is the largest code, 0 where rows are read as floats; `up` rounds up what a sum may have lost. Returns 0 where a
  * query is not finite, or so long that its product with a row may not be. */
-EXPORT int32_t nextvec_scan_beside(const float *vectors, int64_t count, int64_t dim, int32_t most, double longest, double error,
+EXPORT int32_t nextvec_scan_bounds(const float *vectors, int64_t count, int64_t dim, int32_t most, double longest, double error,
                                         double up, int16_t *codes, float *scales, float *lengths, float *slack) {
   for (int64_t c = 0; c < count; c++, vectors += dim) {
     double squares = 0, lost = 0, of_rows = 0;
