@@ -21,13 +21,13 @@ from nextvec.inference import Engine
 from nextvec.serving import openapi
 from nextvec.serving.states import OVERHEAD
 from nextvec.serving.wire import F16, F32, most_body, most_rows
-from tests.serving.server import DIM, Running, make_run, request, rows_of, serving
+from tests.serving.server import DIM, Running, request, rows_of, serving
 from tests.waiting import PATIENCE, until
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("run"))
+def run(made: Path) -> Path:
+    return made / "run0"
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from nextvec.client import Client
 from nextvec.errors import DataError, RunError, ServingError
 from nextvec.inference import Engine, Question
 from nextvec.rollout.judge import Evidence, Rung
-from nextvec.rollout.ledger import Ledger, open_ledger
+from nextvec.rollout.ledger import Ledger
 from nextvec.rollout.plan import Command, Plan, create, intervene
 from nextvec.rollout.promotions import identity
 from nextvec.rollout.units import bands
@@ -35,19 +35,11 @@ from nextvec.serving import isolated
 from nextvec.serving.isolated import EndedError, EngineProcess
 from nextvec.serving.service import Asking, Limits, Service
 from nextvec.serving.wire import from_rows
-from tests.serving.server import Running, make_run, rows_of, serving
+from tests.serving.server import Running, rows_of, serving
 from tests.waiting import PATIENCE, until
 
 RUNGS = (Rung(50.0, 0.0, 10**6), Rung(98.0, 0.0, 10**6))
 ISOLATED = ("--isolate", "--turn", "0.05")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    make_run(folder, 0)
-    make_run(folder, 1)
-    return folder
 
 
 @pytest.fixture
@@ -276,20 +268,6 @@ def test_it_is_ended_before_the_server_where_memory_runs_out(engine: EngineProce
 
 
 # A server
-
-
-@pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    for name in ("run0", "run1"):
-        shutil.copytree(made / name, tmp_path / name)
-    return tmp_path
-
-
-@pytest.fixture
-def ledger(folder: Path) -> Iterator[Ledger]:
-    opened = open_ledger(folder / "rollouts.db")
-    yield opened
-    opened.close()
 
 
 def start(ledger: Ledger, folder: Path) -> None:

@@ -35,18 +35,16 @@ from nextvec.serving.rebuild import INLINE
 from nextvec.serving.service import Asking, Limits, Service
 from nextvec.serving.wire import from_rows
 from tests.serving.faults import FAULTS
-from tests.serving.server import DIM, make_run, rows_of, serving
+from tests.serving.server import DIM, rows_of, serving
 from tests.waiting import PATIENCE, until
 
 LANES = 3
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs of one bank, and its lanes by k-means."""
-    folder = tmp_path_factory.mktemp("laned")
-    make_run(folder, 0)
-    make_run(folder, 1)
+    folder = shutil.copytree(made, tmp_path_factory.mktemp("laned") / "runs")
     by_clusters(Bank.open(folder / "bank"), LANES).save(folder / "lanes")
     return folder
 

@@ -20,15 +20,15 @@ from nextvec.errors import ServingError
 from nextvec.serving.cors import as_origin
 from nextvec.serving.guard import Access
 from nextvec.serving.listening import Place, bound, listen
-from tests.serving.server import DIM, Running, make_run, rows_of, serving
+from tests.serving.server import DIM, Running, rows_of, serving
 
 CHROMIUM = Path("/usr/bin/chromium")
 ORIGIN = "https://app.example"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("run"))
+def run(made: Path) -> Path:
+    return made / "run0"
 
 
 @pytest.fixture(scope="module")

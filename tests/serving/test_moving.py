@@ -1,6 +1,7 @@
 """A session moves to another server: its context whole or not at all, its state to the bit where the weights are the same."""
 
 import asyncio
+import shutil
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -18,16 +19,13 @@ from nextvec.serving.app import application
 from nextvec.serving.guard import Log
 from nextvec.serving.service import Limits, Service
 from nextvec.serving.wire import MOST_LENGTH, MOST_SNAPSHOT, OCTETS, RefusedError, from_rows, most_body
-from tests.serving.server import DIM, Running, make_run, rows_of, serving
+from tests.serving.server import DIM, Running, rows_of, serving
 from tests.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("moving")
-    make_run(made, 0)
-    make_run(made, 1)
-    return made
+def folder(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shutil.copytree(made, tmp_path_factory.mktemp("moving") / "runs")
 
 
 @pytest.fixture(scope="module")

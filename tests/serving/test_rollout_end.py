@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,12 @@ from nextvec.cli.serving import sessions_folder
 from nextvec.client import Client
 from nextvec.errors import ServingError
 from nextvec.inference import Engine
-from nextvec.rollout.ledger import Ledger, open_ledger
+from nextvec.rollout.ledger import Ledger
 from nextvec.rollout.plan import Command, intervene
 from nextvec.rollout.promotions import Promotion, start
 from tests.serving.orders import ENDS, ORDERS
-from tests.serving.server import Running, make_run, rows_of, serving
+from tests.serving.server import Running, rows_of, serving
 from tests.serving.test_canary import PERSON, QUICK, RUNGS, draft, spoil, state, talk, until
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    make_run(folder, 0)
-    make_run(folder, 1)
-    return folder
 
 
 def test_a_rollout_ends_in_every_order_of_thread_and_loop(made: Path) -> None:
@@ -38,21 +29,6 @@ def test_a_rollout_ends_in_every_order_of_thread_and_loop(made: Path) -> None:
     assert done.returncode == 0, done.stderr
     stable = {"aborted": "run0", "promoted": "run1"}
     assert done.stdout.splitlines() == [f"{name}: {order}: {stable[name]}" for name in ENDS for order in ORDERS]
-
-
-@pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    """Runs of its own, since a test may spoil them; they share the bank that they were trained on."""
-    for name in ("run0", "run1"):
-        shutil.copytree(made / name, tmp_path / name)
-    return tmp_path
-
-
-@pytest.fixture
-def ledger(folder: Path) -> Iterator[Ledger]:
-    opened = open_ledger(folder / "rollouts.db")
-    yield opened
-    opened.close()
 
 
 def served(folder: Path, *more: str) -> Any:

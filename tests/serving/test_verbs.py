@@ -1,7 +1,6 @@
 """`nextvec rollout` and `nextvec serve` as commands: what they print, what they refuse, and with which exit code."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,23 +10,8 @@ import httpx
 import pytest
 
 from nextvec.client import Client
-from tests.serving.server import make_run, rows_of, serving
+from tests.serving.server import rows_of, serving
 from tests.waiting import PATIENCE
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    make_run(folder, 0)
-    make_run(folder, 1)
-    return folder
-
-
-@pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    for name in ("run0", "run1"):
-        shutil.copytree(made / name, tmp_path / name)
-    return tmp_path
 
 
 def nextvec(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
