@@ -29,6 +29,8 @@ RUNGS = (Rung(5.0, 0.0, 10**6), Rung(50.0, 0.0, 10**6), Rung(98.0, 0.0, 10**6))
 QUICK = ("--turn", "0.05")
 PERSON = "tester"
 
+pytestmark = pytest.mark.integration  # each starts a server
+
 
 def draft(ledger: Ledger, folder: Path, **plan: Any) -> str:
     stable, canary = (identity(name, Engine.open(folder / name).digest) for name in ("run0", "run1"))

@@ -23,6 +23,7 @@ from tests.serving.server import Running, rows_of, serving
 from tests.serving.test_canary import PERSON, QUICK, RUNGS, draft, spoil, state, talk, until
 
 
+@pytest.mark.integration
 def test_a_rollout_ends_in_every_order_of_thread_and_loop(made: Path) -> None:
     command = [sys.executable, "-m", "tests.serving.orders", str(made)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -60,6 +61,7 @@ def promote(server: Running) -> None:
         httpx.post(f"{server.url}/v1/rollouts/r/promote").raise_for_status()
 
 
+@pytest.mark.integration
 def test_the_command_of_before_a_promotion_serves_the_promoted_model_and_every_session(ledger: Ledger, folder: Path) -> None:
     draft(ledger, folder)
     with served(folder) as server, Client(server.url) as client:
@@ -83,6 +85,7 @@ def test_the_command_of_before_a_promotion_serves_the_promoted_model_and_every_s
         assert client.session("t").seq == 3
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("fault", ["gone", "other weights"])
 def test_a_promoted_model_that_cannot_be_served_stops_the_start_in_one_line(ledger: Ledger, folder: Path, fault: str) -> None:
     draft(ledger, folder)
@@ -161,6 +164,7 @@ def test_a_start_opens_what_was_promoted_in_the_place_of_what_it_was_promoted_ov
     assert found.digests == {name: f"digest of {name}" for name in promoted}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("verb", ["abort", "promote"])
 def test_the_model_that_lost_is_unloaded_and_its_process_ends(ledger: Ledger, folder: Path, verb: str) -> None:
     draft(ledger, folder)
@@ -179,6 +183,7 @@ def test_the_model_that_lost_is_unloaded_and_its_process_ends(ledger: Ledger, fo
         assert {answer.model for answer in talk(client, "s")} == {winner}
 
 
+@pytest.mark.integration
 def test_a_model_named_on_the_command_line_stays_after_a_rollback(ledger: Ledger, folder: Path) -> None:
     draft(ledger, folder)
     runs = [folder / "run0", folder / "run1"]

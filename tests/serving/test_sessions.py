@@ -23,6 +23,7 @@ def server(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runn
         yield running
 
 
+@pytest.mark.integration
 def test_pages_list_every_session_once_by_name(server: Running) -> None:
     with Client(server.url) as client, httpx.Client(base_url=server.url) as web:
         for n in range(25):
@@ -53,6 +54,7 @@ def test_the_list_is_for_operators_and_a_session_for_those_who_know_its_name() -
     assert needed("GET", "/v1/sessions/a") == "session"
 
 
+@pytest.mark.integration
 def test_sessions_that_are_not_used_are_deleted_also_those_from_before_a_restart(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "old"
     with serving(run, folder) as server, Client(server.url) as client:
