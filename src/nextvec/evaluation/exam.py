@@ -1,6 +1,6 @@
 """The exam: which rows are predicted and what they are told apart from, fixed before any model is seen."""
 
-# Axes: R scored rows, C columns, D width, N rows of the bank.
+# Axes: R scored rows, B rows of a block, C columns, D width, N rows of the bank.
 
 import hashlib
 from dataclasses import dataclass, field, replace
@@ -8,12 +8,13 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from nextvec.bank import Bank
 from nextvec.bank.hashing import GOLDEN, mix64
 from nextvec.errors import ExamError
+from nextvec.evaluation.candidates import CandidateSets
 from nextvec.ranks import Ranks
 from nextvec.windows import rows_of, salted
 
@@ -128,11 +129,16 @@ class Exam:
         """The document of each scored row."""
         return self.bank.document_of(self.rows)
 
-    def rank(self, predicted_RD: Float[Tensor, "R D"]) -> Ranks:
-        """Where the truth of each scored row comes when candidates are sorted by their product with the prediction.
+    @cached_property
+    def candidate_sets(self) -> CandidateSets:
+        """The candidates of each scored row: found once, and read by every ranking."""
+        return CandidateSets.of(self.rows, self._starts, self.classes, self.order, self.pool)
 
-        The truth's score is read from the same product as the others', so a
-        tie is a tie to the last bit.
+    def rank(self, predicted_RD: Float[Tensor, "R D"]) -> Ranks:
+        """The rank of each scored row's truth when candidates are sorted by their product with the prediction.
+
+        The truth's score is read from the same product as the others' scores, so
+        a tie is a tie to the last bit.
 
         Raises:
             ExamError: a wrong number of predictions, or one that is not finite.
@@ -141,18 +147,14 @@ class Exam:
             raise ExamError(f"predictions are {list(predicted_RD.shape)}; want [{len(self.rows)}, {self.bank.dim}]")
         if not torch.isfinite(predicted_RD).all():
             raise ExamError("a prediction is not finite (NaN or infinity); the model is broken")
-        columns, truth = self._columns()
-        vectors_CD = torch.from_numpy(self.bank.rows[columns]).float()
-        above, tied, counts = (np.empty(len(self.rows), dtype=np.int64) for _ in range(3))
+        sets = self.candidate_sets
+        vectors_CD = torch.from_numpy(self.bank.rows[sets.columns]).float()
+        above, tied = (np.empty(len(self.rows), dtype=np.int64) for _ in range(2))
         for start in range(0, len(self.rows), BLOCK):
-            block = slice(start, min(start + BLOCK, len(self.rows)))
-            scores = (predicted_RD[block].float() @ vectors_CD.T).numpy()
-            admissible = self._admissible(block, len(columns))
-            own = np.take_along_axis(scores, truth[block, None], axis=1)
-            above[block] = ((scores > own) & admissible).sum(1)
-            tied[block] = ((scores == own) & admissible).sum(1)
-            counts[block] = admissible.sum(1) + 1
-        return Ranks(above, tied, counts, self.clusters)
+            scores_BC = (predicted_RD[start : start + BLOCK].float() @ vectors_CD.T).numpy()
+            for r, scores in enumerate(scores_BC, start):
+                above[r], tied[r] = sets.compare(r, scores)
+        return Ranks(above, tied, sets.counts, self.clusters)
 
     def truths(self) -> Float[Tensor, "R D"]:
         """The vectors to be predicted, for oracles."""
@@ -163,48 +165,14 @@ class Exam:
 
         Compared vector by vector with the whole past, not by how the pool was made.
         """
-        columns, _ = self._columns()
-        found = 0
-        for start in range(0, len(self.rows), BLOCK):
-            block = slice(start, start + BLOCK)
-            admissible = self._admissible(block, len(columns))
-            for allowed, row, first in zip(admissible, self.rows[block], self._starts[block], strict=True):
-                found += int(np.isin(columns[allowed], self.classes[first : row + 1]).sum())
+        sets, found = self.candidate_sets, 0
+        for r, (row, first) in enumerate(zip(self.rows.tolist(), self._starts.tolist(), strict=True)):
+            found += int(np.isin(sets.columns[sets.of_row(r)], self.classes[first : row + 1]).sum())
         return found
 
     @property
     def _starts(self) -> Int64[np.ndarray, " R"]:
         return self.bank.offsets[self.clusters]
-
-    def _depth(self) -> int:
-        """How far down the order any scored row may have to look for its candidates."""
-        if self.pool is None:
-            return len(self.order)
-        past = self.rows - self.bank.offsets[self.clusters] + 1
-        return min(len(self.order), self.pool - 1 + int(past.max()))
-
-    def _columns(self) -> tuple[Int64[np.ndarray, " C"], Int64[np.ndarray, " R"]]:
-        """The candidates in order, then truths that are not among them; and each row's own column."""
-        ordered = self.order[: self._depth()]
-        own = self.classes[self.rows]
-        columns = np.concatenate([ordered, np.setdiff1d(own, ordered)])
-        place = np.full(len(self.bank), -1, dtype=np.int64)
-        place[columns] = np.arange(len(columns))
-        return columns, place[own]
-
-    def _admissible(self, block: slice, width: int) -> Bool[np.ndarray, "R C"]:
-        depth = self._depth()
-        place = np.full(len(self.bank), -1, dtype=np.int64)
-        place[self.order[:depth]] = np.arange(depth)
-        rows = self.rows[block]
-        admissible = np.zeros((len(rows), width), dtype=bool)
-        admissible[:, :depth] = True
-        for i, (row, document) in enumerate(zip(rows.tolist(), self.clusters[block].tolist(), strict=True)):
-            said = place[self.classes[self.bank.offsets[document] : row + 1]]
-            admissible[i, said[said >= 0]] = False
-        if self.pool is not None:
-            admissible &= np.cumsum(admissible, axis=1) <= self.pool - 1
-        return admissible
 
 
 def _new_to_their_documents(bank: Bank, rows: Int64[np.ndarray, " R"]) -> Int64[np.ndarray, " kept"]:
