@@ -1,4 +1,4 @@
-"""Tables of what experts are worth."""
+"""Tables of the experts experiment."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ Json = Mapping[str, Any]
 
 
 def experiment_tables(found: Json) -> None:
-    """Every kind beside those without experts, then lane by lane, then whom the experts' predictions heard."""
+    """Every kind against those without experts, then by lane, then the active experts."""
     console = Console()
     kinds = found["kinds"]
     rivals = [kind["kind"] for kind in kinds if kind["experts"] is None]
@@ -31,7 +31,7 @@ def experiment_tables(found: Json) -> None:
     for kind in kinds:
         if use := kind["experts"]:
             console.print(
-                f"{kind['kind']}: {use['used']} of {use['experts']} experts heard by 1 % of the rows or more, nobody by "
+                f"{kind['kind']}: {use['used']} of {use['experts']} experts active in at least 1 % of the rows, none active in "
                 f"{use['nobody']:.1%}; entropy {use['entropy_bits']:.2f} bits, {use['entropy_share']:.0%} of even",
                 highlight=False,
             )
@@ -47,7 +47,7 @@ def experiment_tables(found: Json) -> None:
 
 
 def _lanes(console: Console, found: Json, rival: str) -> None:
-    """Points gained over the model without experts; intervals of those that lie off 0, all of them in the JSON."""
+    """Points gained over the model without experts; intervals only where they exclude 0, all of them in the JSON."""
     by_name = {kind["kind"]: kind for kind in found["kinds"]}
     names = [name for name in by_name if name != rival]
     table = _table("lane", rival, *(name[:6] for name in names))
@@ -64,7 +64,7 @@ def _lanes(console: Console, found: Json, rival: str) -> None:
     )
     sizes = ", ".join(f"{lane} {held['rows']:,} of {held['documents']:,}" for lane, held in found["lanes"].items())
     console.print(f"[dim]rows of documents: {sizes}[/dim]", highlight=False)
-    console.print(f"[dim]bold: the interval lies off 0; {chance} by chance[/dim]", *shown, "", sep="\n", highlight=False)
+    console.print(f"[dim]bold: the interval excludes 0; {chance} by chance[/dim]", *shown, "", sep="\n", highlight=False)
 
 
 def _gain(lift: Json) -> str:
