@@ -31,7 +31,7 @@ def experiment_tables(found: Json) -> None:
     for kind in kinds:
         if use := kind["experts"]:
             console.print(
-                f"{kind['kind']}: {use['used']} of {use['experts']} experts active in at least 1 % of the rows, none active in "
+                f"{kind['kind']}: {use['used']} of {use['experts']} experts active in 1 % of the rows or more, none active in "
                 f"{use['nobody']:.1%}; entropy {use['entropy_bits']:.2f} bits, {use['entropy_share']:.0%} of even",
                 highlight=False,
             )

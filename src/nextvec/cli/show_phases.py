@@ -35,7 +35,7 @@ def phases_table(found: Json) -> None:
     for row in found["phases"]:
         if use := row["experts"]:
             console.print(
-                f"{row['recipe']}: {use['used']} of {use['experts']} experts active in at least 1 % of the rows, none active in "
+                f"{row['recipe']}: {use['used']} of {use['experts']} experts active in 1 % of the rows or more, none active in "
                 f"{use['nobody']:.1%}; gate entropy {use['entropy_bits']:.2f} bits, {use['entropy_share']:.0%} of even",
                 highlight=False,
             )

@@ -140,18 +140,18 @@ def verdicts(trained: Sequence[Trained], disturbed: Sequence[Effect], near: int)
 def _worth(change: Rate, shortest: str) -> str:
     points = f"{100 * change.value:+.1f} [{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
     if change.low > 0:
-        return f"is worth {points} points of Hit@5 over {shortest}"
+        return f"gains {points} points of Hit@5 over {shortest}"
     if change.high < 0:
-        return f"costs: {points} points of Hit@5 against {shortest}"
-    return f"is not shown to be worth anything over {shortest}: {points} points of Hit@5"
+        return f"loses {points} points of Hit@5 against {shortest}"
+    return f"is not shown to differ from {shortest}: {points} points of Hit@5"
 
 
 def _reading(changes: Mapping[str, Rate], near: int) -> str:
     """The verdict on the far context: its order matters, or only its content, or neither is shown."""
-    what = f"what lies more than {near:,} vectors back"
+    far = f"the context beyond the last {near:,} vectors"
     order, other = changes[SHUFFLED], changes.get(FOREIGN, changes[REMOVED])
     if order.high < 0:
-        return f"{what} is read in order"
+        return f"{far} has an effect, and so has its order"
     if other.high < 0:
-        return f"{what} is read only as a bag"
-    return f"{what} is not shown to be read at all"
+        return f"{far} has an effect, but its order is not shown to have one"
+    return f"{far} is not shown to have an effect"

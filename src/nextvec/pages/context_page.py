@@ -45,7 +45,7 @@ def _context_tables(found: Json) -> list[dict[str, Any]]:
     tables: list[dict[str, Any]] = [
         {
             "title": "Runs trained with different contexts",
-            "says": f"Every run reads the context that it was trained with. Change: against the runs trained with {shortest}.",
+            "says": f"Every run reads the context it was trained with. Change: against the context {shortest}.",
             "column": "trained with",
             "rows": found["trained"],
         },
@@ -57,7 +57,7 @@ def _context_tables(found: Json) -> list[dict[str, Any]]:
         },
         {
             "title": "Disturbed far context",
-            "says": f"The same weights; of {longest} vectors the last {near:,} stay intact. Change: against the intact context.",
+            "says": f"The same weights; of {longest} vectors the last {near:,} stay intact. Change: against the intact one.",
             "column": "far context",
             "rows": found["disturbed"]["effects"],
         },

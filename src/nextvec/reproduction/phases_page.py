@@ -62,7 +62,7 @@ def _climb(steps: Sequence[Json]) -> dict[str, Any]:
 def _illusion_charts(steps: Sequence[Json]) -> list[tuple[str, Markup]]:
     if not steps:
         return []
-    charts = [("A predictor that learns nothing", _illusion(steps, [step["untrained"] for step in steps]))]
+    charts = [("Untrained predictor", _illusion(steps, [step["untrained"] for step in steps]))]
     for form, name in FORMS.items():
         held = [step for step in steps if form in step["runs"]]
         if len(held) > 1:
