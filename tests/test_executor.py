@@ -26,6 +26,8 @@ from nextvec.training import Evaluated, Finished, Stepped, begin, train
 from tests.conftest import walk_bank
 from tests.test_training import SMALL, on_disk
 
+pytestmark = pytest.mark.integration  # each test starts processes
+
 LONG = replace(SMALL, updates=120, evaluate_every=20, patience=100)
 
 

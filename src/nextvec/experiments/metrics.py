@@ -13,7 +13,7 @@ from nextvec.evaluation.results import OWN_CONTEXT, EvaluationResult, evaluation
 from nextvec.evaluation.runs import report_on
 from nextvec.experiments.comparison import check_comparable
 from nextvec.inference import Engine
-from nextvec.inference.latency import Answer, answers
+from nextvec.inference.latency import AnswerLatency, answers
 from nextvec.progress import Progress
 from nextvec.ranks import Rate, paired_lift
 from nextvec.runs import Run
@@ -50,7 +50,7 @@ class Measured:
         return report_on(self.run, self.exam, self.terms.context, progress=self.progress)
 
     @cached_property
-    def latency(self) -> Answer:
+    def latency(self) -> AnswerLatency:
         context = self.result.context or int(self.bank.lengths.max())
         return answers(Engine.open(self.run, self.bank), (context,), self.bank.rows[:context], progress=self.progress)[0]
 
