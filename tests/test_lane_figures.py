@@ -155,7 +155,7 @@ def test_an_expert_answers_its_lane_in_the_shared_models_place(tmp_path: Path) -
         expected = alone.to_json()["lanes"][name]["lift"]["hit@5"]["value"] if name == mine else 0
         assert lane["lift"]["hit@5"]["value"] == pytest.approx(expected)
     assert alone.lanes[mine].size
-    with pytest.raises(SettingsError, match="an expert answers lane 'law'; known: random 0"):
+    with pytest.raises(SettingsError, match="an expert is named for lane 'law'; known: random 0"):
         compare(shared, shared, bank, pool=30, lanes=lanes, experts={"law": expert})
     knows = finished(tmp_path / "knows", bank, valid=0.1, test=0.05)
     with pytest.raises(ExamError, match="or on test documents of"):

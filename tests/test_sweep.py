@@ -165,7 +165,7 @@ BAD = {
     "not a number": (["--over", "lr=1e-3,fast"], "lr=fast: must be of type float"),
     "no values": (["--over", "lr="], "want NAME=VALUE"),
     "no name": (["--over", "0.1,0.2"], "want NAME=VALUE"),
-    "twice a value": (["--over", "lr=0.001,1e-3"], "lr=0.001 is asked for twice"),
+    "twice a value": (["--over", "lr=0.001,1e-3"], "lr=0.001 is listed twice"),
     "twice a name": (["--over", "lr=1e-3", "--over", "lr=1e-2"], "lr is given twice"),
     "seeds as values": (["--over", "seed=1,2"], "seed cannot be swept: it is --seeds"),
     "another exam": (["--over", "test=0.1,0.3"], "test cannot be swept"),

@@ -15,19 +15,19 @@ def experiment_tables(found: Json) -> None:
     """Every kind against those without experts, then by lane, then the active experts."""
     console = Console()
     kinds = found["kinds"]
-    rivals = [kind["kind"] for kind in kinds if kind["experts"] is None]
+    references = [kind["kind"] for kind in kinds if kind["experts"] is None]
     table = _table("kind", "parameters", "active", "Hit@5", "95 %", "seeds")
-    worth = _table("kind", *(f"over {rival}" for rival in rivals))
+    lifts = _table("kind", *(f"over {reference}" for reference in references))
     for kind in kinds:
         hit, each = kind["hit@5"], [100 * seed for seed in kind["seeds"]]
         shares = (f"{hit['value']:.1%}", f"{100 * hit['low']:.1f}–{100 * hit['high']:.1f}", f"{min(each):.1f}–{max(each):.1f}")
         table.add_row(kind["kind"], f"{kind['parameters']:,}", f"{kind['active']:,}", *shares)
-        worth.add_row(kind["kind"], *(_points(kind["lift"].get(rival)) for rival in rivals))
-    console.print(table, "", worth, "", sep="\n")
+        lifts.add_row(kind["kind"], *(_points(kind["lift"].get(reference)) for reference in references))
+    console.print(table, "", lifts, "", sep="\n")
     for kind in kinds:
         console.print(f"[dim]{kind['kind']}: {kind['what']}[/dim]", highlight=False)
-    if found["lanes"] and rivals:
-        _lanes(console, found, rivals[0])
+    if found["lanes"] and references:
+        _lanes(console, found, references[0])
     for kind in kinds:
         if use := kind["experts"]:
             console.print(
@@ -46,16 +46,16 @@ def experiment_tables(found: Json) -> None:
         console.print(f"[dim]{note}[/dim]", highlight=False)
 
 
-def _lanes(console: Console, found: Json, rival: str) -> None:
+def _lanes(console: Console, found: Json, reference: str) -> None:
     """Points gained over the model without experts; intervals only where they exclude 0, all of them in the JSON."""
     by_name = {kind["kind"]: kind for kind in found["kinds"]}
-    names = [name for name in by_name if name != rival]
-    table = _table("lane", rival, *(name[:6] for name in names))
+    names = [name for name in by_name if name != reference]
+    table = _table("lane", reference, *(name[:6] for name in names))
     table.padding = (0, 1, 0, 0)
     shown: list[str] = []
     for lane in found["lanes"]:
-        gains = {name: by_name[name]["lanes"][lane]["lift"][rival] for name in names}
-        own = f"{by_name[rival]['lanes'][lane]['hit@5']['value']:.1%}"
+        gains = {name: by_name[name]["lanes"][lane]["lift"][reference] for name in names}
+        own = f"{by_name[reference]['lanes'][lane]['hit@5']['value']:.1%}"
         table.add_row(lane, own, *(_gain(gain) for gain in gains.values()))
         shown += [f"{name} in {lane}: {_points(gain)}" for name, gain in gains.items() if _is_shown(gain)]
     console.print("", table, sep="\n")

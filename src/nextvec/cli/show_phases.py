@@ -15,7 +15,7 @@ def phases_table(found: Json) -> None:
     """Every phase on one exam, its lift, and the effect of the shrinking pool."""
     console, exam = Console(), found["exam"]
     table = _table("recipe", "context", "Hit@1", "Hit@5", "95 %", "Hit@10", "reported")
-    worth = _table("recipe", "change", "lift", "verdict")
+    lifts = _table("recipe", "change", "lift", "verdict")
     for row in found["phases"]:
         hit, reported = row["hit@5"], row["reported"]
         style = "bold cyan" if row["lift"]["low"] > 0 else ""
@@ -30,8 +30,8 @@ def phases_table(found: Json) -> None:
             style=style,
         )
         change = _points(row["change"]) if row["change"] else ""
-        worth.add_row(row["recipe"], change, _points(row["lift"]), row["verdict"], style=style)
-    console.print(table, "", worth, sep="\n")
+        lifts.add_row(row["recipe"], change, _points(row["lift"]), row["verdict"], style=style)
+    console.print(table, "", lifts, sep="\n")
     for row in found["phases"]:
         if use := row["experts"]:
             console.print(
@@ -52,8 +52,8 @@ def phases_table(found: Json) -> None:
 def context_tables(found: Json) -> None:
     """The verdicts, then Hit@5 by trained context, by context in the exam, and with a disturbed far context."""
     console = Console()
-    for said in found["verdicts"]:
-        console.print(f"[bold]{said}[/bold]", highlight=False)
+    for verdict in found["verdicts"]:
+        console.print(f"[bold]{verdict}[/bold]", highlight=False)
     effects = {
         "trained with": found["trained"],
         f"trained with {found['longest']:,}, may read": found["truncated"],

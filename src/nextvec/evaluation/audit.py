@@ -80,7 +80,9 @@ def _documents(bank: Bank) -> Finding:
 def _encoder(bank: Bank) -> Finding:
     known = bank.manifest.encoder_fingerprint not in ("", "unknown")
     says = (
-        "all rows come from one known encoder" if known else "the encoder is not on record: text cannot be added or asked for"
+        "all rows come from one known encoder"
+        if known
+        else "the encoder is unknown: text can be neither added nor sent as a query"
     )
     # A bank of ready vectors may have an unknown encoder; text that was chunked here was encoded here.
     return Finding(known or not bank.manifest.reads_text, says, {"encoder": bank.manifest.encoder})

@@ -46,12 +46,12 @@ def lane_figures(places: Mapping[str, Int64[np.ndarray, " kept"]], ranks: Ranks,
     """
     found: Json = {}
     for name, rows in places.items():
-        own, rival = ranks.only(rows), other.only(rows)
+        own, theirs = ranks.only(rows), other.only(rows)
         found[name] = {
             "rows": len(rows),
             "documents": len(np.unique(own.clusters)),
             **{f"hit@{k}": own.hit(k).to_json() for k in hits},
-            "lift": {f"hit@{k}": paired_lift(own, rival, k).to_json() for k in hits},
+            "lift": {f"hit@{k}": paired_lift(own, theirs, k).to_json() for k in hits},
         }
     return found
 

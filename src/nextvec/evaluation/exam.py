@@ -32,7 +32,7 @@ class Exam:
     admissible candidates of one fixed order. Vectors that its document holds
     before the row are not admissible, however short the context, and neither are
     copies of the truth. A row that repeats a vector of its document is not
-    scored: an answer never names a vector of its context. The order is a salted
+    scored: a prediction never names a vector of its context. The order is a salted
     shuffle of the rows of the examined documents, then one of the rest of the
     bank. Every scored row has exactly ``pool`` candidates; a pool that one row
     cannot fill is refused.

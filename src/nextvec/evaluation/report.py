@@ -184,7 +184,7 @@ def _left_out(exam: Exam) -> tuple[str, ...]:
     if not exam.repeats:
         return ()
     return (
-        f"{exam.repeats:,} rows that repeat their own document are not scored: an answer leaves out what its context holds",
+        f"{exam.repeats:,} rows that repeat their own document are not scored: predictions leave out what their context holds",
     )
 
 

@@ -134,7 +134,7 @@ def compare(
     for lane, run in (experts or {}).items():
         if lanes is None or lane not in lanes.names:
             known = ", ".join(lanes.names) if lanes else "none without lanes"
-            raise SettingsError(f"an expert answers lane {lane!r}; known: {known}")
+            raise SettingsError(f"an expert is named for lane {lane!r}; known: {known}")
         _refuse_known_documents(run, b, bank)
         ranks = result_a.ranks.replaced(places.get(lane, NO_ROWS), result(run).ranks)
         result_a = replace(result_a, ranks=ranks)

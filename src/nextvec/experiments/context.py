@@ -176,8 +176,8 @@ class _Findings:
     def _trained(self, runs: list[Run], effect: Effect, batch: int, targets: float) -> Trained:
         context = runs[0].settings.context
         own = [self._truncated(run, context) for run in runs]
-        beside = self._baselines(runs[0], context)
-        best = max(beside, key=lambda name: beside[name].hits(5).mean())
+        of_baselines = self._baselines(runs[0], context)
+        best = max(of_baselines, key=lambda name: of_baselines[name].hits(5).mean())
         return Trained(
             context,
             batch,
@@ -187,7 +187,7 @@ class _Findings:
             tuple(run.seconds() for run in runs),
             float((self.past >= context).mean()),
             effect,
-            (best, beside[best].hit(5), average_lift(own, [beside[best]], 5)),
+            (best, of_baselines[best].hit(5), average_lift(own, [of_baselines[best]], 5)),
         )
 
     def _truncated(self, run: Run, context: int) -> Ranks:
@@ -206,15 +206,15 @@ class _Findings:
 
     def _baselines(self, run: Run, context: int) -> dict[str, Ranks]:
         _, centre = load_model(run)
-        rivals = list(baselines(centre, (self.bank, self.parts.train)))
-        name = digest(self.exam.id, *(name for name, _ in rivals), self.parts.train.tobytes())
+        predictors = list(baselines(centre, (self.bank, self.parts.train)))
+        name = digest(self.exam.id, *(name for name, _ in predictors), self.parts.train.tobytes())
 
         def ranked() -> dict[str, Ranks]:
             found: dict[str, Ranks] = {}
-            for done, (rival, predictor) in enumerate(rivals):
-                self.progress("baselines", done, len(rivals))
-                found[rival] = self.exam.rank(predict_rows(predictor, self.bank, self.exam.rows, context))
-            self.progress("baselines", len(rivals), len(rivals))
+            for done, (baseline, predictor) in enumerate(predictors):
+                self.progress("baselines", done, len(predictors))
+                found[baseline] = self.exam.rank(predict_rows(predictor, self.bank, self.exam.rows, context))
+            self.progress("baselines", len(predictors), len(predictors))
             return found
 
         return kept_ranks(self.folder / RANKS / f"baselines-{context}-{name}.safetensors", ranked)
@@ -274,7 +274,7 @@ def _equal_targets(bank: Bank, parts: Split, settings: TrainSettings, contexts: 
 def _noted_rows(full: int, rows: int, longest: int) -> str:
     if full == rows:
         return f"every scored row has {longest:,} rows before it"
-    said = f"{full:,} of {rows:,} scored rows have {longest:,} rows before them; the others read what their document has"
+    note = f"{full:,} of {rows:,} scored rows have {longest:,} rows before them; the others read what their document has"
     if full >= TOO_FEW:
-        return said
-    return f"{said}. Too few for figures of their own: the value of {longest:,} vectors for rows that have them is unknown"
+        return note
+    return f"{note}. Too few for figures of their own: the value of {longest:,} vectors for rows that have them is unknown"

@@ -132,9 +132,9 @@ class ContextExperiment:
 
 def verdicts(trained: Sequence[Trained], disturbed: Sequence[Effect], near: int) -> tuple[str, ...]:
     shortest = trained[0].effect.name
-    said = [f"context {t.effect.name} {_worth(t.effect.change, shortest)}" for t in trained[1:]]
+    trained_verdicts = [f"context {t.effect.name} {_worth(t.effect.change, shortest)}" for t in trained[1:]]
     effects = {effect.name: effect.change for effect in disturbed}
-    return (*said, _reading(effects, near))
+    return (*trained_verdicts, _reading(effects, near))
 
 
 def _worth(change: Rate, shortest: str) -> str:

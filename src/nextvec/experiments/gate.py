@@ -76,10 +76,10 @@ def read_gates(file: str | Path, over: str | None = None) -> Gates:
         raise SettingsError(f"{path} is not TOML: {error}") from None
     try:
         _known(content, ("exam", "gate"), "the file")
-        asked = content.get("gate", [])
-        if not isinstance(asked, list) or not asked:
+        tables = content.get("gate", [])
+        if not isinstance(tables, list) or not tables:
             raise SettingsError("no gate; write at least one [[gate]]")
-        return Gates(path.stem, _terms(content.get("exam", {})), tuple(_gate(table, over) for table in asked))
+        return Gates(path.stem, _terms(content.get("exam", {})), tuple(_gate(table, over) for table in tables))
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from None
 

@@ -148,7 +148,7 @@ def sweep(
     grid = [settings.parsed(dict(zip(over, values, strict=True))) for values in itertools.product(*over.values())]
     for n, values in enumerate(grid):
         if values in grid[:n]:
-            raise SettingsError(f"{' '.join(assignments(values))} is asked for twice; list every value once")
+            raise SettingsError(f"{' '.join(assignments(values))} is listed twice; list every value once")
     with settings.held():
         return add_points(settings, grid, [], executor or LocalProcesses(), progress)
 

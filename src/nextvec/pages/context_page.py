@@ -67,9 +67,9 @@ def _context_tables(found: Json) -> list[dict[str, Any]]:
 
 def _trained_chart(trained: Sequence[Json]) -> Markup:
     own = [Point(float(row["context"]), row["hit@5"]["value"], row["hit@5"]["low"], row["hit@5"]["high"]) for row in trained]
-    rival = [Point(float(row["context"]), row["baseline"]["hit@5"]["value"]) for row in trained]
+    best = [Point(float(row["context"]), row["baseline"]["hit@5"]["value"]) for row in trained]
     labels = {float(row["context"]): (row["name"],) for row in trained}
-    curves = [Curve("best baseline", "baseline", rival, labelled=True), Curve("trained", "model", own, labelled=True)]
+    curves = [Curve("best baseline", "baseline", best, labelled=True), Curve("trained", "model", own, labelled=True)]
     return line_chart(curves, "vectors of context in training and exam (log scale)", "Hit@5", log_x=True, x_labels=labels)
 
 

@@ -38,9 +38,9 @@ def _rows(report: Json) -> list[dict[str, Any]]:
 
 def _context_chart(curve: list[Json]) -> str:
     model = [Point(p["context"], p["hit@5"]["value"], p["hit@5"]["low"], p["hit@5"]["high"]) for p in curve]
-    rival = [Point(p["context"], p["baseline_hit@5"]["value"]) for p in curve]
+    best = [Point(p["context"], p["baseline_hit@5"]["value"]) for p in curve]
     return line_chart(
-        [Curve("best baseline", "baseline", rival), Curve("nextvec", "model", model)],
+        [Curve("best baseline", "baseline", best), Curve("nextvec", "model", model)],
         "vectors of context (log scale)",
         "Hit@5",
         log_x=True,

@@ -47,7 +47,7 @@ class Kind:
             a, b = ((kind.ranks if rows is None else [r.only(rows) for r in kind.ranks]) for kind in (self, other))
             return average_lift(a, b, 5).to_json()
 
-        beside = {name: other for name, other in others.items() if name in (WHOLE, ACTIVE, TOTAL) and other is not self}
+        references = {name: other for name, other in others.items() if name in (WHOLE, ACTIVE, TOTAL) and other is not self}
         return {
             "kind": self.name,
             "what": KINDS[self.name],
@@ -55,10 +55,10 @@ class Kind:
             "active": self.active,
             "seeds": [float(ranks.hits(5).mean()) for ranks in self.ranks],
             **{f"hit@{k}": average(self.ranks, k).to_json() for k in (1, 5, 10)},
-            "lift": {name: lift(other) for name, other in beside.items()},
+            "lift": {name: lift(other) for name, other in references.items()},
             "lanes": {
                 lane: {"hit@5": average([r.only(rows) for r in self.ranks], 5).to_json()}
-                | {"lift": {name: lift(other, rows) for name, other in beside.items()}}
+                | {"lift": {name: lift(other, rows) for name, other in references.items()}}
                 for lane, rows in places.items()
             },
             "experts": self.use,

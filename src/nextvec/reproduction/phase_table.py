@@ -65,9 +65,9 @@ class Phase:
 
     def _in_lane(self, rows: Int64[np.ndarray, " kept"]) -> dict[str, Any]:
         own = [ranks.only(rows) for ranks in self.ranks[self.pool]]
-        rival = self.baselines[self.pool][self.best_baseline].only(rows)
-        documents = len(np.unique(rival.clusters))
-        lift = average_lift(own, [rival], 5).to_json()
+        baseline = self.baselines[self.pool][self.best_baseline].only(rows)
+        documents = len(np.unique(baseline.clusters))
+        lift = average_lift(own, [baseline], 5).to_json()
         return {"rows": len(rows), "documents": documents, "hit@5": average(own, 5).to_json(), "lift": lift}
 
     def alarms(self) -> list[str]:
@@ -79,7 +79,7 @@ class Phase:
     def to_json(self) -> dict[str, Any]:
         phase, form, without = parts_of(self.recipe)
         own = self.ranks[self.pool]
-        rival = self.baselines[self.pool][self.best_baseline]
+        baseline = self.baselines[self.pool][self.best_baseline]
         change = self.change()
         return {
             "recipe": self.recipe,
@@ -91,7 +91,7 @@ class Phase:
             "seeds": [run.settings.seed for run in self.runs],
             **{f"hit@{k}": _over_seeds(own, k) for k in HITS},
             "change": {"from": self.before.recipe, **change.to_json()} if self.before and change else None,
-            "baseline": {"name": self.best_baseline, "hit@5": rival.hit(5).to_json()},
+            "baseline": {"name": self.best_baseline, "hit@5": baseline.hit(5).to_json()},
             "lift": self.lift().to_json(),
             "chance": own[0].chance(5),
             "by_pool": {pool_name(pool): average(seeds, 5).to_json() for pool, seeds in self.ranks.items()},

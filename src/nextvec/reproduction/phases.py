@@ -91,7 +91,7 @@ class _Table:
         self, folder: Path, bank: Bank, pools: Sequence[Pool], rows: int, progress: Progress, lanes: Lanes | None
     ) -> None:
         if not pools:
-            raise SettingsError("no pool was asked for; name one, like --pools 1000")
+            raise SettingsError("no pool is named; name one, like --pools 1000")
         self.folder, self.bank, self.rows, self.progress, self.lanes = folder, bank, rows, progress, lanes
         self.pools = tuple(dict.fromkeys(pools))
         self.notes: list[str] = []
