@@ -1,8 +1,9 @@
-"""Charts as SVG text: intervals as bars, curves with bands. Colours come from the page's style, so they follow its theme."""
+"""Charts as SVG text: intervals as bars, curves with bands. The style sheet of the page sets all colours."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -113,13 +114,23 @@ def change(value: float, low: float, high: float, least: float, most: float) -> 
     def px(points: float) -> float:
         return 100 * (points - least) / span
 
-    kind = "model" if low > 0 else "baseline" if high < 0 else "quiet"
+    kind = change_kind({"low": low, "high": high})
     return Markup(
         '<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
         f'<line class="zero" x1="{px(0.0):.2f}" x2="{px(0.0):.2f}" y1="0" y2="10"/>'
         f'<rect class="fill {kind}" x="{px(low):.2f}" y="3" width="{px(high) - px(low):.2f}" height="4" rx="1"/>'
         f'<line class="whisker" x1="{px(value):.2f}" x2="{px(value):.2f}" y1="1" y2="9"/></svg>'
     )
+
+
+def change_kind(rate: Mapping[str, Any]) -> str:
+    """The style class of a change: whether its interval lies above zero, below it, or around it."""
+    return "model" if rate["low"] > 0 else "baseline" if rate["high"] < 0 else "quiet"
+
+
+def change_scale(rates: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """The ends of one scale for several changes; zero lies on it."""
+    return min(0.0, *(rate["low"] for rate in rates)) - 0.002, max(0.0, *(rate["high"] for rate in rates)) + 0.002
 
 
 def _is_lower(point: Point, curves: Sequence[Curve]) -> bool:
