@@ -90,15 +90,22 @@ def finished(path: Path, bank: Path, variant: str) -> Run:
 
 # Simpler forms of a variant beside them; each costs 10 to 20 s of tracing.
 SIMPLER = ("memory_gru without memories", "transformer, window of 1", "experts of random lanes")
+MARKS = {
+    variant: () if variant == "gru" else pytest.mark.slow if variant in SIMPLER else pytest.mark.integration
+    for variant in VARIANTS
+}
 
 
-@pytest.fixture(scope="module", params=[pytest.param(v, marks=pytest.mark.slow) if v in SIMPLER else v for v in VARIANTS])
+@pytest.fixture(scope="module", params=[pytest.param(variant, marks=marks) for variant, marks in MARKS.items()])
 def exported(request: pytest.FixtureRequest, bank_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    folder = tmp_path_factory.mktemp("exported")
-    run = finished(folder / "run", bank_path, request.param)
-    manifest = export(run, folder / "out")
-    step, passage = (session(folder / "out" / name) for name in ("step.onnx", "passage.onnx"))
-    return Exported(folder / "out", manifest, load_model(run)[0], step, passage)
+    if request.param == "gru":
+        run, folder = request.getfixturevalue("gru"), request.getfixturevalue("gru_export")
+    else:
+        folder = tmp_path_factory.mktemp("exported") / "out"
+        run = finished(folder.parent / "run", bank_path, request.param)
+        export(run, folder)
+    step, passage = (session(folder / name) for name in ("step.onnx", "passage.onnx"))
+    return Exported(folder, json.loads((folder / "manifest.json").read_text()), load_model(run)[0], step, passage)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +116,7 @@ def gru(bank_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def gru_export(gru: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gru-export") / "out"
-    export(gru, folder)
+    assert export(gru, folder) == json.loads((folder / "manifest.json").read_text())
     return folder
 
 
@@ -228,6 +235,7 @@ def test_the_example_needs_numpy_and_onnxruntime_alone(gru: Run, gru_export: Pat
     assert [int(line.split()[0]) for line in done.stdout.splitlines()] == nearest.tolist()
 
 
+@pytest.mark.integration
 def test_the_verb_says_nothing_but_its_object_and_replaces_an_export(
     gru: Run, gru_export: Path, tmp_path: Path, command: list[str], quiet_environment: dict[str, str]
 ) -> None:
@@ -250,6 +258,7 @@ def test_the_verb_says_nothing_but_its_object_and_replaces_an_export(
     assert list(tmp_path.iterdir()) == [out]
 
 
+@pytest.mark.integration
 def test_a_graph_that_differs_is_not_written(bank_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     true_run = Unbranched.run
 
