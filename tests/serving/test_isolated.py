@@ -26,13 +26,15 @@ from safetensors.numpy import load_file, save_file
 from nextvec.client import Client
 from nextvec.errors import DataError, RunError, ServingError
 from nextvec.inference import Engine, Question
+from nextvec.inference.place import ComputePlace
 from nextvec.rollout.judge import Evidence, Rung
 from nextvec.rollout.ledger import Ledger, open_ledger
 from nextvec.rollout.plan import Command, Plan, create, intervene
 from nextvec.rollout.promotions import identity
 from nextvec.rollout.units import bands
 from nextvec.serving import isolated
-from nextvec.serving.isolated import EndedError, EngineProcess
+from nextvec.serving.answering import Answering, EndedError
+from nextvec.serving.isolated import EngineProcess
 from nextvec.serving.service import Asking, Limits, Service
 from nextvec.serving.wire import from_rows
 from tests.serving.server import Running, make_run, rows_of, serving
@@ -104,6 +106,20 @@ def test_it_says_what_the_engine_says(made: Path, engine: EngineProcess) -> None
     assert engine.nearest(np.asarray(here.bank.rows[5:7])).tolist() == [5, 6]
 
 
+def test_an_engine_says_where_it_computes(made: Path, engine: EngineProcess) -> None:
+    here: Answering = Engine.open(made / "run0")
+    assert here.place == ComputePlace(isolated=False, pid=os.getpid())
+    assert engine.place.isolated
+    assert engine.place.pid is not None
+    assert is_alive(engine.place.pid)
+    assert engine.place.pid != os.getpid()
+    states = [each.session() for each in (here, engine)]
+    assert [state.lost for state in states] == [False, False]
+    for each in (here, engine):
+        each.retire()
+    assert [state.lost for state in states] == [False, True]
+
+
 def test_one_session_fails_alone(engine: EngineProcess) -> None:
     questions = [Question(engine.session(), rows_of(1, n), 2) for n in range(3)]
     questions[1].rows = np.full((1, engine.dim), np.nan, np.float32)
@@ -131,16 +147,16 @@ def test_who_is_killed_is_there_again_without_its_states(made: Path) -> None:
     said: list[str] = []
     engine = EngineProcess(made / "run0", Engine.open, lambda _, detail: said.append(detail))
     try:
-        old, pid = engine.session(), engine.pid
+        old, pid = engine.session(), engine.place.pid
         (want,) = engine.answers([Question(old, rows_of(1), 3)])
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         until(lambda: bool(said))
-        assert engine.pid is None
+        assert engine.place.pid is None
         (answer,) = engine.answers([Question(engine.session(), rows_of(1), 3)])
         assert isinstance(answer, EndedError)
         until(lambda: len(said) == 2)
-        assert engine.pid not in (None, pid)
+        assert engine.place.pid not in (None, pid)
         assert "SIGKILL" in said[0]
         assert "there again" in said[1]
         lost, again = engine.answers([Question(old, rows_of(1), 3), Question(engine.session(), rows_of(1), 3)])
@@ -159,8 +175,8 @@ def test_who_hangs_is_ended(made: Path, monkeypatch: pytest.MonkeyPatch, way: st
     said: list[str] = []
     engine = EngineProcess(made / "run0", Engine.open, lambda _, detail: said.append(detail))
     try:
-        assert engine.pid is not None
-        os.kill(engine.pid, signal.SIGSTOP)
+        assert engine.place.pid is not None
+        os.kill(engine.place.pid, signal.SIGSTOP)
         rows = rows_of(100_000)  # more than a socket holds: it is the sending that waits
         if way == "front":
             (answer,) = engine.answers([Question(engine.session(), rows, 3)])
@@ -261,8 +277,8 @@ def test_another_model_in_its_place_is_not_served_by_accident(made: Path, tmp_pa
     engine = EngineProcess(tmp_path / "run", Engine.open, lambda _, detail: said.append(detail))
     try:
         shutil.copyfile(made / "run1" / "best.safetensors", tmp_path / "run" / "best.safetensors")
-        assert engine.pid is not None
-        os.kill(engine.pid, signal.SIGKILL)
+        assert engine.place.pid is not None
+        os.kill(engine.place.pid, signal.SIGKILL)
         until(lambda: any("another model" in line for line in said))
         assert "reload" in str(engine.fault)
     finally:
@@ -272,7 +288,7 @@ def test_another_model_in_its_place_is_not_served_by_accident(made: Path, tmp_pa
 @pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="Linux alone says whom it ends first")
 def test_it_is_ended_before_the_server_where_memory_runs_out(engine: EngineProcess) -> None:
     own = int(Path("/proc/self/oom_score_adj").read_text())
-    assert int(Path(f"/proc/{engine.pid}/oom_score_adj").read_text()) > own
+    assert int(Path(f"/proc/{engine.place.pid}/oom_score_adj").read_text()) > own
 
 
 # A server

@@ -5,6 +5,7 @@
 import hashlib
 import json
 import math
+import os
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from nextvec.index import ExactIndex, Index, allowed_rows
 from nextvec.inference import snapshot
 from nextvec.inference.expected import Expected, context_chunks
 from nextvec.inference.forms import Forms
+from nextvec.inference.place import ComputePlace, StatusListener
 from nextvec.inference.session import Session
 from nextvec.inference.states import Batches, owned
 from nextvec.ingestion import Chunking
@@ -280,6 +282,27 @@ class Engine:
             DataError: no encoder (:attr:`encoder`).
         """
         return self.encoder.encode(chunks, "passage").rows
+
+    # An engine in the server's own process starts and ends with it: the life cycle of an isolated engine is empty here.
+
+    @property
+    def place(self) -> ComputePlace:
+        """This process."""
+        return ComputePlace(isolated=False, pid=os.getpid())
+
+    @property
+    def fault(self) -> str | None:
+        """None: an engine in this process can always be asked."""
+        return None
+
+    def subscribe(self, listener: StatusListener) -> None:
+        """Does nothing: the status of an engine in this process never changes."""
+
+    def retire(self) -> None:
+        """Does nothing: states in this process stay usable when another engine answers."""
+
+    def close(self) -> None:
+        """Does nothing: there is no process to end."""
 
     def _answers(self, questions: Sequence[Question]) -> list[list[Expected]]:
         stepping = [question for question in questions if len(question.rows) == 1]

@@ -114,6 +114,11 @@ class Session:
         return self
 
     @property
+    def lost(self) -> bool:
+        """False: the state lies in this object."""
+        return False
+
+    @property
     def num_bytes(self) -> int:
         """Memory of the state, the prediction and the rows seen."""
         return (

@@ -3,7 +3,6 @@
 # Axes: T vectors, D width.
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -14,12 +13,12 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from nextvec.serving import openapi, wire
+from nextvec.serving.answering import EndedError
 from nextvec.serving.bodies import Receive, Scope
 from nextvec.serving.canary import Canary
 from nextvec.serving.control import Control
 from nextvec.serving.dashboard import FILES, page
 from nextvec.serving.guard import Access, Guard, Log, Send
-from nextvec.serving.isolated import EndedError, EngineProcess
 from nextvec.serving.metrics import CONTENT_TYPE
 from nextvec.serving.overview import Overview, unready
 from nextvec.serving.service import Answer, Asking, Service
@@ -230,7 +229,7 @@ class Handlers:
             "dim": engine.dim,
             "encoder": engine.encoder_fingerprint,
             "stable": stable,
-            "process": engine.pid if isinstance(engine, EngineProcess) else os.getpid(),
+            "process": engine.place.pid,
         }
 
     def _deadline(self, request: Request) -> float:

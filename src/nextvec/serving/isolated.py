@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import orjson
@@ -34,6 +34,8 @@ from jaxtyping import Float32, Int64
 from nextvec.bank import Bank
 from nextvec.errors import DataError, NextvecError, NotFiniteError, RunError, ServingError
 from nextvec.inference import Engine, Expected, Question, Session
+from nextvec.inference.place import ComputePlace, StatusListener
+from nextvec.serving.answering import EndedError
 
 ANSWER_SECONDS, READ_SECONDS, OPEN_SECONDS = 10.0, 300.0, 300.0  # then a process counts as hung and is ended
 WATCH_SECONDS = 0.25
@@ -42,44 +44,6 @@ MOST_REPLY = 1 << 30
 EXPENDABLE = b"700"  # of 1000: whom the kernel ends first where memory runs out
 PR_SET_PDEATHSIG = 1
 Json = dict[str, Any]
-Told = Callable[[Literal["ended", "there", "refused"], str], None]
-
-
-class EndedError(ServingError):
-    """The process of an engine is not there, or was not to the end of the question."""
-
-
-@runtime_checkable
-class Reading(Protocol):
-    """A session, wherever its state lies."""
-
-    length: int
-
-    @property
-    def num_bytes(self) -> int: ...
-    def catch_up(self, vectors: np.ndarray) -> None: ...
-    def snapshot(self) -> bytes: ...
-
-
-@runtime_checkable
-class Answering(Protocol):
-    """What a server needs of an engine, wherever it computes."""
-
-    bank: Bank
-    digest: str
-    weights: Any
-    context: int | None
-
-    @property
-    def dim(self) -> int: ...
-    @property
-    def encoder_fingerprint(self) -> str: ...
-    def session(self) -> Reading: ...
-    def restore(self, data: bytes) -> Reading: ...
-    def answers(self, questions: Sequence[Question]) -> list[list[Expected] | Exception]: ...
-    def nearest(self, vectors: np.ndarray) -> Int64[np.ndarray, " R"]: ...
-    def cut(self, text: str) -> list[str]: ...
-    def encode_chunks(self, chunks: Sequence[str]) -> Float32[np.ndarray, "T D"]: ...
 
 
 class RemoteSession:
@@ -98,7 +62,7 @@ class RemoteSession:
     @property
     def lost(self) -> bool:
         """Whether no later question can be answered from this state."""
-        return self.engine.replaced or self.engine.life != self.life
+        return self.engine.retired or self.engine.life != self.life
 
     def catch_up(self, vectors: np.ndarray) -> None:
         """Read a long context, beside those who answer.
@@ -136,21 +100,18 @@ class EngineProcess:
 
     Attributes:
         held: states that lay over there at the last answer.
-        ended: how its process last ended, in words; empty while the first one lives.
-        replaced: set by the owner when another engine answers from now on.
 
     Args:
         run: the run's folder.
         open_run: called over there; a function that can be pickled.
-        told: called in a thread when the process has ``ended``, is ``there`` again or is ``refused``, with one line; its states
-            are gone.
+        listener: as :meth:`subscribe`'s.
 
     Raises:
         NextvecError: the run cannot be opened; with the message of over there.
     """
 
-    def __init__(self, run: Path, open_run: Callable[[Path], Engine], told: Told | None = None) -> None:
-        self.told: Told = told or (lambda _event, _detail: None)
+    def __init__(self, run: Path, open_run: Callable[[Path], Engine], listener: StatusListener | None = None) -> None:
+        self._listener: StatusListener = listener or (lambda _status, _detail: None)
         self._run, self._open = run, open_run
         self._front, self._aside = _Wire(ANSWER_SECONDS), _Wire(READ_SECONDS)
         self._labels, self._texts = _Wire(ANSWER_SECONDS), _Wire(READ_SECONDS)
@@ -158,7 +119,7 @@ class EngineProcess:
         self._numbers, self._life = itertools.count(), 0
         self._gone: deque[int] = deque()
         self.held = 0
-        self.ended, self.replaced = "", False
+        self._last_end, self._retired = "", False
         self._process: BaseProcess | None = None
         self._fault = "it has not begun"
         self._facts: Json = {}
@@ -184,14 +145,31 @@ class EngineProcess:
         return self.bank.manifest.encoder_fingerprint
 
     @property
-    def pid(self) -> int | None:
-        """Of the process; None while there is none."""
-        return self._process.pid if self.fault is None and self._process is not None else None
+    def place(self) -> ComputePlace:
+        """Its own process, if that runs."""
+        pid = self._process.pid if self.fault is None and self._process is not None else None
+        return ComputePlace(isolated=True, pid=pid, last_end=self._last_end)
 
     @property
     def life(self) -> int:
         """Number of the process, from 1."""
         return self._life
+
+    @property
+    def retired(self) -> bool:
+        """Whether another engine answers in its place."""
+        return self._retired
+
+    def subscribe(self, listener: StatusListener) -> None:
+        """Call ``listener`` in a thread when the process has ``ended``, was ``restarted``, or its start was ``refused``.
+
+        The second argument is one line for the log. The states of the process are gone in all three cases.
+        """
+        self._listener = listener
+
+    def retire(self) -> None:
+        """Count all states as lost: another engine answers from now on."""
+        self._retired = True
 
     @property
     def fault(self) -> str | None:
@@ -323,10 +301,10 @@ class EngineProcess:
                     self._begun.set()
                     return
                 self._fault = str(error)
-                self.told("refused", f"its process cannot be started again: {error}")
+                self._listener("refused", f"its process cannot be started again: {error}")
             else:
                 if self._begun.is_set():
-                    self.told("there", f"its process is there again, number {self._life}")
+                    self._listener("restarted", f"its process is there again, number {self._life}")
                 self._begun.set()
                 self._watch()
             pause = FIRST_PAUSE if time.monotonic() - began > SOUND_SECONDS else min(LONGEST_PAUSE, 2 * pause)
@@ -377,15 +355,15 @@ class EngineProcess:
             if hung or self._closing.is_set():
                 process.kill()
         process.join()
-        self.ended = f"the process did not answer for {hung:g} s" if hung else f"the process was ended: {_how(process)}"
-        self._fault = f"the engine's process has ended ({self.ended}); it is being started again"
+        self._last_end = f"the process did not answer for {hung:g} s" if hung else f"the process was ended: {_how(process)}"
+        self._fault = f"the engine's process has ended ({self._last_end}); it is being started again"
         for wire in self._wires:
             connection, wire.connection = wire.connection, None
             assert connection is not None
             with wire.lock:  # who asks has seen the end of the stream by now
                 connection.close()
         if not self._closing.is_set():
-            self.told("ended", self._fault)
+            self._listener("ended", self._fault)
 
 
 def _how(process: BaseProcess) -> str:

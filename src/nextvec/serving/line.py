@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from nextvec.inference import Expected, Question
-from nextvec.serving.isolated import Answering, EndedError, EngineProcess
+from nextvec.serving.answering import Answering, EndedError
 from nextvec.serving.metrics import Metrics, span
 from nextvec.serving.turns import Turns
 from nextvec.serving.wire import RefusedError
@@ -45,7 +45,7 @@ class Line:
 
     def __init__(self, engine: Answering, metrics: Metrics, model: str) -> None:
         self.engine, self.model = engine, model
-        self.apart = isinstance(engine, EngineProcess)
+        self.apart = engine.place.isolated
         self.seconds = 0.0  # what a request costs, running mean over batches
         self._metrics = metrics
         self._waits: deque[float] = deque(maxlen=LATEST)

@@ -11,8 +11,8 @@ from nextvec.errors import DataError
 from nextvec.inference import snapshot
 from nextvec.inference.snapshot import Context
 from nextvec.serving import wire
+from nextvec.serving.answering import Answering, SessionState
 from nextvec.serving.contexts import View, narrow
-from nextvec.serving.isolated import Answering, Reading
 from nextvec.serving.rebuild import read
 from nextvec.serving.turns import Steps
 from nextvec.serving.wire import RefusedError
@@ -30,10 +30,10 @@ class Moved:
 
     rows: Float[np.ndarray, "T D"]
     context: Context
-    state: Reading | None
+    state: SessionState | None
 
 
-def packed(state: Reading, unread: Float32[np.ndarray, "T D"], view: View, encoder: str) -> Steps[bytes]:
+def packed(state: SessionState, unread: Float32[np.ndarray, "T D"], view: View, encoder: str) -> Steps[bytes]:
     """A session as bytes.
 
     Args:

@@ -26,7 +26,6 @@ from nextvec.rollout.ledger import LedgerError
 from nextvec.rollout.plan import Phase, Plan, State, units_at
 from nextvec.runs import Run
 from nextvec.runs.run import BEST
-from nextvec.serving.isolated import EngineProcess
 from nextvec.serving.recent import BINS, DECADE, SECONDS, edges, percentiles
 from nextvec.serving.service import Model, Service
 
@@ -164,7 +163,7 @@ def unready(service: Service) -> str | None:
     if not service.ready:
         return "this server is stopping"
     stable = service.models[service.stable].engine
-    if isinstance(stable, EngineProcess) and stable.fault is not None:
+    if stable.fault is not None:
         return stable.fault
     if service.texts.stuck(STUCK_DEADLINES * service.limits.deadline):
         return "the encoder has not finished a batch for long; texts are not answered"

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from nextvec.inference.engine import SEGMENT
+from nextvec.serving.answering import SessionState
 from nextvec.serving.contexts import Contexts, View
-from nextvec.serving.isolated import Reading, RemoteSession
 from nextvec.serving.line import Line
 from nextvec.serving.states import States
 from nextvec.serving.turns import Steps
@@ -27,7 +27,7 @@ class Rebuilds:
 
     def __init__(self, states: States, contexts: Contexts, rebuilt: Callable[[], None]) -> None:
         self.states, self._contexts, self._rebuilt = states, contexts, rebuilt
-        self._running: dict[tuple[str, str], asyncio.Future[Reading]] = {}
+        self._running: dict[tuple[str, str], asyncio.Future[SessionState]] = {}
 
     def behind(self, line: Line, session: str, view: View) -> int:
         """Vectors of a context that the cached state has not read."""
@@ -35,7 +35,7 @@ class Rebuilds:
 
     async def take(
         self, line: Line, session: str, view: View, new: Float32[np.ndarray, "T D"] | None
-    ) -> tuple[Reading, Float32[np.ndarray, "T D"]]:
+    ) -> tuple[SessionState, Float32[np.ndarray, "T D"]]:
         """A session's state, taken out of the cache, and the few vectors that it still has to read.
 
         A caller that is cancelled leaves the reading under way to go on; it ends in the cache, for the next one.
@@ -58,14 +58,13 @@ class Rebuilds:
         self._rebuilt()
         return await self._read(line, session, view, state), np.empty((0, view.dim), np.float32)
 
-    def put(self, line: Line, session: str, view: View, state: Reading) -> None:
+    def put(self, line: Line, session: str, view: View, state: SessionState) -> None:
         """Put a state back, unless it ended with its process, or its session was deleted meanwhile.
 
         A session that was made again under the same name has another context.
         """
         digest = line.engine.digest
-        gone = isinstance(state, RemoteSession) and state.lost
-        if not gone and session in self._contexts and self._contexts.head(session).incarnation == view.head.incarnation:
+        if not state.lost and session in self._contexts and self._contexts.head(session).incarnation == view.head.incarnation:
             self.states.put(session, digest, state, state.num_bytes)
         else:
             self.states.lose(session, digest)
@@ -79,7 +78,7 @@ class Rebuilds:
         for running in list(self._running.values()):
             running.cancel()
 
-    async def _read(self, line: Line, session: str, view: View, state: Reading | None) -> Reading:
+    async def _read(self, line: Line, session: str, view: View, state: SessionState | None) -> SessionState:
         name = (session, line.engine.digest)
         begun = state if state is not None else line.engine.session()
         running = self._running[name] = line.aside.run(_caught_up(begun, view))
@@ -93,14 +92,14 @@ class Rebuilds:
             self.lose(line, session)
             raise
 
-    def _leave(self, done: asyncio.Future[Reading], line: Line, session: str, view: View) -> None:
+    def _leave(self, done: asyncio.Future[SessionState], line: Line, session: str, view: View) -> None:
         if done.cancelled() or done.exception() is not None:
             self.lose(line, session)
         else:
             self.put(line, session, view, done.result())
 
 
-def read(state: Reading, rows: Float32[np.ndarray, "T D"]) -> Steps[Reading]:
+def read(state: SessionState, rows: Float32[np.ndarray, "T D"]) -> Steps[SessionState]:
     """Have a state read vectors, a segment a step: an engine's own segments, so the bits are those of one reading."""
     for first in range(0, len(rows), SEGMENT):
         if first:
@@ -109,5 +108,5 @@ def read(state: Reading, rows: Float32[np.ndarray, "T D"]) -> Steps[Reading]:
     return state
 
 
-def _caught_up(state: Reading, view: View) -> Steps[Reading]:
+def _caught_up(state: SessionState, view: View) -> Steps[SessionState]:
     return (yield from read(state, view.read(state.length)))

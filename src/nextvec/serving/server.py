@@ -13,10 +13,10 @@ from typing import Any
 import torch
 import uvicorn
 
+from nextvec.serving.answering import Answering
 from nextvec.serving.app import application
 from nextvec.serving.canary import Canary
 from nextvec.serving.guard import App, Guard, Log
-from nextvec.serving.isolated import Answering
 from nextvec.serving.listening import BACKLOG, Place, bound, listen
 from nextvec.serving.protocol import Guarded, Hooks, protocol
 from nextvec.serving.service import Limits, Service

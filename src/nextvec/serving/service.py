@@ -26,11 +26,12 @@ from jaxtyping import Float32
 
 from nextvec.errors import NextvecError, NotFiniteError, ServingError
 from nextvec.inference import Expected, Question
+from nextvec.inference.place import Status
 from nextvec.routing import BUCKETS, LONGEST_SALT, Arm, Expert, Lineup, Route, Served, Snapshot, bucket, route
 from nextvec.serving import moving
+from nextvec.serving.answering import Answering, EndedError, SessionState
 from nextvec.serving.causes import cause
 from nextvec.serving.contexts import ConflictError, Contexts, FullError, Head, View, begun, rewritten
-from nextvec.serving.isolated import Answering, EndedError, EngineProcess, Reading
 from nextvec.serving.lanes import ServedLanes
 from nextvec.serving.last_use import LastUse
 from nextvec.serving.line import CLOSE_SECONDS, Job, Line
@@ -481,7 +482,7 @@ class Service:
             NextvecError: it cannot be opened, or does not fit.
         """
         async with self._reloading:
-            engine = await in_own_thread(lambda: self._opened(name, run), f"opening {name}", _let_go)
+            engine = await in_own_thread(lambda: self._opened(name, run), f"opening {name}", lambda engine: engine.close())
             self.models = {**self.models, name: self._model(name, run, engine)}
 
     @property
@@ -565,7 +566,7 @@ class Service:
         async with self._reloading:
             old = self.models[name]
             try:
-                opening = in_own_thread(lambda: self._opened(name, old.run), f"opening {name}", _let_go)
+                opening = in_own_thread(lambda: self._opened(name, old.run), f"opening {name}", lambda engine: engine.close())
                 engine = await self._counted(opening)
             except NextvecError as error:
                 raise RefusedError(409, "the run cannot be opened, or does not fit; the old model stays") from error
@@ -575,8 +576,8 @@ class Service:
             if self.lanes is not None:
                 self.lanes.anew(name)
             # States that lie in another process go with it, whatever its weights were; those in use are not put back.
-            if isinstance(old.engine, EngineProcess):
-                old.engine.replaced = True
+            if old.engine.place.isolated:
+                old.engine.retire()
                 self.states.drop(digest=old.engine.digest)
             await self._end(old)
             if old.engine.digest != engine.digest:
@@ -594,7 +595,7 @@ class Service:
             raise ServingError(f"model {missing[0]!r} is not served; open it first")
         for name, model in self.models.items():
             tried = snapshot.canary is not None and name in named
-            model.line.apart = tried or self._is_expert(name) or isinstance(model.engine, EngineProcess)
+            model.line.apart = tried or self._is_expert(name) or model.engine.place.isolated
         self.snapshot = snapshot
 
     def _is_expert(self, name: str) -> bool:
@@ -797,7 +798,7 @@ class Service:
 
     async def _there_again(self, model: Model, ended: EndedError, deadline: float) -> None:
         loop, engine = asyncio.get_running_loop(), model.engine
-        while isinstance(engine, EngineProcess) and engine.fault is not None:
+        while engine.fault is not None:
             try:
                 await asyncio.sleep(0.02)
             except asyncio.CancelledError:
@@ -917,7 +918,7 @@ class Service:
 
     async def _state(
         self, model: Model, session: str, view: View, new: Float32[np.ndarray, "T D"] | None
-    ) -> tuple[Reading, Float32[np.ndarray, "T D"]]:
+    ) -> tuple[SessionState, Float32[np.ndarray, "T D"]]:
         return await self._counted(self.rebuilds.take(model.line, session, view, new))
 
     # What became of it
@@ -1016,32 +1017,31 @@ class Service:
             if isinstance(answer, Exception):
                 raise answer
         except BaseException:
-            _let_go(engine)
+            engine.close()
             raise
         return engine
 
     def _model(self, name: str, run: Path, engine: Answering) -> Model:
-        if isinstance(engine, EngineProcess):
-            loop, digest = asyncio.get_running_loop(), engine.digest
+        loop, digest = asyncio.get_running_loop(), engine.digest
 
-            def told(event: str, detail: str) -> None:
-                if not loop.is_closed():
-                    loop.call_soon_threadsafe(self._process_told, name, digest, event, detail)
+        def notify(status: Status, detail: str) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._status_changed, name, digest, status, detail)
 
-            engine.told = told
+        engine.subscribe(notify)
         return Model(name, run, engine, Line(engine, self.metrics, name))
 
     async def _end(self, model: Model, patience: float = CLOSE_SECONDS) -> None:
         await model.line.close(patience)
-        if isinstance(model.engine, EngineProcess):
+        if model.engine.place.isolated:
             await in_own_thread(model.engine.close, f"closing {model.name}")
 
-    def _process_told(self, name: str, digest: str, event: str, detail: str) -> None:
+    def _status_changed(self, name: str, digest: str, status: Status, detail: str) -> None:
         self.states.drop(digest=digest)
         self.tell("engine", model=name, detail=detail)
-        if event == "ended":
+        if status == "ended":
             self.metrics.ended(name).inc()
-        if event == "there" and self.lanes is not None:
+        if status == "restarted" and self.lanes is not None:
             self.lanes.anew(name)
 
     def _check(self, name: str, engine: Answering) -> None:
@@ -1123,11 +1123,6 @@ class Service:
 
 def _served(lineup: Lineup) -> list[Served]:
     return [lineup.short, lineup.long, *(expert.model for expert in lineup.experts)]
-
-
-def _let_go(engine: Answering) -> None:
-    if isinstance(engine, EngineProcess):
-        engine.close()
 
 
 def _standing(head: Head) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 
-from nextvec.serving.isolated import Reading
+from nextvec.serving.answering import SessionState
 
 OVERHEAD = 4096  # bytes of objects around a state's tensors, about
 Name = tuple[str, str]  # session, digest of the engine
@@ -13,14 +13,14 @@ class States:
 
     def __init__(self, budget: int) -> None:
         self.budget, self.bytes = budget, 0
-        self._held: OrderedDict[Name, tuple[Reading, int]] = OrderedDict()
+        self._held: OrderedDict[Name, tuple[SessionState, int]] = OrderedDict()
         self._digests: dict[str, set[str]] = {}  # of the held states, by session
         self._out: dict[Name, int] = {}
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def take(self, session: str, digest: str) -> Reading | None:
+    def take(self, session: str, digest: str) -> SessionState | None:
         """The state, for the caller alone until it is put back; None on a miss."""
         held = self._removed((session, digest))
         if held is None:
@@ -33,7 +33,7 @@ class States:
         held = self._held.get((session, digest))
         return held[0].length if held is not None else 0
 
-    def put(self, session: str, digest: str, state: Reading, size: int) -> None:
+    def put(self, session: str, digest: str, state: SessionState, size: int) -> None:
         """Put back, or put in, a state of ``size`` bytes; others go until all fit."""
         size += OVERHEAD
         self.lose(session, digest)
@@ -61,7 +61,7 @@ class States:
         held = self._removed(name)
         self.bytes -= held[1] if held is not None else 0
 
-    def _removed(self, name: Name) -> tuple[Reading, int] | None:
+    def _removed(self, name: Name) -> tuple[SessionState, int] | None:
         held = self._held.pop(name, None)
         if held is not None:
             digests = self._digests[name[0]]

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from nextvec.errors import NextvecError
-from nextvec.serving.isolated import Answering, EndedError
+from nextvec.serving.answering import Answering, EndedError
 from nextvec.serving.turns import Steps, Turns
 from nextvec.serving.wire import RefusedError
 
