@@ -25,7 +25,7 @@ from safetensors.numpy import load_file, save_file
 
 from nextvec.client import Client
 from nextvec.errors import DataError, RunError, ServingError
-from nextvec.inference import Engine, Question
+from nextvec.inference import Engine, PredictionRequest
 from nextvec.inference.place import ComputePlace
 from nextvec.rollout.judge import Evidence, Rung
 from nextvec.rollout.ledger import Ledger, open_ledger
@@ -35,9 +35,9 @@ from nextvec.rollout.units import bands
 from nextvec.serving import isolated
 from nextvec.serving.answering import Answering, EndedError
 from nextvec.serving.isolated import EngineProcess
-from nextvec.serving.service import Asking, Limits, Service
+from nextvec.serving.service import Limits, Service
 from nextvec.serving.wire import from_rows
-from tests.serving.server import Running, make_run, rows_of, serving
+from tests.serving.server import Running, asking, make_run, rows_of, serving
 from tests.waiting import PATIENCE, until
 
 RUNGS = (Rung(50.0, 0.0, 10**6), Rung(98.0, 0.0, 10**6))
@@ -85,10 +85,10 @@ def test_it_says_what_the_engine_says(made: Path, engine: EngineProcess) -> None
     near, far = [here.session() for _ in range(4)], [engine.session() for _ in range(4)]
     for turn, counts in enumerate([(1, 1, 1, 1), (3, 1, 1, 2), (1, 1, 0, 5)]):
         rows = [rows_of(count, 10 * turn + n) for n, count in enumerate(counts)]
-        want = here.answers([Question(s, r, 3) for s, r in zip(near, rows, strict=True)])
-        asked = [Question(s, r, 3) for s, r in zip(far, rows, strict=True)]
+        want = here.answers([PredictionRequest(s, r, 3) for s, r in zip(near, rows, strict=True)])
+        asked = [PredictionRequest(s, r, 3) for s, r in zip(far, rows, strict=True)]
         assert told(engine.answers(asked)) == told(want)
-        assert [len(question.rows) for question in asked] == [0, 0, 0, 0]
+        assert [len(request.rows) for request in asked] == [0, 0, 0, 0]
         assert [s.length for s in far] == [s.length for s in near]
         assert [s.num_bytes for s in far] == [s.num_bytes for s in near]
     near[0].catch_up(rows_of(50, 99))
@@ -97,8 +97,8 @@ def test_it_says_what_the_engine_says(made: Path, engine: EngineProcess) -> None
     assert far[0].snapshot() == near[0].snapshot()
     moved = engine.restore(near[0].snapshot())
     assert (moved.length, moved.num_bytes) == (near[0].length, here.restore(near[0].snapshot()).num_bytes)
-    assert told(engine.answers([Question(moved, rows_of(1, 98), 3)])) == told(
-        here.answers([Question(near[0], rows_of(1, 98), 3)])
+    assert told(engine.answers([PredictionRequest(moved, rows_of(1, 98), 3)])) == told(
+        here.answers([PredictionRequest(near[0], rows_of(1, 98), 3)])
     )
     with pytest.raises(DataError, match="damaged"):
         engine.restore(near[0].snapshot()[:-1])
@@ -121,9 +121,9 @@ def test_an_engine_says_where_it_computes(made: Path, engine: EngineProcess) -> 
 
 
 def test_one_session_fails_alone(engine: EngineProcess) -> None:
-    questions = [Question(engine.session(), rows_of(1, n), 2) for n in range(3)]
-    questions[1].rows = np.full((1, engine.dim), np.nan, np.float32)
-    first, second, third = engine.answers(questions)
+    requests = [PredictionRequest(engine.session(), rows_of(1, n), 2) for n in range(3)]
+    requests[1].rows = np.full((1, engine.dim), np.nan, np.float32)
+    first, second, third = engine.answers(requests)
     assert isinstance(first, list)
     assert isinstance(third, list)
     assert isinstance(second, ServingError)
@@ -136,10 +136,10 @@ def test_one_session_fails_alone(engine: EngineProcess) -> None:
 
 def test_states_that_nobody_holds_are_forgotten(engine: EngineProcess) -> None:
     for n in range(50):
-        engine.answers([Question(engine.session(), rows_of(1, n), 1)])
+        engine.answers([PredictionRequest(engine.session(), rows_of(1, n), 1)])
     kept = engine.session()
     gc.collect()
-    engine.answers([Question(kept, rows_of(1), 1)])
+    engine.answers([PredictionRequest(kept, rows_of(1), 1)])
     assert engine.held == 1
 
 
@@ -148,18 +148,20 @@ def test_who_is_killed_is_there_again_without_its_states(made: Path) -> None:
     engine = EngineProcess(made / "run0", Engine.open, lambda _, detail: said.append(detail))
     try:
         old, pid = engine.session(), engine.place.pid
-        (want,) = engine.answers([Question(old, rows_of(1), 3)])
+        (want,) = engine.answers([PredictionRequest(old, rows_of(1), 3)])
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         until(lambda: bool(said))
         assert engine.place.pid is None
-        (answer,) = engine.answers([Question(engine.session(), rows_of(1), 3)])
+        (answer,) = engine.answers([PredictionRequest(engine.session(), rows_of(1), 3)])
         assert isinstance(answer, EndedError)
         until(lambda: len(said) == 2)
         assert engine.place.pid not in (None, pid)
         assert "SIGKILL" in said[0]
         assert "there again" in said[1]
-        lost, again = engine.answers([Question(old, rows_of(1), 3), Question(engine.session(), rows_of(1), 3)])
+        lost, again = engine.answers(
+            [PredictionRequest(old, rows_of(1), 3), PredictionRequest(engine.session(), rows_of(1), 3)]
+        )
         assert isinstance(lost, EndedError)
         assert told([again]) == told([want])
         with pytest.raises(EndedError):
@@ -179,7 +181,7 @@ def test_who_hangs_is_ended(made: Path, monkeypatch: pytest.MonkeyPatch, way: st
         os.kill(engine.place.pid, signal.SIGSTOP)
         rows = rows_of(100_000)  # more than a socket holds: it is the sending that waits
         if way == "front":
-            (answer,) = engine.answers([Question(engine.session(), rows, 3)])
+            (answer,) = engine.answers([PredictionRequest(engine.session(), rows, 3)])
             assert isinstance(answer, EndedError)
         else:
             with pytest.raises(EndedError):
@@ -188,7 +190,7 @@ def test_who_hangs_is_ended(made: Path, monkeypatch: pytest.MonkeyPatch, way: st
             monkeypatch.setattr(isolated, name, 1e9)
         until(lambda: engine.fault is None and bool(said))
         assert re.search(r"the process did not answer for [\d.]+ s", said[0])
-        assert isinstance(engine.answers([Question(engine.session(), rows_of(1), 3)])[0], list)
+        assert isinstance(engine.answers([PredictionRequest(engine.session(), rows_of(1), 3)])[0], list)
     finally:
         engine.close()
 
@@ -198,7 +200,7 @@ def test_answers_do_not_wait_behind_who_reads(engine: EngineProcess) -> None:
     reading.start()
     answered = 0
     while reading.is_alive():
-        assert isinstance(engine.answers([Question(engine.session(), rows_of(1), 1)])[0], list)
+        assert isinstance(engine.answers([PredictionRequest(engine.session(), rows_of(1), 1)])[0], list)
         answered += 1
     reading.join()
     assert answered > 2
@@ -217,7 +219,7 @@ def test_labels_and_answers_do_not_wait_behind_a_text_or_a_long_context(made: Pa
         until((tmp_path / "go.encode").exists)
         until((tmp_path / "go.read").exists)
         assert engine.nearest(np.asarray(engine.bank.rows[5:6])).tolist() == [5]
-        assert isinstance(engine.answers([Question(engine.session(), rows_of(1), 1)])[0], list)
+        assert isinstance(engine.answers([PredictionRequest(engine.session(), rows_of(1), 1)])[0], list)
         assert not texts
         assert session.length == 0
         (tmp_path / "go").touch()
@@ -460,16 +462,16 @@ def test_states_of_a_replaced_process_go_when_the_new_one_answers(made: Path, tm
         try:
             for name in ("a", "b"):
                 service.contexts.open(name)
-                await service.append(name, from_rows(rows_of(3, 1)), None, 3, Asking(name, None, {}, frozenset()), until)
+                await service.append(name, from_rows(rows_of(3, 1)), None, 3, asking(name), until)
             digest = old.engine.digest
-            with old.line.used():
+            with old.queue.used():
                 state = service.states.take("b", digest)
                 assert state is not None
                 reloading = asyncio.create_task(service.reload("m"))
                 while service.models["m"] is old:
                     await asyncio.sleep(0.005)
                 assert service.states.length("a", digest) == 0
-                service.rebuilds.put(old.line, "b", service.contexts.view("b"), state)  # in use meanwhile
+                service.rebuilds.put(old.queue, "b", service.contexts.view("b"), state)  # in use meanwhile
                 assert service.states.length("b", digest) == 0
             await reloading
         finally:

@@ -31,11 +31,11 @@ from nextvec.routing import UNSURE, Lineup, Served, Snapshot
 from nextvec.serving.lanes import ENOUGH, FIRST, MOST, Health, ServedLanes, strata
 from nextvec.serving.metrics import Metrics
 from nextvec.serving.observations import Event, Seen
-from nextvec.serving.rebuild import INLINE
-from nextvec.serving.service import Asking, Limits, Service
+from nextvec.serving.service import Limits, Service
+from nextvec.serving.state_rebuild import INLINE
 from nextvec.serving.wire import from_rows
 from tests.serving.faults import FAULTS
-from tests.serving.server import DIM, make_run, rows_of, serving
+from tests.serving.server import DIM, asking, make_run, rows_of, serving
 from tests.waiting import PATIENCE, until
 
 LANES = 3
@@ -75,7 +75,7 @@ def served(made: Path, folder: Path, talk: Callable[[Service, ServedLanes], Awai
 
 async def say(service: Service, session: str, rows: np.ndarray, lane: str | None = None) -> Any:
     until = asyncio.get_running_loop().time() + PATIENCE
-    return await service.append(session, from_rows(rows, None), None, 5, Asking(session, lane, {}, frozenset()), until)
+    return await service.append(session, from_rows(rows, None), None, 5, asking(session, lane), until)
 
 
 def in_lane(anchors: Anchors, lane: int, count: int = 3, seed: int = 0) -> np.ndarray:
@@ -195,12 +195,12 @@ def test_whole_contexts_are_routed_each_by_its_own_lane(made: Path, anchors: Anc
     async def talk(service: Service, lanes: ServedLanes) -> None:
         contexts = [in_lane(anchors, lane, count) for lane, count in ((1, 3), (2, 3), (1, 3 * INLINE))]
         until = asyncio.get_running_loop().time() + PATIENCE
-        found = await service.once(contexts, 5, Asking("", None, {}, frozenset()), until)
+        found = await service.once(contexts, 5, asking(""), until)
         assert [a.model for a in found] == ["expert", "shared", "expert"]
         for answer, rows in zip(found, contexts, strict=True):
             assert [e.row for e in answer.expected] == answered(service.models[answer.model].engine, rows)
         service.models["expert"].engine.predict = FAULTS["raises"]  # type: ignore[method-assign]
-        sick = (await service.once(contexts[:1], 5, Asking("", None, {}, frozenset()), until))[0]
+        sick = (await service.once(contexts[:1], 5, asking(""), until))[0]
         assert (sick.model, sick.reason) == ("shared", "expert RuntimeError")
         assert [e.row for e in sick.expected] == answered(service.models["shared"].engine, contexts[0])
 

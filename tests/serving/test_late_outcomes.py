@@ -9,8 +9,8 @@ import pytest
 
 from nextvec.serving.causes import cause
 from nextvec.serving.observations import Closed, Event
-from nextvec.serving.rebuild import INLINE
 from nextvec.serving.service import Service
+from nextvec.serving.state_rebuild import INLINE
 from tests.serving.faults import raises
 from tests.serving.server import make_run, rows_of
 from tests.serving.test_service import rollout, say, served
@@ -43,7 +43,7 @@ def test_nothing_is_told_of_a_session_after_its_end(runs: dict[str, Path], tmp_p
         if late == "warming":
             await say(service, "a", rows_of(INLINE * 4, 1))
         service.adopt(rollout(50.0 if late == "label" else 100.0 if late == "warming" else 0.0))
-        ask = service.models["new"].line.ask
+        ask = service.models["new"].queue.ask
         if late == "label":
             service._truth = held(service._truth, gate)  # type: ignore[method-assign]
         elif late == "warming":
@@ -51,7 +51,7 @@ def test_nothing_is_told_of_a_session_after_its_end(runs: dict[str, Path], tmp_p
             service.models["new"].engine.read = raises  # type: ignore[method-assign]
             service._surely = lambda *_: answered(([], service.models["stable"]))  # type: ignore
         else:
-            service.models["new"].line.ask = held(raising if late == "failed mirror" else ask, gate)  # type: ignore
+            service.models["new"].queue.ask = held(raising if late == "failed mirror" else ask, gate)  # type: ignore
         await say(service, "a", rows_of(1, 2))
         appended = asyncio.create_task(say(service, "a", rows_of(1, 3), k=0)) if late == "label" else None
         while appended is not None and "a" in service._promises:  # until the search for the label has begun

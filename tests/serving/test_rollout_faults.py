@@ -105,13 +105,13 @@ def test_a_canary_that_is_rejected_in_the_shadow_is_unloaded(ledger: Ledger, run
     async def play(service: Service, part: Canary, said: list[dict[str, Any]]) -> None:
         await turn(part)
         assert set(service.models) == {"run0", "run1"}
-        assert service.models["run0"].line.apart
+        assert service.models["run0"].queue.in_thread
         reject(ledger, "r")
         await turn(part)
         assert state(ledger) == "REJECTED"
         await until(part, lambda: set(service.models) == {"run0"})
         assert (service.snapshot.canary, service.mirror) == (None, 0.0)
-        assert not service.models["run0"].line.apart
+        assert not service.models["run0"].queue.in_thread
         await say(service, "a", rows_of(1))
         assert not service._promises  # nothing waits for a label that no rollout counts
 

@@ -18,12 +18,12 @@ from nextvec.errors import NotFiniteError, ServingError
 from nextvec.inference import Engine
 from nextvec.routing import Lineup, Served, Snapshot
 from nextvec.serving.observations import Closed, Event, Pair, Seen, Settled
-from nextvec.serving.rebuild import INLINE
-from nextvec.serving.service import Asking, Limits, Service, _Promise
-from nextvec.serving.states import OVERHEAD, States
+from nextvec.serving.service import Limits, Service, _Promise
+from nextvec.serving.state_cache import OVERHEAD, StateCache
+from nextvec.serving.state_rebuild import INLINE
 from nextvec.serving.wire import RefusedError, from_rows
 from tests.serving.faults import FAULTS, raises
-from tests.serving.server import make_run, rows_of
+from tests.serving.server import asking, make_run, rows_of
 from tests.waiting import PATIENCE
 
 
@@ -56,8 +56,7 @@ def served(runs: dict[str, Path], folder: Path, talk: Callable[[Service, list[Ev
 
 async def say(service: Service, session: str, rows: np.ndarray, k: int = 5, ids: list[int] | None = None) -> Any:
     until = asyncio.get_running_loop().time() + PATIENCE
-    asking = Asking(session, None, {}, frozenset())
-    return await service.append(session, from_rows(rows, ids), None, k, asking, until)
+    return await service.append(session, from_rows(rows, ids), None, k, asking(session), until)
 
 
 def of(events: list[Event], stream: str) -> list[Seen]:
@@ -207,7 +206,7 @@ def test_a_request_past_its_deadline_is_not_computed(runs: dict[str, Path], tmp_
         service.contexts.open("a")
         await say(service, "a", rows_of(1, 1))
         with pytest.raises(RefusedError) as refused:
-            await service.predict("a", 5, Asking("a", None, {}, frozenset()), asyncio.get_running_loop().time() - 1)
+            await service.predict("a", 5, asking("a"), asyncio.get_running_loop().time() - 1)
         assert refused.value.status == 504
         assert (await say(service, "a", rows_of(1, 2))).length == 2
 
@@ -222,15 +221,10 @@ def test_one_broken_session_does_not_break_its_batch(runs: dict[str, Path], tmp_
             await say(service, f"s{n}", rows_of(2, n))
         poisoned: Any = service.states._held["s2", engine.digest][0]
         poisoned.prediction = None  # as no sound engine would leave it
-        asked = [
-            service.predict(f"s{n}", 3, Asking(f"s{n}", None, {}, frozenset()), asyncio.get_running_loop().time() + PATIENCE)
-            for n in range(5)
-        ]
+        asked = [service.predict(f"s{n}", 3, asking(f"s{n}"), asyncio.get_running_loop().time() + PATIENCE) for n in range(5)]
         found = await asyncio.gather(*asked, return_exceptions=True)
         assert [isinstance(answer, Exception) for answer in found] == [False, False, True, False, False]
-        assert (
-            await service.predict("s2", 3, Asking("s2", None, {}, frozenset()), asyncio.get_running_loop().time() + PATIENCE)
-        ).length == 2
+        assert (await service.predict("s2", 3, asking("s2"), asyncio.get_running_loop().time() + PATIENCE)).length == 2
 
     served(runs, tmp_path, talk)
 
@@ -292,7 +286,7 @@ def test_a_model_that_is_closed_gives_its_last_answers_and_is_freed(runs: dict[s
         service.promote("new", "stable")
         service.promote("stable", "new")
         old, engine = weakref.ref(service.models["stable"].engine), service.models["stable"].engine
-        service.models["stable"].line.apart = True
+        service.models["stable"].queue.in_thread = True
         begun, release = threading.Event(), threading.Event()
         answers = engine.answers
 
@@ -332,14 +326,14 @@ def test_forgetting_a_session_costs_its_own_states_whatever_else_is_held(runs: d
     state = Engine.open(runs["stable"]).session()
     state.push(rows_of(1)[0])
 
-    def held(sessions: int) -> States:
-        states = States(1 << 40)
+    def held(sessions: int) -> StateCache:
+        states = StateCache(1 << 40)
         for n in range(sessions):
             for digest in ("old", "new"):
                 states.put(f"s{n}", digest, state, 100)
         return states
 
-    def lines(states: States) -> int:
+    def lines(states: StateCache) -> int:
         """Lines of Python that forgetting one session takes."""
         count = 0
 
@@ -388,7 +382,7 @@ def test_a_batch_counts_once_among_the_requests_that_wait_for_a_thread(runs: dic
 
         deadline = asyncio.get_running_loop().time() + PATIENCE
         contexts = [rows_of(INLINE + 1, n) for n in range(5)]
-        batch = asyncio.create_task(service.once(contexts, 3, Asking("", None, {}, frozenset()), deadline))
+        batch = asyncio.create_task(service.once(contexts, 3, asking(""), deadline))
         service._beside(model, "a", work)
         await background.wait()
         while not service.apart:
@@ -396,7 +390,7 @@ def test_a_batch_counts_once_among_the_requests_that_wait_for_a_thread(runs: dic
         for _ in range(20):
             await asyncio.sleep(0)
         assert service.apart == 1
-        model.line.seconds = 2 * service.limits.budget
+        model.queue.seconds_per_request = 2 * service.limits.budget
         assert service.overloaded(3)  # this one, the batch, and one that waits for the loop
         free.set()
         batch.cancel()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nextvec.rollout.ledger import Ledger
     from nextvec.rollout.promotions import Start
     from nextvec.serving.canary import Canary
-    from nextvec.serving.listening import Place
+    from nextvec.serving.listening import ListenAddress
     from nextvec.serving.observations import Settled
     from nextvec.serving.service import Service
 
@@ -173,10 +173,10 @@ def serve(arguments: Namespace) -> int:
     return 0
 
 
-def _place(arguments: Namespace) -> "Place":
+def _place(arguments: Namespace) -> "ListenAddress":
     from nextvec.serving.cors import Cors, as_origin
     from nextvec.serving.guard import ON_LOOPBACK, Access, read_keys
-    from nextvec.serving.listening import Place
+    from nextvec.serving.listening import ListenAddress
 
     if arguments.unix is not None and (arguments.port is not None or arguments.host is not None):
         raise SettingsError("--unix PATH takes the place of --host and --port; give one or the other")
@@ -185,7 +185,7 @@ def _place(arguments: Namespace) -> "Place":
     keys = read_keys(arguments.keys) if arguments.keys else ()
     hosts = ON_LOOPBACK | {host} | set(arguments.allow_host)
     access = Access(keys, hosts, Cors(as_origin(origin) for origin in arguments.cors))
-    place = Place(host, port, access, arguments.unix, arguments.root_path)
+    place = ListenAddress(host, port, access, arguments.unix, arguments.root_path)
     place.check()
     return place
 

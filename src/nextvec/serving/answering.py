@@ -10,7 +10,7 @@ from jaxtyping import Float32, Int64
 
 from nextvec.bank import Bank
 from nextvec.errors import ServingError
-from nextvec.inference import Expected, Question
+from nextvec.inference import Expected, PredictionRequest
 from nextvec.inference.place import ComputePlace, StatusListener
 
 
@@ -90,7 +90,7 @@ class Answering(Protocol):
         """The state that :meth:`SessionState.snapshot` saved, perhaps in another process."""
         ...
 
-    def answers(self, questions: Sequence[Question]) -> list[list[Expected] | Exception]:
+    def answers(self, requests: Sequence[PredictionRequest]) -> list[list[Expected] | Exception]:
         """One answer or one error per request, in order."""
         ...
 

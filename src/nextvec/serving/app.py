@@ -21,7 +21,7 @@ from nextvec.serving.dashboard import FILES, page
 from nextvec.serving.guard import Access, Guard, Log, Send
 from nextvec.serving.metrics import CONTENT_TYPE
 from nextvec.serving.overview import Overview, unready
-from nextvec.serving.service import Answer, Asking, Service
+from nextvec.serving.service import RoutingRequest, ServedAnswer, Service
 from nextvec.serving.wire import RefusedError, Vectors
 
 K = 10
@@ -211,7 +211,7 @@ class Handlers:
 
     async def metrics(self, _: Request) -> Response:
         service = self.service
-        service.metrics.queue.set(sum(len(model.line) for model in service.models.values()))
+        service.metrics.queue.set(sum(len(model.queue) for model in service.models.values()))
         service.metrics.sessions.set(len(service.contexts))
         service.metrics.states.set(service.states.bytes)
         service.metrics.log.set(service.contexts.bytes)
@@ -309,15 +309,15 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def _asking(request: Request, key: str) -> Asking:
-    return Asking(key, request.headers.get("x-lane"), request.headers, request.state.rights)
+def _asking(request: Request, key: str) -> RoutingRequest:
+    return RoutingRequest(key, request.headers.get("x-lane"), request.headers, request.state.rights)
 
 
 def _k(request: Request) -> int:
     return wire.whole(request.query_params.get("k"), "k", 1, wire.MOST_K, K)
 
 
-def _content(request: Request, answer: Answer) -> dict[str, Any]:
+def _content(request: Request, answer: ServedAnswer) -> dict[str, Any]:
     texts, rows = (request.query_params.get(name) in ("1", "true") for name in ("text", "rows"))
     service: Service = request.app
     expected = [
@@ -343,7 +343,7 @@ def _content(request: Request, answer: Answer) -> dict[str, Any]:
     }
 
 
-def _answered(request: Request, answer: Answer) -> Response:
+def _answered(request: Request, answer: ServedAnswer) -> Response:
     return _json({**_content(request, answer), "request": request.state.request})
 
 

@@ -33,7 +33,7 @@ from jaxtyping import Float32, Int64
 
 from nextvec.bank import Bank
 from nextvec.errors import DataError, NextvecError, NotFiniteError, RunError, ServingError
-from nextvec.inference import Engine, Expected, Question, Session
+from nextvec.inference import Engine, Expected, PredictionRequest, Session
 from nextvec.inference.place import ComputePlace, StatusListener
 from nextvec.serving.answering import EndedError
 
@@ -61,7 +61,7 @@ class RemoteSession:
 
     @property
     def lost(self) -> bool:
-        """Whether no later question can be answered from this state."""
+        """Whether no later request can be answered from this state."""
         return self.engine.retired or self.engine.life != self.life
 
     def catch_up(self, vectors: np.ndarray) -> None:
@@ -86,7 +86,7 @@ class _Wire:
     """One of the ways to ask, each with a thread over there: none waits behind another.
 
     Attributes:
-        since: when the question under way was asked, on the monotonic clock.
+        since: when the request under way was asked, on the monotonic clock.
     """
 
     patience: float
@@ -199,17 +199,17 @@ class EngineProcess:
         session.length, session.num_bytes = said["length"], said["bytes"]
         return session
 
-    def answers(self, questions: Sequence[Question]) -> list[list[Expected] | Exception]:
+    def answers(self, requests: Sequence[PredictionRequest]) -> list[list[Expected] | Exception]:
         """:meth:`nextvec.inference.Engine.answers`; of a process that ends meanwhile, :class:`EndedError` to everybody."""
         life = self._life
-        here = [question for question in questions if question.state.engine is self and question.state.life == life]
+        here = [request for request in requests if request.state.engine is self and request.state.life == life]
         given: dict[int, list[Expected] | Exception] = {}
         try:
             given = dict(zip(map(id, here), self._answers(here, life), strict=True)) if here else {}
         except EndedError as error:
-            given = {id(question): error for question in here}
+            given = {id(request): error for request in here}
         lost = EndedError("this state ended with the engine's process")
-        return [given.get(id(question), lost) for question in questions]
+        return [given.get(id(request), lost) for request in requests]
 
     def catch_up(self, session: RemoteSession, vectors: np.ndarray) -> None:
         """:meth:`RemoteSession.catch_up`."""
@@ -250,25 +250,25 @@ class EngineProcess:
         self._closing.set()
         self._keeper.join(5.0)
 
-    def _answers(self, questions: Sequence[Question], life: int) -> list[list[Expected] | Exception]:
-        asked = [(q.state.number, len(q.rows), q.k) for q in questions]
-        rows = np.concatenate([q.rows for q in questions])
+    def _answers(self, requests: Sequence[PredictionRequest], life: int) -> list[list[Expected] | Exception]:
+        asked = [(q.state.number, len(q.rows), q.k) for q in requests]
+        rows = np.concatenate([q.rows for q in requests])
         said, _ = self._ask(self._front, {"do": "answers", "asked": asked, "gone": self._forgotten()}, rows, life)
         self.held = said["held"]
         answers: list[list[Expected] | Exception] = []
-        for question, answer in zip(questions, said["answers"], strict=True):
+        for request, answer in zip(requests, said["answers"], strict=True):
             if "error" in answer:
                 answers.append(_error(answer))
                 continue
-            question.rows = question.rows[:0]
-            question.state.length, question.state.num_bytes = answer["length"], answer["bytes"]
+            request.rows = request.rows[:0]
+            request.state.length, request.state.num_bytes = answer["length"], answer["bytes"]
             answers.append([Expected.of(self.bank, *found) for found in zip(answer["rows"], answer["scores"], strict=True)])
         return answers
 
     def _forgotten(self) -> list[int]:
         return [self._gone.popleft() for _ in range(len(self._gone))]
 
-    def _ask(self, wire: _Wire, question: Json, given: np.ndarray | bytes = b"", life: int | None = None) -> tuple[Json, bytes]:
+    def _ask(self, wire: _Wire, request: Json, given: np.ndarray | bytes = b"", life: int | None = None) -> tuple[Json, bytes]:
         with wire.lock:
             connection = wire.connection
             if connection is None:
@@ -277,10 +277,10 @@ class EngineProcess:
                 raise EndedError("this state ended with the engine's process")
             wire.since = time.monotonic()
             try:
-                connection.send_bytes(_packed(question, given if isinstance(given, bytes) else _bytes(given)))
+                connection.send_bytes(_packed(request, given if isinstance(given, bytes) else _bytes(given)))
                 said, payload = _unpacked(connection.recv_bytes(MOST_REPLY))
             except (OSError, EOFError):
-                raise EndedError("the engine's process ended during the question") from None
+                raise EndedError("the engine's process ended during the request") from None
             finally:
                 wire.since = None
         if "error" in said:
@@ -469,16 +469,16 @@ def _session(engine: Engine, sessions: dict[int, Session], number: int) -> Sessi
 
 
 def _answered(engine: Engine, sessions: dict[int, Session], asked: Sequence[Sequence[int]], rows: np.ndarray) -> bytes:
-    questions: list[Question] = []
+    requests: list[PredictionRequest] = []
     first = 0
     for number, count, k in asked:
-        questions.append(Question(_session(engine, sessions, number), rows[first : first + count], k))
+        requests.append(PredictionRequest(_session(engine, sessions, number), rows[first : first + count], k))
         first += count
     answers: list[Json] = []
-    for question, answer in zip(questions, engine.answers(questions), strict=True):
+    for request, answer in zip(requests, engine.answers(requests), strict=True):
         if isinstance(answer, Exception):
             answers.append(_told(answer))
             continue
         found = {"rows": [e.row for e in answer], "scores": [e.score for e in answer]}
-        answers.append({**found, "length": question.state.length, "bytes": question.state.num_bytes})
+        answers.append({**found, "length": request.state.length, "bytes": request.state.num_bytes})
     return _packed({"answers": answers, "held": len(sessions)})

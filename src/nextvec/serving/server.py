@@ -17,7 +17,7 @@ from nextvec.serving.answering import Answering
 from nextvec.serving.app import application
 from nextvec.serving.canary import Canary
 from nextvec.serving.guard import App, Guard, Log
-from nextvec.serving.listening import BACKLOG, Place, bound, listen
+from nextvec.serving.listening import BACKLOG, ListenAddress, bound, listen
 from nextvec.serving.protocol import Guarded, Hooks, protocol
 from nextvec.serving.service import Limits, Service
 
@@ -114,7 +114,7 @@ def serve(
     runs: Mapping[str, Path],
     open_run: Callable[[Path], Answering],
     sessions: Path,
-    place: Place,
+    place: ListenAddress,
     limits: Limits,
     announce: Callable[[str], None],
     log_requests: bool = False,
@@ -143,7 +143,7 @@ async def _serve(
     runs: Mapping[str, Path],
     open_run: Callable[[Path], Answering],
     sessions: Path,
-    place: Place,
+    place: ListenAddress,
     limits: Limits,
     listener: socket.socket,
     announce: Callable[[str], None],

@@ -1,7 +1,7 @@
 """What the server does, without HTTP: sessions, arms, and one answer per question, whoever gives it.
 
 A context is the truth (:mod:`nextvec.serving.contexts`), a model state a cache
-of it (:mod:`nextvec.serving.states`). So a switch of arms, a reload, an
+of it (:mod:`nextvec.serving.state_cache`). So a switch of arms, a reload, an
 eviction and a restart are all one thing: a state that is missing, made anew.
 """
 
@@ -25,22 +25,22 @@ import numpy as np
 from jaxtyping import Float32
 
 from nextvec.errors import NextvecError, NotFiniteError, ServingError
-from nextvec.inference import Expected, Question
+from nextvec.inference import Expected, PredictionRequest
 from nextvec.inference.place import Status
 from nextvec.routing import BUCKETS, LONGEST_SALT, Arm, Expert, Lineup, Route, Served, Snapshot, bucket, route
-from nextvec.serving import moving
+from nextvec.serving import session_transfer
 from nextvec.serving.answering import Answering, EndedError, SessionState
 from nextvec.serving.causes import cause
 from nextvec.serving.contexts import ConflictError, Contexts, FullError, Head, View, begun, rewritten
+from nextvec.serving.daemon_thread import in_daemon_thread
 from nextvec.serving.lanes import ServedLanes
 from nextvec.serving.last_use import LastUse
-from nextvec.serving.line import CLOSE_SECONDS, Job, Line
 from nextvec.serving.metrics import Metrics
 from nextvec.serving.observations import Closed, Event, Pair, Seen, Settled, Stream
-from nextvec.serving.opening import in_own_thread
-from nextvec.serving.rebuild import INLINE, Rebuilds, read
-from nextvec.serving.states import States
-from nextvec.serving.texts import Texts
+from nextvec.serving.request_queue import CLOSE_SECONDS, QueuedRequest, RequestQueue
+from nextvec.serving.state_cache import StateCache
+from nextvec.serving.state_rebuild import INLINE, StateRebuilds, read
+from nextvec.serving.text_encoding import TextEncoding
 from nextvec.serving.wire import MOST_LENGTH, MOST_ROWS, MOST_SNAPSHOT, RefusedError, Vectors
 
 T = TypeVar("T")
@@ -80,7 +80,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Asking:
+class RoutingRequest:
     """What a router may know of a request.
 
     Attributes:
@@ -96,7 +96,7 @@ class Asking:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ServedAnswer:
     """What is expected next, and who says so.
 
     Attributes:
@@ -120,7 +120,7 @@ class Model:
     name: str
     run: Path
     engine: Answering
-    line: Line
+    queue: RequestQueue
 
 
 @dataclass
@@ -158,9 +158,9 @@ class Service:
         first = self.models[self.stable].engine
         self.dim, self.encoder = first.dim, first.encoder_fingerprint
         self.contexts = Contexts(sessions, self.dim, self.encoder)
-        self.states = States(limits.state_bytes)
-        self.rebuilds = Rebuilds(self.states, self.contexts, self.metrics.rebuilt.inc)
-        self.texts = Texts()
+        self.states = StateCache(limits.state_bytes)
+        self.rebuilds = StateRebuilds(self.states, self.contexts, self.metrics.rebuilt.inc)
+        self.texts = TextEncoding()
         self.snapshot = Snapshot(0, Lineup(Served(self.stable), Served(self.stable)))
         self.mirror = 0.0  # percent of sessions whose questions a canary is asked too, while one is there
         self.observe: Callable[[Event], None] = lambda _: None
@@ -232,10 +232,10 @@ class Service:
         vectors: Vectors,
         seq: int | None,
         k: int,
-        asking: Asking,
+        asking: RoutingRequest,
         deadline: float,
         incarnation: int | None = None,
-    ) -> Answer:
+    ) -> ServedAnswer:
         """Write vectors at the end of a session's context, then say what comes next if ``k`` is not 0.
 
         The last append again changes nothing and is answered as before: a prediction is a function of the context.
@@ -260,10 +260,10 @@ class Service:
             head = self._head(session)
             if not k:
                 digest = self.models[self.stable].engine.digest
-                return Answer((), "stable", self.stable, "append", digest, head.seq, head.length)
+                return ServedAnswer((), "stable", self.stable, "append", digest, head.seq, head.length)
             return await self._answer(session, vectors.rows if applied else None, k, asking, deadline)
 
-    async def predict(self, session: str, k: int, asking: Asking, deadline: float) -> Answer:
+    async def predict(self, session: str, k: int, asking: RoutingRequest, deadline: float) -> ServedAnswer:
         """What comes next in a session.
 
         Raises:
@@ -283,14 +283,14 @@ class Service:
         """
         async with self._in_time(session, deadline):
             view, model = self._view(session), self.models[self.stable]
-            with model.line.used():
+            with model.queue.used():
                 state, rows = await self._state(model, session, view, None)
                 try:
-                    saved = await self._counted(model.line.aside.run(moving.packed(state, rows, view, self.encoder)))
+                    saved = await self._counted(model.queue.reader.run(session_transfer.pack(state, rows, view, self.encoder)))
                 except BaseException:
-                    self.rebuilds.lose(model.line, session)
+                    self.rebuilds.lose(model.queue, session)
                     raise
-                self.rebuilds.put(model.line, session, view, state)
+                self.rebuilds.put(model.queue, session, view, state)
             if len(saved) > MOST_SNAPSHOT:
                 raise RefusedError(
                     413, f"this session's snapshot has {len(saved)} bytes; a server restores {MOST_SNAPSHOT} at most"
@@ -307,22 +307,22 @@ class Service:
             restored, False where the next request makes it anew from the context.
 
         Raises:
-            DataError: as :func:`nextvec.serving.moving.opened`.
+            DataError: as :func:`nextvec.serving.session_transfer.opened`.
             RefusedError: 413, 422 as there; 409 the session is not empty; 507 the disk is full, or there are as many sessions
                 as there may be; 503, 504 no time.
         """
         async with self._in_time(session, deadline):
             model = self.models[self.stable]
-            with model.line.used():
-                moved = await self._counted(model.line.aside.run(moving.opened(data, model.engine)))
+            with model.queue.used():
+                moved = await self._counted(model.queue.reader.run(session_transfer.unpack(data, model.engine)))
                 self._check_room(session)
                 made = await self._begun(session, moved)
                 self._used.touch(session, time.monotonic())
                 if moved.state is not None:
-                    self.rebuilds.put(model.line, session, self._view(session), moved.state)
+                    self.rebuilds.put(model.queue, session, self._view(session), moved.state)
             return made, moved.state is not None
 
-    async def _begun(self, session: str, moved: moving.Moved) -> bool:
+    async def _begun(self, session: str, moved: session_transfer.TransferredSession) -> bool:
         """Write a context that another server gave; False where the session holds exactly this one already."""
         before = self._view(session) if session in self.contexts else None
         context = moved.context
@@ -408,8 +408,8 @@ class Service:
     # Without a session
 
     async def once(
-        self, contexts: Sequence[Float32[np.ndarray, "T D"]], k: int, asking: Asking, deadline: float
-    ) -> list[Answer]:
+        self, contexts: Sequence[Float32[np.ndarray, "T D"]], k: int, asking: RoutingRequest, deadline: float
+    ) -> list[ServedAnswer]:
         """What comes next in whole contexts, each given at once.
 
         Raises:
@@ -425,7 +425,7 @@ class Service:
         finally:
             _REQUEST.reset(one)
 
-    async def _once(self, rows: Float32[np.ndarray, "T D"], k: int, asking: Asking, deadline: float) -> Answer:
+    async def _once(self, rows: Float32[np.ndarray, "T D"], k: int, asking: RoutingRequest, deadline: float) -> ServedAnswer:
         began, lane, lanes = time.perf_counter(), asking.lane, self.lanes
         if lanes is not None and lane is None:
             long = len(rows) > INLINE
@@ -444,24 +444,24 @@ class Service:
             found, model = await self._surely(name, lambda model: self._whole(model, rows, k, deadline), deadline)
         self.metrics.answers("stable", model.name, reason).inc()
         self._in_lane(lane, reason, began)
-        return Answer(found, "stable", model.name, reason, model.engine.digest, None, len(rows), lane)
+        return ServedAnswer(found, "stable", model.name, reason, model.engine.digest, None, len(rows), lane)
 
     async def _whole(self, model: Model, rows: Float32[np.ndarray, "T D"], k: int, deadline: float) -> list[Expected]:
-        with model.line.used():
+        with model.queue.used():
             state, left = model.engine.session(), rows
             if len(rows) > INLINE:
-                await self._counted(model.line.aside.run(read(state, rows)))
+                await self._counted(model.queue.reader.run(read(state, rows)))
                 left = np.empty((0, self.dim), np.float32)
-            return await model.line.ask(Job(state, left, k, deadline))
+            return await model.queue.ask(QueuedRequest(state, left, k, deadline))
 
     async def encode(self, text: str, deadline: float) -> Float32[np.ndarray, "T D"]:
         """A text as rows, cut and encoded as the bank's were.
 
         Raises:
-            RefusedError: see :meth:`nextvec.serving.texts.Texts.rows`.
+            RefusedError: see :meth:`nextvec.serving.text_encoding.TextEncoding.rows`.
         """
         model = self.models[self.stable]
-        with model.line.used():
+        with model.queue.used():
             return await self._counted(self.texts.rows(model.engine, text, deadline))
 
     def rows(self, ids: Sequence[int]) -> Float32[np.ndarray, "T D"]:
@@ -482,7 +482,7 @@ class Service:
             NextvecError: it cannot be opened, or does not fit.
         """
         async with self._reloading:
-            engine = await in_own_thread(lambda: self._opened(name, run), f"opening {name}", lambda engine: engine.close())
+            engine = await in_daemon_thread(lambda: self._opened(name, run), f"opening {name}", _close)
             self.models = {**self.models, name: self._model(name, run, engine)}
 
     @property
@@ -566,16 +566,18 @@ class Service:
         async with self._reloading:
             old = self.models[name]
             try:
-                opening = in_own_thread(lambda: self._opened(name, old.run), f"opening {name}", lambda engine: engine.close())
+                opening = in_daemon_thread(
+                    lambda: self._opened(name, old.run), f"opening {name}", lambda engine: engine.close()
+                )
                 engine = await self._counted(opening)
             except NextvecError as error:
                 raise RefusedError(409, "the run cannot be opened, or does not fit; the old model stays") from error
             new = self._model(name, old.run, engine)
-            new.line.apart = old.line.apart
+            new.queue.in_thread = old.queue.in_thread
             self.models = {**self.models, name: new}
             if self.lanes is not None:
                 self.lanes.anew(name)
-            # States that lie in another process go with it, whatever its weights were; those in use are not put back.
+            # StateCache that lie in another process go with it, whatever its weights were; those in use are not put back.
             if old.engine.place.isolated:
                 old.engine.retire()
                 self.states.drop(digest=old.engine.digest)
@@ -595,7 +597,7 @@ class Service:
             raise ServingError(f"model {missing[0]!r} is not served; open it first")
         for name, model in self.models.items():
             tried = snapshot.canary is not None and name in named
-            model.line.apart = tried or self._is_expert(name) or model.engine.place.isolated
+            model.queue.in_thread = tried or self._is_expert(name) or model.engine.place.isolated
         self.snapshot = snapshot
 
     def _is_expert(self, name: str) -> bool:
@@ -609,7 +611,7 @@ class Service:
     @property
     def waiting(self) -> int:
         """Requests that no engine has begun with."""
-        return sum(len(model.line) for model in self.models.values())
+        return sum(len(model.queue) for model in self.models.values())
 
     def overloaded(self, requests: int) -> bool:
         """Whether one more beside so many would wait longer than the budget, by what one has cost lately.
@@ -617,7 +619,7 @@ class Service:
         The first is always let in: if nobody were, nobody would learn that the load has passed.
         """
         others = requests - self.apart - 1
-        return others > 0 and others * self.models[self.stable].line.seconds > self.limits.budget
+        return others > 0 and others * self.models[self.stable].queue.seconds_per_request > self.limits.budget
 
     def drain(self) -> None:
         """Be ready no more; texts that are not encoded yet are refused, everything else is answered."""
@@ -643,8 +645,8 @@ class Service:
     # Who answers
 
     async def _answer(
-        self, session: str, new: Float32[np.ndarray, "T D"] | None, k: int, asking: Asking, deadline: float
-    ) -> Answer:
+        self, session: str, new: Float32[np.ndarray, "T D"] | None, k: int, asking: RoutingRequest, deadline: float
+    ) -> ServedAnswer:
         began, view = time.perf_counter(), self._view(session)
         if not view.head.length:
             raise RefusedError(409, "this session is empty; append a vector first", seq=view.head.seq, length=0)
@@ -680,7 +682,7 @@ class Service:
         arm: Arm = "canary" if chosen.arm == "canary" and model.name == chosen.model.name else "stable"
         self.metrics.answers(arm, model.name, reason).inc()
         self._in_lane(lane, reason, began)
-        return Answer(expected, arm, model.name, reason, model.engine.digest, view.head.seq, view.head.length, lane)
+        return ServedAnswer(expected, arm, model.name, reason, model.engine.digest, view.head.seq, view.head.length, lane)
 
     def _cause(self, reason: str, chosen: Route, patience: float) -> str:
         """What stopped the chosen model from answering in time."""
@@ -704,14 +706,16 @@ class Service:
         """Seconds after which stable is asked instead, early enough to answer before the deadline; 0 or less: at once."""
         left = deadline - asyncio.get_running_loop().time()
         stable = self.models[self._shared(length)]
-        reserve = max(RESERVE * stable.line.wait, min(LEAST_RESERVE, left / 2))
+        reserve = max(RESERVE * stable.queue.wait_p95, min(LEAST_RESERVE, left / 2))
         return min(LATE * self.limits.budget, left - reserve)
 
     def _shared(self, length: int) -> str:
         """The stable model of every lane for contexts of this length, in vectors."""
         return self.snapshot.stable.choose(length, None, self.snapshot.threshold)[0].name
 
-    async def _lane(self, session: str, view: View, new: Float32[np.ndarray, "T D"] | None, asking: Asking) -> str | None:
+    async def _lane(
+        self, session: str, view: View, new: Float32[np.ndarray, "T D"] | None, asking: RoutingRequest
+    ) -> str | None:
         """What the request says, else what the context is about; None where no lanes are served."""
         lanes = self.lanes
         if asking.lane is not None or lanes is None:
@@ -769,7 +773,7 @@ class Service:
         if what is None:
             return await self._surely(name, ask, deadline)
         model, lane = self.models[name], promise.lane
-        if self.rebuilds.behind(model.line, session, view) > INLINE:
+        if self.rebuilds.behind(model.queue, session, view) > INLINE:
             # The first request after a switch would wait for a rebuild that says nothing of the model: stable answers.
             self._warm(model, session, view, replace(promise), lane if what == "expert" else None)
             promise.reason = f"{what} warming"
@@ -829,7 +833,7 @@ class Service:
             (self.lanes.failed if reason else self.lanes.well)(lane)
         return found, reason
 
-    def _route(self, asking: Asking, length: int, snapshot: Snapshot) -> Route:
+    def _route(self, asking: RoutingRequest, length: int, snapshot: Snapshot) -> Route:
         return route(asking.key, length, asking.lane, asking.headers, snapshot, now=time.monotonic(), scopes=asking.rights)
 
     def _warm(self, model: Model, session: str, view: View, promise: _Promise, lane: str | None) -> None:
@@ -839,9 +843,9 @@ class Service:
         async def warm() -> None:
             try:
                 async with asyncio.timeout(WARMING_SECONDS):
-                    with model.line.used():
+                    with model.queue.used():
                         state, _ = await self._state(model, session, view, None)
-                self.rebuilds.put(model.line, session, view, state)  # the next request reads the few rows that are left
+                self.rebuilds.put(model.queue, session, view, state)  # the next request reads the few rows that are left
             except Exception as error:  # a canary's failure concerns the canary alone
                 if lane is None:
                     fault = "late" if isinstance(error, TimeoutError) else type(error).__name__
@@ -856,7 +860,7 @@ class Service:
     def _is_mirrored(self, session: str, snapshot: Snapshot) -> bool:
         return bucket(session, f"mirror {snapshot.rollout}"[:LONGEST_SALT]) < self.mirror * BUCKETS / 100
 
-    def _mirror(self, snapshot: Snapshot, session: str, view: View, k: int, asking: Asking, promise: _Promise) -> None:
+    def _mirror(self, snapshot: Snapshot, session: str, view: View, k: int, asking: RoutingRequest, promise: _Promise) -> None:
         """Ask the canary what stable has answered; nobody waits for it."""
         assert snapshot.canary is not None
         served, _ = snapshot.canary.choose(view.head.length, asking.lane, snapshot.threshold)
@@ -901,25 +905,25 @@ class Service:
     async def _ask(
         self, model: Model, session: str, view: View, new: Float32[np.ndarray, "T D"] | None, k: int, deadline: float
     ) -> list[Expected]:
-        with model.line.used():
+        with model.queue.used():
             state, rows = await self._state(model, session, view, new)
-            job = Job(state, rows, k, deadline)
+            job = QueuedRequest(state, rows, k, deadline)
             try:
-                found = await model.line.ask(job)
+                found = await model.queue.ask(job)
             except BaseException as error:
                 # A deadline may pass in the queue; a line that is closed ends with its states.
                 if job.begun or isinstance(error, EndedError):
-                    self.rebuilds.lose(model.line, session)
+                    self.rebuilds.lose(model.queue, session)
                 else:
-                    self.rebuilds.put(model.line, session, view, state)
+                    self.rebuilds.put(model.queue, session, view, state)
                 raise
-            self.rebuilds.put(model.line, session, view, state)
+            self.rebuilds.put(model.queue, session, view, state)
             return found
 
     async def _state(
         self, model: Model, session: str, view: View, new: Float32[np.ndarray, "T D"] | None
     ) -> tuple[SessionState, Float32[np.ndarray, "T D"]]:
-        return await self._counted(self.rebuilds.take(model.line, session, view, new))
+        return await self._counted(self.rebuilds.take(model.queue, session, view, new))
 
     # What became of it
 
@@ -967,7 +971,7 @@ class Service:
         model = self.models[self.stable]
         if vectors.ids:
             return int(model.engine.bank.distinct.classes[vectors.ids[0]])
-        with model.line.used():
+        with model.queue.used():
             return int((await self._in_thread(lambda: model.engine.nearest(vectors.rows[:1])))[0])
 
     def _tell(self, stream: Stream, promise: _Promise, session: str, value: float) -> None:
@@ -1013,7 +1017,7 @@ class Service:
         try:
             self._check(name, engine)
             engine.bank.distinct.rows(0)  # reads the whole bank, once for each model
-            (answer,) = engine.answers([Question(engine.session(), np.asarray(engine.bank.rows[:1], np.float32), 1)])
+            (answer,) = engine.answers([PredictionRequest(engine.session(), np.asarray(engine.bank.rows[:1], np.float32), 1)])
             if isinstance(answer, Exception):
                 raise answer
         except BaseException:
@@ -1029,12 +1033,12 @@ class Service:
                 loop.call_soon_threadsafe(self._status_changed, name, digest, status, detail)
 
         engine.subscribe(notify)
-        return Model(name, run, engine, Line(engine, self.metrics, name))
+        return Model(name, run, engine, RequestQueue(engine, self.metrics, name))
 
     async def _end(self, model: Model, patience: float = CLOSE_SECONDS) -> None:
-        await model.line.close(patience)
+        await model.queue.close(patience)
         if model.engine.place.isolated:
-            await in_own_thread(model.engine.close, f"closing {model.name}")
+            await in_daemon_thread(model.engine.close, f"closing {model.name}")
 
     def _status_changed(self, name: str, digest: str, status: Status, detail: str) -> None:
         self.states.drop(digest=digest)
@@ -1119,6 +1123,10 @@ class Service:
                 except FullError:
                     return  # appends say so; there is nothing to be gained now
         self.contexts.give_up_oldest()
+
+
+def _close(engine: Answering) -> None:
+    engine.close()
 
 
 def _served(lineup: Lineup) -> list[Served]:

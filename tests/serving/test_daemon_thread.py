@@ -9,11 +9,11 @@ import pytest
 
 from nextvec.errors import ServingError
 from nextvec.inference import Engine
-from nextvec.serving.opening import in_own_thread
+from nextvec.serving.daemon_thread import in_daemon_thread
 from nextvec.serving.overview import unready
-from nextvec.serving.service import Asking, Limits, Service
+from nextvec.serving.service import Limits, Service
 from nextvec.serving.wire import RefusedError, from_rows
-from tests.serving.server import make_run, rows_of
+from tests.serving.server import asking, make_run, rows_of
 from tests.waiting import PATIENCE
 
 
@@ -58,7 +58,7 @@ async def until(what: Callable[[], bool]) -> None:
 
 async def write(service: Service) -> None:
     deadline = asyncio.get_running_loop().time() + PATIENCE
-    await service.append("a", from_rows(rows_of(1, 1)), None, 0, Asking("a", None, {}, frozenset()), deadline)
+    await service.append("a", from_rows(rows_of(1, 1)), None, 0, asking("a"), deadline)
 
 
 def test_what_is_written_is_synced_and_a_server_stops_while_a_run_hangs_in_opening(run: Path, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_result_that_comes_too_late_is_dropped_once(when: str) -> None:
         gone.set()
 
     async def main() -> None:
-        task = asyncio.create_task(in_own_thread(lambda: free.wait(PATIENCE) and 7, "test", drop))
+        task = asyncio.create_task(in_daemon_thread(lambda: free.wait(PATIENCE) and 7, "test", drop))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
