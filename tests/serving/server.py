@@ -16,7 +16,7 @@ import numpy as np
 
 from nextvec.bank import Bank, BankWriter, VectorDocument
 from nextvec.runs import TrainSettings
-from nextvec.serving.service import RoutingRequest
+from nextvec.serving.answers import RoutingRequest
 from nextvec.training import begin, train
 from tests.conftest import walk_bank
 from tests.waiting import PATIENCE

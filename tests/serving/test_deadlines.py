@@ -19,10 +19,12 @@ from nextvec.inference import Engine
 from nextvec.routing import BUCKETS, Lineup, Served, Snapshot, bucket
 from nextvec.serving.app import Handlers, application
 from nextvec.serving.guard import Log
+from nextvec.serving.limits import Limits
+from nextvec.serving.observations import Event, Seen, Settled
 from nextvec.serving.overview import unready
 from nextvec.serving.round_robin import RoundRobinThread, Steps
 from nextvec.serving.server import _config, _Server
-from nextvec.serving.service import Event, Limits, Seen, Service, Settled
+from nextvec.serving.service import Service
 from nextvec.serving.text_encoding import ALWAYS, BATCH, FRESH_SECONDS, TextEncoding
 from nextvec.serving.wire import F32, RefusedError, from_rows
 from tests.serving.server import DIM, asking, make_run, rows_of
@@ -40,7 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def served(runs: dict[str, Path], folder: Path, talk: Talk, **limits: Any) -> None:
     async def main() -> None:
         service, events = Service(runs, lambda run: Engine.open(run), folder / "s", Limits(**limits)), []
-        service.observe = events.append
+        service.listeners.observe = events.append
         try:
             await asyncio.wait_for(talk(service, events), LONG)
         finally:
@@ -101,7 +103,7 @@ async def until(what: Callable[[], bool]) -> None:
 
 async def say(service: Service, session: str, rows: np.ndarray, seconds: float = LONG, k: int = 5) -> Any:
     deadline = asyncio.get_running_loop().time() + seconds
-    return await service.append(session, from_rows(rows), None, k, asking(session), deadline)
+    return await service.sessions.append(session, from_rows(rows), None, k, asking(session), deadline)
 
 
 def rollout(weight: float) -> Snapshot:
@@ -135,7 +137,7 @@ def encoder(engine: Any) -> Gate:
 
 def test_a_hanging_canary_leaves_stable_its_time(runs: dict[str, Path], tmp_path: Path) -> None:
     async def talk(service: Service, events: list[Event]) -> None:
-        service.adopt(rollout(100.0))
+        service.routing.adopt(rollout(100.0))
         service.contexts.open("a")
         hung = service.models["new"].engine.answers = Gate(service.models["new"].engine.answers)  # type: ignore[method-assign]
         service.models["stable"].queue._waits.append(14.75)  # so 29.5 of 30 seconds are stable's
@@ -152,7 +154,7 @@ def test_where_stable_needs_all_the_time_a_canary_is_not_tried_and_not_judged(ru
             service.contexts.open(named(arm))
         service.models["stable"].queue._waits.extend([20.0] * 256)
         service.models["new"].engine.answers = None  # type: ignore[assignment, method-assign]
-        service.adopt(rollout(50.0))
+        service.routing.adopt(rollout(50.0))
         assert (await say(service, named("canary"), rows_of(1), 30.0)).reason == "canary not tried"
         assert (await say(service, named("stable"), rows_of(1), 30.0)).arm == "stable"
         assert events == []  # of either arm, or one would have fewer requests than the other
@@ -163,7 +165,7 @@ def test_where_stable_needs_all_the_time_a_canary_is_not_tried_and_not_judged(ru
 @pytest.mark.parametrize("arm", ["stable", "canary"])
 def test_a_request_without_an_answer_counts_against_its_arm(runs: dict[str, Path], tmp_path: Path, arm: str) -> None:
     async def talk(service: Service, events: list[Event]) -> None:
-        service.adopt(rollout(50.0))
+        service.routing.adopt(rollout(50.0))
         name = named(arm)
         service.contexts.open(name)
         gates = [Gate(model.engine.answers) for model in service.models.values()]
@@ -187,7 +189,7 @@ def test_both_arms_fail_by_one_rule(runs: dict[str, Path], tmp_path: Path) -> No
     """Stable's answer that took longer than a canary may is a failure, too: or an incident of both would condemn one."""
 
     async def talk(service: Service, events: list[Event]) -> None:
-        service.adopt(rollout(50.0))
+        service.routing.adopt(rollout(50.0))
         service.contexts.open(named("stable"))
         await say(service, named("stable"), rows_of(1))
         assert of(events, "fail") == [("stable", 1.0)]
@@ -203,7 +205,7 @@ def test_a_request_that_ends_in_the_queue_costs_no_state(runs: dict[str, Path], 
         model = service.models["stable"]
         model.queue.in_thread = True
         for session in ("a", "b"):
-            await service.open(session)
+            await service.sessions.open(session)
             await say(service, session, rows_of(40, 1))
         gate = Gate(model.engine.answers)
         model.engine.answers = gate  # type: ignore[method-assign]
@@ -234,17 +236,20 @@ def test_a_long_append_is_refused_at_its_deadline_and_read_once(runs: dict[str, 
         told = refused.value.members
         assert (refused.value.status, told["seq"], told["length"], told["applied"]) == (504, 1, 2_500, True)
         with pytest.raises(RefusedError) as waiting:  # another one waits for the same reading, and no longer than it may
-            await service.predict("a", 5, asking("a"), asyncio.get_running_loop().time() + 0.2)
+            await service.sessions.predict("a", 5, asking("a"), asyncio.get_running_loop().time() + 0.2)
         assert waiting.value.status == 504
         holding = asyncio.ensure_future(say(service, "a", rows_of(1, 2)))
         await asyncio.sleep(0)
-        for ask in (service.open, service.delete):  # behind the same session's request, and no longer than they may
+        for ask in (
+            service.sessions.open,
+            service.sessions.delete,
+        ):  # behind a request of the session
             with pytest.raises(RefusedError) as behind:
                 await ask("a", asyncio.get_running_loop().time() + 0.05)
             assert behind.value.status == 504
         reading.open()
         assert (await holding).length == 2_501
-        answer = await service.predict("a", 5, asking("a"), asyncio.get_running_loop().time() + LONG)
+        answer = await service.sessions.predict("a", 5, asking("a"), asyncio.get_running_loop().time() + LONG)
         assert reading.begun == 3  # segments of 1,024, each once
         want = Engine.open(runs["stable"]).session()
         want.push_many(rows)
@@ -261,8 +266,8 @@ def test_a_reading_that_outlives_its_session_is_not_the_next_ones_state(runs: di
         reading = engine.read = Gate(engine.read)  # type: ignore[attr-defined]
         with pytest.raises(RefusedError):
             await say(service, "a", rows_of(20, 1), 0.2)
-        await service.delete("a")
-        await service.open("a")
+        await service.sessions.delete("a")
+        await service.sessions.open("a")
         rows = rows_of(30, 2)
         await say(service, "a", rows, k=0)
         reading.open()
@@ -307,7 +312,7 @@ def test_jobs_take_turns_and_one_that_is_cancelled_ends() -> None:
 def test_a_long_text_holds_up_no_short_one_no_label_and_no_vectors(runs: dict[str, Path], tmp_path: Path) -> None:
     async def talk(service: Service, _: list[Event]) -> None:
         settled: list[Settled] = []
-        service.record = settled.append
+        service.listeners.record = settled.append
         gate = encoder(service.models["stable"].engine)
         async with live(service) as url, AsyncClient(url) as client:
             one, two, three = [await client.session(name) for name in ("one", "two", "three")]
@@ -497,7 +502,7 @@ def test_readiness_sees_a_blocked_encoder_and_a_full_disk(runs: dict[str, Path],
         assert "encoder" in str(unready(service))
         gate.open()
         await until(lambda: unready(service) is None)
-        service.contexts.free = 1 << 62
+        service.contexts.log.free = 1 << 62
         assert "disk" in str(unready(service))
 
     served(runs, tmp_path, talk, deadline=0.05)
@@ -521,7 +526,7 @@ def test_a_handler_that_is_cancelled_ends_what_it_asked_for() -> None:
 
         handlers = Handlers.__new__(Handlers)
         task = asyncio.create_task(handlers._unless_gone(Request({"type": "http"}, receive), asked(), watched=True))
-        handlers.service = SimpleNamespace(waiting=0)  # type: ignore[assignment]
+        handlers.service = SimpleNamespace(models=SimpleNamespace(waiting=0))  # type: ignore[assignment]
         await begun.wait()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -12,7 +12,7 @@ from nextvec.inference import snapshot
 from nextvec.inference.snapshot import Context
 from nextvec.serving import wire
 from nextvec.serving.answering import Answering, SessionState
-from nextvec.serving.contexts import View, narrow
+from nextvec.serving.context_view import View, narrow
 from nextvec.serving.round_robin import Steps
 from nextvec.serving.state_rebuild import read
 from nextvec.serving.wire import RefusedError

@@ -10,7 +10,8 @@ from jaxtyping import Float32
 
 from nextvec.inference.engine import SEGMENT
 from nextvec.serving.answering import SessionState
-from nextvec.serving.contexts import Contexts, View
+from nextvec.serving.context_view import View
+from nextvec.serving.contexts import Contexts
 from nextvec.serving.request_queue import RequestQueue
 from nextvec.serving.round_robin import Steps
 from nextvec.serving.state_cache import StateCache

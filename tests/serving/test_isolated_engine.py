@@ -32,10 +32,11 @@ from nextvec.rollout.ledger import Ledger, open_ledger
 from nextvec.rollout.plan import Command, Plan, create, intervene
 from nextvec.rollout.promotions import identity
 from nextvec.rollout.units import bands
-from nextvec.serving import isolated
+from nextvec.serving import engine_process, isolated_engine
 from nextvec.serving.answering import Answering, EndedError
-from nextvec.serving.isolated import EngineProcess
-from nextvec.serving.service import Limits, Service
+from nextvec.serving.isolated_engine import IsolatedEngine
+from nextvec.serving.limits import Limits
+from nextvec.serving.service import Service
 from nextvec.serving.wire import from_rows
 from tests.serving.server import Running, asking, make_run, rows_of, serving
 from tests.waiting import PATIENCE, until
@@ -53,8 +54,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def engine(made: Path) -> Iterator[EngineProcess]:
-    opened = EngineProcess(made / "run0", Engine.open)
+def engine(made: Path) -> Iterator[IsolatedEngine]:
+    opened = IsolatedEngine(made / "run0", Engine.open)
     yield opened
     opened.close()
 
@@ -73,7 +74,7 @@ def is_alive(pid: int) -> bool:
 # One engine
 
 
-def test_it_says_what_the_engine_says(made: Path, engine: EngineProcess) -> None:
+def test_it_says_what_the_engine_says(made: Path, engine: IsolatedEngine) -> None:
     here = Engine.open(made / "run0")
     assert (engine.digest, engine.dim, engine.encoder_fingerprint, engine.context, engine.weights) == (
         here.digest,
@@ -106,7 +107,7 @@ def test_it_says_what_the_engine_says(made: Path, engine: EngineProcess) -> None
     assert engine.nearest(np.asarray(here.bank.rows[5:7])).tolist() == [5, 6]
 
 
-def test_an_engine_says_where_it_computes(made: Path, engine: EngineProcess) -> None:
+def test_an_engine_says_where_it_computes(made: Path, engine: IsolatedEngine) -> None:
     here: Answering = Engine.open(made / "run0")
     assert here.place == ComputePlace(isolated=False, pid=os.getpid())
     assert engine.place.isolated
@@ -120,7 +121,7 @@ def test_an_engine_says_where_it_computes(made: Path, engine: EngineProcess) -> 
     assert [state.lost for state in states] == [False, True]
 
 
-def test_one_session_fails_alone(engine: EngineProcess) -> None:
+def test_one_session_fails_alone(engine: IsolatedEngine) -> None:
     requests = [PredictionRequest(engine.session(), rows_of(1, n), 2) for n in range(3)]
     requests[1].rows = np.full((1, engine.dim), np.nan, np.float32)
     first, second, third = engine.answers(requests)
@@ -134,7 +135,7 @@ def test_one_session_fails_alone(engine: EngineProcess) -> None:
         engine.cut("a text")
 
 
-def test_states_that_nobody_holds_are_forgotten(engine: EngineProcess) -> None:
+def test_states_that_nobody_holds_are_forgotten(engine: IsolatedEngine) -> None:
     for n in range(50):
         engine.answers([PredictionRequest(engine.session(), rows_of(1, n), 1)])
     kept = engine.session()
@@ -145,7 +146,7 @@ def test_states_that_nobody_holds_are_forgotten(engine: EngineProcess) -> None:
 
 def test_who_is_killed_is_there_again_without_its_states(made: Path) -> None:
     said: list[str] = []
-    engine = EngineProcess(made / "run0", Engine.open, lambda _, detail: said.append(detail))
+    engine = IsolatedEngine(made / "run0", Engine.open, lambda _, detail: said.append(detail))
     try:
         old, pid = engine.session(), engine.place.pid
         (want,) = engine.answers([PredictionRequest(old, rows_of(1), 3)])
@@ -158,7 +159,7 @@ def test_who_is_killed_is_there_again_without_its_states(made: Path) -> None:
         until(lambda: len(said) == 2)
         assert engine.place.pid not in (None, pid)
         assert "SIGKILL" in said[0]
-        assert "there again" in said[1]
+        assert "runs again" in said[1]
         lost, again = engine.answers(
             [PredictionRequest(old, rows_of(1), 3), PredictionRequest(engine.session(), rows_of(1), 3)]
         )
@@ -170,24 +171,24 @@ def test_who_is_killed_is_there_again_without_its_states(made: Path) -> None:
         engine.close()
 
 
-@pytest.mark.parametrize("way", ["front", "aside"])
+@pytest.mark.parametrize("way", ["answers", "reading"])
 def test_who_hangs_is_ended(made: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
-    monkeypatch.setattr(isolated, "ANSWER_SECONDS", 1.0 if way == "front" else 1e9)
-    monkeypatch.setattr(isolated, "READ_SECONDS", 1.0 if way == "aside" else 1e9)
+    monkeypatch.setattr(isolated_engine, "ANSWER_SECONDS", 1.0 if way == "answers" else 1e9)
+    monkeypatch.setattr(isolated_engine, "READ_SECONDS", 1.0 if way == "reading" else 1e9)
     said: list[str] = []
-    engine = EngineProcess(made / "run0", Engine.open, lambda _, detail: said.append(detail))
+    engine = IsolatedEngine(made / "run0", Engine.open, lambda _, detail: said.append(detail))
     try:
         assert engine.place.pid is not None
         os.kill(engine.place.pid, signal.SIGSTOP)
         rows = rows_of(100_000)  # more than a socket holds: it is the sending that waits
-        if way == "front":
+        if way == "answers":
             (answer,) = engine.answers([PredictionRequest(engine.session(), rows, 3)])
             assert isinstance(answer, EndedError)
         else:
             with pytest.raises(EndedError):
                 engine.session().catch_up(rows)
         for name in ("ANSWER_SECONDS", "READ_SECONDS"):  # a sound process may take its time
-            monkeypatch.setattr(isolated, name, 1e9)
+            monkeypatch.setattr(isolated_engine, name, 1e9)
         until(lambda: engine.fault is None and bool(said))
         assert re.search(r"the process did not answer for [\d.]+ s", said[0])
         assert isinstance(engine.answers([PredictionRequest(engine.session(), rows_of(1), 3)])[0], list)
@@ -195,7 +196,7 @@ def test_who_hangs_is_ended(made: Path, monkeypatch: pytest.MonkeyPatch, way: st
         engine.close()
 
 
-def test_answers_do_not_wait_behind_who_reads(engine: EngineProcess) -> None:
+def test_answers_do_not_wait_behind_who_reads(engine: IsolatedEngine) -> None:
     reading = threading.Thread(target=lambda: engine.session().catch_up(rows_of(60_000)))
     reading.start()
     answered = 0
@@ -208,7 +209,7 @@ def test_answers_do_not_wait_behind_who_reads(engine: EngineProcess) -> None:
 
 def test_labels_and_answers_do_not_wait_behind_a_text_or_a_long_context(made: Path, tmp_path: Path) -> None:
     """Of a process whose encoder waits for a file to appear, and whose reading does, too."""
-    engine = EngineProcess(made / "run0", partial(_waiting_for, tmp_path / "go"))
+    engine = IsolatedEngine(made / "run0", partial(_waiting_for, tmp_path / "go"))
     try:
         texts: list[np.ndarray] = []
         encoding = threading.Thread(target=lambda: texts.append(engine.encode_chunks(engine.cut("a text"))))
@@ -253,9 +254,9 @@ def _waiting_for(file: Path, run: Path) -> Engine:
 
 def test_a_run_that_cannot_be_opened_is_refused_with_its_reason(made: Path, tmp_path: Path) -> None:
     with pytest.raises(ServingError, match="no run"):
-        EngineProcess(tmp_path / "none", Engine.open)
+        IsolatedEngine(tmp_path / "none", Engine.open)
     with pytest.raises(RunError, match=r"exit code 3"):
-        EngineProcess(made / "run0", _ends)
+        IsolatedEngine(made / "run0", _ends)
 
 
 def _ends(_: Path) -> Engine:
@@ -268,15 +269,15 @@ def hangs(run: Path) -> Engine:
 
 
 def test_a_run_that_never_opens_is_given_up(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolated, "OPEN_SECONDS", 0.5)
+    monkeypatch.setattr(engine_process, "OPEN_SECONDS", 0.5)
     with pytest.raises(RunError, match=r"ended while it opened the run \(it took more than 0.5 s\)"):
-        EngineProcess(made / "run0", hangs)
+        IsolatedEngine(made / "run0", hangs)
 
 
 def test_another_model_in_its_place_is_not_served_by_accident(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "run0", tmp_path / "run")
     said: list[str] = []
-    engine = EngineProcess(tmp_path / "run", Engine.open, lambda _, detail: said.append(detail))
+    engine = IsolatedEngine(tmp_path / "run", Engine.open, lambda _, detail: said.append(detail))
     try:
         shutil.copyfile(made / "run1" / "best.safetensors", tmp_path / "run" / "best.safetensors")
         assert engine.place.pid is not None
@@ -288,7 +289,7 @@ def test_another_model_in_its_place_is_not_served_by_accident(made: Path, tmp_pa
 
 
 @pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="Linux alone says whom it ends first")
-def test_it_is_ended_before_the_server_where_memory_runs_out(engine: EngineProcess) -> None:
+def test_it_is_ended_before_the_server_where_memory_runs_out(engine: IsolatedEngine) -> None:
     own = int(Path("/proc/self/oom_score_adj").read_text())
     assert int(Path(f"/proc/{engine.place.pid}/oom_score_adj").read_text()) > own
 
@@ -457,17 +458,17 @@ def test_states_of_a_replaced_process_go_when_the_new_one_answers(made: Path, tm
     """While the old process still gives its last answers, the new one makes its own states: it gets none of the old."""
 
     async def main() -> None:
-        service = Service({"m": made / "run0"}, lambda run: EngineProcess(run, Engine.open), tmp_path / "s", Limits())
+        service = Service({"m": made / "run0"}, lambda run: IsolatedEngine(run, Engine.open), tmp_path / "s", Limits())
         until, old = asyncio.get_running_loop().time() + PATIENCE, service.models["m"]
         try:
             for name in ("a", "b"):
                 service.contexts.open(name)
-                await service.append(name, from_rows(rows_of(3, 1)), None, 3, asking(name), until)
+                await service.sessions.append(name, from_rows(rows_of(3, 1)), None, 3, asking(name), until)
             digest = old.engine.digest
             with old.queue.used():
                 state = service.states.take("b", digest)
                 assert state is not None
-                reloading = asyncio.create_task(service.reload("m"))
+                reloading = asyncio.create_task(service.models.reload("m"))
                 while service.models["m"] is old:
                     await asyncio.sleep(0.005)
                 assert service.states.length("a", digest) == 0
@@ -492,6 +493,6 @@ def test_a_reload_that_is_refused_leaves_no_process(folder: Path) -> None:
         until(lambda: children_of(server) == children)
 
 
-def test_a_session_is_refused_as_by_an_engine(engine: EngineProcess) -> None:
+def test_a_session_is_refused_as_by_an_engine(engine: IsolatedEngine) -> None:
     with pytest.raises((DataError, ServingError), match="zero"):
         engine.session().catch_up(np.zeros((3, engine.dim), np.float32))
