@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nextvec.errors import DataError, SettingsError
-from nextvec.kernels.weights import Stage
+from nextvec.kernels.weights import WeightFormat
+from nextvec.kernels.weights_chain import Stage
 from nextvec.models import GRU, Hierarchical, MemoryGRU, PublishedMemoryGRU, Recurrent, SummaryCache, packed
-from nextvec.models.packed import PackedChain, PackedGRU, PackedLinear, PackedLSTM, Unit, Weights, best, pack, weight_bytes
+from nextvec.models.packed import fastest_format, pack, weight_bytes
+from nextvec.models.packed_layers import PackedChain, PackedGRU, PackedLinear, PackedLSTM, Unit
 from tests.laws.test_models import (
     DIM,
     MODELS,
@@ -28,11 +30,22 @@ from tests.laws.test_models import (
     stepped,
 )
 
-FORMATS: tuple[Weights, ...] = ("float32", "bfloat16", "int8")
+FORMATS: tuple[WeightFormat, ...] = ("float32", "bfloat16", "int8")
 UNTRAINED = ("copy last", "exponential mean", "mean of all", "constant", "successor")
+TRAINED = [name for name in MODELS if name not in UNTRAINED]
 
 every_model = pytest.mark.parametrize("make", MODELS.values(), ids=list(MODELS))
 every_format = pytest.mark.parametrize("weights", FORMATS)
+every_trained = pytest.mark.parametrize("make", [MODELS[n] for n in TRAINED], ids=TRAINED)
+# Packing leaves models that learn nothing as they are, so that one format stands for all.
+every_packed = pytest.mark.parametrize(
+    ("make", "weights"),
+    [
+        pytest.param(make, weights, id=f"{name}, {weights}")
+        for name, make in MODELS.items()
+        for weights in (FORMATS if name in TRAINED else FORMATS[-1:])
+    ],
+)
 shapes = {"batch": st.integers(1, 4), "length": st.integers(1, 40), "seed": st.integers(0, 2**31)}
 
 
@@ -40,7 +53,7 @@ shapes = {"batch": st.integers(1, 4), "length": st.integers(1, 40), "seed": st.i
 def small_layers_are_packed_too() -> Any:
     """The laws' models are small; all that could be packed in a large one shall be."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packed, "FEWEST", 1)
+        patch.setattr(packed, "MIN_ROWS", 1)
         yield
 
 
@@ -79,7 +92,7 @@ def unpacked(module: nn.Module) -> nn.Module:
     return module
 
 
-@every_model
+@every_trained
 @given(**shapes)
 @torch.no_grad()
 def test_float32_weights_answer_as_the_model_does(
@@ -93,23 +106,22 @@ def test_float32_weights_answer_as_the_model_does(
     torch.testing.assert_close(ours.last(x), model.last(x), rtol=0, atol=1e-5)
 
 
-@every_model
+@every_trained
 @pytest.mark.parametrize("weights", ["bfloat16", "int8"])
 @given(**shapes)
 @torch.no_grad()
 def test_rounded_weights_change_an_answer_by_their_rounding_alone(
-    make: Callable[[], Recurrent[Any]], weights: Weights, batch: int, length: int, seed: int
+    make: Callable[[], Recurrent[Any]], weights: WeightFormat, batch: int, length: int, seed: int
 ) -> None:
     torch.manual_seed(seed)
     ours, x = pack(shaken(make()), weights), passage(batch, length)
     torch.testing.assert_close(ours(x), unpacked(ours)(x), rtol=0, atol=1e-5)
 
 
-@every_model
-@every_format
+@every_packed
 @given(**shapes)
 def test_packed_models_keep_the_laws(
-    make: Callable[[], Recurrent[Any]], weights: Weights, batch: int, length: int, seed: int
+    make: Callable[[], Recurrent[Any]], weights: WeightFormat, batch: int, length: int, seed: int
 ) -> None:
     torch.manual_seed(seed)
     model, x = pack(shaken(make()), weights), passage(batch, length)
@@ -129,9 +141,8 @@ def test_a_state_that_was_read_from_can_be_read_from_again(make: Callable[[], Re
         assert torch.equal(first, second)
 
 
-@every_model
-@every_format
-def test_copies_and_pickles_answer_alike(make: Callable[[], Recurrent[Any]], weights: Weights) -> None:
+@every_packed
+def test_copies_and_pickles_answer_alike(make: Callable[[], Recurrent[Any]], weights: WeightFormat) -> None:
     torch.manual_seed(0)
     model, x = pack(shaken(make()), weights), passage(2, 5)
     with torch.no_grad():
@@ -161,11 +172,15 @@ def test_the_model_itself_stays_as_it_was(make: Callable[[], Recurrent[Any]]) ->
 def test_what_learns_nothing_is_not_rounded(name: str) -> None:
     torch.manual_seed(0)
     model, x = MODELS[name]().eval(), passage(2, 9)
-    assert torch.equal(pack(model, "int8")(x), model(x))
+    for weights in FORMATS:
+        ours = pack(model, weights)
+        assert torch.equal(ours(x), model(x))
+        assert torch.equal(stepped(ours, x), stepped(model, x))
+        assert torch.equal(ours.last(x), model.last(x))
 
 
 def test_small_matrices_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "FEWEST", 32)
+    monkeypatch.setattr(packed, "MIN_ROWS", 32)
     model = pack(MemoryGRU(centre(), 0.5, hidden=40, slots=0), "int8")
     assert isinstance(model, MemoryGRU)
     assert isinstance(model.write, nn.Linear)
@@ -184,9 +199,9 @@ def test_a_step_reads_a_quarter_of_the_bytes_with_int8() -> None:
 @pytest.mark.parametrize(
     "level, expected", [("avx512", "int8"), ("avx2", "bfloat16"), ("any", "bfloat16"), ("torch", "float32")]
 )
-def test_the_format_suits_the_processor(level: str, expected: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "name", lambda: level)
-    assert best() == expected
+def test_the_format_suits_the_processor(level: str, expected: WeightFormat, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "level", lambda: level)
+    assert fastest_format() == expected
 
 
 @torch.no_grad()
@@ -203,7 +218,7 @@ def test_the_published_memory_is_the_one_of_the_moment_of_packing() -> None:
 
 @every_format
 @torch.no_grad()
-def test_summaries_of_a_packed_hierarchy_are_kept_and_forgotten_with_its_weights(weights: Weights) -> None:
+def test_summaries_of_a_packed_hierarchy_are_kept_and_forgotten_with_its_weights(weights: WeightFormat) -> None:
     torch.manual_seed(0)
     model = pack(shaken(Hierarchical(centre(), 0.5, hidden=8, chunk=7)), weights)
     assert isinstance(model, Hierarchical)
@@ -214,6 +229,26 @@ def test_summaries_of_a_packed_hierarchy_are_kept_and_forgotten_with_its_weights
     next(buffer for name, buffer in model.local.named_buffers() if "weight_ih" in name).zero_()
     torch.testing.assert_close(cache.predict(x), model(x[None])[0, -1], rtol=0, atol=1e-5)
     assert cache.misses == 6
+
+
+class Halving(nn.Module):
+    """A module that declares a packed form, or none where its layers are to be packed."""
+
+    def __init__(self, form: nn.Module | None) -> None:
+        super().__init__()
+        self.form, self.inner = form, nn.Linear(DIM, 64)
+
+    def packed(self, form: WeightFormat) -> nn.Module:
+        return self if self.form is None else self.form
+
+
+def test_a_module_declares_its_own_packed_form() -> None:
+    own, model = nn.Identity(), GRU(centre(), 0.5, hidden=4)
+    model.residual = nn.Sequential(Halving(own), Halving(None), nn.ReLU())
+    done = pack(model, "int8").residual
+    assert isinstance(done[0], nn.Identity)
+    assert isinstance(done[1], Halving) and isinstance(done[1].inner, PackedLinear)
+    assert isinstance(model.residual[1].inner, nn.Linear), "the model itself stays"
 
 
 class Backwards(GRU):

@@ -14,13 +14,13 @@ from nextvec.serving.limits import Limits
 from nextvec.serving.overview import unready
 from nextvec.serving.service import Service
 from nextvec.serving.wire import RefusedError, from_rows
-from tests.serving.server import asking, make_run, rows_of
+from tests.serving.server import asking, rows_of
 from tests.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("opening"))
+def run(made: Path) -> Path:
+    return made / "run0"
 
 
 class Opens:

@@ -27,16 +27,15 @@ from nextvec.serving.server import _config, _Server
 from nextvec.serving.service import Service
 from nextvec.serving.text_encoding import ALWAYS, BATCH, FRESH_SECONDS, TextEncoding
 from nextvec.serving.wire import F32, RefusedError, from_rows
-from tests.serving.server import DIM, asking, make_run, rows_of
+from tests.serving.server import DIM, asking, rows_of
 
 LONG = 60.0  # seconds that no sound test needs
 Talk = Callable[[Service, list[Event]], Awaitable[None]]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("deadlines")
-    return {"stable": make_run(folder, 0), "new": make_run(folder, 1)}
+def runs(made: Path) -> dict[str, Path]:
+    return {"stable": made / "run0", "new": made / "run1"}
 
 
 def served(runs: dict[str, Path], folder: Path, talk: Talk, **limits: Any) -> None:

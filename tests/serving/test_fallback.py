@@ -15,16 +15,14 @@ from nextvec.serving.limits import Limits
 from nextvec.serving.served_models import ServedModel
 from nextvec.serving.service import Service
 from nextvec.serving.wire import RefusedError
-from tests.serving.server import make_run
 from tests.waiting import PATIENCE
 
 FOUND = [Expected(3, 1.0, "", None)]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("fallback")
-    return {"stable": make_run(folder, 0), "new": make_run(folder, 1)}
+def runs(made: Path) -> dict[str, Path]:
+    return {"stable": made / "run0", "new": made / "run1"}
 
 
 def tried(runs: dict[str, Path], folder: Path, talk: Callable[[Service, Fallback], Awaitable[None]]) -> None:

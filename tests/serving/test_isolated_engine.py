@@ -28,7 +28,7 @@ from nextvec.errors import DataError, RunError, ServingError
 from nextvec.inference import Engine, PredictionRequest
 from nextvec.inference.place import ComputePlace
 from nextvec.rollout.judge import Evidence, Rung
-from nextvec.rollout.ledger import Ledger, open_ledger
+from nextvec.rollout.ledger import Ledger
 from nextvec.rollout.plan import Command, Plan, create, intervene
 from nextvec.rollout.promotions import identity
 from nextvec.rollout.units import bands
@@ -38,19 +38,11 @@ from nextvec.serving.isolated_engine import IsolatedEngine
 from nextvec.serving.limits import Limits
 from nextvec.serving.service import Service
 from nextvec.serving.wire import from_rows
-from tests.serving.server import Running, asking, make_run, rows_of, serving
+from tests.serving.server import Running, asking, rows_of, serving
 from tests.waiting import PATIENCE, until
 
 RUNGS = (Rung(50.0, 0.0, 10**6), Rung(98.0, 0.0, 10**6))
 ISOLATED = ("--isolate", "--turn", "0.05")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    make_run(folder, 0)
-    make_run(folder, 1)
-    return folder
 
 
 @pytest.fixture
@@ -135,6 +127,7 @@ def test_one_session_fails_alone(engine: IsolatedEngine) -> None:
         engine.cut("a text")
 
 
+@pytest.mark.integration
 def test_states_that_nobody_holds_are_forgotten(engine: IsolatedEngine) -> None:
     for n in range(50):
         engine.answers([PredictionRequest(engine.session(), rows_of(1, n), 1)])
@@ -171,6 +164,7 @@ def test_who_is_killed_is_there_again_without_its_states(made: Path) -> None:
         engine.close()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("way", ["answers", "reading"])
 def test_who_hangs_is_ended(made: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     monkeypatch.setattr(isolated_engine, "ANSWER_SECONDS", 1.0 if way == "answers" else 1e9)
@@ -196,6 +190,7 @@ def test_who_hangs_is_ended(made: Path, monkeypatch: pytest.MonkeyPatch, way: st
         engine.close()
 
 
+@pytest.mark.integration
 def test_answers_do_not_wait_behind_who_reads(engine: IsolatedEngine) -> None:
     reading = threading.Thread(target=lambda: engine.session().catch_up(rows_of(60_000)))
     reading.start()
@@ -207,6 +202,7 @@ def test_answers_do_not_wait_behind_who_reads(engine: IsolatedEngine) -> None:
     assert answered > 2
 
 
+@pytest.mark.integration
 def test_labels_and_answers_do_not_wait_behind_a_text_or_a_long_context(made: Path, tmp_path: Path) -> None:
     """Of a process whose encoder waits for a file to appear, and whose reading does, too."""
     engine = IsolatedEngine(made / "run0", partial(_waiting_for, tmp_path / "go"))
@@ -252,6 +248,7 @@ def _waiting_for(file: Path, run: Path) -> Engine:
     return engine
 
 
+@pytest.mark.integration
 def test_a_run_that_cannot_be_opened_is_refused_with_its_reason(made: Path, tmp_path: Path) -> None:
     with pytest.raises(ServingError, match="no run"):
         IsolatedEngine(tmp_path / "none", Engine.open)
@@ -268,12 +265,14 @@ def hangs(run: Path) -> Engine:
     return Engine.open(run)
 
 
+@pytest.mark.integration
 def test_a_run_that_never_opens_is_given_up(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_process, "OPEN_SECONDS", 0.5)
     with pytest.raises(RunError, match=r"ended while it opened the run \(it took more than 0.5 s\)"):
         IsolatedEngine(made / "run0", hangs)
 
 
+@pytest.mark.integration
 def test_another_model_in_its_place_is_not_served_by_accident(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "run0", tmp_path / "run")
     said: list[str] = []
@@ -288,6 +287,7 @@ def test_another_model_in_its_place_is_not_served_by_accident(made: Path, tmp_pa
         engine.close()
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="Linux alone says whom it ends first")
 def test_it_is_ended_before_the_server_where_memory_runs_out(engine: IsolatedEngine) -> None:
     own = int(Path("/proc/self/oom_score_adj").read_text())
@@ -295,20 +295,6 @@ def test_it_is_ended_before_the_server_where_memory_runs_out(engine: IsolatedEng
 
 
 # A server
-
-
-@pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    for name in ("run0", "run1"):
-        shutil.copytree(made / name, tmp_path / name)
-    return tmp_path
-
-
-@pytest.fixture
-def ledger(folder: Path) -> Iterator[Ledger]:
-    opened = open_ledger(folder / "rollouts.db")
-    yield opened
-    opened.close()
 
 
 def start(ledger: Ledger, folder: Path) -> None:
@@ -335,6 +321,7 @@ def warm(client: Client, names: list[str], arm: str | None = None) -> None:
     assert arm is None or arm in seen
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("harm", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_canary_whose_process_is_ended_or_hangs_is_answered_for_and_rolled_back(
     ledger: Ledger, folder: Path, harm: signal.Signals
@@ -368,6 +355,7 @@ def test_a_canary_whose_process_is_ended_or_hangs_is_answered_for_and_rolled_bac
         assert "stable had to answer" in ledger.rows("r")[-1].cause or "stable had to answer" in ledger.rows("r")[-2].cause
 
 
+@pytest.mark.integration
 def test_when_the_stable_process_is_killed_nothing_is_lost_and_requests_wait_for_it(folder: Path) -> None:
     with served(folder) as server, Client(server.url) as client:
         names = [f"s{n}" for n in range(8)]
@@ -391,6 +379,7 @@ def test_when_the_stable_process_is_killed_nothing_is_lost_and_requests_wait_for
     assert "SIGKILL" in (folder / "sessions.log").read_text()
 
 
+@pytest.mark.integration
 def test_a_deadline_before_the_process_is_there_again_is_a_503(folder: Path) -> None:
     with served(folder) as server, Client(server.url) as client:
         warm(client, ["s"])
@@ -405,6 +394,7 @@ def test_a_deadline_before_the_process_is_there_again_is_a_503(folder: Path) -> 
         assert (said.json()["seq"], said.json()["length"]) == (1, 1)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_no_process_outlives_its_server(folder: Path, end: signal.Signals) -> None:
     with served(folder) as server:
@@ -419,6 +409,7 @@ def test_no_process_outlives_its_server(folder: Path, end: signal.Signals) -> No
         until(lambda: not any(map(is_alive, own)))
 
 
+@pytest.mark.integration
 def test_a_start_that_is_refused_ends(folder: Path) -> None:
     (folder / "run1" / "best.safetensors").write_bytes(b"")
     command = ["nextvec.cli.main", "serve", str(folder / "run0"), str(folder / "run1"), "--isolate", "--port", "0"]
@@ -428,6 +419,7 @@ def test_a_start_that_is_refused_ends(folder: Path) -> None:
     assert len(ended.stderr.splitlines()) == 1
 
 
+@pytest.mark.integration
 def test_a_reload_ends_the_old_process_and_mixes_up_no_sessions(folder: Path) -> None:
     here = Engine.open(folder / "run0")
     with served(folder) as server, Client(server.url) as client:
@@ -454,6 +446,7 @@ def children_of(server: Running) -> set[str]:
     return {pid for pid in pids if is_alive(int(pid))}
 
 
+@pytest.mark.integration
 def test_states_of_a_replaced_process_go_when_the_new_one_answers(made: Path, tmp_path: Path) -> None:
     """While the old process still gives its last answers, the new one makes its own states: it gets none of the old."""
 
@@ -481,6 +474,7 @@ def test_states_of_a_replaced_process_go_when_the_new_one_answers(made: Path, tm
     asyncio.run(main())
 
 
+@pytest.mark.integration
 def test_a_reload_that_is_refused_leaves_no_process(folder: Path) -> None:
     with served(folder) as server:
         before, children = processes(server), children_of(server)
@@ -493,6 +487,7 @@ def test_a_reload_that_is_refused_leaves_no_process(folder: Path) -> None:
         until(lambda: children_of(server) == children)
 
 
+@pytest.mark.integration
 def test_a_session_is_refused_as_by_an_engine(engine: IsolatedEngine) -> None:
     with pytest.raises((DataError, ServingError), match="zero"):
         engine.session().catch_up(np.zeros((3, engine.dim), np.float32))

@@ -25,14 +25,13 @@ from nextvec.serving.state_cache import OVERHEAD, StateCache
 from nextvec.serving.state_rebuild import INLINE
 from nextvec.serving.wire import RefusedError, from_rows
 from tests.serving.faults import FAULTS, raises
-from tests.serving.server import asking, make_run, rows_of
+from tests.serving.server import asking, rows_of
 from tests.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("arms")
-    return {"stable": make_run(folder, 0), "new": make_run(folder, 1)}
+def runs(made: Path) -> dict[str, Path]:
+    return {"stable": made / "run0", "new": made / "run1"}
 
 
 def alone(name: str) -> Lineup:
