@@ -19,7 +19,7 @@ import pytest
 from nextvec.client import Client, SeqConflictError
 from nextvec.inference import Engine
 from nextvec.serving import openapi
-from nextvec.serving.states import OVERHEAD
+from nextvec.serving.state_cache import OVERHEAD
 from nextvec.serving.wire import F16, F32, most_body, most_rows
 from tests.serving.server import DIM, Running, request, rows_of, serving
 from tests.waiting import PATIENCE, until

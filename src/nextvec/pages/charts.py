@@ -66,10 +66,7 @@ def line_chart(
         return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
     parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(y_title)} by {escape(x_title)}">']
-    for tick in y_ticks:
-        label = f"{100 * tick:g} %" if percent else f"{tick:,g}"
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{py(tick):.1f}" y2="{py(tick):.1f}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{py(tick) + 4:.1f}" text-anchor="end">{label}</text>')
+    parts += _grid(y_ticks, py, percent)
     for x, lines in labels.items():
         for n, text in enumerate(lines):
             y = HEIGHT - BOTTOM + 18 + LINE * n
@@ -82,7 +79,7 @@ def line_chart(
         path = " ".join(f"{px(p.x):.1f},{py(p.y):.1f}" for p in curve.points)
         parts.append(f'<polyline class="line {curve.kind}" points="{path}"/>')
         for p in curve.points:
-            value = f"{100 * p.y:.1f} %" if percent else f"{p.y:,.0f}" if abs(p.y) >= 1000 else f"{p.y:.3g}"
+            value = _value(p.y, percent)
             title = f"{escape(curve.name)}: {value} at {p.x:g}"
             parts.append(
                 f'<circle class="dot {curve.kind}" cx="{px(p.x):.1f}" cy="{py(p.y):.1f}" r="3.5">'
@@ -95,6 +92,20 @@ def line_chart(
                 )
     parts.append("</svg>")
     return Markup("".join(parts))
+
+
+def _grid(ticks: Sequence[float], py: Scale, percent: bool) -> list[str]:
+    """A horizontal line and its label for every tick of the vertical axis."""
+    parts: list[str] = []
+    for tick in ticks:
+        label = f"{100 * tick:g} %" if percent else f"{tick:,g}"
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{py(tick):.1f}" y2="{py(tick):.1f}"/>')
+        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{py(tick) + 4:.1f}" text-anchor="end">{label}</text>')
+    return parts
+
+
+def _value(y: float, percent: bool) -> str:
+    return f"{100 * y:.1f} %" if percent else f"{y:,.0f}" if abs(y) >= 1000 else f"{y:.3g}"
 
 
 def interval(value: float, low: float, high: float, most: float, kind: str) -> Markup:

@@ -25,9 +25,9 @@ from nextvec.rollout.ledger import LedgerError
 from nextvec.rollout.plan import Phase, Plan, State, units_at
 from nextvec.runs import Run
 from nextvec.runs.run import BEST
-from nextvec.serving.isolated import EngineProcess
 from nextvec.serving.recent import BINS, DECADE, SECONDS, edges, percentiles
-from nextvec.serving.service import Model, Service
+from nextvec.serving.served_models import ServedModel
+from nextvec.serving.service import Service
 
 Json = dict[str, Any]
 Rollout = Callable[[], Json | None]
@@ -58,22 +58,22 @@ class Overview:
     async def told(self, documents: bool = False) -> Json:
         """Everything, JSON-able; with the documents of the bank, to pick from, where they are asked for."""
         async with self._reading:
-            snapshot = self._service.snapshot
+            snapshot = self._service.routing.snapshot
             epoch = (snapshot.epoch, snapshot.rollout)
             if time.monotonic() > self._stale or epoch != self._epoch:
                 began = time.monotonic()
-                self._read = await asyncio.get_running_loop().run_in_executor(None, self._from_disk, self._service.models)
+                self._read = await asyncio.get_running_loop().run_in_executor(None, self._from_disk, dict(self._service.models))
                 # What may be there unseen takes half a second to compute, and those who answer share this processor.
                 self._stale, self._epoch = time.monotonic() + max(FRESH, (time.monotonic() - began) / SHARE), epoch
         found = {**self._now(), **self._read}
         if documents:
-            bank = self._service.models[self._service.stable].engine.bank
+            bank = self._service.routing.stable_model.engine.bank
             found["documents"] = await asyncio.get_running_loop().run_in_executor(None, documents_of, bank)
         return found
 
     def _now(self) -> Json:
         service, recent = self._service, self._service.metrics.recent
-        stable = service.models[service.stable].engine
+        stable = service.routing.stable_model.engine
         trouble = unready(service)
         return {
             "server": {
@@ -84,7 +84,12 @@ class Overview:
                 "uptime": round(recent.uptime, 1),
             },
             "models": [
-                {"name": name, "digest": model.engine.digest, "stable": name == service.stable, "weights": model.engine.weights}
+                {
+                    "name": name,
+                    "digest": model.engine.digest,
+                    "stable": name == service.routing.stable,
+                    "weights": model.engine.weights,
+                }
                 for name, model in service.models.items()
             ],
             "bank": {
@@ -96,19 +101,19 @@ class Overview:
             },
             "sessions": {
                 "open": len(service.contexts),
-                "bytes": service.contexts.bytes,
+                "bytes": service.contexts.log.bytes,
                 "state_bytes": service.states.bytes,
                 "recent": [
-                    {**service.describe(session), "idle": round(ago, 1)}
+                    {**service.sessions.describe(session), "idle": round(ago, 1)}
                     for session, ago in recent.sessions()
                     if session in service.contexts
                 ],
             },
             "load": load_of(service),
-            "lanes": None if service.lanes is None else service.lanes.told(),
+            "lanes": None if service.routing.lanes is None else service.routing.lanes.status(),
         }
 
-    def _from_disk(self, models: Mapping[str, Model]) -> Json:
+    def _from_disk(self, models: Mapping[str, ServedModel]) -> Json:
         return {"rollout": self._told_rollout(), "runs": [self._run(model) for model in models.values()]}
 
     def _told_rollout(self) -> Json | None:
@@ -120,7 +125,7 @@ class Overview:
             return told
         return {**told, "current": summary(told["current"])}
 
-    def _run(self, model: Model) -> Json:
+    def _run(self, model: ServedModel) -> Json:
         """What a run's folder says: how it was trained, and every exam that its present weights have sat."""
         found: Json = {"name": model.name, "model": None, "context": None, "updates": None, "valid": None, "exams": []}
         try:
@@ -162,12 +167,12 @@ def unready(service: Service) -> str | None:
     """Why a server takes no requests, or not all of them; None where it does."""
     if not service.ready:
         return "this server is stopping"
-    stable = service.models[service.stable].engine
-    if isinstance(stable, EngineProcess) and stable.fault is not None:
+    stable = service.routing.stable_model.engine
+    if stable.fault is not None:
         return stable.fault
     if service.texts.stuck(STUCK_DEADLINES * service.limits.deadline):
         return "the encoder has not finished a batch for long; texts are not answered"
-    trouble = service.contexts.trouble()
+    trouble = service.contexts.log.trouble()
     return f"{trouble}; predictions go on" if trouble is not None else None
 
 
@@ -180,7 +185,7 @@ def load_of(service: Service) -> Json:
     last, minute = recent.points(RATE_SECONDS, RATE_SECONDS)[0], recent.points(MINUTE, MINUTE)[0]
     seconds = max(1.0, min(recent.uptime, RATE_SECONDS))
     return {
-        "queue": service.waiting,
+        "queue": service.models.waiting,
         "budget": service.limits.budget,
         "rate": last.answers / seconds,
         "minute": {name: getattr(minute, name) for name in ("answers", "refused", "failed", "p50", "p95", "p99")},

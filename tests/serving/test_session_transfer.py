@@ -14,10 +14,11 @@ import pytest
 from nextvec.client import AsyncClient, Client, ServerError
 from nextvec.inference import Engine, snapshot
 from nextvec.inference.snapshot import Context
-from nextvec.serving import bodies, contexts
+from nextvec.serving import bodies, context_record, context_view
 from nextvec.serving.app import application
 from nextvec.serving.guard import Log
-from nextvec.serving.service import Limits, Service
+from nextvec.serving.limits import Limits
+from nextvec.serving.service import Service
 from nextvec.serving.wire import MOST_LENGTH, MOST_SNAPSHOT, OCTETS, RefusedError, from_rows, most_body
 from tests.serving.server import DIM, Running, rows_of, serving
 from tests.waiting import PATIENCE
@@ -227,7 +228,7 @@ def test_snapshots_that_are_sent_count_among_the_bodies_that_are_held(
         guard = application(service, log)
         service.contexts.open("a")
         service.contexts.append("a", from_rows(rows_of(20_000, 1)))
-        size = len(await service.saved("a", asyncio.get_running_loop().time() + PATIENCE))
+        size = len(await service.snapshots.save("a", asyncio.get_running_loop().time() + PATIENCE))
         monkeypatch.setattr(bodies, "MOST_HELD", size * 3 // 2)
         reads = asyncio.Event()
 
@@ -280,14 +281,14 @@ def test_the_loop_neither_reads_nor_packs_a_context_that_is_restored(
 ) -> None:
     """A new one, the same again, and another one: what takes long for a long context runs in threads."""
     threads: dict[str, set[threading.Thread]] = {"read": set(), "packed": set()}
-    read, packed = contexts.View.read, contexts._Record.packed
+    read, packed = context_view.View.read, context_record.Record.packed
 
-    def reading(view: contexts.View, start: int = 0) -> Any:
+    def reading(view: context_view.View, start: int = 0) -> Any:
         threads["read"].add(threading.current_thread())
         return read(view, start)
 
-    def packing(record: contexts._Record) -> Any:
-        if record.kind == contexts.WHOLE:
+    def packing(record: context_record.Record) -> Any:
+        if record.kind == context_record.WHOLE:
             threads["packed"].add(threading.current_thread())
         return packed(record)
 
@@ -297,14 +298,14 @@ def test_the_loop_neither_reads_nor_packs_a_context_that_is_restored(
         try:
             service.contexts.open("a")
             service.contexts.append("a", from_rows(rows_of(40, 1)))
-            data = await service.saved("a", until)
-            monkeypatch.setattr(contexts.View, "read", reading)
-            monkeypatch.setattr(contexts._Record, "packed", packing)
-            assert (await service.restore("b", data, until))[0]
-            assert not (await service.restore("b", data, until))[0]
+            data = await service.snapshots.save("a", until)
+            monkeypatch.setattr(context_view.View, "read", reading)
+            monkeypatch.setattr(context_record.Record, "packed", packing)
+            assert (await service.snapshots.restore("b", data, until))[0]
+            assert not (await service.snapshots.restore("b", data, until))[0]
             service.contexts.append("b", from_rows(rows_of(1, 2)))
             with pytest.raises(RefusedError) as refused:
-                await service.restore("b", data, until)
+                await service.snapshots.restore("b", data, until)
             assert (refused.value.status, refused.value.members["seq"]) == (409, 2)
         finally:
             await service.close()
@@ -321,7 +322,7 @@ def test_a_restore_that_is_late_has_written_nothing(folder: Path, tmp_path: Path
         loop, engine = asyncio.get_running_loop(), service.models["run0"].engine
         try:
             service.contexts.open("a")
-            data = await service.saved("a", loop.time() + PATIENCE)
+            data = await service.snapshots.save("a", loop.time() + PATIENCE)
             restore = engine.restore
 
             def held(given: bytes) -> Any:
@@ -330,10 +331,10 @@ def test_a_restore_that_is_late_has_written_nothing(folder: Path, tmp_path: Path
 
             engine.restore = held  # type: ignore[method-assign]
             with pytest.raises(RefusedError) as refused:
-                await service.restore("b", data, loop.time() + 0.2)
+                await service.snapshots.restore("b", data, loop.time() + 0.2)
             assert refused.value.status == 504
             gate.set()
-            assert await service.restore("c", data, loop.time() + PATIENCE) == (True, True)
+            assert await service.snapshots.restore("c", data, loop.time() + PATIENCE) == (True, True)
             assert set(service.contexts) == {"a", "c"}
         finally:
             gate.set()

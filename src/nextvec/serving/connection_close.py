@@ -1,20 +1,20 @@
-"""The sending end of a connection: it closes without a reset, and gives up a client that does not read its answers."""
+"""Closing a connection without a reset, and aborting one whose client does not read its answers."""
 
 import asyncio
 from collections.abc import Callable
 from typing import Any
 
-LINGER_SECONDS = 2.0  # that a closed connection waits for the client to close its end
-LINGER_BYTES = 64 << 20  # that it reads past meanwhile
-STALL_SECONDS = 30.0  # in which a client must take something of what is buffered for it
+LINGER_SECONDS = 2.0  # that a closed connection waits until the client closes its end
+LINGER_BYTES = 64 << 20  # read and dropped in that time, at most
+STALL_SECONDS = 30.0  # in which a client must read some of the buffered bytes
 
 
-class Lingering(asyncio.Transport):
+class LingeringTransport(asyncio.Transport):
     """A transport whose :meth:`close` shuts the sending side only, then waits for the client's end.
 
     A socket that is closed while unread bytes lie in it sends a reset, and a client may drop an answer that it has
-    received but not read when the reset comes (RFC 9112, 9.6). Whatever still arrives is read and dropped, for
-    ``LINGER_SECONDS`` and ``LINGER_BYTES`` at most.
+    received but not read when the reset comes (RFC 9112, 9.6). Bytes that still arrive are read and dropped, for
+    at most ``LINGER_SECONDS`` and ``LINGER_BYTES``.
     """
 
     def __init__(self, transport: Any, call_later: Callable[..., Any]) -> None:
@@ -29,7 +29,7 @@ class Lingering(asyncio.Transport):
         return self._transport.get_extra_info(name, default)
 
     def get_write_buffer_size(self) -> int:
-        """Bytes that the client has not taken and the kernel does not hold."""
+        """Bytes that were written and that the kernel has not accepted yet."""
         return self._transport.get_write_buffer_size()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -37,7 +37,7 @@ class Lingering(asyncio.Transport):
             return
         self._transport.write(data)
         self._written += len(data)
-        if self._timer is None:  # one for many answers: it is not cancelled when they are taken
+        if self._timer is None:  # one timer for many answers: it is not cancelled when they are read
             self._timer = self._call_later(STALL_SECONDS, self._look)
 
     def pause_reading(self) -> None:
@@ -52,7 +52,7 @@ class Lingering(asyncio.Transport):
         return self._closing or self._transport.is_closing()
 
     def close(self) -> None:
-        """Send what is buffered, say that nothing follows, and wait for the client to close."""
+        """Send the buffered bytes and the end of the stream, then wait for the client to close."""
         if self.is_closing():
             return
         self._closing = True
@@ -62,7 +62,7 @@ class Lingering(asyncio.Transport):
         self._timer = self._call_later(STALL_SECONDS if self.get_write_buffer_size() else LINGER_SECONDS, self._look)
 
     def finish(self) -> None:
-        """Close without waiting: for a connection on which no answer is under way."""
+        """Close without waiting: for a connection without an unfinished answer."""
         self._closing = True
         self._transport.close()
 

@@ -1,4 +1,4 @@
-"""Sessions that move to another server: the context, which is the truth there too, and the state that has read it."""
+"""Sessions as bytes, to move them to another server: the context, and the model state that has read it."""
 
 # Axes: T vectors, D width.
 
@@ -11,35 +11,35 @@ from nextvec.errors import DataError
 from nextvec.inference import snapshot
 from nextvec.inference.snapshot import Context
 from nextvec.serving import wire
-from nextvec.serving.contexts import View, narrow
-from nextvec.serving.isolated import Answering, Reading
-from nextvec.serving.rebuild import read
-from nextvec.serving.turns import Steps
+from nextvec.serving.answering import Answering, SessionState
+from nextvec.serving.context_view import View, narrow
+from nextvec.serving.round_robin import Steps
+from nextvec.serving.state_rebuild import read
 from nextvec.serving.wire import RefusedError
 from nextvec.vectors import check_usable
 
 
 @dataclass(frozen=True)
-class Moved:
-    """A session of another server, checked.
+class TransferredSession:
+    """A session of another server, after all checks.
 
     Attributes:
-        rows: as they were appended, float16 where that loses nothing.
-        state: that has read them all; None where the snapshot is of another model or bank.
+        rows: as they were appended; float16 if that loses nothing.
+        state: after all rows; None if the snapshot is of another model or bank.
     """
 
     rows: Float[np.ndarray, "T D"]
     context: Context
-    state: Reading | None
+    state: SessionState | None
 
 
-def packed(state: Reading, unread: Float32[np.ndarray, "T D"], view: View, encoder: str) -> Steps[bytes]:
-    """A session as bytes.
+def pack(state: SessionState, unread: Float32[np.ndarray, "T D"], view: View, encoder: str) -> Steps[bytes]:
+    """A session as bytes; the inverse of :func:`unpack`.
 
     Args:
         state: reads ``unread`` first.
         view: the whole context.
-        encoder: fingerprint of what made its vectors.
+        encoder: fingerprint of the encoder that made the vectors.
     """
     if len(unread):
         yield from read(state, unread)
@@ -50,17 +50,18 @@ def packed(state: Reading, unread: Float32[np.ndarray, "T D"], view: View, encod
     return snapshot.with_context(saved, Context(narrow(rows), view.head.seq, view.head.digest, encoder))
 
 
-def opened(data: bytes, engine: Answering) -> Steps[Moved]:
-    """What :func:`packed` made, perhaps on another server.
+def unpack(data: bytes, engine: Answering) -> Steps[TransferredSession]:
+    """The session that :func:`pack` wrote, perhaps on another server.
 
     Raises:
-        DataError: damaged, without a context, with a vector that no append may hold, or with a state that is not the engine's.
-        RefusedError: 413 more vectors than a session has at most; 422 of another width or encoder.
+        DataError: the snapshot is damaged, has no context, holds a vector that an append would refuse, or a
+            state of another engine.
+        RefusedError: 413 too many vectors for a session; 422 another width or encoder.
     """
     saved = snapshot.read(data)
     context = saved.context
     if context is None:
-        raise DataError("this snapshot holds a state and no context; take a new one from a server of this version")
+        raise DataError("this snapshot holds a state and no context; take the snapshot of a session from a server")
     length, dim = context.rows.shape
     if dim != engine.dim or context.encoder != engine.encoder_fingerprint:
         theirs, mine = (f"width {width} of encoder {name[:40]!r}" for width, name in _kinds(context, engine))
@@ -72,7 +73,7 @@ def opened(data: bytes, engine: Answering) -> Steps[Moved]:
     check_usable(rows)
     yield
     same = (saved.model, saved.bank) == (engine.digest, engine.bank.fingerprint)
-    return Moved(narrow(rows), context, engine.restore(data) if same else None)
+    return TransferredSession(narrow(rows), context, engine.restore(data) if same else None)
 
 
 def _kinds(context: Context, engine: Answering) -> tuple[tuple[int, str], tuple[int, str]]:

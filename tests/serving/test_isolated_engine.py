@@ -25,17 +25,20 @@ from safetensors.numpy import load_file, save_file
 
 from nextvec.client import Client
 from nextvec.errors import DataError, RunError, ServingError
-from nextvec.inference import Engine, Question
+from nextvec.inference import Engine, PredictionRequest
+from nextvec.inference.place import ComputePlace
 from nextvec.rollout.judge import Evidence, Rung
 from nextvec.rollout.ledger import Ledger
 from nextvec.rollout.plan import Command, Plan, create, intervene
 from nextvec.rollout.promotions import identity
 from nextvec.rollout.units import bands
-from nextvec.serving import isolated
-from nextvec.serving.isolated import EndedError, EngineProcess
-from nextvec.serving.service import Asking, Limits, Service
+from nextvec.serving import engine_process, isolated_engine
+from nextvec.serving.answering import Answering, EndedError
+from nextvec.serving.isolated_engine import IsolatedEngine
+from nextvec.serving.limits import Limits
+from nextvec.serving.service import Service
 from nextvec.serving.wire import from_rows
-from tests.serving.server import Running, rows_of, serving
+from tests.serving.server import Running, asking, rows_of, serving
 from tests.waiting import PATIENCE, until
 
 RUNGS = (Rung(50.0, 0.0, 10**6), Rung(98.0, 0.0, 10**6))
@@ -43,8 +46,8 @@ ISOLATED = ("--isolate", "--turn", "0.05")
 
 
 @pytest.fixture
-def engine(made: Path) -> Iterator[EngineProcess]:
-    opened = EngineProcess(made / "run0", Engine.open)
+def engine(made: Path) -> Iterator[IsolatedEngine]:
+    opened = IsolatedEngine(made / "run0", Engine.open)
     yield opened
     opened.close()
 
@@ -63,7 +66,7 @@ def is_alive(pid: int) -> bool:
 # One engine
 
 
-def test_it_says_what_the_engine_says(made: Path, engine: EngineProcess) -> None:
+def test_it_says_what_the_engine_says(made: Path, engine: IsolatedEngine) -> None:
     here = Engine.open(made / "run0")
     assert (engine.digest, engine.dim, engine.encoder_fingerprint, engine.context, engine.weights) == (
         here.digest,
@@ -75,10 +78,10 @@ def test_it_says_what_the_engine_says(made: Path, engine: EngineProcess) -> None
     near, far = [here.session() for _ in range(4)], [engine.session() for _ in range(4)]
     for turn, counts in enumerate([(1, 1, 1, 1), (3, 1, 1, 2), (1, 1, 0, 5)]):
         rows = [rows_of(count, 10 * turn + n) for n, count in enumerate(counts)]
-        want = here.answers([Question(s, r, 3) for s, r in zip(near, rows, strict=True)])
-        asked = [Question(s, r, 3) for s, r in zip(far, rows, strict=True)]
+        want = here.answers([PredictionRequest(s, r, 3) for s, r in zip(near, rows, strict=True)])
+        asked = [PredictionRequest(s, r, 3) for s, r in zip(far, rows, strict=True)]
         assert told(engine.answers(asked)) == told(want)
-        assert [len(question.rows) for question in asked] == [0, 0, 0, 0]
+        assert [len(request.rows) for request in asked] == [0, 0, 0, 0]
         assert [s.length for s in far] == [s.length for s in near]
         assert [s.num_bytes for s in far] == [s.num_bytes for s in near]
     near[0].catch_up(rows_of(50, 99))
@@ -87,8 +90,8 @@ def test_it_says_what_the_engine_says(made: Path, engine: EngineProcess) -> None
     assert far[0].snapshot() == near[0].snapshot()
     moved = engine.restore(near[0].snapshot())
     assert (moved.length, moved.num_bytes) == (near[0].length, here.restore(near[0].snapshot()).num_bytes)
-    assert told(engine.answers([Question(moved, rows_of(1, 98), 3)])) == told(
-        here.answers([Question(near[0], rows_of(1, 98), 3)])
+    assert told(engine.answers([PredictionRequest(moved, rows_of(1, 98), 3)])) == told(
+        here.answers([PredictionRequest(near[0], rows_of(1, 98), 3)])
     )
     with pytest.raises(DataError, match="damaged"):
         engine.restore(near[0].snapshot()[:-1])
@@ -96,10 +99,24 @@ def test_it_says_what_the_engine_says(made: Path, engine: EngineProcess) -> None
     assert engine.nearest(np.asarray(here.bank.rows[5:7])).tolist() == [5, 6]
 
 
-def test_one_session_fails_alone(engine: EngineProcess) -> None:
-    questions = [Question(engine.session(), rows_of(1, n), 2) for n in range(3)]
-    questions[1].rows = np.full((1, engine.dim), np.nan, np.float32)
-    first, second, third = engine.answers(questions)
+def test_an_engine_says_where_it_computes(made: Path, engine: IsolatedEngine) -> None:
+    here: Answering = Engine.open(made / "run0")
+    assert here.place == ComputePlace(isolated=False, pid=os.getpid())
+    assert engine.place.isolated
+    assert engine.place.pid is not None
+    assert is_alive(engine.place.pid)
+    assert engine.place.pid != os.getpid()
+    states = [each.session() for each in (here, engine)]
+    assert [state.lost for state in states] == [False, False]
+    for each in (here, engine):
+        each.retire()
+    assert [state.lost for state in states] == [False, True]
+
+
+def test_one_session_fails_alone(engine: IsolatedEngine) -> None:
+    requests = [PredictionRequest(engine.session(), rows_of(1, n), 2) for n in range(3)]
+    requests[1].rows = np.full((1, engine.dim), np.nan, np.float32)
+    first, second, third = engine.answers(requests)
     assert isinstance(first, list)
     assert isinstance(third, list)
     assert isinstance(second, ServingError)
@@ -111,32 +128,34 @@ def test_one_session_fails_alone(engine: EngineProcess) -> None:
 
 
 @pytest.mark.integration
-def test_states_that_nobody_holds_are_forgotten(engine: EngineProcess) -> None:
+def test_states_that_nobody_holds_are_forgotten(engine: IsolatedEngine) -> None:
     for n in range(50):
-        engine.answers([Question(engine.session(), rows_of(1, n), 1)])
+        engine.answers([PredictionRequest(engine.session(), rows_of(1, n), 1)])
     kept = engine.session()
     gc.collect()
-    engine.answers([Question(kept, rows_of(1), 1)])
+    engine.answers([PredictionRequest(kept, rows_of(1), 1)])
     assert engine.held == 1
 
 
 def test_who_is_killed_is_there_again_without_its_states(made: Path) -> None:
     said: list[str] = []
-    engine = EngineProcess(made / "run0", Engine.open, lambda _, detail: said.append(detail))
+    engine = IsolatedEngine(made / "run0", Engine.open, lambda _, detail: said.append(detail))
     try:
-        old, pid = engine.session(), engine.pid
-        (want,) = engine.answers([Question(old, rows_of(1), 3)])
+        old, pid = engine.session(), engine.place.pid
+        (want,) = engine.answers([PredictionRequest(old, rows_of(1), 3)])
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         until(lambda: bool(said))
-        assert engine.pid is None
-        (answer,) = engine.answers([Question(engine.session(), rows_of(1), 3)])
+        assert engine.place.pid is None
+        (answer,) = engine.answers([PredictionRequest(engine.session(), rows_of(1), 3)])
         assert isinstance(answer, EndedError)
         until(lambda: len(said) == 2)
-        assert engine.pid not in (None, pid)
+        assert engine.place.pid not in (None, pid)
         assert "SIGKILL" in said[0]
-        assert "there again" in said[1]
-        lost, again = engine.answers([Question(old, rows_of(1), 3), Question(engine.session(), rows_of(1), 3)])
+        assert "runs again" in said[1]
+        lost, again = engine.answers(
+            [PredictionRequest(old, rows_of(1), 3), PredictionRequest(engine.session(), rows_of(1), 3)]
+        )
         assert isinstance(lost, EndedError)
         assert told([again]) == told([want])
         with pytest.raises(EndedError):
@@ -146,38 +165,38 @@ def test_who_is_killed_is_there_again_without_its_states(made: Path) -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("way", ["front", "aside"])
+@pytest.mark.parametrize("way", ["answers", "reading"])
 def test_who_hangs_is_ended(made: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
-    monkeypatch.setattr(isolated, "ANSWER_SECONDS", 1.0 if way == "front" else 1e9)
-    monkeypatch.setattr(isolated, "READ_SECONDS", 1.0 if way == "aside" else 1e9)
+    monkeypatch.setattr(isolated_engine, "ANSWER_SECONDS", 1.0 if way == "answers" else 1e9)
+    monkeypatch.setattr(isolated_engine, "READ_SECONDS", 1.0 if way == "reading" else 1e9)
     said: list[str] = []
-    engine = EngineProcess(made / "run0", Engine.open, lambda _, detail: said.append(detail))
+    engine = IsolatedEngine(made / "run0", Engine.open, lambda _, detail: said.append(detail))
     try:
-        assert engine.pid is not None
-        os.kill(engine.pid, signal.SIGSTOP)
+        assert engine.place.pid is not None
+        os.kill(engine.place.pid, signal.SIGSTOP)
         rows = rows_of(100_000)  # more than a socket holds: it is the sending that waits
-        if way == "front":
-            (answer,) = engine.answers([Question(engine.session(), rows, 3)])
+        if way == "answers":
+            (answer,) = engine.answers([PredictionRequest(engine.session(), rows, 3)])
             assert isinstance(answer, EndedError)
         else:
             with pytest.raises(EndedError):
                 engine.session().catch_up(rows)
         for name in ("ANSWER_SECONDS", "READ_SECONDS"):  # a sound process may take its time
-            monkeypatch.setattr(isolated, name, 1e9)
+            monkeypatch.setattr(isolated_engine, name, 1e9)
         until(lambda: engine.fault is None and bool(said))
         assert re.search(r"the process did not answer for [\d.]+ s", said[0])
-        assert isinstance(engine.answers([Question(engine.session(), rows_of(1), 3)])[0], list)
+        assert isinstance(engine.answers([PredictionRequest(engine.session(), rows_of(1), 3)])[0], list)
     finally:
         engine.close()
 
 
 @pytest.mark.integration
-def test_answers_do_not_wait_behind_who_reads(engine: EngineProcess) -> None:
+def test_answers_do_not_wait_behind_who_reads(engine: IsolatedEngine) -> None:
     reading = threading.Thread(target=lambda: engine.session().catch_up(rows_of(60_000)))
     reading.start()
     answered = 0
     while reading.is_alive():
-        assert isinstance(engine.answers([Question(engine.session(), rows_of(1), 1)])[0], list)
+        assert isinstance(engine.answers([PredictionRequest(engine.session(), rows_of(1), 1)])[0], list)
         answered += 1
     reading.join()
     assert answered > 2
@@ -186,7 +205,7 @@ def test_answers_do_not_wait_behind_who_reads(engine: EngineProcess) -> None:
 @pytest.mark.integration
 def test_labels_and_answers_do_not_wait_behind_a_text_or_a_long_context(made: Path, tmp_path: Path) -> None:
     """Of a process whose encoder waits for a file to appear, and whose reading does, too."""
-    engine = EngineProcess(made / "run0", partial(_waiting_for, tmp_path / "go"))
+    engine = IsolatedEngine(made / "run0", partial(_waiting_for, tmp_path / "go"))
     try:
         texts: list[np.ndarray] = []
         encoding = threading.Thread(target=lambda: texts.append(engine.encode_chunks(engine.cut("a text"))))
@@ -197,7 +216,7 @@ def test_labels_and_answers_do_not_wait_behind_a_text_or_a_long_context(made: Pa
         until((tmp_path / "go.encode").exists)
         until((tmp_path / "go.read").exists)
         assert engine.nearest(np.asarray(engine.bank.rows[5:6])).tolist() == [5]
-        assert isinstance(engine.answers([Question(engine.session(), rows_of(1), 1)])[0], list)
+        assert isinstance(engine.answers([PredictionRequest(engine.session(), rows_of(1), 1)])[0], list)
         assert not texts
         assert session.length == 0
         (tmp_path / "go").touch()
@@ -232,9 +251,9 @@ def _waiting_for(file: Path, run: Path) -> Engine:
 @pytest.mark.integration
 def test_a_run_that_cannot_be_opened_is_refused_with_its_reason(made: Path, tmp_path: Path) -> None:
     with pytest.raises(ServingError, match="no run"):
-        EngineProcess(tmp_path / "none", Engine.open)
+        IsolatedEngine(tmp_path / "none", Engine.open)
     with pytest.raises(RunError, match=r"exit code 3"):
-        EngineProcess(made / "run0", _ends)
+        IsolatedEngine(made / "run0", _ends)
 
 
 def _ends(_: Path) -> Engine:
@@ -248,20 +267,20 @@ def hangs(run: Path) -> Engine:
 
 @pytest.mark.integration
 def test_a_run_that_never_opens_is_given_up(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolated, "OPEN_SECONDS", 0.5)
+    monkeypatch.setattr(engine_process, "OPEN_SECONDS", 0.5)
     with pytest.raises(RunError, match=r"ended while it opened the run \(it took more than 0.5 s\)"):
-        EngineProcess(made / "run0", hangs)
+        IsolatedEngine(made / "run0", hangs)
 
 
 @pytest.mark.integration
 def test_another_model_in_its_place_is_not_served_by_accident(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "run0", tmp_path / "run")
     said: list[str] = []
-    engine = EngineProcess(tmp_path / "run", Engine.open, lambda _, detail: said.append(detail))
+    engine = IsolatedEngine(tmp_path / "run", Engine.open, lambda _, detail: said.append(detail))
     try:
         shutil.copyfile(made / "run1" / "best.safetensors", tmp_path / "run" / "best.safetensors")
-        assert engine.pid is not None
-        os.kill(engine.pid, signal.SIGKILL)
+        assert engine.place.pid is not None
+        os.kill(engine.place.pid, signal.SIGKILL)
         until(lambda: any("another model" in line for line in said))
         assert "reload" in str(engine.fault)
     finally:
@@ -270,9 +289,9 @@ def test_another_model_in_its_place_is_not_served_by_accident(made: Path, tmp_pa
 
 @pytest.mark.integration
 @pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="Linux alone says whom it ends first")
-def test_it_is_ended_before_the_server_where_memory_runs_out(engine: EngineProcess) -> None:
+def test_it_is_ended_before_the_server_where_memory_runs_out(engine: IsolatedEngine) -> None:
     own = int(Path("/proc/self/oom_score_adj").read_text())
-    assert int(Path(f"/proc/{engine.pid}/oom_score_adj").read_text()) > own
+    assert int(Path(f"/proc/{engine.place.pid}/oom_score_adj").read_text()) > own
 
 
 # A server
@@ -432,21 +451,21 @@ def test_states_of_a_replaced_process_go_when_the_new_one_answers(made: Path, tm
     """While the old process still gives its last answers, the new one makes its own states: it gets none of the old."""
 
     async def main() -> None:
-        service = Service({"m": made / "run0"}, lambda run: EngineProcess(run, Engine.open), tmp_path / "s", Limits())
+        service = Service({"m": made / "run0"}, lambda run: IsolatedEngine(run, Engine.open), tmp_path / "s", Limits())
         until, old = asyncio.get_running_loop().time() + PATIENCE, service.models["m"]
         try:
             for name in ("a", "b"):
                 service.contexts.open(name)
-                await service.append(name, from_rows(rows_of(3, 1)), None, 3, Asking(name, None, {}, frozenset()), until)
+                await service.sessions.append(name, from_rows(rows_of(3, 1)), None, 3, asking(name), until)
             digest = old.engine.digest
-            with old.line.used():
+            with old.queue.used():
                 state = service.states.take("b", digest)
                 assert state is not None
-                reloading = asyncio.create_task(service.reload("m"))
+                reloading = asyncio.create_task(service.models.reload("m"))
                 while service.models["m"] is old:
                     await asyncio.sleep(0.005)
                 assert service.states.length("a", digest) == 0
-                service.rebuilds.put(old.line, "b", service.contexts.view("b"), state)  # in use meanwhile
+                service.rebuilds.put(old.queue, "b", service.contexts.view("b"), state)  # in use meanwhile
                 assert service.states.length("b", digest) == 0
             await reloading
         finally:
@@ -469,6 +488,6 @@ def test_a_reload_that_is_refused_leaves_no_process(folder: Path) -> None:
 
 
 @pytest.mark.integration
-def test_a_session_is_refused_as_by_an_engine(engine: EngineProcess) -> None:
+def test_a_session_is_refused_as_by_an_engine(engine: IsolatedEngine) -> None:
     with pytest.raises((DataError, ServingError), match="zero"):
         engine.session().catch_up(np.zeros((3, engine.dim), np.float32))

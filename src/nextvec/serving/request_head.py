@@ -1,13 +1,13 @@
-"""What the parser accepts in the head of a request and this server refuses: what two readers could read differently.
+"""Checks of a request's head beyond the parser's: heads that two programs could read differently are refused.
 
 llhttp itself refuses a repeated or malformed Content-Length, Content-Length beside Transfer-Encoding, folded lines, bare CR
-or LF, NUL, and a space before the colon. The rest of the known ways to smuggle a request is here.
+or LF, NUL, and a space before the colon. The other known forms of request smuggling are refused here.
 """
 
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-# Of each the server reads one value. Two of them, and a proxy in front may have checked the other one.
+# The server reads one value of each of these headers. With two values, a proxy may have checked the other one.
 SINGLE = frozenset(
     {
         b"host",
@@ -26,13 +26,13 @@ SINGLE = frozenset(
 
 
 def fault(version: str, target: bytes, headers: Sequence[tuple[bytes, bytes]], upgrade: bool) -> tuple[int, str] | None:
-    """Why a head is refused, as a status and one line; None if it is sound.
+    """Why a head is refused, as a status and one line; None if it is accepted.
 
     Args:
         version: of HTTP, ``1.1``.
         target: as in the request line.
         headers: names in lower case.
-        upgrade: the parser takes what follows for another protocol.
+        upgrade: the parser reads the following bytes as another protocol.
     """
     if version not in ("1.0", "1.1"):
         return 505, "this server speaks HTTP/1.1 and HTTP/1.0"
@@ -49,7 +49,7 @@ def fault(version: str, target: bytes, headers: Sequence[tuple[bytes, bytes]], u
         return 400, "HTTP/1.0 has no transfer-encoding; send a content-length"
     if coding is not None and coding.strip().lower() != b"chunked":
         return 501, "the only transfer-encoding is chunked"
-    # The parser would not read a body there, and take it for the next request.
+    # After an upgrade the parser reads no body and would take it for the next request.
     if upgrade and (coding is not None or given.get(b"content-length", b"0").strip() != b"0"):
         return 400, "a request that asks for another protocol cannot have a body; leave out upgrade"
     if not target.startswith(b"/") and not _is_own(target, given.get(b"host", b"")):

@@ -1,4 +1,4 @@
-"""Calls that may take minutes or hang, each in a daemon thread of its own: neither a sync nor a stop waits for one."""
+"""Calls that may take minutes or hang run in daemon threads: neither the loop nor the end of the process waits for them."""
 
 import asyncio
 import threading
@@ -8,14 +8,14 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def in_own_thread(call: Callable[[], T], name: str, drop: Callable[[T], object] = lambda _: None) -> T:
+async def in_daemon_thread(call: Callable[[], T], name: str, drop: Callable[[T], object] = lambda _: None) -> T:
     """The result of ``call``, from a new daemon thread.
 
-    An executor is not used, because the interpreter waits for the threads of all executors before it ends.
+    Executors do not fit: the interpreter waits for the threads of all executors before it ends.
 
     Args:
         name: of the thread.
-        drop: given the result, in a thread, where the caller was cancelled or the loop was closed meanwhile.
+        drop: gets the result, in a thread, if the caller was cancelled or the loop was closed in the meantime.
     """
     loop = asyncio.get_running_loop()
     found: asyncio.Future[T] = loop.create_future()
@@ -49,6 +49,6 @@ async def in_own_thread(call: Callable[[], T], name: str, drop: Callable[[T], ob
     try:
         return await found
     except asyncio.CancelledError:
-        if not found.cancelled() and found.exception() is None:  # it came in the same turn of the loop
+        if not found.cancelled() and found.exception() is None:  # the result came in the same turn of the loop
             dropped(found.result())
         raise

@@ -9,11 +9,12 @@ import pytest
 
 from nextvec.errors import ServingError
 from nextvec.inference import Engine
-from nextvec.serving.opening import in_own_thread
+from nextvec.serving.daemon_thread import in_daemon_thread
+from nextvec.serving.limits import Limits
 from nextvec.serving.overview import unready
-from nextvec.serving.service import Asking, Limits, Service
+from nextvec.serving.service import Service
 from nextvec.serving.wire import RefusedError, from_rows
-from tests.serving.server import rows_of
+from tests.serving.server import asking, rows_of
 from tests.waiting import PATIENCE
 
 
@@ -58,22 +59,22 @@ async def until(what: Callable[[], bool]) -> None:
 
 async def write(service: Service) -> None:
     deadline = asyncio.get_running_loop().time() + PATIENCE
-    await service.append("a", from_rows(rows_of(1, 1)), None, 0, Asking("a", None, {}, frozenset()), deadline)
+    await service.sessions.append("a", from_rows(rows_of(1, 1)), None, 0, asking("a"), deadline)
 
 
 def test_what_is_written_is_synced_and_a_server_stops_while_a_run_hangs_in_opening(run: Path, tmp_path: Path) -> None:
     async def talk(service: Service, opens: Opens) -> None:
         synced: list[int] = []
-        sync = service.contexts.sync
+        sync = service.contexts.log.sync
 
         def watched(segments: tuple[object, ...]) -> None:
             sync(segments)  # type: ignore[arg-type]
             synced.append(len(segments))
 
-        service.contexts.sync = watched  # type: ignore[method-assign]
-        reloading = asyncio.create_task(service.reload("m"))
+        service.contexts.log.sync = watched  # type: ignore[method-assign]
+        reloading = asyncio.create_task(service.models.reload("m"))
         await until(lambda: opens.begun == 2)
-        await service.open("a")
+        await service.sessions.open("a")
         await write(service)
         await until(lambda: bool(synced))
         assert not reloading.done()
@@ -85,20 +86,20 @@ def test_what_is_written_is_synced_and_a_server_stops_while_a_run_hangs_in_openi
 def test_a_log_that_cannot_be_compacted_is_told_and_refuses_appends(run: Path, tmp_path: Path) -> None:
     async def talk(service: Service, _: Opens) -> None:
         lines: list[tuple[str, object]] = []
-        service.tell = lambda event, **fields: lines.append((event, fields["trouble"]))
-        await service.open("a")
+        service.listeners.log = lambda event, **fields: lines.append((event, fields["trouble"]))
+        await service.sessions.open("a")
 
         def damaged() -> list[str]:
             raise ServingError("0.log is damaged at byte 7")
 
         service.contexts.oldest = damaged  # type: ignore[method-assign]
         service.contexts.wasteful = lambda: True  # type: ignore[method-assign]
-        await until(lambda: service.contexts.failure is not None)
+        await until(lambda: service.contexts.log.failure is not None)
         assert lines == [("contexts", "ServingError: 0.log is damaged at byte 7")]
         assert "0.log is damaged" in str(unready(service))
         with pytest.raises(RefusedError) as refused:
             await write(service)
-        assert (refused.value.status, service._keeper.done()) == (507, False)
+        assert (refused.value.status, service.compaction.task.done()) == (507, False)
 
     served(run, tmp_path, talk)
 
@@ -112,7 +113,7 @@ def test_a_result_that_comes_too_late_is_dropped_once(when: str) -> None:
         gone.set()
 
     async def main() -> None:
-        task = asyncio.create_task(in_own_thread(lambda: free.wait(PATIENCE) and 7, "test", drop))
+        task = asyncio.create_task(in_daemon_thread(lambda: free.wait(PATIENCE) and 7, "test", drop))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Long work on one thread, one step at a time: jobs take turns, so no job waits behind the whole of another."""
+"""Long jobs on one worker thread, one step of every job in turn, so that no job waits until another has ended."""
 
 import asyncio
 from collections import deque
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-Steps = Generator[None, None, T]  # each ``yield`` ends a step; what it returns is the result
+Steps = Generator[None, None, T]  # each ``yield`` ends a step; the return value is the result
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,11 +17,11 @@ class _Job:
     found: asyncio.Future[Any]
 
 
-class Turns:
+class RoundRobinThread:
     """Runs the steps of all jobs on one thread, round-robin by job. Made and used inside a running loop.
 
     Attributes:
-        since: when the step under way began, in seconds of the loop's clock; None while no step runs.
+        since: when the running step began, in seconds of the loop's clock; None while no step runs.
     """
 
     def __init__(self, name: str) -> None:
@@ -33,7 +33,7 @@ class Turns:
         self._task = asyncio.get_running_loop().create_task(self._serve(), name=name)
 
     def run(self, steps: Steps[T]) -> asyncio.Future[T]:
-        """The result of ``steps``. A future that is cancelled ends its job before the next step."""
+        """Queue a job; the future holds its result. Cancelling the future ends the job before its next step."""
         found: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         if self._closed is not None:
             found.set_exception(self._closed)
@@ -43,7 +43,7 @@ class Turns:
         return found
 
     def close(self, error: Exception) -> None:
-        """End every job with ``error``; the step under way runs to its end, and its result is dropped."""
+        """End every job with ``error``; the running step finishes, and its result is dropped."""
         self._closed = error
         self._task.cancel()
         while self._waiting:
@@ -81,7 +81,7 @@ class Turns:
 
 
 def _step(steps: Steps[T]) -> tuple[bool, T | None]:
-    """Whether the job ended, and its result. In the thread."""
+    """Whether the job has ended, and its result. Called in the worker thread."""
     try:
         next(steps)
     except StopIteration as done:
