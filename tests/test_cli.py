@@ -15,6 +15,8 @@ import pytest
 
 from nextvec.bank import Bank, BankWriter, VectorDocument
 from nextvec.cli.main import main
+from nextvec.runs import TrainSettings
+from nextvec.settings import to_json
 from nextvec.windows import split
 from tests.conftest import walk_bank
 
@@ -234,7 +236,7 @@ ZERO = ROWS * (np.arange(6) != 2)[:, None].astype(np.float32)
 
 
 def damaged_run(path: Path) -> Path:
-    run = {"format": 1, "recipe": "default", "settings": {}}
+    run = {"format": 2, "recipe": "default", "settings": to_json(TrainSettings.of())}
     origin = {"bank": "", "bank_path": "", "dim": 1, "encoder": "", "parts": {}, "trained_on": [], "decay": 0.5}
     origin["parts"] = {"train": [], "valid": [], "test": []}
     text_file(path / "run.json", json.dumps({**run, "origin": origin}).encode())

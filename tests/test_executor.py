@@ -53,7 +53,7 @@ def test_every_task_starts_progresses_and_ends_in_order(bank: Path, tmp_path: Pa
         assert (first, last) == (TaskStarted(task), TaskFinished(task))
         trained = [event.event for event in between if isinstance(event, TaskProgressed)]
         assert len(trained) == len(between)
-        assert [e.update for e in trained if isinstance(e, Stepped)] == list(range(1, SMALL.updates + 1))
+        assert [e.update for e in trained if isinstance(e, Stepped)] == list(range(1, SMALL.optimizer.updates + 1))
         history = Run.open(task.path).history()
         assert [e.record for e in trained if isinstance(e, Evaluated)][:-1] == history[:-1]
         assert isinstance(trained[-1], Finished)
@@ -85,7 +85,7 @@ def test_a_killed_worker_fails_its_own_run_and_the_same_call_resumes_it(bank: Pa
 
 
 def test_a_closed_call_leaves_no_process_and_its_run_can_be_resumed(bank: Path, tmp_path: Path) -> None:
-    asked = tasks(tmp_path, LONG, replace(LONG, seed=1))
+    asked = tasks(tmp_path, LONG, LONG.replaced(seed=1))
     events = LocalProcesses(2).execute(asked, bank)
     while not isinstance(next(events), TaskProgressed):
         pass

@@ -20,7 +20,7 @@ from nextvec.lanes import by_chance
 from nextvec.ranks import Ranks, clustered_rate, paired_lift
 from nextvec.recipes import recipe
 from nextvec.reproduction.phase_table import Phases
-from nextvec.reproduction.phases import phases
+from nextvec.reproduction.phases import _tasks, phases
 from nextvec.reproduction.phases_page import phase_title, write_phases_page
 from nextvec.reproduction.reported import RECIPES, parts_of, reported
 from nextvec.runs import Run
@@ -275,7 +275,8 @@ def test_the_command_prints_a_table_and_one_object(place: Path, capsys: pytest.C
 def test_a_killed_command_goes_on_and_ends_the_same(
     place: Path, table: dict[str, Any], tmp_path: Path, command: list[str], quiet_environment: dict[str, str]
 ) -> None:
-    flags = ["--recipes", "phase1,phase3", "--seeds", "2", *(part for s in SETS for part in ("--set", s))]
+    sets = [s for s in SETS if s != "layers=1"]  # which no model of these recipes reads
+    flags = ["--recipes", "phase1,phase3", "--seeds", "2", *(part for s in sets for part in ("--set", s))]
     line = [*command, "phases", str(tmp_path), "--bank", str(place / "bank"), *flags, "--json"]
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(line, env=quiet_environment, start_new_session=True, **silent)
@@ -292,3 +293,12 @@ def test_a_killed_command_goes_on_and_ends_the_same(
     assert [{**row, "seconds": None, "lanes": None} for row in again] == [
         {**row, "seconds": None, "lanes": None} for row in unkilled
     ]
+
+
+def test_an_option_changes_the_recipes_whose_model_reads_it_and_is_refused_if_none_does(place: Path) -> None:
+    bank = Bank.open(place / "bank")
+    tasks = _tasks(place / "unused", bank, ["phase1", "phase1-published"], 1, ["layers=2", "working=9", "hidden=8"])
+    ours, published = (task.settings.options for task in tasks)
+    assert (ours.working, ours.hidden, published.layers, published.hidden) == (9, 8, 2, 8)
+    with pytest.raises(SettingsError, match="layers=2: model memory_gru does not read layers"):
+        _tasks(place / "unused", bank, ["phase1"], 1, ["layers=2"])
