@@ -18,8 +18,8 @@ from nextvec.rollout.plan import Command, Plan, create, intervene
 from nextvec.rollout.promotions import identity
 from nextvec.rollout.units import bands
 from nextvec.serving.canary import Canary, Terms
+from nextvec.serving.payload import from_rows
 from nextvec.serving.service import Asking, Limits, Service
-from nextvec.serving.wire import from_rows
 from tests.serving.server import rows_of
 
 RUNGS = (Rung(5.0, 0.0, 10**6), Rung(98.0, 0.0, 10**6))

@@ -29,7 +29,8 @@ from nextvec.serving.contexts import (
     narrow,
     rewritten,
 )
-from nextvec.serving.wire import F16, Vectors, decode, from_rows
+from nextvec.serving.payload import Vectors, decode, from_rows
+from nextvec.wire.media import F16
 
 DIM = 3
 
@@ -259,7 +260,7 @@ import resource, signal, sys
 from pathlib import Path
 import numpy as np
 from nextvec.serving.contexts import Contexts, FullError
-from nextvec.serving.wire import from_rows
+from nextvec.serving.payload import from_rows
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 held = Contexts(Path(sys.argv[1]), 3, "e")
 held.open("a")
@@ -307,7 +308,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from nextvec.serving.contexts import Contexts
-from nextvec.serving.wire import from_rows
+from nextvec.serving.payload import from_rows
 held = Contexts(Path(sys.argv[1]), 3, "e", segment_bytes=4_000)
 held.open("a")
 while True:

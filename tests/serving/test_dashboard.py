@@ -33,10 +33,11 @@ from nextvec.rollout.promotions import identity
 from nextvec.rollout.report import report
 from nextvec.rollout.units import bands
 from nextvec.runs import Run, TrainSettings
-from nextvec.serving import overview
-from nextvec.serving.guard import Key
+from nextvec.serving.keys import Key
 from nextvec.serving.lanes import ENOUGH
+from nextvec.serving.load import within
 from nextvec.serving.recent import BINS, MOST_SESSIONS, SECONDS, Recent, percentiles
+from nextvec.serving.rollout_state import rollout_state
 from nextvec.training import begin, train
 from tests.serving.drive import NEW, OLD, alike
 from tests.serving.server import Running, make_run, serving
@@ -121,7 +122,7 @@ def test_percentiles_are_those_of_the_answers_to_a_bin() -> None:
         recent.saw("predict", 200, extreme)
     clock.now += 1
     assert recent.points(1, 1)[0].answers == 3
-    assert overview.within(recent.histogram(1), 0.1) == pytest.approx(2 / 3)
+    assert within(recent.histogram(1), 0.1) == pytest.approx(2 / 3)
 
 
 def test_sessions_are_remembered_up_to_a_bound_the_latest_first() -> None:
@@ -138,19 +139,19 @@ def test_sessions_are_remembered_up_to_a_bound_the_latest_first() -> None:
 def test_a_rollout_is_told_as_the_ledger_and_the_judge_have_it(tmp_path: Path) -> None:
     with rollout_at(tmp_path / "rollouts.db", 2, "old", "new") as ledger:
         full = report(ledger, "r")
-        told = overview.summary(full)
+        told = rollout_state(full)
     assert full["state"] == "CANARY(2)"
-    assert [stop["weight"] for stop in told["ladder"]] == [0.0, *WEIGHTS, 100.0]
-    assert (told["at"], told["weight"], told["down"], told["paused"]) == (3, 25.0, False, False)
+    assert [stop.weight for stop in told.ladder] == [0.0, *WEIGHTS, 100.0]
+    assert (told.at, told.weight, told.down, told.paused) == (3, 25.0, False, False)
     evidence = Evidence.from_json(full["evidence"])
-    for stream in told["streams"]:
-        name = stream["stream"]
-        assert (stream["worse"]["log_e"], stream["ok"]["log_e"]) == pytest.approx(evidence.log_e(name))
-        assert stream["ok"]["bound"] == pytest.approx(-log(ALPHA_OK))
-        assert stream["verdict"] == evidence.verdict().streams[name]
-        assert stream["arms"]["stable"]["units"] == evidence.seen(name, "stable")
-    assert {stream["stream"] for stream in told["streams"]} == set(STREAMS)
-    assert told["seen"] == sum(
+    for stream in told.streams:
+        name = stream.stream
+        assert (stream.worse.log_e, stream.ok.log_e) == pytest.approx(evidence.log_e(name))
+        assert stream.ok.bound == pytest.approx(-log(ALPHA_OK))
+        assert stream.verdict == evidence.verdict().streams[name]
+        assert stream.arms["stable"].units == evidence.seen(name, "stable")
+    assert {stream.stream for stream in told.streams} == set(STREAMS)
+    assert told.seen == sum(
         event.count for event in alike(25.0, 4_000) if event.stream == "assign"
     )  # of this weight, not of those before
 
@@ -158,11 +159,11 @@ def test_a_rollout_is_told_as_the_ledger_and_the_judge_have_it(tmp_path: Path) -
 def test_where_a_rollout_fell_from_is_told(tmp_path: Path) -> None:
     with rollout_at(tmp_path / "rollouts.db", 1, "old", "new") as ledger:
         intervene(ledger, "r", Command("pause", "ann"))
-        paused = overview.summary(report(ledger, "r"))
-        assert (paused["at"], paused["paused"], paused["weight"]) == (2, True, 10.0)
+        paused = rollout_state(report(ledger, "r"))
+        assert (paused.at, paused.paused, paused.weight) == (2, True, 10.0)
         intervene(ledger, "r", Command("abort", "ann", "enough"))
-        fallen = overview.summary(report(ledger, "r"))
-        assert (fallen["at"], fallen["down"], fallen["weight"]) == (2, True, 0.0)
+        fallen = rollout_state(report(ledger, "r"))
+        assert (fallen.at, fallen.down, fallen.weight) == (2, True, 0.0)
 
 
 # The server

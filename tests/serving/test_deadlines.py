@@ -17,14 +17,17 @@ from starlette.requests import Request
 from nextvec.client import AsyncClient, OverloadedError, ReplacedError, SeqConflictError
 from nextvec.inference import Engine
 from nextvec.routing import BUCKETS, Lineup, Served, Snapshot, bucket
-from nextvec.serving.app import Handlers, application
-from nextvec.serving.guard import Log
+from nextvec.serving.app import application
+from nextvec.serving.handlers import Handlers
+from nextvec.serving.log import Log
 from nextvec.serving.overview import unready
+from nextvec.serving.payload import from_rows
+from nextvec.serving.refusal import RefusedError
 from nextvec.serving.server import _config, _Server
 from nextvec.serving.service import Asking, Event, Limits, Seen, Service, Settled
 from nextvec.serving.texts import ALWAYS, BATCH, FRESH_SECONDS, Texts
 from nextvec.serving.turns import Steps, Turns
-from nextvec.serving.wire import F32, RefusedError, from_rows
+from nextvec.wire.media import F32
 from tests.serving.server import DIM, make_run, rows_of
 
 LONG = 60.0  # seconds that no sound test needs
@@ -442,7 +445,7 @@ def test_after_a_504_the_client_goes_on_and_the_same_append_again_applies_once(r
             for again in (False, True):
                 with pytest.raises(OverloadedError) as late:
                     await session.append(rows, k=3)
-                assert late.value.problem["applied"] is True
+                assert late.value.problem.applied is True
                 assert (session.seq, session.length, again) == (1, 20, again)
             reading.open()
             assert (await session.append(rows, k=3)).length == 20

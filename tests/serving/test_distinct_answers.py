@@ -7,13 +7,16 @@ import httpx
 import jsonschema
 import numpy as np
 import pytest
+from msgspec import UNSET
 
 from nextvec.bank import Bank
 from nextvec.client import Client
 from nextvec.inference import Engine
 from nextvec.serving import openapi
+from nextvec.serving.payload import from_rows
 from nextvec.serving.service import Asking, Limits, Service, Settled
-from nextvec.serving.wire import F32, MOST_ROWS, from_rows
+from nextvec.wire.limits import MOST_ROWS
+from nextvec.wire.media import F32
 from tests.conftest import walk_bank
 from tests.serving.server import DIM, make_run, serving
 
@@ -44,9 +47,9 @@ def test_an_answer_holds_each_vector_once_and_counts_its_rows(run: Path, tmp_pat
         session = client.session("one")
         session.append(context)
         assert [e.row for e in session.predict(10).expected] == [e.row for e in answer.expected[:10]]
-        assert session.predict(10).expected[0].rows is None
+        assert session.predict(10).expected[0].rows is UNSET
         plain = httpx.post(f"{server.url}/v1/predict?k=5&rows=1", content=context.tobytes(), headers={"content-type": F32})
-        whole = {"$ref": "#/components/schemas/Answer", **openapi.document(DIM)}
+        whole = {"$ref": "#/components/schemas/PredictionAnswer", **openapi.document(DIM)}
         jsonschema.Draft202012Validator(whole).validate(plain.json())
 
 

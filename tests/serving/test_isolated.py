@@ -33,8 +33,8 @@ from nextvec.rollout.promotions import identity
 from nextvec.rollout.units import bands
 from nextvec.serving import isolated
 from nextvec.serving.isolated import EndedError, EngineProcess
+from nextvec.serving.payload import from_rows
 from nextvec.serving.service import Asking, Limits, Service
-from nextvec.serving.wire import from_rows
 from tests.serving.server import Running, make_run, rows_of, serving
 from tests.waiting import PATIENCE, until
 

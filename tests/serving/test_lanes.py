@@ -31,9 +31,9 @@ from nextvec.routing import UNSURE, Lineup, Served, Snapshot
 from nextvec.serving.lanes import ENOUGH, FIRST, MOST, Health, ServedLanes, strata
 from nextvec.serving.metrics import Metrics
 from nextvec.serving.observations import Event, Seen
+from nextvec.serving.payload import from_rows
 from nextvec.serving.rebuild import INLINE
 from nextvec.serving.service import Asking, Limits, Service
-from nextvec.serving.wire import from_rows
 from tests.serving.faults import FAULTS
 from tests.serving.server import DIM, make_run, rows_of, serving
 from tests.waiting import PATIENCE, until

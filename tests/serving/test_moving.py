@@ -15,9 +15,12 @@ from nextvec.inference import Engine, snapshot
 from nextvec.inference.snapshot import Context
 from nextvec.serving import bodies, contexts
 from nextvec.serving.app import application
-from nextvec.serving.guard import Log
+from nextvec.serving.log import Log
+from nextvec.serving.payload import from_rows
+from nextvec.serving.refusal import RefusedError
 from nextvec.serving.service import Limits, Service
-from nextvec.serving.wire import MOST_LENGTH, MOST_SNAPSHOT, OCTETS, RefusedError, from_rows, most_body
+from nextvec.wire.limits import MOST_LENGTH, MOST_SNAPSHOT, most_body
+from nextvec.wire.media import OCTETS
 from tests.serving.server import DIM, Running, make_run, rows_of, serving
 from tests.waiting import PATIENCE
 

@@ -11,8 +11,9 @@ from nextvec.errors import ServingError
 from nextvec.inference import Engine
 from nextvec.serving.opening import in_own_thread
 from nextvec.serving.overview import unready
+from nextvec.serving.payload import from_rows
+from nextvec.serving.refusal import RefusedError
 from nextvec.serving.service import Asking, Limits, Service
-from nextvec.serving.wire import RefusedError, from_rows
 from tests.serving.server import make_run, rows_of
 from tests.waiting import PATIENCE
 

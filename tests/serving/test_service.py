@@ -18,10 +18,11 @@ from nextvec.errors import NotFiniteError, ServingError
 from nextvec.inference import Engine
 from nextvec.routing import Lineup, Served, Snapshot
 from nextvec.serving.observations import Closed, Event, Pair, Seen, Settled
+from nextvec.serving.payload import from_rows
 from nextvec.serving.rebuild import INLINE
+from nextvec.serving.refusal import RefusedError
 from nextvec.serving.service import Asking, Limits, Service, _Promise
 from nextvec.serving.states import OVERHEAD, States
-from nextvec.serving.wire import RefusedError, from_rows
 from tests.serving.faults import FAULTS, raises
 from tests.serving.server import make_run, rows_of
 from tests.waiting import PATIENCE

@@ -175,7 +175,8 @@ def serve(arguments: Namespace) -> int:
 
 def _place(arguments: Namespace) -> "Place":
     from nextvec.serving.cors import Cors, as_origin
-    from nextvec.serving.guard import ON_LOOPBACK, Access, read_keys
+    from nextvec.serving.guard import ON_LOOPBACK, Access
+    from nextvec.serving.keys import read_keys
     from nextvec.serving.listening import Place
 
     if arguments.unix is not None and (arguments.port is not None or arguments.host is not None):
@@ -301,7 +302,7 @@ def _joined(
 
 
 def _recording(path: Path, service: "Service") -> "Callable[[Settled], None]":
-    from nextvec.serving.guard import Log
+    from nextvec.serving.log import Log
 
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     log = Log(service.metrics, descriptor=descriptor)
@@ -314,21 +315,21 @@ def _recording(path: Path, service: "Service") -> "Callable[[Settled], None]":
 
 
 def _beside(run: Path, name: str) -> Path:
-    from nextvec.serving.wire import NAME
+    from nextvec.wire.fields import is_name
 
     path = run.resolve().parent / name
-    if not NAME.fullmatch(name) or path.is_symlink() or not path.is_dir():
+    if not is_name(name) or path.is_symlink() or not path.is_dir():
         raise ServingError(f"there is no run {name!r} beside {run.name!r}")
     return path
 
 
 def _named(paths: list[Path]) -> dict[str, Path]:
-    from nextvec.serving.wire import NAME
+    from nextvec.wire.fields import is_name
 
     runs: dict[str, Path] = {}
     for path in paths:
         name = path.resolve().name
-        if not NAME.fullmatch(name) or name in runs:
+        if not is_name(name) or name in runs:
             raise SettingsError(f"run {path} is served as {name!r}: name folders by 1 to 64 of A-Z a-z 0-9 _ -, each once")
         runs[name] = path
     return runs
@@ -336,7 +337,8 @@ def _named(paths: list[Path]) -> dict[str, Path]:
 
 def _add_key(arguments: Namespace) -> int:
     from nextvec.bank.layout import write_atomically
-    from nextvec.serving.guard import RIGHTS, Key, read_keys
+    from nextvec.serving.keys import Key, read_keys
+    from nextvec.serving.rights import RIGHTS
 
     name, _, rights = arguments.add_key.partition(":")
     chosen = rights.split(",") if rights else ["predict", "session"]

@@ -5,7 +5,8 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from nextvec.serving.wire import MOST_SNAPSHOT, RefusedError
+from nextvec.serving.refusal import RefusedError
+from nextvec.wire.limits import MOST_SNAPSHOT
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

@@ -33,7 +33,7 @@ from jaxtyping import Float, Float32
 
 from nextvec.bank.layout import read_json, write_atomically
 from nextvec.errors import ServingError
-from nextvec.serving.wire import Vectors
+from nextvec.serving.payload import Vectors
 
 FORMAT = 1
 MANIFEST, LOCK, SUFFIX = "contexts.json", "contexts.lock", ".log"

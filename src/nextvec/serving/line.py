@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from nextvec.inference import Expected, Question
 from nextvec.serving.isolated import Answering, EndedError, EngineProcess
 from nextvec.serving.metrics import Metrics, span
+from nextvec.serving.refusal import RefusedError
 from nextvec.serving.turns import Turns
-from nextvec.serving.wire import RefusedError
 
 BATCH = 64
 CLOSE_SECONDS = 60.0  # the longest deadline of a request

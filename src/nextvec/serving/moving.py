@@ -10,13 +10,13 @@ from jaxtyping import Float, Float32
 from nextvec.errors import DataError
 from nextvec.inference import snapshot
 from nextvec.inference.snapshot import Context
-from nextvec.serving import wire
 from nextvec.serving.contexts import View, narrow
 from nextvec.serving.isolated import Answering, Reading
 from nextvec.serving.rebuild import read
+from nextvec.serving.refusal import RefusedError
 from nextvec.serving.turns import Steps
-from nextvec.serving.wire import RefusedError
 from nextvec.vectors import check_usable
+from nextvec.wire.limits import MOST_LENGTH
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def opened(data: bytes, engine: Answering) -> Steps[Moved]:
     if dim != engine.dim or context.encoder != engine.encoder_fingerprint:
         theirs, mine = (f"width {width} of encoder {name[:40]!r}" for width, name in _kinds(context, engine))
         raise RefusedError(422, f"this snapshot holds vectors of {theirs}; this server reads {mine}")
-    if length > wire.MOST_LENGTH:
-        raise RefusedError(413, f"this snapshot holds {length} vectors; a session has at most {wire.MOST_LENGTH}")
+    if length > MOST_LENGTH:
+        raise RefusedError(413, f"this snapshot holds {length} vectors; a session has at most {MOST_LENGTH}")
     yield
     rows = context.rows.astype(np.float32, copy=False)
     check_usable(rows)

@@ -15,9 +15,10 @@ import uvicorn
 
 from nextvec.serving.app import application
 from nextvec.serving.canary import Canary
-from nextvec.serving.guard import App, Guard, Log
+from nextvec.serving.guard import App, Guard
 from nextvec.serving.isolated import Answering
 from nextvec.serving.listening import BACKLOG, Place, bound, listen
+from nextvec.serving.log import Log
 from nextvec.serving.protocol import Guarded, Hooks, protocol
 from nextvec.serving.service import Limits, Service
 

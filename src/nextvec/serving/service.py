@@ -37,10 +37,12 @@ from nextvec.serving.line import CLOSE_SECONDS, Job, Line
 from nextvec.serving.metrics import Metrics
 from nextvec.serving.observations import Closed, Event, Pair, Seen, Settled, Stream
 from nextvec.serving.opening import in_own_thread
+from nextvec.serving.payload import Vectors
 from nextvec.serving.rebuild import INLINE, Rebuilds, read
+from nextvec.serving.refusal import RefusedError
 from nextvec.serving.states import States
 from nextvec.serving.texts import Texts
-from nextvec.serving.wire import MOST_LENGTH, MOST_ROWS, MOST_SNAPSHOT, RefusedError, Vectors
+from nextvec.wire.limits import MOST_LENGTH, MOST_ROWS, MOST_SNAPSHOT
 
 T = TypeVar("T")
 _NONE = object()  # background work, which no client waits for

@@ -13,8 +13,8 @@ from jaxtyping import Float32
 
 from nextvec.errors import NextvecError
 from nextvec.serving.isolated import Answering, EndedError
+from nextvec.serving.refusal import RefusedError
 from nextvec.serving.turns import Steps, Turns
-from nextvec.serving.wire import RefusedError
 
 # Chunks of one step. A constant: the bits of a vector depend on what it is encoded with, and a text that is sent again must
 # give the same bits, or its append is refused as another one.
