@@ -49,9 +49,9 @@ def test_commands_in_the_documents_parse() -> None:
     assert found >= 8
 
 
-def test_the_readme_example_in_python_runs_up_to_its_data(tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text()
-    answer, client, example = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+def test_the_python_examples_run_on_a_small_bank(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    answer, client = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guide.md").read_text(), re.DOTALL)
     books = tmp_path / "books"
     books.mkdir()
     for m in range(16):

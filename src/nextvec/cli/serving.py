@@ -17,7 +17,7 @@ from nextvec.errors import ServingError, SettingsError
 if TYPE_CHECKING:
     from nextvec.bank.verification import Verify
     from nextvec.inference import Engine
-    from nextvec.models.packed import Weights
+    from nextvec.kernels.weights import WeightFormat
     from nextvec.rollout.ledger import Ledger
     from nextvec.rollout.promotions import Start
     from nextvec.serving.canary import Canary
@@ -191,7 +191,7 @@ def _place(arguments: Namespace) -> "Place":
     return place
 
 
-def _opened(bank: Path | None, weights: "Weights | Literal['auto']", verify: "Verify", run: Path) -> "Engine":
+def _opened(bank: Path | None, weights: "WeightFormat | Literal['auto']", verify: "Verify", run: Path) -> "Engine":
     """At the top of a module, for another process to find it."""
     from nextvec.inference import Engine, bank_of
     from nextvec.runs import Run
