@@ -147,7 +147,7 @@ def test_all_bodies_together_are_bounded_and_small_ones_still_pass(monkeypatch: 
         return receive
 
     async def scenario() -> None:
-        held, scope, chunked = Bodies(1 << 20), {"method": "POST"}, {b"transfer-encoding": b"chunked"}
+        held, scope, chunked = Bodies(1 << 20), {"method": "POST", "path": "/v1/predict"}, {b"transfer-encoding": b"chunked"}
         first = await held.read(scope, chunked, of(bytes(100_000), bytes(100_000)))
         assert held.held == 200_000
         for headers in (chunked, {b"content-length": b"150000"}):
