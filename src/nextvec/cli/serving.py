@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nextvec.serving.service import Service
 
 HOST, PORT = "127.0.0.1", 8080
-NEEDS = ("starlette", "uvicorn", "httptools", "orjson", "prometheus_client")
+NEEDS = ("starlette", "uvicorn", "httptools", "msgspec", "orjson", "prometheus_client")
 
 
 def add_arguments(serve: ArgumentParser) -> None:

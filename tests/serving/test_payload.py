@@ -2,18 +2,17 @@
 
 import json
 import random
-from urllib.parse import urlencode
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextvec.serving import parameters, payload
+from nextvec.serving import payload
 from nextvec.serving.refusal import RefusedError
 from nextvec.wire.limits import MOST_VECTORS, most_body, most_rows
 from nextvec.wire.media import F16, F32
-from nextvec.wire.predictions import ContextRequest, PredictQuery
+from nextvec.wire.predictions import ContextRequest
 
 DIM = 4
 
@@ -91,35 +90,6 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(RefusedError) as refused:
         payload.from_json(body, ContextRequest)
     assert refused.value.status == 400
-
-
-@given(st.text(max_size=80))
-def test_a_name_is_letters_digits_dash_and_underscore(text: str) -> None:
-    plain = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
-    if 1 <= len(text) <= 64 and set(text) <= plain:
-        assert parameters.named(text) == text
-    else:
-        with pytest.raises(RefusedError):
-            parameters.named(text)
-
-
-@pytest.mark.parametrize("text", ["", "-1", "1.0", "1e2", "1.5", "0x1", "0", "١", "9" * 30, "1001", " 1", "1_0"])
-def test_a_number_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(RefusedError):
-        parameters.query(urlencode({"k": text}).encode(), PredictQuery)
-
-
-def test_lengths_must_add_up() -> None:
-    assert parameters.lengths_of("1,2", 3) == [1, 2]
-    for text in ("", "1,1", "3,0", "1,,2", "4,-1"):
-        with pytest.raises(RefusedError):
-            parameters.lengths_of(text, 3)
-
-
-@pytest.mark.parametrize("text", ["0", "nan", "inf", "-5", "1e9", "x"])
-def test_a_deadline_is_bounded(text: str) -> None:
-    with pytest.raises(RefusedError):
-        parameters.deadline(text, 1.0)
 
 
 def test_another_payload_has_another_digest() -> None:
