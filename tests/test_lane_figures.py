@@ -225,6 +225,7 @@ def test_what_the_experiment_cannot_do_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.integration
 def test_help_names_every_kind(command: list[str]) -> None:
     wide = {**os.environ, "COLUMNS": "400"}
     done = subprocess.run([*command, "experiment", "experts", "--help"], capture_output=True, text=True, check=True, env=wide)

@@ -267,6 +267,7 @@ def test_the_command_prints_a_table_and_one_object(place: Path, capsys: pytest.C
     assert json.loads(out)["exam"]["pool"] == "1000"
 
 
+@pytest.mark.integration
 def test_a_killed_command_goes_on_and_ends_the_same(
     place: Path, table: dict[str, Any], tmp_path: Path, command: list[str], quiet_environment: dict[str, str]
 ) -> None:

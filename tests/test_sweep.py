@@ -217,6 +217,7 @@ def dies_out(group: int) -> bool:
     return False
 
 
+@pytest.mark.integration
 def test_a_killed_sweep_keeps_what_was_finished_and_goes_on(
     place: Path,
     tmp_path: Path,

@@ -777,6 +777,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("ordered", [True, False])
 def test_reading_parquet_takes_no_more_memory_than_its_vectors(tmp_path: Path, ordered: bool) -> None:
     rows, dim = 20_000, 384

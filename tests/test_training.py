@@ -231,6 +231,7 @@ def killed_after(command: list[str], environment: dict[str, str], history: Path,
     assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
 
 
+@pytest.mark.integration
 def test_a_killed_training_resumes_bit_for_bit(tmp_path: Path, command: list[str], quiet_environment: dict[str, str]) -> None:
     on_disk(walk_bank(documents=20), tmp_path / "bank")
     sets = ["context=20", "batch=3", "updates=60", "evaluate_every=5", "hidden=8", "slots=16", "working=8", "pool=30"]

@@ -46,7 +46,7 @@ from tests.waiting import PATIENCE, until
 
 MILLISECONDS = 1e3 * PATIENCE  # of whatever the page is waited for
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-needs_browser = pytest.mark.skipif(CHROMIUM is None or find_spec("playwright") is None, reason="needs playwright and chromium")
+no_browser = pytest.mark.skipif(CHROMIUM is None or find_spec("playwright") is None, reason="needs playwright and chromium")
 DOCS = Path(__file__).parents[2] / "docs"
 SHOWN = ("desktop", "dark", "phone")
 FOR_DOCS = os.environ.get("NEXTVEC_SCREENSHOTS") == "docs"
@@ -57,6 +57,10 @@ PLAN = Plan(3.0, 0.01, RUNGS, Rung(0.0, 0.0, 1_000), lease=60.0)
 PARAGRAPH = (
     "When something goes wrong a program can say so: it raises an exception, and whoever called it may catch that and go on."
 )
+
+
+def needs_browser(test: Callable[..., None]) -> Callable[..., None]:
+    return pytest.mark.integration(no_browser(test))
 
 
 class Clock:
@@ -193,6 +197,7 @@ def server(text_runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> I
         yield running
 
 
+@pytest.mark.integration
 def test_the_files_of_the_page_say_what_they_may_do_and_need_no_key(text_runs: list[Path], tmp_path: Path) -> None:
     key, secret = Key.new("reader", ["operate"])
     other, weak = Key.new("weak", ["session"])
@@ -218,6 +223,7 @@ def test_the_files_of_the_page_say_what_they_may_do_and_need_no_key(text_runs: l
     assert str(tmp_path) not in str(told)
 
 
+@pytest.mark.integration
 def test_a_run_has_the_exams_that_its_folder_holds_and_none_else(server: Running, text_runs: list[Path]) -> None:
     first, second = httpx.get(f"{server.url}/v1/overview").json()["runs"]
     run = Run.open(text_runs[0])

@@ -28,16 +28,15 @@ from nextvec.serving.service import Asking, Event, Limits, Seen, Service, Settle
 from nextvec.serving.texts import ALWAYS, BATCH, FRESH_SECONDS, Texts
 from nextvec.serving.turns import Steps, Turns
 from nextvec.wire.media import F32
-from tests.serving.server import DIM, make_run, rows_of
+from tests.serving.server import DIM, rows_of
 
 LONG = 60.0  # seconds that no sound test needs
 Talk = Callable[[Service, list[Event]], Awaitable[None]]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("deadlines")
-    return {"stable": make_run(folder, 0), "new": make_run(folder, 1)}
+def runs(made: Path) -> dict[str, Path]:
+    return {"stable": made / "run0", "new": made / "run1"}
 
 
 def served(runs: dict[str, Path], folder: Path, talk: Talk, **limits: Any) -> None:

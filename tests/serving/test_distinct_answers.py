@@ -31,6 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("repeats"), bank=Bank.from_numpy(rows, walk.lengths))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("options", [(), ("--isolate",)], ids=["here", "isolated"])
 def test_an_answer_holds_each_vector_once_and_counts_its_rows(run: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
     bank = Engine.open(run).bank

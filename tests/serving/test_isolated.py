@@ -27,7 +27,7 @@ from nextvec.client import Client
 from nextvec.errors import DataError, RunError, ServingError
 from nextvec.inference import Engine, Question
 from nextvec.rollout.judge import Evidence, Rung
-from nextvec.rollout.ledger import Ledger, open_ledger
+from nextvec.rollout.ledger import Ledger
 from nextvec.rollout.plan import Command, Plan, create, intervene
 from nextvec.rollout.promotions import identity
 from nextvec.rollout.units import bands
@@ -35,19 +35,11 @@ from nextvec.serving import isolated
 from nextvec.serving.isolated import EndedError, EngineProcess
 from nextvec.serving.payload import from_rows
 from nextvec.serving.service import Asking, Limits, Service
-from tests.serving.server import Running, make_run, rows_of, serving
+from tests.serving.server import Running, rows_of, serving
 from tests.waiting import PATIENCE, until
 
 RUNGS = (Rung(50.0, 0.0, 10**6), Rung(98.0, 0.0, 10**6))
 ISOLATED = ("--isolate", "--turn", "0.05")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    make_run(folder, 0)
-    make_run(folder, 1)
-    return folder
 
 
 @pytest.fixture
@@ -118,6 +110,7 @@ def test_one_session_fails_alone(engine: EngineProcess) -> None:
         engine.cut("a text")
 
 
+@pytest.mark.integration
 def test_states_that_nobody_holds_are_forgotten(engine: EngineProcess) -> None:
     for n in range(50):
         engine.answers([Question(engine.session(), rows_of(1, n), 1)])
@@ -152,6 +145,7 @@ def test_who_is_killed_is_there_again_without_its_states(made: Path) -> None:
         engine.close()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("way", ["front", "aside"])
 def test_who_hangs_is_ended(made: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     monkeypatch.setattr(isolated, "ANSWER_SECONDS", 1.0 if way == "front" else 1e9)
@@ -177,6 +171,7 @@ def test_who_hangs_is_ended(made: Path, monkeypatch: pytest.MonkeyPatch, way: st
         engine.close()
 
 
+@pytest.mark.integration
 def test_answers_do_not_wait_behind_who_reads(engine: EngineProcess) -> None:
     reading = threading.Thread(target=lambda: engine.session().catch_up(rows_of(60_000)))
     reading.start()
@@ -188,6 +183,7 @@ def test_answers_do_not_wait_behind_who_reads(engine: EngineProcess) -> None:
     assert answered > 2
 
 
+@pytest.mark.integration
 def test_labels_and_answers_do_not_wait_behind_a_text_or_a_long_context(made: Path, tmp_path: Path) -> None:
     """Of a process whose encoder waits for a file to appear, and whose reading does, too."""
     engine = EngineProcess(made / "run0", partial(_waiting_for, tmp_path / "go"))
@@ -233,6 +229,7 @@ def _waiting_for(file: Path, run: Path) -> Engine:
     return engine
 
 
+@pytest.mark.integration
 def test_a_run_that_cannot_be_opened_is_refused_with_its_reason(made: Path, tmp_path: Path) -> None:
     with pytest.raises(ServingError, match="no run"):
         EngineProcess(tmp_path / "none", Engine.open)
@@ -249,12 +246,14 @@ def hangs(run: Path) -> Engine:
     return Engine.open(run)
 
 
+@pytest.mark.integration
 def test_a_run_that_never_opens_is_given_up(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolated, "OPEN_SECONDS", 0.5)
     with pytest.raises(RunError, match=r"ended while it opened the run \(it took more than 0.5 s\)"):
         EngineProcess(made / "run0", hangs)
 
 
+@pytest.mark.integration
 def test_another_model_in_its_place_is_not_served_by_accident(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "run0", tmp_path / "run")
     said: list[str] = []
@@ -269,6 +268,7 @@ def test_another_model_in_its_place_is_not_served_by_accident(made: Path, tmp_pa
         engine.close()
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="Linux alone says whom it ends first")
 def test_it_is_ended_before_the_server_where_memory_runs_out(engine: EngineProcess) -> None:
     own = int(Path("/proc/self/oom_score_adj").read_text())
@@ -276,20 +276,6 @@ def test_it_is_ended_before_the_server_where_memory_runs_out(engine: EngineProce
 
 
 # A server
-
-
-@pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    for name in ("run0", "run1"):
-        shutil.copytree(made / name, tmp_path / name)
-    return tmp_path
-
-
-@pytest.fixture
-def ledger(folder: Path) -> Iterator[Ledger]:
-    opened = open_ledger(folder / "rollouts.db")
-    yield opened
-    opened.close()
 
 
 def start(ledger: Ledger, folder: Path) -> None:
@@ -316,6 +302,7 @@ def warm(client: Client, names: list[str], arm: str | None = None) -> None:
     assert arm is None or arm in seen
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("harm", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_canary_whose_process_is_ended_or_hangs_is_answered_for_and_rolled_back(
     ledger: Ledger, folder: Path, harm: signal.Signals
@@ -349,6 +336,7 @@ def test_a_canary_whose_process_is_ended_or_hangs_is_answered_for_and_rolled_bac
         assert "stable had to answer" in ledger.rows("r")[-1].cause or "stable had to answer" in ledger.rows("r")[-2].cause
 
 
+@pytest.mark.integration
 def test_when_the_stable_process_is_killed_nothing_is_lost_and_requests_wait_for_it(folder: Path) -> None:
     with served(folder) as server, Client(server.url) as client:
         names = [f"s{n}" for n in range(8)]
@@ -372,6 +360,7 @@ def test_when_the_stable_process_is_killed_nothing_is_lost_and_requests_wait_for
     assert "SIGKILL" in (folder / "sessions.log").read_text()
 
 
+@pytest.mark.integration
 def test_a_deadline_before_the_process_is_there_again_is_a_503(folder: Path) -> None:
     with served(folder) as server, Client(server.url) as client:
         warm(client, ["s"])
@@ -386,6 +375,7 @@ def test_a_deadline_before_the_process_is_there_again_is_a_503(folder: Path) -> 
         assert (said.json()["seq"], said.json()["length"]) == (1, 1)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_no_process_outlives_its_server(folder: Path, end: signal.Signals) -> None:
     with served(folder) as server:
@@ -400,6 +390,7 @@ def test_no_process_outlives_its_server(folder: Path, end: signal.Signals) -> No
         until(lambda: not any(map(is_alive, own)))
 
 
+@pytest.mark.integration
 def test_a_start_that_is_refused_ends(folder: Path) -> None:
     (folder / "run1" / "best.safetensors").write_bytes(b"")
     command = ["nextvec.cli.main", "serve", str(folder / "run0"), str(folder / "run1"), "--isolate", "--port", "0"]
@@ -409,6 +400,7 @@ def test_a_start_that_is_refused_ends(folder: Path) -> None:
     assert len(ended.stderr.splitlines()) == 1
 
 
+@pytest.mark.integration
 def test_a_reload_ends_the_old_process_and_mixes_up_no_sessions(folder: Path) -> None:
     here = Engine.open(folder / "run0")
     with served(folder) as server, Client(server.url) as client:
@@ -435,6 +427,7 @@ def children_of(server: Running) -> set[str]:
     return {pid for pid in pids if is_alive(int(pid))}
 
 
+@pytest.mark.integration
 def test_states_of_a_replaced_process_go_when_the_new_one_answers(made: Path, tmp_path: Path) -> None:
     """While the old process still gives its last answers, the new one makes its own states: it gets none of the old."""
 
@@ -462,6 +455,7 @@ def test_states_of_a_replaced_process_go_when_the_new_one_answers(made: Path, tm
     asyncio.run(main())
 
 
+@pytest.mark.integration
 def test_a_reload_that_is_refused_leaves_no_process(folder: Path) -> None:
     with served(folder) as server:
         before, children = processes(server), children_of(server)
@@ -474,6 +468,7 @@ def test_a_reload_that_is_refused_leaves_no_process(folder: Path) -> None:
         until(lambda: children_of(server) == children)
 
 
+@pytest.mark.integration
 def test_a_session_is_refused_as_by_an_engine(engine: EngineProcess) -> None:
     with pytest.raises((DataError, ServingError), match="zero"):
         engine.session().catch_up(np.zeros((3, engine.dim), np.float32))

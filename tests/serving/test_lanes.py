@@ -3,7 +3,6 @@
 import asyncio
 import json
 import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -34,19 +33,18 @@ from nextvec.serving.observations import Event, Seen
 from nextvec.serving.payload import from_rows
 from nextvec.serving.rebuild import INLINE
 from nextvec.serving.service import Asking, Limits, Service
+from tests.command import nextvec
 from tests.serving.faults import FAULTS
-from tests.serving.server import DIM, make_run, rows_of, serving
+from tests.serving.server import DIM, rows_of, serving
 from tests.waiting import PATIENCE, until
 
 LANES = 3
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs of one bank, and its lanes by k-means."""
-    folder = tmp_path_factory.mktemp("laned")
-    make_run(folder, 0)
-    make_run(folder, 1)
+    folder = shutil.copytree(made, tmp_path_factory.mktemp("laned") / "runs")
     by_clusters(Bank.open(folder / "bank"), LANES).save(folder / "lanes")
     return folder
 
@@ -284,6 +282,7 @@ def test_a_circuit_opens_is_tried_now_and_then_and_closes() -> None:
     assert all(health.asked() for _ in range(5))
 
 
+@pytest.mark.integration
 def test_a_sick_expert_under_load_is_met_by_nobody(made: Path, anchors: Anchors, tmp_path: Path) -> None:
     """A real server and eight clients; the expert's weights rot, it is loaded again, and later healed."""
     for name in ("run0", "run1"):
@@ -408,6 +407,7 @@ def test_harm_in_one_lane_alone_is_found_and_named(anchors: Anchors) -> None:
     assert max(counted, key=lambda lane: counted[lane]) == anchors.names[2]
 
 
+@pytest.mark.integration
 def test_a_rollout_is_judged_by_lanes_where_it_was_drafted_so(
     made: Path, anchors: Anchors, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -433,6 +433,7 @@ def test_a_rollout_is_judged_by_lanes_where_it_was_drafted_so(
     assert Evidence.from_json(open_ledger(tmp_path / "r.db").record("r").evidence).strata == (*anchors.names, UNSURE)
 
 
+@pytest.mark.integration
 def test_a_server_without_the_rollouts_lanes_does_not_take_part(made: Path, tmp_path: Path) -> None:
     for name in ("run0", "run1"):
         shutil.copytree(made / name, tmp_path / name)
@@ -459,16 +460,13 @@ def test_a_server_without_the_rollouts_lanes_does_not_take_part(made: Path, tmp_
         (["--lanes", "NOWHERE"], "holds no lanes"),
     ],
 )
-def test_lanes_that_cannot_be_served_are_named(
-    made: Path, tmp_path: Path, command: list[str], options: list[str], message: str
-) -> None:
+def test_lanes_that_cannot_be_served_are_named(made: Path, tmp_path: Path, options: list[str], message: str) -> None:
     named = [o.replace("LANES", str(made / "lanes")).replace("NOWHERE", str(tmp_path)) for o in options]
     runs = [str(made / "run0"), str(made / "run1")]
-    whole = [*command, "serve", *runs, "--port", "0", "--sessions", str(tmp_path / "s"), *named]
-    done = subprocess.run(whole, capture_output=True, text=True, timeout=PATIENCE)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    done = nextvec("serve", *runs, "--port", "0", "--sessions", str(tmp_path / "s"), *named)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+    assert done.err.count("\n") == 1
 
 
 def test_anchors_of_another_encoder_or_damaged_are_refused(made: Path, tmp_path: Path) -> None:
@@ -498,6 +496,7 @@ def _of_another_bank(engine: Engine) -> Engine:
     return Engine(engine.model, Bank.from_numpy(rows_of(40), [20, 20]))
 
 
+@pytest.mark.integration
 def test_answers_say_their_lane_as_json(made: Path, anchors: Anchors, tmp_path: Path) -> None:
     options = ("--lanes", str(made / "lanes"))
     with serving(made / "run0", tmp_path / "s", *options) as server:

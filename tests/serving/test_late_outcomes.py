@@ -13,16 +13,15 @@ from nextvec.serving.observations import Closed, Event
 from nextvec.serving.rebuild import INLINE
 from nextvec.serving.service import Service
 from tests.serving.faults import raises
-from tests.serving.server import make_run, rows_of
+from tests.serving.server import rows_of
 from tests.serving.test_service import rollout, say, served
 
 T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("late")
-    return {"stable": make_run(folder, 0), "new": make_run(folder, 1)}
+def runs(made: Path) -> dict[str, Path]:
+    return {"stable": made / "run0", "new": made / "run1"}
 
 
 def held(call: Any, gate: asyncio.Event) -> Any:

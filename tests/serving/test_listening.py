@@ -20,15 +20,15 @@ from nextvec.errors import ServingError
 from nextvec.serving.cors import as_origin
 from nextvec.serving.guard import Access
 from nextvec.serving.listening import Place, bound, listen
-from tests.serving.server import DIM, Running, make_run, rows_of, serving
+from tests.serving.server import DIM, Running, rows_of, serving
 
 CHROMIUM = Path("/usr/bin/chromium")
 ORIGIN = "https://app.example"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("run"))
+def run(made: Path) -> Path:
+    return made / "run0"
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,7 @@ def proxy(server: Running) -> Iterator[str]:
         shown.shutdown()
 
 
+@pytest.mark.integration
 def test_everything_is_found_under_the_path_of_a_proxy(proxy: str) -> None:
     with httpx.Client(timeout=30) as client:
         page = client.get(f"{proxy}/a/nv")
@@ -85,6 +86,7 @@ def test_everything_is_found_under_the_path_of_a_proxy(proxy: str) -> None:
         assert client.get(f"{proxy}{shown['url']}/v1/models").json()["models"][0]["dim"] == DIM
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not CHROMIUM.exists() or find_spec("playwright") is None, reason=f"needs playwright and {CHROMIUM}")
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_the_dashboard_asks_under_the_path_of_a_proxy(proxy: str, slash: str) -> None:
@@ -109,6 +111,7 @@ def test_a_root_path_is_a_path(root: str) -> None:
         Place(root=root).check()
 
 
+@pytest.mark.integration
 def test_a_page_of_a_listed_origin_may_ask_and_others_may_not(server: Running) -> None:
     asking = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
     with httpx.Client(base_url=server.url, timeout=30) as client:
@@ -155,6 +158,7 @@ def test_no_wildcard_and_nothing_but_an_origin(given: str) -> None:
         as_origin(given)
 
 
+@pytest.mark.integration
 def test_an_address_in_use_is_named(server: Running, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     port = str(server.address[1])
     assert main(["serve", str(run), "--sessions", str(tmp_path / "s"), "--port", port]) == 2
@@ -172,6 +176,7 @@ def test_an_address_taken_between_binding_and_listening_is_named() -> None:
                 listen(second, Place(port=port))
 
 
+@pytest.mark.integration
 def test_a_socket_in_the_file_system(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "nv.sock"
     with socket.socket(socket.AF_UNIX) as stale:

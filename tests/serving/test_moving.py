@@ -1,6 +1,7 @@
 """A session moves to another server: its context whole or not at all, its state to the bit where the weights are the same."""
 
 import asyncio
+import shutil
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -21,16 +22,13 @@ from nextvec.serving.refusal import RefusedError
 from nextvec.serving.service import Limits, Service
 from nextvec.wire.limits import MOST_LENGTH, MOST_SNAPSHOT, most_body
 from nextvec.wire.media import OCTETS
-from tests.serving.server import DIM, Running, make_run, rows_of, serving
+from tests.serving.server import DIM, Running, rows_of, serving
 from tests.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("moving")
-    make_run(made, 0)
-    make_run(made, 1)
-    return made
+def folder(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shutil.copytree(made, tmp_path_factory.mktemp("moving") / "runs")
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +80,7 @@ def forged(data: bytes, rows: np.ndarray | None = None, **about: Any) -> bytes:
     return snapshot._packed(tensors, facts)
 
 
+@pytest.mark.integration
 def test_a_restored_session_survives_sigkill_and_answers_as_the_first_one(first: Running, folder: Path) -> None:
     with Client(first.url) as here:
         data = begun(here, "bits")
@@ -101,6 +100,7 @@ def test_a_restored_session_survives_sigkill_and_answers_as_the_first_one(first:
             assert moved.snapshot() == there.snapshot()
 
 
+@pytest.mark.integration
 def test_what_the_server_gives_an_engine_restores_to_the_same_bits(first: Running, folder: Path) -> None:
     with Client(first.url) as client:
         restored = Engine.open(folder / "run0").restore(begun(client, "engine"))
@@ -109,6 +109,7 @@ def test_what_the_server_gives_an_engine_restores_to_the_same_bits(first: Runnin
         assert [(e.row, e.score) for e in restored.predict(6)] == [(e.row, e.score) for e in answer.expected]
 
 
+@pytest.mark.integration
 def test_other_weights_read_the_context_anew(first: Running, other: Running) -> None:
     async def moved(data: bytes) -> tuple[Any, Any]:
         async with AsyncClient(other.url) as client:
@@ -130,6 +131,7 @@ def test_other_weights_read_the_context_anew(first: Running, other: Running) -> 
         assert client.restore("second", data).length == 48  # there is room in a session that is empty
 
 
+@pytest.mark.integration
 def test_a_session_is_never_overwritten_and_the_same_again_is_a_retry(first: Running, http: httpx.Client) -> None:
     with Client(first.url) as client:
         data = begun(client, "source")
@@ -175,6 +177,7 @@ def sound(first: Running) -> bytes:
         return begun(client, "sound")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_snapshot_is_refused_in_one_line_and_begins_nothing(http: httpx.Client, sound: bytes, name: str) -> None:
     status, said, spoil = BAD[name]
@@ -196,6 +199,7 @@ def test_a_snapshot_of_an_engine_or_of_an_older_server_is_refused_for_its_missin
     assert put(http, "old", session.snapshot(), "application/json").status_code == 415
 
 
+@pytest.mark.integration
 def test_a_snapshot_may_be_larger_than_other_bodies_within_a_bound_of_its_own(first: Running, http: httpx.Client) -> None:
     with Client(first.url) as client:
         session = client.session("large")

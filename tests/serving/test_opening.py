@@ -14,13 +14,13 @@ from nextvec.serving.overview import unready
 from nextvec.serving.payload import from_rows
 from nextvec.serving.refusal import RefusedError
 from nextvec.serving.service import Asking, Limits, Service
-from tests.serving.server import make_run, rows_of
+from tests.serving.server import rows_of
 from tests.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("opening"))
+def run(made: Path) -> Path:
+    return made / "run0"
 
 
 class Opens:

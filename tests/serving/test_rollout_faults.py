@@ -19,20 +19,12 @@ from nextvec.rollout.promotions import identity
 from nextvec.rollout.units import bands
 from nextvec.serving.canary import Canary, Terms
 from nextvec.serving.service import Limits, Service
-from tests.serving.server import make_run, rows_of
+from tests.serving.server import rows_of
 from tests.serving.test_canary import PERSON, RUNGS, spoil, state
 from tests.serving.test_service import alone, say
 from tests.waiting import PATIENCE
 
 Opens = Callable[[Path], Engine]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    make_run(folder, 0)
-    make_run(folder, 1)
-    return folder
 
 
 @pytest.fixture

@@ -24,14 +24,13 @@ from nextvec.serving.refusal import RefusedError
 from nextvec.serving.service import Asking, Limits, Service, _Promise
 from nextvec.serving.states import OVERHEAD, States
 from tests.serving.faults import FAULTS, raises
-from tests.serving.server import make_run, rows_of
+from tests.serving.server import rows_of
 from tests.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("arms")
-    return {"stable": make_run(folder, 0), "new": make_run(folder, 1)}
+def runs(made: Path) -> dict[str, Path]:
+    return {"stable": made / "run0", "new": made / "run1"}
 
 
 def alone(name: str) -> Lineup:

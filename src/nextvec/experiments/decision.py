@@ -13,7 +13,7 @@ from nextvec.errors import SettingsError
 from nextvec.evaluation.report import HITS
 from nextvec.experiments.gate import Gate, Gates
 from nextvec.experiments.metrics import METRICS, Figure, Measured, figure_text, threshold_text
-from nextvec.inference.latency import Answer
+from nextvec.inference.latency import AnswerLatency
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Rate, candidate_terms, candidates_in_words
 from nextvec.runs import Run
@@ -63,7 +63,7 @@ class Decision:
     weights: str
     date: str
     alarms: tuple[str, ...]
-    latency: Answer | None
+    latency: AnswerLatency | None
     outcomes: tuple[Outcome, ...]
 
     @property

@@ -12,7 +12,7 @@ from nextvec.evaluation.report import HITS
 from nextvec.evaluation.runs import OWN_CONTEXT, Sitting, evaluate, sittings
 from nextvec.experiments.comparison import compare
 from nextvec.inference import Engine
-from nextvec.inference.latency import Answer, answers
+from nextvec.inference.latency import AnswerLatency, answers
 from nextvec.progress import Progress
 from nextvec.ranks import Rate
 from nextvec.runs import Run
@@ -47,7 +47,7 @@ class Measured:
         return evaluate(self.run, self.bank, t.part, t.context, t.pool, t.rows, self.progress)
 
     @cached_property
-    def latency(self) -> Answer:
+    def latency(self) -> AnswerLatency:
         context = self.sitting.context or int(self.bank.lengths.max())
         return answers(Engine.open(self.run, self.bank), (context,), self.bank.rows[:context], progress=self.progress)[0]
 

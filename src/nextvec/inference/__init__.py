@@ -1,4 +1,4 @@
-"""A trained run opened for answering: sessions that step, candidates in words, whole files of contexts, ONNX."""
+"""Inference with a trained run: sessions, predictions for whole files, latency, and the export as ONNX."""
 
 from nextvec.inference.engine import Engine, Question, bank_of
 from nextvec.inference.expected import Expected

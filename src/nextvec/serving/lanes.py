@@ -14,6 +14,7 @@ from nextvec.evaluation.by_lane import SURE
 from nextvec.lanes import Anchors
 from nextvec.routing import UNSURE
 from nextvec.serving.metrics import Metrics
+from nextvec.vectors import unit_rows
 
 MOST_SESSIONS = 100_000  # whose votes are remembered; others are counted anew from their contexts
 ENOUGH = 3  # failures in a row, and an expert is not asked
@@ -124,7 +125,7 @@ class ServedLanes:
         """The confidence of vectors, of any length, by the lane that each is in."""
         if not len(rows):
             return np.zeros(len(self.anchors.names))
-        lane, confidence = self.anchors.assign(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+        lane, confidence = self.anchors.assign(unit_rows(rows))
         return np.bincount(lane, confidence.astype(np.float64), len(self.anchors.names))
 
     def lane(self, votes: Float64[np.ndarray, " L"]) -> str:

@@ -785,7 +785,7 @@ function expect(answer, truth) {
 function expected(it, n, best, isTrue) {
   const bar = draw("svg", { viewBox: "0 0 64 8", height: 8, preserveAspectRatio: "none", "aria-hidden": "true" }, rect(0, 0, 64, 8, "fill well"), rect(0, 0, 64 * Math.max(0, it.score / best), 8, "fill"));
   return make("li", { class: isTrue ? "true" : "" },
-    make("div", { class: "head" }, make("span", { class: "place", "aria-hidden": "true" }, n + 1), make("b", {}, it.document || `row ${count(it.row)}`), isTrue ? make("span", { class: "tag" }, "✓ true next row") : "", make("span", { class: "score" }, bar, make("span", {}, make("span", { class: "unseen" }, "score "), it.score.toFixed(3)))),
+    make("div", { class: "head" }, make("span", { class: "place", "aria-hidden": "true" }, n + 1), make("b", {}, it.document || `row ${count(it.row)}`), isTrue ? make("span", { class: "tag" }, "✓ true") : "", make("span", { class: "score" }, bar, make("span", {}, make("span", { class: "unseen" }, "score "), it.score.toFixed(3)))),
     make("p", {}, it.text ?? `row ${count(it.row)}; this bank has no text`));
 }
 
