@@ -6,7 +6,6 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,7 +17,7 @@ from nextvec.client import AsyncClient, OverloadedError, ReplacedError, SeqConfl
 from nextvec.inference import Engine
 from nextvec.routing import BUCKETS, Lineup, Served, Snapshot, bucket
 from nextvec.serving.app import application
-from nextvec.serving.handlers import Handlers
+from nextvec.serving.disconnects import unless_disconnected
 from nextvec.serving.log import Log
 from nextvec.serving.overview import unready
 from nextvec.serving.payload import from_rows
@@ -521,9 +520,7 @@ def test_a_handler_that_is_cancelled_ends_what_it_asked_for() -> None:
         async def receive() -> Any:
             return await asyncio.Event().wait()
 
-        handlers = Handlers.__new__(Handlers)
-        task = asyncio.create_task(handlers._unless_gone(Request({"type": "http"}, receive), asked(), watched=True))
-        handlers.service = SimpleNamespace(waiting=0)  # type: ignore[assignment]
+        task = asyncio.create_task(unless_disconnected(Request({"type": "http"}, receive), asked()))
         await begun.wait()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

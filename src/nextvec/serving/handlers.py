@@ -14,6 +14,7 @@ from nextvec.serving.bodies import Receive, Scope
 from nextvec.serving.canary import Canary
 from nextvec.serving.control import Control
 from nextvec.serving.dashboard import FILES, page
+from nextvec.serving.disconnects import unless_disconnected
 from nextvec.serving.guard import Send
 from nextvec.serving.isolated import EngineProcess
 from nextvec.serving.metrics import CONTENT_TYPE
@@ -119,13 +120,15 @@ class Handlers:
         self.service.describe(name)  # 404 before a text is encoded
         with self.service.standing(name):
             vectors = await self._vectors(request, until)
-        asked = self.service.append(name, vectors, query.seq or None, query.k, _asking(request, name), until, incarnation)
-        return self._answered(request, query, await self._unless_gone(request, asked))
+        pending = self.service.append(
+            name, vectors, query.seq or None, query.k, _routing_request(request, name), until, incarnation
+        )
+        return self._answered(request, query, await self._result(request, pending))
 
     async def predict(self, request: Request, query: PredictQuery) -> Response:
         until, name = self._deadline(request), _session(request)
-        asked = self.service.predict(name, query.k, _asking(request, name), until)
-        return self._answered(request, query, await self._unless_gone(request, asked))
+        pending = self.service.predict(name, query.k, _routing_request(request, name), until)
+        return self._answered(request, query, await self._result(request, pending))
 
     async def snapshot(self, request: Request) -> Response:
         name, until = _session(request), self._deadline(request)
@@ -147,8 +150,8 @@ class Handlers:
     async def once(self, request: Request, query: PredictQuery) -> Response:
         until = self._deadline(request)
         vectors = await self._vectors(request, until)
-        asked = self.service.once([vectors.rows], query.k, _asking(request, ""), until)
-        return self._answered(request, query, (await self._unless_gone(request, asked))[0])
+        pending = self.service.once([vectors.rows], query.k, _routing_request(request, ""), until)
+        return self._answered(request, query, (await self._result(request, pending))[0])
 
     async def batch(self, request: Request, query: BatchQuery) -> Response:
         until = self._deadline(request)
@@ -157,8 +160,8 @@ class Handlers:
         for length in lengths_of(query.lengths, len(vectors.rows)):
             contexts.append(vectors.rows[start : start + length])
             start += length
-        asked = self.service.once(contexts, query.k, _asking(request, ""), until)
-        answers = await self._unless_gone(request, asked)
+        pending = self.service.once(contexts, query.k, _routing_request(request, ""), until)
+        answers = await self._result(request, pending)
         return _json(BatchAnswer(tuple(Prediction(**self._fields(query, one)) for one in answers), request.state.request))
 
     # Models and the server
@@ -226,8 +229,8 @@ class Handlers:
                 check_ids(rows, self.service.candidates)
                 return from_rows(self.service.rows(rows), rows)
             case (None, None, text) if text is not None and text.strip():
-                asked = self.service.encode(text, until)
-                return from_rows(await self._unless_gone(request, asked, watched=True))
+                pending = self.service.encode(text, until)
+                return from_rows(await self._result(request, pending, watched=True))
             case _:
                 raise RefusedError(400, "the body must hold one of vectors, rows, or a text that is not empty")
 
@@ -259,36 +262,9 @@ class Handlers:
             "length": answer.length,
         }
 
-    async def _unless_gone(self, request: Request, asked: Awaitable[T], watched: bool = False) -> T:
-        """Wait for an answer, and cancel it when the client disconnects.
-
-        Args:
-            watched: whether to watch the connection although no request waits in the queue.
-
-        Raises:
-            RefusedError: 408 the client has disconnected.
-        """
-        if not self.service.waiting and not watched:
-            return await asked
-        answer = asyncio.ensure_future(asked)
-        gone = asyncio.ensure_future(_gone(request))
-        try:
-            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                answer.cancel()
-                await asyncio.gather(answer, return_exceptions=True)
-                raise RefusedError(408, "the client has disconnected")
-            return answer.result()
-        finally:
-            gone.cancel()
-            if not answer.done():  # this handler was cancelled: its work must end before the service closes
-                answer.cancel()
-                await asyncio.gather(answer, return_exceptions=True)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    async def _result(self, request: Request, pending: Awaitable[T], watched: bool = False) -> T:
+        """The result of a request. The connection is watched only if requests wait in the queue, or if ``watched``."""
+        return await (unless_disconnected(request, pending) if self.service.waiting or watched else pending)
 
 
 def _session(request: Request) -> str:
@@ -300,7 +276,7 @@ def _kind(request: Request, default: str = "") -> str:
     return request.headers.get("content-type", default).partition(";")[0].strip().lower()
 
 
-def _asking(request: Request, key: str) -> Asking:
+def _routing_request(request: Request, key: str) -> Asking:
     return Asking(key, request.headers.get("x-lane"), request.headers, request.state.rights)
 
 
