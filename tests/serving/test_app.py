@@ -23,7 +23,7 @@ from nextvec.inference import Engine
 from nextvec.serving import openapi, routes
 from nextvec.serving.control import Control
 from nextvec.serving.handlers import Handlers
-from nextvec.serving.states import OVERHEAD
+from nextvec.serving.state_cache import OVERHEAD
 from nextvec.wire.limits import most_body, most_rows
 from nextvec.wire.media import F16, F32
 from tests.serving.server import DIM, Running, request, rows_of, serving

@@ -13,12 +13,14 @@ from nextvec.bank import Bank
 from nextvec.client import Client
 from nextvec.inference import Engine
 from nextvec.serving import openapi
+from nextvec.serving.limits import Limits
+from nextvec.serving.observations import Settled
 from nextvec.serving.payload import from_rows
-from nextvec.serving.service import Asking, Limits, Service, Settled
+from nextvec.serving.service import Service
 from nextvec.wire.limits import MOST_ROWS
 from nextvec.wire.media import F32
 from tests.conftest import walk_bank
-from tests.serving.server import DIM, make_run, serving
+from tests.serving.server import DIM, asking, make_run, serving
 
 EVERY = 3  # of all rows is one and the same
 
@@ -64,12 +66,12 @@ def test_every_row_that_holds_a_predicted_vector_is_its_label(run: Path, tmp_pat
 
     async def main() -> None:
         service, settled = Service({"stable": run}, lambda name: engine, tmp_path / "s", Limits()), list[Settled]()
-        service.record = settled.append
+        service.listeners.record = settled.append
 
         async def append(name: str, row: int, named: bool, k: int) -> None:
             vectors = from_rows(rows[row : row + 1], [row] if named else None)
             until = asyncio.get_running_loop().time() + 60
-            await service.append(name, vectors, None, k, Asking(name, None, {}, frozenset()), until)
+            await service.sessions.append(name, vectors, None, k, asking(name), until)
 
         for name, named, k in (("a", True, place + 1), ("b", False, place + 1), ("c", True, place), ("d", False, place)):
             service.contexts.open(name)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nextvec.rollout.ledger import Ledger
     from nextvec.rollout.promotions import Start
     from nextvec.serving.canary import Canary
-    from nextvec.serving.listening import Place
+    from nextvec.serving.listening import ListenAddress
     from nextvec.serving.observations import Settled
     from nextvec.serving.service import Service
 
@@ -117,9 +117,9 @@ def serve(arguments: Namespace) -> int:
         raise SettingsError(f"serving needs {', '.join(missing)}: pip install 'nextvec[serve]'")
     if arguments.add_key:
         return _add_key(arguments)
-    from nextvec.serving.isolated import EngineProcess
+    from nextvec.serving.isolated_engine import IsolatedEngine
+    from nextvec.serving.limits import Limits
     from nextvec.serving.server import serve
-    from nextvec.serving.service import Limits
 
     runs = _named(arguments.run)
     sessions = arguments.sessions or sessions_folder(arguments.run)
@@ -161,7 +161,7 @@ def serve(arguments: Namespace) -> int:
     open_run = partial(_opened, arguments.bank, arguments.weights, "always" if arguments.verify else "once")
     serve(
         start.runs,
-        partial(EngineProcess, open_run=open_run) if arguments.isolate else open_run,
+        partial(IsolatedEngine, open_run=open_run) if arguments.isolate else open_run,
         sessions,
         place,
         limits,
@@ -173,11 +173,11 @@ def serve(arguments: Namespace) -> int:
     return 0
 
 
-def _place(arguments: Namespace) -> "Place":
+def _place(arguments: Namespace) -> "ListenAddress":
     from nextvec.serving.cors import Cors, as_origin
     from nextvec.serving.guard import ON_LOOPBACK, Access
     from nextvec.serving.keys import read_keys
-    from nextvec.serving.listening import Place
+    from nextvec.serving.listening import ListenAddress
 
     if arguments.unix is not None and (arguments.port is not None or arguments.host is not None):
         raise SettingsError("--unix PATH takes the place of --host and --port; give one or the other")
@@ -186,7 +186,7 @@ def _place(arguments: Namespace) -> "Place":
     keys = read_keys(arguments.keys) if arguments.keys else ()
     hosts = ON_LOOPBACK | {host} | set(arguments.allow_host)
     access = Access(keys, hosts, Cors(as_origin(origin) for origin in arguments.cors))
-    place = Place(host, port, access, arguments.unix, arguments.root_path)
+    place = ListenAddress(host, port, access, arguments.unix, arguments.root_path)
     place.check()
     return place
 
@@ -222,7 +222,7 @@ def sessions_folder(runs: list[Path]) -> Path:
     Raises:
         ServingError: the runs lie in several folders, or several of the earlier kind are found.
     """
-    from nextvec.serving.contexts import MANIFEST
+    from nextvec.serving.context_log import MANIFEST
 
     folders = {run.resolve().parent for run in runs}
     if len(folders) > 1:
@@ -286,12 +286,12 @@ def _joined(
     if arguments.watchdog:
         Watchdog(asyncio.get_running_loop(), arguments.watchdog)
     if arguments.record is not None:
-        service.record = _recording(arguments.record, service)
+        service.listeners.record = _recording(arguments.record, service)
     if start.long is not None:
-        service.divide(arguments.threshold, start.long)
+        service.routing.divide(arguments.threshold, start.long)
     if arguments.lanes is not None:
         anchors = Anchors.open(arguments.lanes, service.encoder, service.dim)
-        service.specialise(ServedLanes(anchors, experts, service.metrics))
+        service.routing.specialise(ServedLanes(anchors, experts, service.metrics))
     if ledger is None:
         return None
     terms = Terms(arguments.route, arguments.node, arguments.turn, arguments.settle, arguments.mirror)

@@ -6,11 +6,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from nextvec.serving import parameters, routes
+from nextvec.serving.answering import EndedError
 from nextvec.serving.bodies import Receive, Scope
 from nextvec.serving.canary import Canary
 from nextvec.serving.guard import Access, Guard, Send
 from nextvec.serving.handlers import Handlers
-from nextvec.serving.isolated import EndedError
 from nextvec.serving.log import Log
 from nextvec.serving.refusal import RefusedError
 from nextvec.serving.routes import Operation

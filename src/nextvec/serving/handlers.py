@@ -1,7 +1,6 @@
 """One handler for each operation: from a request to the service, and from its result to a response."""
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -10,19 +9,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from nextvec.serving import openapi
+from nextvec.serving.answers import RoutingRequest, ServedAnswer
 from nextvec.serving.bodies import Receive, Scope
 from nextvec.serving.canary import Canary
 from nextvec.serving.control import Control
 from nextvec.serving.dashboard import FILES, page
 from nextvec.serving.disconnects import unless_disconnected
 from nextvec.serving.guard import Send
-from nextvec.serving.isolated import EngineProcess
 from nextvec.serving.metrics import CONTENT_TYPE
 from nextvec.serving.overview import Overviews, unready
 from nextvec.serving.parameters import deadline, lengths_of, named
 from nextvec.serving.payload import Vectors, check_ids, decode, from_json, from_lists, from_rows
 from nextvec.serving.refusal import RefusedError
-from nextvec.serving.service import Answer, Asking, Service
+from nextvec.serving.service import Service
 from nextvec.wire.fields import Body
 from nextvec.wire.limits import MOST_JSON
 from nextvec.wire.media import JSON, OCTETS
@@ -97,11 +96,11 @@ class Handlers:
 
     async def open(self, request: Request) -> Response:
         name = _session(request)
-        made = await self.service.open(name, self._deadline(request))
+        made = await self.service.sessions.open(name, self._deadline(request))
         return _json(self._described(name), 201 if made else 200)
 
     async def sessions(self, _: Request, query: PageQuery) -> Response:
-        listed, following = await self.service.page(query.after or "", query.limit)
+        listed, following = await self.service.sessions.page(query.after or "", query.limit)
         page = SessionPage(msgspec.convert(listed, list[ListedSession]), len(self.service.contexts), following)
         return _json(page)
 
@@ -110,30 +109,30 @@ class Handlers:
 
     async def delete(self, request: Request) -> Response:
         name = _session(request)
-        if not await self.service.delete(name, self._deadline(request)):
+        if not await self.service.sessions.delete(name, self._deadline(request)):
             raise RefusedError(404, "there is no such session")
         return Response(status_code=204)
 
     async def append(self, request: Request, query: AppendQuery) -> Response:
         until, name = self._deadline(request), _session(request)
         incarnation = int(query.incarnation, 16) if query.incarnation else None
-        self.service.describe(name)  # 404 before a text is encoded
-        with self.service.standing(name):
+        self.service.sessions.describe(name)  # 404 before a text is encoded
+        with self.service.sessions.requests.standing(name):
             vectors = await self._vectors(request, until)
-        pending = self.service.append(
+        pending = self.service.sessions.append(
             name, vectors, query.seq or None, query.k, _routing_request(request, name), until, incarnation
         )
         return self._answered(request, query, await self._result(request, pending))
 
     async def predict(self, request: Request, query: PredictQuery) -> Response:
         until, name = self._deadline(request), _session(request)
-        pending = self.service.predict(name, query.k, _routing_request(request, name), until)
+        pending = self.service.sessions.predict(name, query.k, _routing_request(request, name), until)
         return self._answered(request, query, await self._result(request, pending))
 
     async def snapshot(self, request: Request) -> Response:
         name, until = _session(request), self._deadline(request)
-        request.state.held.hold(int(self.service.describe(name)["bytes"]))  # an estimate, before memory is allocated
-        saved = await self.service.saved(name, until)
+        request.state.held.hold(int(self.service.sessions.describe(name)["bytes"]))  # an estimate, before memory is allocated
+        saved = await self.service.snapshots.save(name, until)
         request.state.held.hold(len(saved))
         return _Pieces(saved, media_type=OCTETS)
 
@@ -141,8 +140,8 @@ class Handlers:
         name, until = _session(request), self._deadline(request)
         if _kind(request, OCTETS) != OCTETS:
             raise RefusedError(415, f"content-type must be {OCTETS}")
-        made, restored = await self.service.restore(name, await request.body(), until)
-        found = {**self.service.describe(name), "state": "restored" if restored else "rebuilt"}
+        made, restored = await self.service.snapshots.restore(name, await request.body(), until)
+        found = {**self.service.sessions.describe(name), "state": "restored" if restored else "rebuilt"}
         return _json(msgspec.convert(found, RestoredSession), 201 if made else 200)
 
     # Contexts without a session
@@ -150,7 +149,7 @@ class Handlers:
     async def once(self, request: Request, query: PredictQuery) -> Response:
         until = self._deadline(request)
         vectors = await self._vectors(request, until)
-        pending = self.service.once([vectors.rows], query.k, _routing_request(request, ""), until)
+        pending = self.service.predictions.once([vectors.rows], query.k, _routing_request(request, ""), until)
         return self._answered(request, query, (await self._result(request, pending))[0])
 
     async def batch(self, request: Request, query: BatchQuery) -> Response:
@@ -160,7 +159,7 @@ class Handlers:
         for length in lengths_of(query.lengths, len(vectors.rows)):
             contexts.append(vectors.rows[start : start + length])
             start += length
-        pending = self.service.once(contexts, query.k, _routing_request(request, ""), until)
+        pending = self.service.predictions.once(contexts, query.k, _routing_request(request, ""), until)
         answers = await self._result(request, pending)
         return _json(BatchAnswer(tuple(Prediction(**self._fields(query, one)) for one in answers), request.state.request))
 
@@ -170,7 +169,7 @@ class Handlers:
         return _json(ModelList([self._model(name) for name in self.service.models]))
 
     async def reload(self, request: Request) -> Response:
-        model = await self.service.reload(named(request.path_params["model"], "model"))
+        model = await self.service.models.reload(named(request.path_params["model"], "model"))
         return _json(self._model(model.name))
 
     async def overview(self, _: Request, query: OverviewQuery) -> Response:
@@ -187,10 +186,10 @@ class Handlers:
 
     async def metrics(self, _: Request) -> Response:
         service = self.service
-        service.metrics.queue.set(sum(len(model.line) for model in service.models.values()))
+        service.metrics.queue.set(service.models.waiting)
         service.metrics.sessions.set(len(service.contexts))
         service.metrics.states.set(service.states.bytes)
-        service.metrics.log.set(service.contexts.bytes)
+        service.metrics.log.set(service.contexts.log.bytes)
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
     async def document(self, _: Request) -> Response:
@@ -202,13 +201,12 @@ class Handlers:
     # Parts of requests and answers
 
     def _described(self, session: str) -> SessionDescription:
-        return msgspec.convert(self.service.describe(session), SessionDescription)
+        return msgspec.convert(self.service.sessions.describe(session), SessionDescription)
 
     def _model(self, name: str) -> ModelDescription:
         engine = self.service.models[name].engine
-        stable = name == self.service.stable
-        process = engine.pid if isinstance(engine, EngineProcess) else os.getpid()
-        return ModelDescription(name, engine.digest, engine.dim, engine.encoder_fingerprint, stable, process)
+        stable = name == self.service.routing.stable
+        return ModelDescription(name, engine.digest, engine.dim, engine.encoder_fingerprint, stable, engine.place.pid)
 
     def _deadline(self, request: Request) -> float:
         """The time of the event loop at which the request ends."""
@@ -234,10 +232,10 @@ class Handlers:
             case _:
                 raise RefusedError(400, "the body must hold one of vectors, rows, or a text that is not empty")
 
-    def _answered(self, request: Request, query: Texts, answer: Answer) -> Response:
+    def _answered(self, request: Request, query: Texts, answer: ServedAnswer) -> Response:
         return _json(PredictionAnswer(**self._fields(query, answer), request=request.state.request))
 
-    def _fields(self, query: Texts, answer: Answer) -> dict[str, Any]:
+    def _fields(self, query: Texts, answer: ServedAnswer) -> dict[str, Any]:
         """The fields of a :class:`Prediction`."""
         unset, holders = msgspec.UNSET, self.service.holders
         expected = tuple(
@@ -264,7 +262,7 @@ class Handlers:
 
     async def _result(self, request: Request, pending: Awaitable[T], watched: bool = False) -> T:
         """The result of a request. The connection is watched only if requests wait in the queue, or if ``watched``."""
-        return await (unless_disconnected(request, pending) if self.service.waiting or watched else pending)
+        return await (unless_disconnected(request, pending) if self.service.models.waiting or watched else pending)
 
 
 def _session(request: Request) -> str:
@@ -276,8 +274,8 @@ def _kind(request: Request, default: str = "") -> str:
     return request.headers.get("content-type", default).partition(";")[0].strip().lower()
 
 
-def _routing_request(request: Request, key: str) -> Asking:
-    return Asking(key, request.headers.get("x-lane"), request.headers, request.state.rights)
+def _routing_request(request: Request, key: str) -> RoutingRequest:
+    return RoutingRequest(key, request.headers.get("x-lane"), request.headers, request.state.rights)
 
 
 def _json(content: Body, status: int = 200) -> Response:

@@ -12,11 +12,11 @@ import msgspec
 import nextvec
 from nextvec.bank import Bank
 from nextvec.rollout.ledger import LedgerError
-from nextvec.serving.isolated import EngineProcess
 from nextvec.serving.load import load_of
 from nextvec.serving.rollout_state import rollout_state
 from nextvec.serving.run_state import RunStates
-from nextvec.serving.service import Model, Service
+from nextvec.serving.served_models import ServedModel as OpenedModel
+from nextvec.serving.service import Service
 from nextvec.wire.operations import PastRollout
 from nextvec.wire.overview import (
     BankDescription,
@@ -60,17 +60,19 @@ class Overviews:
             documents: whether it lists the first documents of the bank.
         """
         async with self._reading:
-            snapshot = self._service.snapshot
+            snapshot = self._service.routing.snapshot
             epoch = (snapshot.epoch, snapshot.rollout)
             if time.monotonic() > self._stale or epoch != self._epoch:
                 began = time.monotonic()
-                self._on_disk = await asyncio.get_running_loop().run_in_executor(None, self._read_disk, self._service.models)
+                self._on_disk = await asyncio.get_running_loop().run_in_executor(
+                    None, self._read_disk, dict(self._service.models)
+                )
                 # The smallest detectable effects take half a second of a processor that answers need as well.
                 self._stale, self._epoch = time.monotonic() + max(FRESH, (time.monotonic() - began) / SHARE), epoch
             rollout, runs = self._on_disk
         listed: list[DocumentRows] | msgspec.UnsetType = msgspec.UNSET
         if documents:
-            bank = self._service.models[self._service.stable].engine.bank
+            bank = self._service.routing.stable_model.engine.bank
             listed = await asyncio.get_running_loop().run_in_executor(None, documents_of, bank)
         return self._now(rollout, runs, listed)
 
@@ -78,19 +80,19 @@ class Overviews:
         self, rollout: RolloutOverview | None, runs: list[RunState], documents: list[DocumentRows] | msgspec.UnsetType
     ) -> Overview:
         service, recent = self._service, self._service.metrics.recent
-        stable = service.models[service.stable].engine
+        stable = service.routing.stable_model.engine
         bank = stable.bank
         trouble, started = unready(service), recent.started.isoformat(timespec="seconds")
         return Overview(
             server=ServerState(nextvec.__version__, trouble is None, trouble, started, round(recent.uptime, 1)),
             models=[
-                ServedModel(name, model.engine.digest, name == service.stable, model.engine.weights)
+                ServedModel(name, model.engine.digest, name == service.routing.stable, model.engine.weights)
                 for name, model in service.models.items()
             ],
             bank=BankDescription(len(bank), bank.num_documents, stable.dim, bank.manifest.encoder, bank.manifest.text),
-            sessions=SessionLoad(len(service.contexts), service.contexts.bytes, service.states.bytes, self._recent()),
-            load=load_of(recent, service.waiting, service.limits.budget),
-            lanes=None if service.lanes is None else msgspec.convert(service.lanes.told(), list[LaneState]),
+            sessions=SessionLoad(len(service.contexts), service.contexts.log.bytes, service.states.bytes, self._recent()),
+            load=load_of(recent, service.models.waiting, service.limits.budget),
+            lanes=None if service.routing.lanes is None else msgspec.convert(service.routing.lanes.status(), list[LaneState]),
             rollout=rollout,
             runs=runs,
             documents=documents,
@@ -99,13 +101,13 @@ class Overviews:
     def _recent(self) -> list[ListedSession]:
         service = self._service
         found = [
-            {**service.describe(session), "idle": round(ago, 1)}
+            {**service.sessions.describe(session), "idle": round(ago, 1)}
             for session, ago in service.metrics.recent.sessions()
             if session in service.contexts
         ]
         return msgspec.convert(found, list[ListedSession])
 
-    def _read_disk(self, models: Mapping[str, Model]) -> tuple[RolloutOverview | None, list[RunState]]:
+    def _read_disk(self, models: Mapping[str, OpenedModel]) -> tuple[RolloutOverview | None, list[RunState]]:
         return self._rollout(), [self._runs.read(model.name, model.run) for model in models.values()]
 
     def _rollout(self) -> RolloutOverview | None:
@@ -127,12 +129,12 @@ def unready(service: Service) -> str | None:
     """Why the server takes no requests, or not all of them; None if it takes all."""
     if not service.ready:
         return "this server is stopping"
-    stable = service.models[service.stable].engine
-    if isinstance(stable, EngineProcess) and stable.fault is not None:
+    stable = service.routing.stable_model.engine
+    if stable.fault is not None:
         return stable.fault
     if service.texts.stuck(STUCK_DEADLINES * service.limits.deadline):
         return "the encoder has not finished a batch for long; texts are not answered"
-    trouble = service.contexts.trouble()
+    trouble = service.contexts.log.trouble()
     return f"{trouble}; predictions go on" if trouble is not None else None
 
 

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
 from nextvec.errors import NextvecError
-from nextvec.evaluation.runs import SITTINGS
-from nextvec.experiments.answers import kept_at
-from nextvec.ranks import Ranks, candidate_terms
+from nextvec.evaluation.ranks_file import read_ranks
+from nextvec.evaluation.results import EVALUATIONS, MODEL
+from nextvec.experiments.seeds import kept_at
+from nextvec.ranks import candidate_terms
 from nextvec.runs import Run
 from nextvec.runs.run import BEST
 from nextvec.wire.overview import ExamResult, Interval, RunState
@@ -52,7 +51,7 @@ class RunStates:
 
     def _of(self, run: Run) -> list[ExamResult]:
         """Results of the present weights, the largest pool first."""
-        folder = run.path / SITTINGS
+        folder = run.path / EVALUATIONS
         files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
         if not files:
             return []
@@ -74,16 +73,13 @@ def exam_result(file: Path) -> ExamResult:
     """Hit@5 of one evaluation with its interval, and the terms of the exam.
 
     Args:
-        file: of ranks, as :func:`nextvec.evaluation.runs.sittings` writes them.
+        file: of ranks, as :func:`nextvec.evaluation.results.evaluation_results` writes them.
 
     Raises:
-        NextvecError: the file is damaged.
+        RunError: the file is damaged.
     """
     exam, context, _ = file.stem.rsplit("-", 2)
-    try:
-        ranks = Ranks(**load(file.read_bytes()))
-    except (SafetensorError, TypeError) as error:
-        raise NextvecError(f"{file.name} is damaged: {error}") from None
+    ranks = read_ranks(file)[MODEL]
     found = {
         "exam": exam,
         "context": None if context == "all" else int(context),
