@@ -1,4 +1,7 @@
-"""The kinds of error a user can meet. Each message is one line: what is wrong, where, what to do."""
+"""The errors that nextvec raises. Each message is one line: what is wrong, where, and what to do."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class NextvecError(Exception):
@@ -27,3 +30,10 @@ class ExamError(NextvecError):
 
 class ServingError(NextvecError):
     """A server, its sessions or a rollout that cannot do what was asked."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the known name that is most like it, or all known names."""
+    names = list(known)
+    near = get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"

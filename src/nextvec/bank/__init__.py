@@ -3,7 +3,8 @@
 from nextvec.bank.bank import Bank
 from nextvec.bank.census import Census, census
 from nextvec.bank.distinct import Distinct
+from nextvec.bank.documents import VectorDocument
 from nextvec.bank.hashing import row_hashes
-from nextvec.bank.writer import BankWriter, VectorDocument
+from nextvec.bank.writer import BankWriter
 
 __all__ = ["Bank", "BankWriter", "Census", "Distinct", "VectorDocument", "census", "row_hashes"]

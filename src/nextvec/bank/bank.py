@@ -4,7 +4,7 @@
 
 import json
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,9 @@ import numpy as np
 from jaxtyping import Float, Int32, Int64
 
 from nextvec.bank import layout
+from nextvec.bank.arrays import documents_of
 from nextvec.bank.distinct import Distinct
+from nextvec.bank.documents import Dtype, VectorDocument, stacked
 from nextvec.bank.layout import Manifest
 from nextvec.bank.verification import Verify
 from nextvec.bank.verification import verify as check
@@ -74,9 +76,17 @@ class Bank:
         Raises:
             DataError: NaN, zero rows, empty documents, lengths that do not add up, or anything else than is named above.
         """
-        from nextvec.bank.exchange import in_memory_of  # exchange builds on Bank
+        return Bank.from_documents(*documents_of(vectors, lengths, ids, encoder))
 
-        return in_memory_of(vectors, lengths, ids, encoder)
+    @staticmethod
+    def from_documents(documents: Iterable[VectorDocument], encoder: str, dtype: Dtype = "float16") -> "Bank":
+        """A bank in memory, of vectors only: the texts of the documents are left out.
+
+        Raises:
+            DataError: no document, an id twice, an empty document, or vectors that cannot be used.
+        """
+        rows, offsets, manifest, names = stacked(documents, encoder, dtype)
+        return Bank(rows, offsets, manifest, None, names)
 
     def __len__(self) -> int:
         return self.manifest.rows

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int32
 
+from nextvec.bank.documents import Dtype, VectorDocument
 from nextvec.bank.table import BATCH, Order, Table, matrix, one_title, order_of, strings
-from nextvec.bank.writer import Dtype, VectorDocument
 from nextvec.errors import DataError
 from nextvec.progress import Progress, silent
 

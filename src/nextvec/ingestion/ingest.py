@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nextvec.bank import Bank, BankWriter
-from nextvec.bank.writer import Dtype
+from nextvec.bank.documents import Dtype
 from nextvec.encoders import Encoder
 from nextvec.errors import DataError, SettingsError
 from nextvec.ingestion.chunking import Chunking

@@ -7,12 +7,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from nextvec.bank.exchange import numpy_documents, open_npz
+from nextvec.bank.arrays import numpy_documents, open_npz
+from nextvec.bank.documents import VectorDocument
 from nextvec.bank.layout import MANIFEST
 from nextvec.bank.objects import Row, table_of, table_of_rows
 from nextvec.bank.table import VECTOR_COLUMNS, Table
 from nextvec.bank.vector_table import UNKNOWN, Provenance, vector_table
-from nextvec.bank.writer import VectorDocument
 from nextvec.errors import DataError, SettingsError
 from nextvec.ingestion.document import Document
 from nextvec.ingestion.files import ARROW, JSON_LINES, TABLES, open_file, saved_dataset, shards

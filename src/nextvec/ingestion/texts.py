@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from nextvec.bank import Bank, BankWriter, VectorDocument
-from nextvec.bank.writer import Dtype
+from nextvec.bank.documents import Dtype
 from nextvec.encoders import Encoded, Encoder, ReportsProgress, load_encoder, max_tokens, truncation
 from nextvec.errors import DataError
 from nextvec.ingestion.chunking import Chunking, Splitter
