@@ -10,7 +10,7 @@ import torch
 from nextvec.bank import Bank
 from nextvec.cli import show
 from nextvec.cli.banks import open_bank
-from nextvec.cli.verbs import as_json
+from nextvec.cli.output import as_json
 from nextvec.errors import DataError, SettingsError
 from nextvec.index import ApproximateIndex, ExactIndex, Index
 from nextvec.index.approximate import NEIGHBOURS, SAMPLE, predicted_like

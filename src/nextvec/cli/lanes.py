@@ -8,7 +8,7 @@ import numpy as np
 from nextvec.bank import Bank
 from nextvec.cli import show, show_lanes
 from nextvec.cli.banks import open_bank
-from nextvec.cli.verbs import as_json
+from nextvec.cli.output import as_json
 from nextvec.errors import DataError, SettingsError
 from nextvec.lanes import (
     DEFAULT,

@@ -9,7 +9,7 @@ import numpy as np
 from nextvec.bank import Bank
 from nextvec.cli import show
 from nextvec.cli.banks import open_bank_of
-from nextvec.cli.verbs import as_json
+from nextvec.cli.output import as_json
 from nextvec.errors import DataError
 from nextvec.index import ExactIndex
 from nextvec.inference import Engine

@@ -5,7 +5,7 @@ import json
 import os
 import shlex
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -27,88 +27,6 @@ if TYPE_CHECKING:
 
 HOST, PORT = "127.0.0.1", 8080
 NEEDS = ("starlette", "uvicorn", "httptools", "orjson", "prometheus_client")
-
-
-def add_arguments(serve: ArgumentParser) -> None:
-    """What `nextvec serve` takes."""
-    serve.add_argument(
-        "run", type=Path, nargs="+", metavar="RUN", help="trained runs, named by their folders; the first one answers"
-    )
-    serve.add_argument("--long", metavar="NAME", help="the run that answers contexts above --threshold")
-    serve.add_argument("--threshold", type=int, metavar="VECTORS", help="the longest context that the first run answers")
-    serve.add_argument("--lanes", type=Path, metavar="FOLDER", help="tell sessions' lanes; made by nextvec lanes BANK --out")
-    serve.add_argument(
-        "--expert",
-        action="append",
-        default=[],
-        metavar="LANE=NAME",
-        help="the run that answers sessions of a lane; while it fails, the first run does",
-    )
-    serve.add_argument("--ledger", metavar="FILE|URL", help="of rollouts (nextvec rollout), to take part in them")
-    serve.add_argument("--route", default="default", help="whose rollouts (default)")
-    serve.add_argument("--node", default="server", help="this process's name in the ledger (server)")
-    serve.add_argument("--turn", type=float, default=1.0, metavar="SECONDS", help="between two looks at the ledger (1)")
-    serve.add_argument("--idle", type=float, default=600.0, metavar="SECONDS", help="then a session counts as ended (600)")
-    serve.add_argument(
-        "--settle", type=float, default=300.0, metavar="SECONDS", help="then a session counts though it has not ended (300)"
-    )
-    serve.add_argument("--mirror", type=float, default=100.0, metavar="PERCENT", help="of sessions, in the shadow (100)")
-    serve.add_argument(
-        "--on-end",
-        metavar="COMMAND",
-        help="started without a shell when a rollout ends, with what happened as JSON on its input",
-    )
-    serve.add_argument("--webhook", metavar="URL", help="gets the same by POST")
-    serve.add_argument("--bank", type=Path, help="where candidates come from (default: the bank it was trained on)")
-    serve.add_argument(
-        "--sessions", type=Path, metavar="FOLDER", help="of the sessions' contexts (sessions, beside the runs' folders)"
-    )
-    serve.add_argument(
-        "--session-ttl", type=float, metavar="SECONDS", help="delete sessions that were not used for so long (never)"
-    )
-    serve.add_argument("--max-sessions", type=int, metavar="N", help="refuse to begin more (no limit)")
-    serve.add_argument("--host", help="where to listen (127.0.0.1); anything else needs --keys")
-    serve.add_argument("--port", type=int, help="0 takes a free one (8080)")
-    serve.add_argument("--unix", type=Path, metavar="PATH", help="listen on a socket in the file system, not on a port")
-    serve.add_argument(
-        "--root-path", default="", metavar="/PATH", help="where a proxy shows this server; the proxy strips it from requests"
-    )
-    serve.add_argument(
-        "--cors", action="append", default=[], metavar="ORIGIN", help="pages of this origin may ask, http(s)://HOST[:PORT]"
-    )
-    serve.add_argument("--keys", type=Path, metavar="FILE", help="API keys; --add-key writes them")
-    serve.add_argument(
-        "--add-key", metavar="NAME:RIGHT,RIGHT", help="make a key in --keys FILE, print its secret once, and stop"
-    )
-    serve.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a name this server may be asked by")
-    serve.add_argument(
-        "--weights", choices=("auto", "float32", "bfloat16", "int8"), default="auto", help="how weights are held"
-    )
-    serve.add_argument("--state-mib", type=float, default=1024, help="memory for model states (1024)")
-    serve.add_argument("--budget-ms", type=float, default=100.0, help="a request that would wait longer is refused (100)")
-    serve.add_argument("--deadline-ms", type=float, default=1000.0, help="of a request that names none (1000)")
-    serve.add_argument("--threads", type=int, default=1, help="of one inference (1)")
-    serve.add_argument(
-        "--isolate", action="store_true", help="a process per run: one that is killed or hangs takes no other with it"
-    )
-    serve.add_argument(
-        "--watchdog",
-        type=float,
-        default=60.0,
-        metavar="SECONDS",
-        help="end the process, with its stacks in the log, when it is stuck for so long; 0: never (60)",
-    )
-    serve.add_argument("--record", type=Path, metavar="FILE", help="traffic as .jsonl, for `nextvec rollout simulate`")
-    serve.add_argument(
-        "--log-requests", action="store_true", help="a JSON line per request on standard error, not only of failures"
-    )
-
-
-def add_verify(verb: ArgumentParser) -> None:
-    """What every verb takes that opens a bank."""
-    verb.add_argument(
-        "--verify", action="store_true", help="hash the bank's content, even if its files look unchanged since the last time"
-    )
 
 
 def serve(arguments: Namespace) -> int:

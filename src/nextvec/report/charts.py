@@ -1,6 +1,6 @@
 """Charts as SVG text: intervals as bars, curves with bands. Colours come from the page's style, so they follow its theme."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
 
@@ -64,36 +64,11 @@ def line_chart(
         share = log10(y / y_low) / (log10(y_high / y_low) or 1) if log_y else (y - y_low) / ((y_high - y_low) or 1)
         return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
-    parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(y_title)} by {escape(x_title)}">']
-    for tick in y_ticks:
-        label = f"{100 * tick:g} %" if percent else f"{tick:,g}"
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{py(tick):.1f}" y2="{py(tick):.1f}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{py(tick) + 4:.1f}" text-anchor="end">{label}</text>')
-    for x, lines in labels.items():
-        for n, text in enumerate(lines):
-            y = HEIGHT - BOTTOM + 18 + LINE * n
-            kind = "tick" if n == 0 else "tick further"
-            parts.append(f'<text class="{kind}" x="{px(x):.1f}" y="{y}" text-anchor="middle">{escape(text)}</text>')
+    opening = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(y_title)} by {escape(x_title)}">'
     middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text class="axis" x="{middle}" y="{height - 6}" text-anchor="middle">{escape(x_title)}</text>')
-    for curve in curves:
-        parts.append(_band(curve, px, py))
-        path = " ".join(f"{px(p.x):.1f},{py(p.y):.1f}" for p in curve.points)
-        parts.append(f'<polyline class="line {curve.kind}" points="{path}"/>')
-        for p in curve.points:
-            value = f"{100 * p.y:.1f} %" if percent else f"{p.y:,.0f}" if abs(p.y) >= 1000 else f"{p.y:.3g}"
-            title = f"{escape(curve.name)}: {value} at {p.x:g}"
-            parts.append(
-                f'<circle class="dot {curve.kind}" cx="{px(p.x):.1f}" cy="{py(p.y):.1f}" r="3.5">'
-                f"<title>{title}</title></circle>"
-            )
-            if curve.labelled:
-                y = py(p.y) + (20 if _is_lower(p, curves) else -10)
-                parts.append(
-                    f'<text class="label {curve.kind}" x="{px(p.x):.1f}" y="{y:.1f}" text-anchor="middle">{value}</text>'
-                )
-    parts.append("</svg>")
-    return Markup("".join(parts))
+    axis = f'<text class="axis" x="{middle}" y="{height - 6}" text-anchor="middle">{escape(x_title)}</text>'
+    drawn = [part for curve in curves for part in _curve(curve, curves, px, py, percent)]
+    return Markup("".join([opening, *_grid(y_ticks, py, percent), *_places(labels, px), axis, *drawn, "</svg>"]))
 
 
 def interval(value: float, low: float, high: float, most: float, kind: str) -> Markup:
@@ -120,6 +95,36 @@ def change(value: float, low: float, high: float, least: float, most: float) -> 
         f'<rect class="fill {kind}" x="{px(low):.2f}" y="3" width="{px(high) - px(low):.2f}" height="4" rx="1"/>'
         f'<line class="whisker" x1="{px(value):.2f}" x2="{px(value):.2f}" y1="1" y2="9"/></svg>'
     )
+
+
+def _grid(ticks: Sequence[float], py: Scale, percent: bool) -> Iterator[str]:
+    """A horizontal line and a number at each tick of the y axis."""
+    for tick in ticks:
+        label = f"{100 * tick:g} %" if percent else f"{tick:,g}"
+        yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{py(tick):.1f}" y2="{py(tick):.1f}"/>'
+        yield f'<text class="tick" x="{LEFT - 8}" y="{py(tick) + 4:.1f}" text-anchor="end">{label}</text>'
+
+
+def _places(labels: Mapping[float, Sequence[str]], px: Scale) -> Iterator[str]:
+    """The lines of text under each place of the x axis."""
+    for x, lines in labels.items():
+        for n, text in enumerate(lines):
+            kind, y = "tick" if n == 0 else "tick further", HEIGHT - BOTTOM + 18 + LINE * n
+            yield f'<text class="{kind}" x="{px(x):.1f}" y="{y}" text-anchor="middle">{escape(text)}</text>'
+
+
+def _curve(curve: Curve, curves: Sequence[Curve], px: Scale, py: Scale, percent: bool) -> Iterator[str]:
+    """The band, the line and the dots of one of the curves; the values at its dots where it is labelled."""
+    yield _band(curve, px, py)
+    path = " ".join(f"{px(p.x):.1f},{py(p.y):.1f}" for p in curve.points)
+    yield f'<polyline class="line {curve.kind}" points="{path}"/>'
+    for p in curve.points:
+        value = f"{100 * p.y:.1f} %" if percent else f"{p.y:,.0f}" if abs(p.y) >= 1000 else f"{p.y:.3g}"
+        title = f"<title>{escape(curve.name)}: {value} at {p.x:g}</title>"
+        yield f'<circle class="dot {curve.kind}" cx="{px(p.x):.1f}" cy="{py(p.y):.1f}" r="3.5">{title}</circle>'
+        if curve.labelled:
+            y = py(p.y) + (20 if _is_lower(p, curves) else -10)
+            yield f'<text class="label {curve.kind}" x="{px(p.x):.1f}" y="{y:.1f}" text-anchor="middle">{value}</text>'
 
 
 def _is_lower(point: Point, curves: Sequence[Curve]) -> bool:

@@ -13,7 +13,7 @@ from jaxtyping import Int64
 
 from nextvec.bank import Bank
 from nextvec.bank.layout import write_atomically
-from nextvec.errors import SettingsError
+from nextvec.errors import SettingsError, did_you_mean
 from nextvec.evaluation import Exam
 from nextvec.evaluation.by_lane import Json, expert_use, places_by_lane
 from nextvec.evaluation.runs import sittings
@@ -171,7 +171,7 @@ def changed(base: TrainSettings, kind: str) -> TrainSettings:
         case "stages":
             return replace(s, gate_on="both", top=2, router=0.25, balance=0.01)
         case _:
-            raise SettingsError(f"there is no kind {kind!r}; known: {', '.join(KINDS)}")
+            raise SettingsError(f"there is no kind {kind!r}; {did_you_mean(kind, KINDS)}")
 
 
 def _examined(kind: str, runs: Sequence[Run], exam: Exam, pool: int | None, rows: int) -> Kind:
