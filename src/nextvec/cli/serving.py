@@ -1,52 +1,71 @@
-"""The verb `serve`: a run behind HTTP."""
+"""The verb ``serve``: runs behind HTTP."""
 
 import asyncio
 import json
 import os
 import shlex
-import sys
 from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from nextvec.bank.verification import Verify
 from nextvec.errors import ServingError, SettingsError
-
-if TYPE_CHECKING:
-    from nextvec.bank.verification import Verify
-    from nextvec.inference import Engine
-    from nextvec.models.packed import Weights
-    from nextvec.rollout.ledger import Ledger
-    from nextvec.rollout.promotions import Start
-    from nextvec.serving.canary import Canary
-    from nextvec.serving.listening import Place
-    from nextvec.serving.observations import Settled
-    from nextvec.serving.service import Service
+from nextvec.inference import Engine, bank_of
+from nextvec.lanes import Anchors
+from nextvec.models.packed import Weights
+from nextvec.rollout.ledger import Ledger, open_ledger
+from nextvec.rollout.promotions import Start, promotions, start
+from nextvec.runs import Run
+from nextvec.serving.canary import Canary, Terms
+from nextvec.serving.cors import Cors, as_origin
+from nextvec.serving.guard import ON_LOOPBACK, Access, Log, read_keys
+from nextvec.serving.isolated import EngineProcess
+from nextvec.serving.lanes import ServedLanes
+from nextvec.serving.listening import Place
+from nextvec.serving.notices import Notices
+from nextvec.serving.observations import Settled
+from nextvec.serving.server import serve as run_server
+from nextvec.serving.service import Limits, Service
+from nextvec.serving.watchdog import Watchdog
+from nextvec.serving.wire import NAME
 
 HOST, PORT = "127.0.0.1", 8080
-NEEDS = ("starlette", "uvicorn", "httptools", "orjson", "prometheus_client")
+ABOVE_ZERO = ("state_mib", "budget_ms", "deadline_ms", "threads", "turn", "idle", "settle")
 
 
 def serve(arguments: Namespace) -> int:
-    missing = [name for name in NEEDS if find_spec(name) is None]
-    if missing:
-        raise SettingsError(f"serving needs {', '.join(missing)}: pip install 'nextvec[serve]'")
-    if arguments.add_key:
-        return _add_key(arguments)
-    from nextvec.serving.isolated import EngineProcess
-    from nextvec.serving.server import serve
-    from nextvec.serving.service import Limits
-
+    """Serve until the process is told to stop."""
     runs = _named(arguments.run)
     sessions = arguments.sessions or sessions_folder(arguments.run)
-    if (arguments.long is None) != (arguments.threshold is None):
-        raise SettingsError("--long NAME and --threshold VECTORS go together")
+    _check_numbers(arguments)
+    _check_pairs(arguments)
+    experts = _experts(arguments, runs)
+    place = _place(arguments)
+    ledger, begun = _started(arguments, runs, set(experts.values()))
 
-    positive = ("state_mib", "budget_ms", "deadline_ms", "threads", "turn", "idle", "settle")
+    def announce(url: str) -> None:
+        print(json.dumps({"url": url}) if arguments.json else f"serving {', '.join(begun.runs)} on {url}", flush=True)
+
+    opening = partial(open_run, arguments.bank, arguments.weights, "always" if arguments.verify else "once")
+    run_server(
+        begun.runs,
+        partial(EngineProcess, open_run=opening) if arguments.isolate else opening,
+        sessions,
+        place,
+        _limits(arguments),
+        announce,
+        arguments.log_requests,
+        arguments.threads,
+        lambda service, tell: _joined(arguments, experts, ledger, begun, service, tell),
+    )
+    return 0
+
+
+def _check_numbers(arguments: Namespace) -> None:
     if (
-        min(getattr(arguments, name) for name in positive) <= 0
+        min(getattr(arguments, name) for name in ABOVE_ZERO) <= 0
         or arguments.watchdog < 0
         or not 0 <= (arguments.port or 0) < 65_536
         or not 0 <= arguments.mirror <= 100
@@ -57,13 +76,20 @@ def serve(arguments: Namespace) -> int:
         )
     if min(arguments.session_ttl or 1.0, arguments.max_sessions or 1) <= 0 or arguments.max_sessions == 0:
         raise SettingsError("--session-ttl and --max-sessions must be above 0")
+
+
+def _check_pairs(arguments: Namespace) -> None:
+    """Arguments that need each other."""
+    if (arguments.long is None) != (arguments.threshold is None):
+        raise SettingsError("--long NAME and --threshold VECTORS go together")
     if arguments.ledger is None and (arguments.on_end or arguments.webhook):
-        raise SettingsError("--on-end and --webhook tell of rollouts; give --ledger too")
+        raise SettingsError("--on-end and --webhook report the end of a rollout; give --ledger too")
     if arguments.webhook and not arguments.webhook.startswith(("http://", "https://")):
         raise SettingsError(f"--webhook {arguments.webhook!r}: give a URL that begins with http:// or https://")
-    experts = _experts(arguments, runs)
-    place = _place(arguments)
-    limits = Limits(
+
+
+def _limits(arguments: Namespace) -> Limits:
+    return Limits(
         int(arguments.state_mib * 2**20),
         arguments.budget_ms / 1e3,
         arguments.deadline_ms / 1e3,
@@ -71,31 +97,9 @@ def serve(arguments: Namespace) -> int:
         arguments.session_ttl,
         arguments.max_sessions,
     )
-    ledger, start = _started(arguments, runs, set(experts.values()))
-
-    def announce(url: str) -> None:
-        print(json.dumps({"url": url}) if arguments.json else f"serving {', '.join(start.runs)} on {url}", flush=True)
-
-    open_run = partial(_opened, arguments.bank, arguments.weights, "always" if arguments.verify else "once")
-    serve(
-        start.runs,
-        partial(EngineProcess, open_run=open_run) if arguments.isolate else open_run,
-        sessions,
-        place,
-        limits,
-        announce,
-        arguments.log_requests,
-        arguments.threads,
-        lambda service, tell: _joined(arguments, experts, ledger, start, service, tell),
-    )
-    return 0
 
 
-def _place(arguments: Namespace) -> "Place":
-    from nextvec.serving.cors import Cors, as_origin
-    from nextvec.serving.guard import ON_LOOPBACK, Access, read_keys
-    from nextvec.serving.listening import Place
-
+def _place(arguments: Namespace) -> Place:
     if arguments.unix is not None and (arguments.port is not None or arguments.host is not None):
         raise SettingsError("--unix PATH takes the place of --host and --port; give one or the other")
     host = HOST if arguments.host is None else arguments.host
@@ -108,11 +112,8 @@ def _place(arguments: Namespace) -> "Place":
     return place
 
 
-def _opened(bank: Path | None, weights: "Weights | Literal['auto']", verify: "Verify", run: Path) -> "Engine":
-    """At the top of a module, for another process to find it."""
-    from nextvec.inference import Engine, bank_of
-    from nextvec.runs import Run
-
+def open_run(bank: Path | None, weights: Weights | Literal["auto"], verify: Verify, run: Path) -> Engine:
+    """A run ready to answer. At the top of a module, so that another process can import it."""
     opened = Run.open(run)
     return Engine.open(opened, bank_of(opened, bank, verify), weights=weights)
 
@@ -127,43 +128,28 @@ def _experts(arguments: Namespace, runs: dict[str, Path]) -> dict[str, str]:
             raise SettingsError(f"--expert {assignment!r}: {name!r} is not served; name one of {', '.join(runs)}")
         experts[lane] = name
     if experts and arguments.lanes is None:
-        raise SettingsError("--expert needs --lanes FOLDER, which tells what lane a session is in")
+        raise SettingsError("--expert needs --lanes FOLDER, which gives each session a lane")
     return experts
 
 
 def sessions_folder(runs: list[Path]) -> Path:
-    """The folder of sessions where none is named: the same whichever of the runs is named first, or promoted.
-
-    Earlier versions kept sessions inside the folder of the first run; where such a folder exists it is used.
+    """The default folder of sessions: ``sessions`` beside the runs, in whichever order they are named.
 
     Raises:
-        ServingError: the runs lie in several folders, or several of the earlier kind are found.
+        ServingError: the runs lie in several folders.
     """
-    from nextvec.serving.contexts import MANIFEST
-
     folders = {run.resolve().parent for run in runs}
     if len(folders) > 1:
         raise ServingError("the runs lie in several folders; say where the sessions are kept: --sessions FOLDER")
-    default = folders.pop() / "sessions"
-    if (default / MANIFEST).exists():
-        return default
-    inside = sorted({run.resolve() / "sessions" for run in runs if (run / "sessions" / MANIFEST).exists()})
-    inside = inside or sorted(found.parent for found in default.parent.glob(f"*/sessions/{MANIFEST}"))
-    if len(inside) > 1:
-        names = " and ".join(f"{folder.parent.name}/sessions" for folder in inside)
-        raise ServingError(f"{default.parent} holds sessions in {names}; name the folder to use: --sessions FOLDER")
-    return inside[0] if inside else default
+    return folders.pop() / "sessions"
 
 
-def _started(arguments: Namespace, runs: dict[str, Path], experts: set[str]) -> "tuple[Ledger | None, Start]":
-    """The ledger, and what to open once it has been followed.
+def _started(arguments: Namespace, runs: dict[str, Path], experts: set[str]) -> tuple[Ledger | None, Start]:
+    """The ledger, and the runs to open: those that were named, or the runs that were promoted over them.
 
     Raises:
-        ServingError: the ledger is damaged, or a run that it says was promoted is not there.
+        ServingError: the ledger is damaged, or the folder of a promoted run is missing.
     """
-    from nextvec.rollout.ledger import open_ledger
-    from nextvec.rollout.promotions import Start, promotions, start
-
     if arguments.long is not None and arguments.long not in runs:
         raise ServingError(f"model {arguments.long!r} is not served; name one of {', '.join(runs)}")
     if arguments.ledger is None:
@@ -189,17 +175,11 @@ def _started(arguments: Namespace, runs: dict[str, Path], experts: set[str]) -> 
 def _joined(
     arguments: Namespace,
     experts: dict[str, str],
-    ledger: "Ledger | None",
-    start: "Start",
-    service: "Service",
+    ledger: Ledger | None,
+    start: Start,
+    service: Service,
     tell: Callable[..., None],
-) -> "Canary | None":
-    from nextvec.lanes import Anchors
-    from nextvec.serving.canary import Canary, Terms
-    from nextvec.serving.lanes import ServedLanes
-    from nextvec.serving.notices import Notices
-    from nextvec.serving.watchdog import Watchdog
-
+) -> Canary | None:
     if arguments.watchdog:
         Watchdog(asyncio.get_running_loop(), arguments.watchdog)
     if arguments.record is not None:
@@ -218,9 +198,7 @@ def _joined(
     return Canary(service, ledger, lambda name: _beside(arguments.run[0], name), tell, terms, start.digests, notices)
 
 
-def _recording(path: Path, service: "Service") -> "Callable[[Settled], None]":
-    from nextvec.serving.guard import Log
-
+def _recording(path: Path, service: Service) -> Callable[[Settled], None]:
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     log = Log(service.metrics, descriptor=descriptor)
 
@@ -232,8 +210,6 @@ def _recording(path: Path, service: "Service") -> "Callable[[Settled], None]":
 
 
 def _beside(run: Path, name: str) -> Path:
-    from nextvec.serving.wire import NAME
-
     path = run.resolve().parent / name
     if not NAME.fullmatch(name) or path.is_symlink() or not path.is_dir():
         raise ServingError(f"there is no run {name!r} beside {run.name!r}")
@@ -241,8 +217,6 @@ def _beside(run: Path, name: str) -> Path:
 
 
 def _named(paths: list[Path]) -> dict[str, Path]:
-    from nextvec.serving.wire import NAME
-
     runs: dict[str, Path] = {}
     for path in paths:
         name = path.resolve().name
@@ -250,22 +224,3 @@ def _named(paths: list[Path]) -> dict[str, Path]:
             raise SettingsError(f"run {path} is served as {name!r}: name folders by 1 to 64 of A-Z a-z 0-9 _ -, each once")
         runs[name] = path
     return runs
-
-
-def _add_key(arguments: Namespace) -> int:
-    from nextvec.bank.layout import write_atomically
-    from nextvec.serving.guard import RIGHTS, Key, read_keys
-
-    name, _, rights = arguments.add_key.partition(":")
-    chosen = rights.split(",") if rights else ["predict", "session"]
-    if arguments.keys is None or not name or not set(chosen) <= set(RIGHTS):
-        raise SettingsError(f"--add-key wants --keys FILE and NAME:RIGHT,RIGHT with rights among {', '.join(RIGHTS)}")
-    held = list(read_keys(arguments.keys)) if arguments.keys.exists() else []
-    if any(key.name == name for key in held):
-        raise ServingError(f"{arguments.keys} has a key {name!r} already; take it out first")
-    key, secret = Key.new(name, chosen)
-    write_atomically(arguments.keys, json.dumps([k.to_json() for k in [*held, key]], indent=1) + "\n")
-    arguments.keys.chmod(0o600)
-    print(json.dumps({"name": name, "secret": secret}) if arguments.json else secret)
-    print("this is shown once; the file holds its sha256 only", file=sys.stderr)
-    return 0

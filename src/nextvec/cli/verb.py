@@ -5,9 +5,10 @@ from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpForm
 from collections.abc import Callable
 from dataclasses import dataclass
 from textwrap import fill
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Parsers(Protocol):
     """What :meth:`ArgumentParser.add_subparsers` returns, as far as verbs use it."""
 

@@ -1,10 +1,14 @@
 """The verb ``serve``."""
 
 from argparse import ArgumentParser, Namespace
+from importlib.util import find_spec
 from pathlib import Path
 
 from nextvec.cli.arguments import add_candidate_bank, add_weights
 from nextvec.cli.verb import Verb
+from nextvec.errors import SettingsError
+
+NEEDS = ("starlette", "uvicorn", "httptools", "orjson", "prometheus_client")
 
 
 def _arguments(parser: ArgumentParser) -> None:
@@ -145,6 +149,13 @@ def _operation(parser: ArgumentParser) -> None:
 
 
 def _serve(arguments: Namespace) -> int:
+    missing = [name for name in NEEDS if find_spec(name) is None]
+    if missing:
+        raise SettingsError(f"serving needs {', '.join(missing)}: pip install 'nextvec[serve]'")
+    if arguments.add_key:
+        from nextvec.cli.keys import add_key
+
+        return add_key(arguments)
     from nextvec.cli.serving import serve
 
     return serve(arguments)
