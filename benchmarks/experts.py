@@ -17,18 +17,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from nextvec.kernels import name
+from nextvec.kernels.library import level
+from nextvec.kernels.weights import WeightFormat
 from nextvec.models import ExpertGRU, MemoryGRU, Recurrent
 from nextvec.models.experts import Experts, LaneScores
 from nextvec.models.layers import feed_forward
 from nextvec.models.memory_gru import MemoryGRUState
-from nextvec.models.packed import Weights, pack
+from nextvec.models.packed import pack
 from step import Stepping, in_turn
 from table import show
 
 DIM, EXPERTS = 384, 16
 SIZES = {"large": (512, 2048), "small": (64, 128)}  # widths of the GRU and of a block's inner layer
-FORMATS: tuple[Weights, ...] = ("float32", "int8")
+FORMATS: tuple[WeightFormat, ...] = ("float32", "int8")
 
 
 class OneBlock(Recurrent[MemoryGRUState]):
@@ -105,7 +106,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = [row for size in SIZES for form in ("plain", *FORMATS) for row in rows_of(size, form)]
     columns = ("model", "size", "weights", "parameters", "active", "step, ms", "of one block's")
-    show(f"Step of {EXPERTS} experts, kernels {name()}, one thread", columns, rows, "")
+    show(f"Step of {EXPERTS} experts, kernels {level()}, one thread", columns, rows, "")
 
 
 if __name__ == "__main__":

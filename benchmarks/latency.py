@@ -10,11 +10,11 @@ found exactly, on one thread. All contexts and formats take turns.
 import numpy as np
 import torch
 
-from nextvec import kernels
 from nextvec.bank import Bank
 from nextvec.index import ExactIndex
 from nextvec.inference import Engine
 from nextvec.inference.latency import Answer, answers, limits
+from nextvec.kernels.library import level
 from nextvec.kernels.weights import FORMATS
 from nextvec.models import GRU
 from nextvec.models.packed import pack, weight_bytes
@@ -40,9 +40,7 @@ def main() -> None:
     table = [_row(form, answer) for form in FORMATS for answer in found[form]]
     columns = ["weights", "context", "step P50", "P95", "search P50", "P95", "both P50", "P95", "P99", "state kB"]
     parameters = sum(p.numel() for p in model.parameters())
-    what = (
-        f"ms, one thread, {ROWS:,} rows of {DIM}, nearest 10, exact (int8 codes), {ROUNDS * 10} answers each, {kernels.name()}"
-    )
+    what = f"ms, one thread, {ROWS:,} rows of {DIM}, nearest 10, exact (int8 codes), {ROUNDS * 10} answers each, {level()}"
     show(f"One answer of a GRU of {parameters:,} parameters", columns, table, what)
 
     rows = []

@@ -21,7 +21,8 @@ from usearch.index import Index, search  # pyright: ignore[reportMissingImports]
 
 from nextvec.bank import Bank
 from nextvec.index import ApproximateIndex, ExactIndex
-from nextvec.kernels import name, scan
+from nextvec.kernels import scan
+from nextvec.kernels.library import level
 from table import show
 
 DIM, K, MANY, ASKED = 384, 10, 256, 40
@@ -166,7 +167,7 @@ def report(title: str, calls: dict[str, Call], asked: list[np.ndarray], truth: n
         recall = "" if whole is None else f"{np.mean([np.isin(a, b).mean() for a, b in zip(whole, wanted, strict=True)]):.3f}"
         lines.append([what, f"{p50:.3f}", f"{p95:.3f}", of_limit, recall])
     note = (
-        f"{DIM}-wide; milliseconds a query, {len(asked)} rounds in turn; {torch.get_num_threads()} thread(s), kernels: {name()}"
+        f"{DIM}-wide; milliseconds a query, {len(asked)} rounds in turn; {torch.get_num_threads()} threads, kernels {level()}"
     )
     show(title, ["", "ms P50", "P95", "of the limit", f"recall@{K}"], lines, note)
 

@@ -19,9 +19,9 @@ import torch
 
 from nextvec.bank import Bank
 from nextvec.inference import Engine, Session
-from nextvec.kernels.weights import FORMATS
+from nextvec.kernels.weights import FORMATS, WeightFormat
 from nextvec.models import GRU, MemoryGRU, Recurrent
-from nextvec.models.packed import Weights, pack
+from nextvec.models.packed import pack
 from table import show
 
 DIM, SESSIONS, SECONDS = 384, 10_000, 4.0
@@ -44,7 +44,7 @@ def main() -> None:
     show("Sessions in one process", columns, table, note)
 
 
-def row_of(name: str, form: Weights) -> list[str]:
+def row_of(name: str, form: WeightFormat) -> list[str]:
     torch.set_num_threads(1)
     bank = Bank.from_numpy(np.random.default_rng(0).standard_normal((2_000, DIM)).astype(np.float32), [100] * 20)
     engine = Engine(pack(MODELS[name]().eval(), form), bank)

@@ -17,14 +17,15 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from nextvec.kernels import name
+from nextvec.kernels.library import level
+from nextvec.kernels.weights import WeightFormat
 from nextvec.models import GRU, LSTM, LinearRecurrence, MemoryGRU, PublishedMemoryGRU, Recurrent, Transformer
-from nextvec.models.packed import Weights, best, pack, weight_bytes
+from nextvec.models.packed import fastest_format, pack, weight_bytes
 from table import show
 
 DIM, CONTEXT, ROUNDS, STEPS, WARM = 384, 300, 40, 10, 4
 DRAM = 512 << 20  # bytes that fit no cache
-FORMATS: tuple[Weights, ...] = ("float32", "bfloat16", "int8")
+FORMATS: tuple[WeightFormat, ...] = ("float32", "bfloat16", "int8")
 CENTRE = torch.zeros(DIM)
 MODELS: dict[str, Callable[[], Recurrent[Any]]] = {
     "gru, 2 layers of 1040": lambda: GRU(CENTRE, 0.5, hidden=1040, layers=2),
@@ -119,7 +120,8 @@ def main() -> None:
         "A step of one session",
         columns,
         table,
-        f"limit: a sum over as many bytes; DRAM {dram:.0f} GB/s; kernels {name()}, best {best()}; after {CONTEXT} vectors",
+        f"limit: a sum over as many bytes; DRAM {dram:.0f} GB/s; "
+        f"kernels {level()}, fastest format {fastest_format()}; after {CONTEXT} vectors",
     )
 
 

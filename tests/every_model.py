@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from nextvec import kernels
 from nextvec.bank import Bank
-from nextvec.kernels.weights import FORMATS
-from nextvec.models.packed import Weights, pack
+from nextvec.kernels.library import level
+from nextvec.kernels.weights import FORMATS, WeightFormat
+from nextvec.models.packed import pack
 from nextvec.runs import TrainSettings
 from nextvec.runs.loading import build
 from nextvec.runs.settings import MODEL_NAMES
@@ -38,7 +38,7 @@ def loss(path: Path, settings: TrainSettings, bank: Bank) -> float:
     return run.history()[-1]["loss"]
 
 
-def prediction(settings: TrainSettings, weights: Weights, x: torch.Tensor) -> list[float]:
+def prediction(settings: TrainSettings, weights: WeightFormat, x: torch.Tensor) -> list[float]:
     model = build(settings, torch.zeros(DIM), 0.5)
     torch.manual_seed(1)
     with torch.no_grad():
@@ -64,7 +64,7 @@ def main(folder: str) -> None:
             losses[name] = loss(Path(folder) / name, replace(settings, precision=precision), bank)
         for weights in FORMATS:
             predictions[f"{model} {weights}"] = prediction(settings, weights, torch.from_numpy(bank.document(0)).float())
-    print(json.dumps({"kernels": kernels.name(), "losses": losses, "predictions": predictions}))
+    print(json.dumps({"kernels": level(), "losses": losses, "predictions": predictions}))
 
 
 if __name__ == "__main__":

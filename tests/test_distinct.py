@@ -11,7 +11,7 @@ from nextvec.bank.distinct import ROUNDING
 from nextvec.evaluation import Exam
 from nextvec.index import ApproximateIndex, ExactIndex, allowed_rows
 from nextvec.inference import Engine, Question
-from nextvec.kernels.scan import FORMATS, Format
+from nextvec.kernels.scan import FORMATS, RowFormat
 from nextvec.models.baselines import ExponentialMean
 from nextvec.vectors import unit_rows
 
@@ -165,7 +165,7 @@ def test_a_row_of_the_bank_finds_its_own_vector_whatever_batch_it_is_read_in(rep
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_search_is_sorting_the_distinct_vectors(repeating: tuple[Bank, np.ndarray], form: Format) -> None:
+def test_a_search_is_sorting_the_distinct_vectors(repeating: tuple[Bank, np.ndarray], form: RowFormat) -> None:
     bank, chosen = repeating
     index, queries = ExactIndex.build(bank, form), noise(2, 9, DIM)
     documents = [3, 5, 8]

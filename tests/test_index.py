@@ -12,16 +12,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import nextvec.kernels
 from nextvec.bank import Bank
 from nextvec.errors import DataError, SettingsError
 from nextvec.evaluation.exam import Exam
 from nextvec.index import ExactIndex, allowed_rows
-from nextvec.kernels import build, scan
+from nextvec.kernels import build, library, scan
 from tests.conftest import walk_bank
 
 FORMS = scan.FORMATS
-HERE = nextvec.kernels.name()
+HERE = library.level()
 LEVELS = [*build.levels(), "torch"]
 
 
@@ -60,7 +59,7 @@ def by_sorting(rows: np.ndarray, query: np.ndarray, k: int, may: np.ndarray) -> 
     st.sampled_from(FORMS), st.sampled_from(["float16", "float32"]), st.integers(0, 2**20),
 )  # fmt: skip
 def test_search_is_sorting_all_scores(
-    level: str, rows: int, dim: int, queries: int, k: int, form: scan.Format, dtype: str, seed: int
+    level: str, rows: int, dim: int, queries: int, k: int, form: scan.RowFormat, dtype: str, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     bank = grid(rng, rows, dim, dtype=dtype)
@@ -100,7 +99,7 @@ KINDS = ("noise", "one huge coordinate", "near duplicates", "constant", "lengths
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(KINDS), st.sampled_from(FORMS), st.integers(1, 60), st.integers(1, 80), st.integers(0, 2**20))
 def test_nothing_is_missed_where_codes_tell_little(
-    level: str, kind: str, form: scan.Format, rows: int, dim: int, seed: int
+    level: str, kind: str, form: scan.RowFormat, rows: int, dim: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     bank = adversarial(kind, rng, rows, dim)
@@ -119,7 +118,7 @@ def test_nothing_is_missed_where_codes_tell_little(
 
 
 @given(st.sampled_from(KINDS), st.sampled_from(FORMS), st.integers(1, 60), st.integers(1, 400), st.integers(0, 2**20))
-def test_the_bound_holds(kind: str, form: scan.Format, rows: int, dim: int, seed: int) -> None:
+def test_the_bound_holds(kind: str, form: scan.RowFormat, rows: int, dim: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     bank, asked = adversarial(kind, rng, rows, dim), adversarial(str(rng.choice(KINDS)), rng, 4, dim)
     part = scan.stored(bank, form)
@@ -227,7 +226,7 @@ def test_documents_as_a_filter(bank: Bank) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(2, 130), st.integers(1, 40), st.integers(1, 20), st.sampled_from(FORMS), st.integers(0, 2**20))
-def test_rank_is_counting(level: str, rows: int, dim: int, queries: int, form: scan.Format, seed: int) -> None:
+def test_rank_is_counting(level: str, rows: int, dim: int, queries: int, form: scan.RowFormat, seed: int) -> None:
     rng = np.random.default_rng(seed)
     bank = grid(rng, rows, dim)
     bank[rng.random(rows) < 0.3] = bank[0]
@@ -247,7 +246,7 @@ def test_rank_is_counting(level: str, rows: int, dim: int, queries: int, form: s
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_rank_is_the_exam_over_the_whole_bank(bank: Bank, form: scan.Format) -> None:
+def test_rank_is_the_exam_over_the_whole_bank(bank: Bank, form: scan.RowFormat) -> None:
     exam = Exam.over(bank, np.arange(bank.num_documents), "all", pool=None)
     predicted = torch.from_numpy(bank.rows[exam.rows - 1].astype(np.float32))
     said = [np.arange(bank.offsets[m], row) for m, row in zip(exam.clusters, exam.rows, strict=True)]
@@ -256,7 +255,7 @@ def test_rank_is_the_exam_over_the_whole_bank(bank: Bank, form: scan.Format) -> 
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_added_rows_are_found_at_once(level: str, form: scan.Format, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_added_rows_are_found_at_once(level: str, form: scan.RowFormat, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan, "LEAST", 1)
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((300, 24)).astype(np.float32)

@@ -27,7 +27,7 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("form", scan.FORMATS)
 @pytest.mark.parametrize("added", [0, 5])
-def test_a_saved_index_answers_the_same(place: Path, form: scan.Format, added: int) -> None:
+def test_a_saved_index_answers_the_same(place: Path, form: scan.RowFormat, added: int) -> None:
     bank = Bank.open(place / "bank")
     index = ExactIndex.build(bank, form)
     if added:
@@ -144,7 +144,7 @@ def test_the_verb_refuses_a_format_that_a_graph_does_not_read(place: Path, capsy
 
 
 @pytest.mark.parametrize("form", [None, "int8"])
-def test_an_index_of_a_bank_whose_rows_repeat(tmp_path: Path, form: scan.Format | None) -> None:
+def test_an_index_of_a_bank_whose_rows_repeat(tmp_path: Path, form: scan.RowFormat | None) -> None:
     walk = walk_bank(documents=2, length=20)
     rows = np.tile(walk.rows.astype(np.float32), (4, 1))
     write_bank(tmp_path / "bank", Bank.from_numpy(rows, [len(walk)] * 4))

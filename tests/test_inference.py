@@ -21,11 +21,11 @@ import nextvec as nv
 from nextvec.bank import Bank
 from nextvec.errors import DataError, NotFiniteError
 from nextvec.inference import Engine, Session, snapshot
-from nextvec.kernels.weights import FORMATS
+from nextvec.kernels.weights import FORMATS, WeightFormat
 from nextvec.models import GRU, LSTM, ExpertGRU, Hierarchical, LinearRecurrence, MemoryGRU, Recurrent, Transformer
 from nextvec.models.baselines import CopyLast
 from nextvec.models.experts import RandomLanes
-from nextvec.models.packed import Weights, pack
+from nextvec.models.packed import pack
 from tests.conftest import walk_bank
 
 DIM = 16
@@ -71,7 +71,7 @@ def same(a: Session, b: Session) -> bool:
 
 @pytest.mark.parametrize("weights", FORMATS)
 @pytest.mark.parametrize("name", MODELS)
-def test_a_session_says_what_the_model_says(name: str, weights: Weights, bank: Bank) -> None:
+def test_a_session_says_what_the_model_says(name: str, weights: WeightFormat, bank: Bank) -> None:
     packed = pack(alive(MODELS[name]), weights)
     engine = Engine(packed, bank)
     read = vectors(33)

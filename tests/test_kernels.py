@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nextvec.errors import DataError, SettingsError
-from nextvec.kernels import build, name, steps, weights
+from nextvec.kernels import build, library, steps, weights
 from nextvec.models.trunk import Trunk
 from nextvec.models.window_attention import WindowAttention
 from nextvec.models.working_memory import WorkingMemory
 
 ALL = ("any", "avx2", "avx512")
-COMPILED = ALL[: ALL.index(name()) + 1] if name() in ALL else ()
+COMPILED = ALL[: ALL.index(library.level()) + 1] if library.level() in ALL else ()
 forms = st.sampled_from(weights.FORMATS)
 seeds = st.integers(0, 2**31)
 
@@ -55,16 +55,16 @@ def check_product(x: Tensor, w: weights.Matrix, bias: Tensor | None) -> None:
     rows=st.integers(1, 200), width=st.integers(1, 300), batch=st.integers(1, 40), form=forms, seed=seeds, biased=st.booleans()
 )
 def test_a_product_is_that_of_float64(
-    level: str, rows: int, width: int, batch: int, form: weights.Format, seed: int, biased: bool
+    level: str, rows: int, width: int, batch: int, form: weights.WeightFormat, seed: int, biased: bool
 ) -> None:
     torch.manual_seed(seed)
-    w = weights.packed(torch.randn(rows, width) * torch.rand(rows, 1) * 3, form)
+    w = weights.pack_matrix(torch.randn(rows, width) * torch.rand(rows, 1) * 3, form)
     check_product(torch.randn(batch, width), w, torch.randn(rows) if biased else None)
 
 
 @pytest.mark.parametrize("form", weights.FORMATS)
 @pytest.mark.parametrize("scale", [0.0, 1e-38, 1e-20, 1e20, 1e30])
-def test_a_product_holds_for_vectors_of_any_size(level: str, form: weights.Format, scale: float) -> None:
+def test_a_product_holds_for_vectors_of_any_size(level: str, form: weights.WeightFormat, scale: float) -> None:
     torch.manual_seed(0)
     matrix = torch.randn(70, 130)
     matrix[3] = 0
@@ -73,14 +73,16 @@ def test_a_product_holds_for_vectors_of_any_size(level: str, form: weights.Forma
     x = torch.randn(5, 130) * scale
     x[2] = 0
     x[3, 7] = 100 * scale
-    check_product(x, weights.packed(matrix, form), None)
+    check_product(x, weights.pack_matrix(matrix, form), None)
 
 
 @pytest.mark.parametrize("form", weights.FORMATS)
 @pytest.mark.parametrize("wrong", [torch.inf, -torch.inf, torch.nan])
-def test_a_vector_that_is_not_finite_spoils_its_own_products_alone(level: str, form: weights.Format, wrong: float) -> None:
+def test_a_vector_that_is_not_finite_spoils_its_own_products_alone(
+    level: str, form: weights.WeightFormat, wrong: float
+) -> None:
     torch.manual_seed(0)
-    w, x = weights.packed(torch.randn(70, 65), form), torch.randn(3, 65)
+    w, x = weights.pack_matrix(torch.randn(70, 65), form), torch.randn(3, 65)
     clean = weights.product(x, w)
     x[1, 64] = wrong
     spoilt = weights.product(x, w)
@@ -89,9 +91,9 @@ def test_a_vector_that_is_not_finite_spoils_its_own_products_alone(level: str, f
 
 
 @pytest.mark.parametrize("form", weights.FORMATS)
-def test_a_product_reads_vectors_however_they_lie(level: str, form: weights.Format) -> None:
+def test_a_product_reads_vectors_however_they_lie(level: str, form: weights.WeightFormat) -> None:
     torch.manual_seed(0)
-    w, x = weights.packed(torch.randn(66, 33), form), torch.randn(2, 33, 5)
+    w, x = weights.pack_matrix(torch.randn(66, 33), form), torch.randn(2, 33, 5)
     torch.testing.assert_close(weights.product(x.transpose(1, 2), w), weights.product(x.transpose(1, 2).contiguous(), w))
     torch.testing.assert_close(weights.product(x[:1, :, :1].transpose(1, 2), w)[0, 0], weights.product(x[0, :, 0].clone(), w))
 
@@ -99,10 +101,10 @@ def test_a_product_reads_vectors_however_they_lie(level: str, form: weights.Form
 @every_compiled_level
 @pytest.mark.parametrize("form", weights.FORMATS)
 def test_more_vectors_than_are_worth_it_are_multiplied_by_torch(
-    level: str, form: weights.Format, monkeypatch: pytest.MonkeyPatch
+    level: str, form: weights.WeightFormat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    w, x, bias = weights.packed(torch.randn(1100, 33), form), torch.randn(9, 33), torch.randn(1100)
+    w, x, bias = weights.pack_matrix(torch.randn(1100, 33), form), torch.randn(9, 33), torch.randn(1100)
     compiled = weights.product(x, w, bias)
     by_torch = weights._product_torch(x, w, bias)
     torch.testing.assert_close(by_torch, compiled, rtol=1e-5, atol=1e-5)
@@ -117,22 +119,22 @@ def test_more_vectors_than_are_worth_it_are_multiplied_by_torch(
 def test_packing_rounds_as_it_says(rows: int, width: int, seed: int) -> None:
     torch.manual_seed(seed)
     matrix = torch.randn(rows, width)
-    assert torch.equal(weights.packed(matrix, "float32").widened(), matrix)
-    assert torch.equal(weights.packed(matrix, "bfloat16").widened(), matrix.bfloat16().float())
-    error = (weights.packed(matrix, "int8").widened() - matrix).abs()
+    assert torch.equal(weights.pack_matrix(matrix, "float32").widened(), matrix)
+    assert torch.equal(weights.pack_matrix(matrix, "bfloat16").widened(), matrix.bfloat16().float())
+    error = (weights.pack_matrix(matrix, "int8").widened() - matrix).abs()
     assert (error <= matrix.abs().amax(1, keepdim=True) / 254 * 1.001).all()
 
 
 def test_a_matrix_takes_no_more_room_than_its_format_needs() -> None:
     matrix = torch.randn(128, 64)
-    sizes = {form: weights.packed(matrix, form).codes.nbytes for form in weights.FORMATS}
+    sizes = {form: weights.pack_matrix(matrix, form).codes.nbytes for form in weights.FORMATS}
     assert sizes == {"float32": 4 * 8192, "bfloat16": 2 * 8192, "int8": 8192}
 
 
 @pytest.mark.parametrize("form", weights.FORMATS)
-def test_a_copy_does_not_need_what_it_was_copied_from(level: str, form: weights.Format) -> None:
+def test_a_copy_does_not_need_what_it_was_copied_from(level: str, form: weights.WeightFormat) -> None:
     torch.manual_seed(0)
-    w, x = weights.packed(torch.randn(70, 33), form), torch.randn(1, 33)
+    w, x = weights.pack_matrix(torch.randn(70, 33), form), torch.randn(1, 33)
     before = weights.product(x, w)
     copied = deepcopy(w)
     w.codes.zero_()
@@ -142,12 +144,12 @@ def test_a_copy_does_not_need_what_it_was_copied_from(level: str, form: weights.
 Make = Callable[..., nn.GRU | nn.LSTM]
 
 
-def cells_of(source: nn.GRU | nn.LSTM, form: weights.Format) -> list[weights.Cell]:
+def cells_of(source: nn.GRU | nn.LSTM, form: weights.WeightFormat) -> list[weights.Cell]:
     """Its weights packed; its own replaced by what the packed ones stand for."""
     cells: list[weights.Cell] = []
     for n in range(source.num_layers):
         parts = [getattr(source, f"{part}_l{n}") for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-        cell = weights.Cell(*(weights.packed(part, form) for part in parts[:2]), *(part.detach() for part in parts[2:]))
+        cell = weights.Cell(*(weights.pack_matrix(part, form) for part in parts[:2]), *(part.detach() for part in parts[2:]))
         cells.append(cell)
         with torch.no_grad():
             parts[0].copy_(cell.input.widened())
@@ -161,7 +163,7 @@ def cells_of(source: nn.GRU | nn.LSTM, form: weights.Format) -> list[weights.Cel
 )  # fmt: skip
 @torch.no_grad()
 def test_recurrences_are_those_of_torch(
-    level: str, sizes: tuple[int, int, int], batch: int, length: int, form: weights.Format, seed: int, most: int
+    level: str, sizes: tuple[int, int, int], batch: int, length: int, form: weights.WeightFormat, seed: int, most: int
 ) -> None:
     torch.manual_seed(seed)
     width, hidden, layers = sizes
@@ -191,7 +193,7 @@ def test_gates_hold_where_they_are_shut_or_wide_open(level: str) -> None:
 def test_threads_that_multiply_at_once_do_not_meet(level: str) -> None:
     torch.manual_seed(0)
     xs = [torch.randn(3, 200) for _ in range(2)]
-    packed = [weights.packed(torch.randn(400, 200), form) for form in weights.FORMATS]
+    packed = [weights.pack_matrix(torch.randn(400, 200), form) for form in weights.FORMATS]
     alone = [[weights.product(x, w) for w in packed] for x in xs]
 
     def often(n: int) -> bool:
@@ -210,11 +212,11 @@ def one_line(call: Callable[[], Any], kind: type[Exception], *words: str) -> Non
 
 
 def test_what_does_not_fit_is_refused_in_one_line(level: str) -> None:
-    w = weights.packed(torch.randn(66, 33), "int8")
-    unchecked: Any = inspect.unwrap(weights.packed)  # the tests' type checker would refuse it first
+    w = weights.pack_matrix(torch.randn(66, 33), "int8")
+    unchecked: Any = inspect.unwrap(weights.pack_matrix)  # the tests' type checker would refuse it first
     one_line(lambda: unchecked(torch.randn(2, 2), "int4"), SettingsError, "int4", "bfloat16")
-    one_line(lambda: weights.packed(torch.full((2, 3), torch.inf), "int8"), DataError, "[2, 3]", "finite")
-    one_line(lambda: weights.packed(torch.empty(0, 3), "float32"), DataError, "empty")
+    one_line(lambda: weights.pack_matrix(torch.full((2, 3), torch.inf), "int8"), DataError, "[2, 3]", "finite")
+    one_line(lambda: weights.pack_matrix(torch.empty(0, 3), "float32"), DataError, "empty")
     one_line(lambda: weights.product(torch.randn(2, 34), w), DataError, "[2, 34]", "33")
     one_line(lambda: weights.product(torch.randn(2, 33).double(), w), SettingsError, "float64")
     one_line(lambda: weights.product(torch.randn(2, 33).requires_grad_(), w), SettingsError, "gradient")

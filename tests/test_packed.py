@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nextvec.errors import DataError, SettingsError
-from nextvec.kernels.weights import Stage
+from nextvec.kernels.weights import Stage, WeightFormat
 from nextvec.models import GRU, Hierarchical, MemoryGRU, PublishedMemoryGRU, Recurrent, SummaryCache, packed
-from nextvec.models.packed import PackedChain, PackedGRU, PackedLinear, PackedLSTM, Unit, Weights, best, pack, weight_bytes
+from nextvec.models.packed import fastest_format, pack, weight_bytes
+from nextvec.models.packed_layers import PackedChain, PackedGRU, PackedLinear, PackedLSTM, Unit
 from tests.laws.test_models import (
     DIM,
     MODELS,
@@ -28,7 +29,7 @@ from tests.laws.test_models import (
     stepped,
 )
 
-FORMATS: tuple[Weights, ...] = ("float32", "bfloat16", "int8")
+FORMATS: tuple[WeightFormat, ...] = ("float32", "bfloat16", "int8")
 UNTRAINED = ("copy last", "exponential mean", "mean of all", "constant", "successor")
 
 every_model = pytest.mark.parametrize("make", MODELS.values(), ids=list(MODELS))
@@ -40,7 +41,7 @@ shapes = {"batch": st.integers(1, 4), "length": st.integers(1, 40), "seed": st.i
 def small_layers_are_packed_too() -> Any:
     """The laws' models are small; all that could be packed in a large one shall be."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packed, "FEWEST", 1)
+        patch.setattr(packed, "MIN_ROWS", 1)
         yield
 
 
@@ -98,7 +99,7 @@ def test_float32_weights_answer_as_the_model_does(
 @given(**shapes)
 @torch.no_grad()
 def test_rounded_weights_change_an_answer_by_their_rounding_alone(
-    make: Callable[[], Recurrent[Any]], weights: Weights, batch: int, length: int, seed: int
+    make: Callable[[], Recurrent[Any]], weights: WeightFormat, batch: int, length: int, seed: int
 ) -> None:
     torch.manual_seed(seed)
     ours, x = pack(shaken(make()), weights), passage(batch, length)
@@ -109,7 +110,7 @@ def test_rounded_weights_change_an_answer_by_their_rounding_alone(
 @every_format
 @given(**shapes)
 def test_packed_models_keep_the_laws(
-    make: Callable[[], Recurrent[Any]], weights: Weights, batch: int, length: int, seed: int
+    make: Callable[[], Recurrent[Any]], weights: WeightFormat, batch: int, length: int, seed: int
 ) -> None:
     torch.manual_seed(seed)
     model, x = pack(shaken(make()), weights), passage(batch, length)
@@ -131,7 +132,7 @@ def test_a_state_that_was_read_from_can_be_read_from_again(make: Callable[[], Re
 
 @every_model
 @every_format
-def test_copies_and_pickles_answer_alike(make: Callable[[], Recurrent[Any]], weights: Weights) -> None:
+def test_copies_and_pickles_answer_alike(make: Callable[[], Recurrent[Any]], weights: WeightFormat) -> None:
     torch.manual_seed(0)
     model, x = pack(shaken(make()), weights), passage(2, 5)
     with torch.no_grad():
@@ -165,7 +166,7 @@ def test_what_learns_nothing_is_not_rounded(name: str) -> None:
 
 
 def test_small_matrices_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "FEWEST", 32)
+    monkeypatch.setattr(packed, "MIN_ROWS", 32)
     model = pack(MemoryGRU(centre(), 0.5, hidden=40, slots=0), "int8")
     assert isinstance(model, MemoryGRU)
     assert isinstance(model.write, nn.Linear)
@@ -184,9 +185,9 @@ def test_a_step_reads_a_quarter_of_the_bytes_with_int8() -> None:
 @pytest.mark.parametrize(
     "level, expected", [("avx512", "int8"), ("avx2", "bfloat16"), ("any", "bfloat16"), ("torch", "float32")]
 )
-def test_the_format_suits_the_processor(level: str, expected: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "name", lambda: level)
-    assert best() == expected
+def test_the_format_suits_the_processor(level: str, expected: WeightFormat, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "level", lambda: level)
+    assert fastest_format() == expected
 
 
 @torch.no_grad()
@@ -203,7 +204,7 @@ def test_the_published_memory_is_the_one_of_the_moment_of_packing() -> None:
 
 @every_format
 @torch.no_grad()
-def test_summaries_of_a_packed_hierarchy_are_kept_and_forgotten_with_its_weights(weights: Weights) -> None:
+def test_summaries_of_a_packed_hierarchy_are_kept_and_forgotten_with_its_weights(weights: WeightFormat) -> None:
     torch.manual_seed(0)
     model = pack(shaken(Hierarchical(centre(), 0.5, hidden=8, chunk=7)), weights)
     assert isinstance(model, Hierarchical)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from nextvec import kernels
 from nextvec.errors import SettingsError
 from nextvec.kernels import build as compiled
+from nextvec.kernels import library
 from nextvec.runs import TrainSettings
 from nextvec.runs.settings import MODEL_NAMES, Precision
 from nextvec.training import begin, train
@@ -121,19 +121,19 @@ def test_without_a_compiler_a_compiled_model_is_refused_with_what_to_choose(stor
 
 def test_the_level_of_the_kernels_can_be_lowered_but_not_chosen_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
     order = [*compiled.levels()]
-    best = kernels.name()
+    best = library.level()
     if best == "torch":
         pytest.skip("the kernels were not compiled")
     for asked in [*order, "torch", "avx3"]:
-        monkeypatch.setenv(kernels.ASKED, asked)
-        kernels.library.cache_clear()
-        kernels.name.cache_clear()
+        monkeypatch.setenv(library.VARIABLE, asked)
+        library.library.cache_clear()
+        library.level.cache_clear()
         if asked in order[: order.index(best) + 1] or asked == "torch":
-            assert kernels.name() == asked
+            assert library.level() == asked
         else:
             with pytest.raises(SettingsError, match=r"no such level|cannot run it"):
-                kernels.name()
+                library.level()
     monkeypatch.undo()
-    kernels.library.cache_clear()
-    kernels.name.cache_clear()
-    assert kernels.name() == best
+    library.library.cache_clear()
+    library.level.cache_clear()
+    assert library.level() == best

@@ -13,8 +13,8 @@ from typing import Literal
 from nextvec.bank.verification import Verify
 from nextvec.errors import ServingError, SettingsError
 from nextvec.inference import Engine, bank_of
+from nextvec.kernels.weights import WeightFormat
 from nextvec.lanes import Anchors
-from nextvec.models.packed import Weights
 from nextvec.rollout.ledger import Ledger, open_ledger
 from nextvec.rollout.promotions import Start, promotions, start
 from nextvec.runs import Run
@@ -112,7 +112,7 @@ def _place(arguments: Namespace) -> Place:
     return place
 
 
-def open_run(bank: Path | None, weights: Weights | Literal["auto"], verify: Verify, run: Path) -> Engine:
+def open_run(bank: Path | None, weights: WeightFormat | Literal["auto"], verify: Verify, run: Path) -> Engine:
     """A run ready to answer. At the top of a module, so that another process can import it."""
     opened = Run.open(run)
     return Engine.open(opened, bank_of(opened, bank, verify), weights=weights)

@@ -20,7 +20,7 @@ from nextvec.index.layout import Manifest
 from nextvec.index.newer import Newer
 from nextvec.index.places import Places
 from nextvec.kernels import scan
-from nextvec.kernels.scan import Format, Stored
+from nextvec.kernels.scan import RowFormat, Stored
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks
 from nextvec.vectors import unit_rows
@@ -62,7 +62,7 @@ class ExactIndex:
     def __init__(
         self,
         rows: Float[np.ndarray, "N D"],
-        form: Format | None = None,
+        form: RowFormat | None = None,
         threads: int | None = None,
         progress: Progress = silent,
     ) -> None:
@@ -80,7 +80,7 @@ class ExactIndex:
 
     @classmethod
     def build(
-        cls, bank: Bank, form: Format | None = None, threads: int | None = None, progress: Progress = silent
+        cls, bank: Bank, form: RowFormat | None = None, threads: int | None = None, progress: Progress = silent
     ) -> "ExactIndex":
         """An index of a bank's distinct vectors, which can be saved."""
         index = cls.__new__(cls)
@@ -132,7 +132,7 @@ class ExactIndex:
         return self._parts[0].rows.shape[1]
 
     @property
-    def form(self) -> Format:
+    def form(self) -> RowFormat:
         """How rows are read."""
         return _form(self._parts[0].codes.dtype.name, scan.FORMATS, "codes")
 
@@ -344,7 +344,7 @@ class ExactIndex:
         return np.arange(size, size + len(new), dtype=np.int64)
 
 
-def _stored(rows: Float[np.ndarray, "N D"], form: Format | None, progress: Progress) -> Stored:
+def _stored(rows: Float[np.ndarray, "N D"], form: RowFormat | None, progress: Progress) -> Stored:
     own = _form(rows.dtype.name, ("float16", "float32"), "rows")
     form = own if form is None else _form(form, scan.FORMATS, "form")
     # Rows that are in order stay mapped; others are copied.
@@ -384,7 +384,7 @@ def _cut(room: Stored, count: int, longest: float, error: float) -> Stored:
                    longest=longest, error=error)  # fmt: skip
 
 
-def _form(name: str, forms: Sequence[str], what: str) -> Format:
+def _form(name: str, forms: Sequence[str], what: str) -> RowFormat:
     for form in ("float32", "float16", "int8"):
         if name == form and name in forms:
             return form

@@ -14,7 +14,7 @@ import numpy as np
 from nextvec.bank import Bank
 from nextvec.bank.layout import write_atomically
 from nextvec.errors import DataError
-from nextvec.kernels.scan import FORMATS, Format
+from nextvec.kernels.scan import FORMATS, RowFormat
 
 FORMAT = 1
 MANIFEST = "index.json"
@@ -43,7 +43,7 @@ class Manifest:
     kind: str
     bank: str
     encoder: str
-    form: Format
+    form: RowFormat
     rows: int
     dim: int
     added: int

@@ -29,8 +29,9 @@ from nextvec.inference.forms import Forms
 from nextvec.inference.session import Session
 from nextvec.inference.states import Batches, owned
 from nextvec.ingestion import Chunking
+from nextvec.kernels.weights import WeightFormat
 from nextvec.models import Recurrent
-from nextvec.models.packed import Weights, best, pack
+from nextvec.models.packed import fastest_format, pack
 from nextvec.progress import Progress, silent
 from nextvec.runs import Run, load_model
 from nextvec.runs.loading import check_encoder
@@ -77,7 +78,7 @@ class Engine:
         bank: Bank,
         index: Index | None = None,
         digest: str | None = None,
-        weights: Weights = "float32",
+        weights: WeightFormat = "float32",
         context: int | None = None,
     ) -> None:
         if bank.dim != model.dim:
@@ -88,7 +89,7 @@ class Engine:
         if len(self.index.distinct.numbers) != len(bank):
             raise DataError(f"the index holds {len(self.index.distinct.numbers):,} rows of a bank, this bank {len(bank):,}")
         self.digest = digest or _digest(model, "")
-        self.weights: Weights = weights
+        self.weights: WeightFormat = weights
         self.context = context
         self.batches = Batches(model)
         self.forms = Forms(model)
@@ -98,7 +99,7 @@ class Engine:
         run: Run | str | Path,
         bank: Bank | None = None,
         index: Index | None = None,
-        weights: Weights | Literal["auto"] = "auto",
+        weights: WeightFormat | Literal["auto"] = "auto",
     ) -> "Engine":
         """A trained run's best weights, ready to answer.
 
@@ -114,7 +115,7 @@ class Engine:
         opened = run if isinstance(run, Run) else Run.open(Path(run))
         held = bank if bank is not None else bank_of(opened)
         check_encoder(opened, held)
-        chosen: Weights = best() if weights == "auto" else weights
+        chosen: WeightFormat = fastest_format() if weights == "auto" else weights
         model, _ = load_model(opened)
         facts = json.dumps(frozen.to_json(opened.settings), sort_keys=True)
         return Engine(pack(model, chosen), held, index, _digest(model, f"{facts} {chosen}"), chosen, opened.settings.context)

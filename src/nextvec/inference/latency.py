@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64
 
-from nextvec import kernels
 from nextvec.bank import Bank
 from nextvec.errors import RunError
 from nextvec.inference.engine import Engine
 from nextvec.inference.session import Session
+from nextvec.kernels.library import level
 from nextvec.models import Recurrent
 from nextvec.progress import Progress, silent
 
@@ -231,7 +231,7 @@ def gates(
 
 def to_json(found: Sequence[Answer], limit: Limits, facts: Mapping[str, Any]) -> dict[str, Any]:
     """One object for ``--json`` and the page."""
-    return {**facts, "kernels": kernels.name(), "contexts": [a.to_json() for a in found], "limits": asdict(limit)}
+    return {**facts, "kernels": level(), "contexts": [a.to_json() for a in found], "limits": asdict(limit)}
 
 
 @contextmanager

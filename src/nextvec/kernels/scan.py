@@ -36,9 +36,9 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int16, Int64, Num
 
 from nextvec.errors import DataError
-from nextvec.kernels import library
+from nextvec.kernels.library import library
 
-Format = Literal["float32", "float16", "int8"]
+RowFormat = Literal["float32", "float16", "int8"]
 FORMATS = ("float32", "float16", "int8")  # in the order of scan.h
 BLOCK = 4_096  # rows of one step without compiled code, and of rounding
 QUERIES = 256  # that share one pass: as many as stay in a second-level cache
@@ -118,7 +118,7 @@ class _Queries:
 
 
 def stored(
-    rows: Float[np.ndarray, "N D"], form: Format, first: int = 0, progress: Callable[[str, int, int], None] | None = None
+    rows: Float[np.ndarray, "N D"], form: RowFormat, first: int = 0, progress: Callable[[str, int, int], None] | None = None
 ) -> Stored:
     """Rows to be read as ``form``: themselves where they are stored so, rounded copies of them where not."""
     none = np.empty(0, np.float32)
@@ -242,7 +242,7 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
 
 
 def _rounded(
-    rows: Float32[np.ndarray, "B D"], form: Format
+    rows: Float32[np.ndarray, "B D"], form: RowFormat
 ) -> tuple[Num[np.ndarray, "B D"], Float32[np.ndarray, " B"], Float32[np.ndarray, " B"]]:
     """Codes, scales, and lengths of what they leave out, rounded up."""
     scales = np.ones(len(rows), np.float32)

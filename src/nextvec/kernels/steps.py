@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
-from nextvec.kernels import library
+from nextvec.kernels.library import library
 
 _Pointer, _Whole = ctypes.c_void_p, ctypes.c_int64
 ARGUMENTS = {

@@ -29,11 +29,11 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear, normalize, pad
 
 from nextvec.errors import DataError, SettingsError
-from nextvec.kernels import library, name
+from nextvec.kernels.library import level, library
 from nextvec.kernels.scan import aligned
 
-Format = Literal["float32", "bfloat16", "int8"]
-FORMATS: tuple[Format, ...] = get_args(Format)  # in the order of weights.h
+WeightFormat = Literal["float32", "bfloat16", "int8"]
+FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)  # in the order of weights.h
 PANEL = 64  # rows, as in weights.c
 ZERO = 128  # the code of 0 in int8, as in weights.c
 BLOCK = 16  # panels that are widened at once
@@ -58,8 +58,8 @@ class Matrix:
     width: int
 
     @property
-    def form(self) -> Format:
-        forms: dict[torch.dtype, Format] = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.uint8: "int8"}
+    def form(self) -> WeightFormat:
+        forms: dict[torch.dtype, WeightFormat] = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.uint8: "int8"}
         return forms[self.codes.dtype]
 
     def widened(self) -> Float32[Tensor, "N K"]:
@@ -149,7 +149,7 @@ class Chain:
         return Chain, (self.stages,)
 
 
-def packed(matrix_NK: Float[Tensor, "N K"], form: Format) -> Matrix:
+def pack_matrix(matrix_NK: Float[Tensor, "N K"], form: WeightFormat) -> Matrix:
     """A matrix, rounded and put in order.
 
     Raises:
@@ -374,4 +374,4 @@ class _Loaded:
 @cache
 def _loaded() -> _Loaded | None:
     compiled = library()
-    return None if compiled is None else _Loaded(compiled, MOST[name()])
+    return None if compiled is None else _Loaded(compiled, MOST[level()])

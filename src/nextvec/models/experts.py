@@ -10,8 +10,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from nextvec.kernels import steps
+from nextvec.kernels.weights import WeightFormat
 from nextvec.models.layers import feed_forward
 from nextvec.models.memory_gru import MemoryGRU, MemoryGRUState
+from nextvec.models.packed_layers import keep
 from nextvec.models.protocol import Recurrent
 
 BLOCK = 64
@@ -70,6 +73,9 @@ class LaneScores(nn.Module):
             carried_BE = sums_BLE[:, -1]
             sums.append(sums_BLE)
         return carried_BE, torch.cat(sums, dim=1)
+
+    def packed(self, form: WeightFormat) -> nn.Module:
+        return PackedLaneScores(self) if steps.compiled() else self
 
 
 class RandomLanes(nn.Module):
@@ -198,6 +204,9 @@ class Gate(nn.Module):
         logits = self.log_sharpness.exp() * scores_BTE
         return logits + self.state(h_BTH) if self.on == "both" else logits
 
+    def packed(self, form: WeightFormat) -> nn.Module:
+        return PackedGate(self) if steps.compiled() else self
+
 
 class ExpertGRUState(NamedTuple):
     """The memory GRU's state, and the lanes' scores so far."""
@@ -267,3 +276,35 @@ class ExpertGRU(Recurrent[ExpertGRUState]):
         beside_BTD = None if self.constants is None else routing.weights @ self.constants
         shared, y_BTD = self.shared.answer(read, h_BTH + residual_BTH, beside_BTD)
         return ExpertGRUState(shared, lanes), y_BTD, routing
+
+
+class PackedLaneScores(LaneScores):
+    """Lane scores that are one compiled call."""
+
+    def __init__(self, source: LaneScores) -> None:
+        super().__init__(source.anchors.shape[1], source.count, "document")
+        self.load_state_dict(source.state_dict())
+        self.keep = source.keep
+
+    def forward(self, state: LaneRead, x_BTD: Float[Tensor, "B T D"]) -> tuple[LaneRead, Float[Tensor, "B T E"]]:
+        *after, means_BTE = steps.lanes(x_BTD, self.anchors, self.prices, self.keep, *state)
+        return LaneRead(*after), means_BTE
+
+
+class PackedGate(nn.Module):
+    """A gate whose top-k choice is one compiled call."""
+
+    def __init__(self, source: Gate) -> None:
+        super().__init__()
+        self.on, self.top = source.on, source.top
+        self.sharpness = keep(self, "sharpness", source.log_sharpness.exp() if source.on != "state" else None)
+        self.state = source.state if source.on != "lane" else None
+
+    def forward(self, h_BTH: Float[Tensor, "B T H"], scores_BTE: Float[Tensor, "B T E"]) -> Routing:
+        parts = [] if self.sharpness is None else [self.sharpness * scores_BTE]
+        if self.state is not None:
+            parts.append(self.state(h_BTH))
+        logits_BTE = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+        if self.top >= logits_BTE.shape[-1]:
+            return chosen(logits_BTE, self.top)
+        return Routing(*steps.choose(logits_BTE, self.top))

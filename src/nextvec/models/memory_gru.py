@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, normalize
 
+from nextvec.kernels.weights import WeightFormat
+from nextvec.models.packed_layers import PackedChain, slot_layers
 from nextvec.models.protocol import Recurrent
 from nextvec.models.trunk import Trunk
 from nextvec.models.working_memory import Held, WorkingMemory
@@ -33,6 +35,10 @@ class Slots(nn.Module):
     def forward(self, source_BTC: Float[Tensor, "B T C"]) -> Float[Tensor, "B T D"]:
         cosines = normalize(self.query(source_BTC), dim=-1) @ normalize(self.keys, dim=-1).T
         return (self.log_sharpness.exp() * cosines).softmax(-1) @ self.values
+
+    def packed(self, form: WeightFormat) -> nn.Module:
+        keys_NE = self.log_sharpness.exp() * normalize(self.keys, dim=-1)
+        return PackedChain(slot_layers(self.query, keys_NE, self.values), form)
 
 
 class MemoryGRUState(NamedTuple):

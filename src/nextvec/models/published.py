@@ -10,11 +10,17 @@ the laws hold.
 
 # Axes: B passages, T positions, D width, H hidden, N slots.
 
+from copy import deepcopy
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from nextvec.kernels import steps
+from nextvec.kernels.weights import WeightFormat
+from nextvec.models.packed import pack_layers
+from nextvec.models.packed_layers import PackedChain, PackedGRU, slot_layers
 from nextvec.models.protocol import Recurrent
 
 KEPT = 0.9  # share of the old memory that survives a write
@@ -72,3 +78,54 @@ class PublishedMemoryGRU(Recurrent[Tensor]):
     def _read(self, query: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
         # No temperature: over 2048 slots the weights stay within e**2 of uniform, so this is close to a constant.
         return (normalize(query, dim=-1) @ normalize(self.memory, dim=-1).T).softmax(-1) @ self.memory
+
+    def packed(self, form: WeightFormat) -> nn.Module:
+        return PackedPublishedMemoryGRU(self, form)
+
+
+class PackedPublishedMemoryGRU(Recurrent[Tensor]):
+    """A :class:`PublishedMemoryGRU` with packed weights, whose memory is fixed.
+
+    The read with the constant query then returns a constant, so its share of
+    the first layer's product is added to that layer's bias.
+    """
+
+    def __init__(self, model: PublishedMemoryGRU, form: WeightFormat) -> None:
+        super().__init__()
+        self.dim = model.dim
+        self.ones = torch.ones(model.dim)
+        self.norm = deepcopy(model.norm)
+        self.memory = PackedChain(slot_layers(model.query, normalize(model.memory, dim=-1), model.memory), form)
+        self.recurrence = PackedGRU(_with_constant(model), form)
+        self.fusion, self.output = deepcopy(model.fusion), deepcopy(model.output)
+        pack_layers(self, form)
+
+    def start(self, batch: int) -> Tensor:
+        return torch.zeros(self.recurrence.num_layers, batch, self.recurrence.hidden_size)
+
+    def run(self, state: Tensor, x_BTD: Float[Tensor, "B T D"]) -> tuple[Tensor, Float[Tensor, "B T D"]]:
+        h_BTH, after = self.recurrence(self.norm(x_BTD), state)
+        return after, self._predict(x_BTD, h_BTH)
+
+    def last(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B D"]:
+        h_BTH, _ = self.recurrence(self.norm(x_BTD), self.start(len(x_BTD)))
+        return self._predict(x_BTD[:, -1:], h_BTH[:, -1:])[:, 0]
+
+    def _predict(self, x_BTD: Float[Tensor, "B T D"], h_BTH: Float[Tensor, "B T H"]) -> Float[Tensor, "B T D"]:
+        delta_BTD = self.output(self.fusion(torch.cat([h_BTH, self.memory(h_BTH)], dim=-1)))
+        if steps.compiled():
+            return steps.finish(delta_BTD, x_BTD, self.ones)
+        return normalize(x_BTD + normalize(delta_BTD, dim=-1), dim=-1)
+
+
+@torch.no_grad()
+def _with_constant(model: PublishedMemoryGRU) -> nn.GRU:
+    """The model's GRU, which reads the vectors only: the constant half of its input is part of the bias."""
+    source, dim = model.recurrence, model.dim
+    shares_M = (normalize(model.memory, dim=-1) @ normalize(model.query.bias, dim=-1)).softmax(-1)
+    alone = nn.GRU(dim, source.hidden_size, source.num_layers, batch_first=True)
+    state = source.state_dict()
+    constant_G = state["weight_ih_l0"][:, dim:] @ (shares_M @ model.memory)
+    state.update(weight_ih_l0=state["weight_ih_l0"][:, :dim], bias_ih_l0=state["bias_ih_l0"] + constant_G)
+    alone.load_state_dict(state)
+    return alone

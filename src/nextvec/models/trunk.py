@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from nextvec.kernels import steps
+from nextvec.kernels.weights import WeightFormat
 from nextvec.models.means import ExponentialMeans
 
 DECAYS = (0.0, 0.5, 0.8, 0.95)
@@ -70,3 +72,32 @@ class Trunk(nn.Module):
     def finish(self, mixed_BTD: Float[Tensor, "B T D"], residual_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """The unit prediction: direction of the mixture plus the residual."""
         return normalize((normalize(mixed_BTD, dim=-1) + residual_BTD) * self.scale, dim=-1)
+
+    def packed(self, form: WeightFormat) -> nn.Module:
+        return PackedTrunk(self) if steps.compiled() else self
+
+
+class PackedTrunk(Trunk):
+    """A trunk that runs as four compiled calls."""
+
+    def __init__(self, source: Trunk) -> None:
+        super().__init__(source.centre, 0.5, [0.0] * (source.num_means - 1))
+        self.load_state_dict(source.state_dict())
+        self.decays = self.means.decays.detach()
+
+    def read(
+        self, state: Float[Tensor, "B K D"], x_BTD: Float[Tensor, "B T D"]
+    ) -> tuple[Float[Tensor, "B K D"], Float[Tensor, "B T D"], Float[Tensor, "B T K D"]]:
+        centred_BTD, means_BTKD = steps.means(x_BTD, self.centre, self.decays, state)
+        return means_BTKD[:, -1], centred_BTD, means_BTKD
+
+    def features(self, centred_BTD: Float[Tensor, "B T D"], means_BTKD: Float[Tensor, "B T K D"]) -> Float[Tensor, "B T F"]:
+        return steps.features(centred_BTD, means_BTKD)
+
+    def mix(
+        self, means_BTKD: Float[Tensor, "B T K D"], gates_BTK: Float[Tensor, "B T K"] | None = None
+    ) -> Float[Tensor, "B T D"]:
+        return steps.mix(means_BTKD, self.weights, gates_BTK, self.bias)
+
+    def finish(self, mixed_BTD: Float[Tensor, "B T D"], residual_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        return steps.finish(mixed_BTD, residual_BTD, self.scale)

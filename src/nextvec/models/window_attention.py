@@ -9,6 +9,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from nextvec.kernels import steps
+from nextvec.kernels.weights import WeightFormat
+
 BLOCK = 256
 
 
@@ -98,7 +101,33 @@ class WindowAttention(nn.Module):
     def _split(self, wide_BPE: Float[Tensor, "B P E"]) -> Float[Tensor, "B N P e"]:
         return wide_BPE.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
+    def packed(self, form: WeightFormat) -> nn.Module:
+        return PackedWindowAttention(self) if steps.compiled() else self
+
 
 def _between(places: Window, start: int, stop: int) -> Window:
     span = slice(max(0, start), stop)
     return Window(places.keys[:, span], places.values[:, span], places.filled[:, span])
+
+
+class PackedWindowAttention(WindowAttention):
+    """Window attention whose step is one compiled call; torch computes longer passages."""
+
+    def __init__(self, source: WindowAttention) -> None:
+        super().__init__(source.size, source.heads)
+        self.slopes = source.slopes
+
+    def forward(
+        self,
+        held: Window,
+        queries_BTE: Float[Tensor, "B T E"],
+        keys_BTE: Float[Tensor, "B T E"],
+        values_BTF: Float[Tensor, "B T F"],
+    ) -> tuple[Window, Float[Tensor, "B T F"]]:
+        if queries_BTE.shape[1] != 1:
+            return super().forward(held, queries_BTE, keys_BTE, values_BTF)
+        filled = torch.cat([held.filled, held.filled.new_ones(len(queries_BTE), 1)], dim=1)
+        places = Window(torch.cat([held.keys, keys_BTE], dim=1), torch.cat([held.values, values_BTF], dim=1), filled)
+        attended_BF = steps.attend(queries_BTE[:, 0], *places, self.slopes)
+        kept = slice(max(0, filled.shape[1] + 1 - self.size), None)
+        return Window(places.keys[:, kept], places.values[:, kept], filled[:, kept]), attended_BF[:, None]

@@ -15,6 +15,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from nextvec.kernels import steps
+from nextvec.kernels.weights import WeightFormat
+
 BLOCK = 256
 ABSENT = -1e9
 
@@ -103,3 +106,26 @@ class WorkingMemory(nn.Module):
         logits = logits.masked_fill(~allowed_BQP, ABSENT)
         sink = self.sink[n].expand(*logits.shape[:2], 1)
         return torch.cat([logits, sink], dim=-1).softmax(-1)[..., :-1]
+
+    def packed(self, form: WeightFormat) -> nn.Module:
+        return PackedWorkingMemory(self) if steps.compiled() else self
+
+
+class PackedWorkingMemory(WorkingMemory):
+    """Working memory whose recall at a step is one compiled call; torch computes longer passages."""
+
+    def __init__(self, source: WorkingMemory) -> None:
+        super().__init__(source.size)
+        self.load_state_dict(source.state_dict())
+        self.recalling = (self.log_sharpness.exp(), self.log_fading.exp(), self.sink.detach())
+
+    def _recall(
+        self,
+        queries_BQD: Float[Tensor, "B Q D"],
+        rows_BPD: Float[Tensor, "B P D"],
+        written_BP: Float[Tensor, "B P"],
+        filled_BP: Bool[Tensor, "B P"],
+    ) -> Float[Tensor, "B Q 2 D"]:
+        if queries_BQD.shape[1] != 1:
+            return super()._recall(queries_BQD, rows_BPD, written_BP, filled_BP)
+        return steps.recall(queries_BQD[:, 0], rows_BPD, written_BP, filled_BP, self.recalling, self.size)[:, None]
