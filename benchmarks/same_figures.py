@@ -29,8 +29,8 @@ import numpy as np
 
 from table import show
 
-# Keys of settings, records and snapshots: before → after.
-RENAMED = {"faster": "vector_lr_multiplier", "router": "router_fraction", "only": "lane_filter"}
+# Keys of settings, records and snapshots, and names of files, or parts of them between dots: before → after.
+RENAMED = {"census-2": "census", "faster": "vector_lr_multiplier", "router": "router_fraction", "only": "lane_filter"}
 # Places, as patterns, and why a difference there is no difference of a figure.
 IGNORED = {
     "*/seconds": "clock",

@@ -120,6 +120,7 @@ def test_a_writer_killed_anywhere_resumes_to_the_same_bytes(tmp_path: Path) -> N
     # What a crash leaves after the last commit must not survive.
     with open(tmp_path / "killed.partial" / "rows.bin", "ab") as rows:
         rows.write(b"torn")
+    (tmp_path / "killed.partial" / ".journal.json.1.tmp").write_bytes(b"torn")
     subprocess.run([sys.executable, "-c", WRITE_SLOWLY, killed], check=True, stdout=subprocess.DEVNULL)
     assert files(killed) == files(whole)
 

@@ -5,11 +5,11 @@ from difflib import get_close_matches
 
 
 class NextvecError(Exception):
-    """Anything nextvec refuses; the command line prints its message and exits with 2."""
+    """The base of all errors; the command line prints its message and exits with 2."""
 
 
 class DataError(NextvecError):
-    """Input that cannot become, or is not, a sound bank."""
+    """Input that cannot become a bank, or a bank that is damaged."""
 
 
 class SettingsError(NextvecError):
@@ -21,15 +21,15 @@ class RunError(NextvecError):
 
 
 class NotFiniteError(RunError):
-    """A model whose answer is no number; the model is broken, not the question."""
+    """A model whose prediction has NaN or infinity: the model is broken, the input is not at fault."""
 
 
 class ExamError(NextvecError):
-    """An exam that cannot be sat, or two reports that cannot be compared."""
+    """An exam that cannot be made, or two reports that cannot be compared."""
 
 
 class ServingError(NextvecError):
-    """A server, its sessions or a rollout that cannot do what was asked."""
+    """A request that a server, a session or a rollout cannot fulfil."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Frozen settings: overridden by name, unknown names are errors, written and read back whole."""
+"""Frozen settings: override them by name, write them as JSON, read them back. Unknown names are errors."""
 
 import dataclasses
 import types
@@ -46,7 +46,7 @@ def from_json(kind: type[S], values: Mapping[str, Any]) -> S:
 
 
 def fits(hint: Any, value: object) -> bool:
-    """Whether something that was read from JSON is of a type: a plain one, a choice, or a list or dict of such."""
+    """Whether a value that was read from JSON has a type: a plain one, a choice, or a list or dict of such types."""
     origin, given = get_origin(hint), get_args(hint)
     if hint is Any:
         return True

@@ -1,4 +1,4 @@
-"""Vectors once on disk, memory-mapped; documents as offsets; a fingerprint over everything."""
+"""Banks: vectors on disk once, memory-mapped, with documents as offsets and a fingerprint of the content."""
 
 from nextvec.bank.bank import Bank
 from nextvec.bank.census import Census, census

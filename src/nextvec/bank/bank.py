@@ -1,4 +1,4 @@
-"""Vectors once on disk, documents as offsets, chunk texts as spans."""
+"""The bank: rows of unit vectors, documents as offsets into them, chunk texts as spans."""
 
 # Axes: N rows, D width, M documents.
 
@@ -26,7 +26,7 @@ from nextvec.progress import Progress, silent
 
 @dataclass(frozen=True, eq=False)
 class Bank:
-    """Unit rows end to end, in document order, memory-mapped when opened.
+    """Rows of unit length in the order of their documents, memory-mapped when opened.
 
     Attributes:
         rows: [N, D] float16 or float32, unit length, memory-mapped when opened from disk.
@@ -43,7 +43,7 @@ class Bank:
 
     @staticmethod
     def open(path: str | Path, verify: Verify = "once", progress: Progress = silent) -> "Bank":
-        """Open the bank in folder ``path``, memory-mapped, in milliseconds whatever its size once its content is verified.
+        """Open the bank in folder ``path``, memory-mapped; once its content is verified, opening takes milliseconds.
 
         Args:
             verify: whether its content is compared with its fingerprint: ``once``, as long as its files do not change
@@ -74,7 +74,7 @@ class Bank:
             encoder: what made the vectors.
 
         Raises:
-            DataError: NaN, zero rows, empty documents, lengths that do not add up, or anything else than is named above.
+            DataError: NaN, zero rows, empty documents, lengths that do not add up, or arguments of other types.
         """
         return Bank.from_documents(*documents_of(vectors, lengths, ids, encoder))
 

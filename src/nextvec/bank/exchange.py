@@ -23,8 +23,8 @@ PARQUET_ROWS = 10_000
 def write_parquet(bank: Bank, path: Path, progress: Progress = silent) -> None:
     """Write ``document``, ``title``, ``index``, ``vector`` and, where there is text, ``text`` and ``tokens``.
 
-    What made the vectors, and that documents come in the order of the bank,
-    stands in the schema's metadata: ``ingest`` makes the same bank of the file.
+    The schema's metadata name what made the vectors and say that documents are in
+    the order of the bank, so that ``ingest`` makes the same bank of the file.
     """
     width = pa.list_(pa.float16() if bank.manifest.dtype == "float16" else pa.float32(), bank.dim)
     fields = [("document", pa.string()), ("title", pa.string()), ("index", pa.int64()), ("vector", width)]

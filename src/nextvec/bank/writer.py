@@ -1,4 +1,4 @@
-"""The only way into a bank: append whole documents, commit, publish by one rename.
+"""The writer of banks: it appends whole documents, commits, and publishes the bank by one rename.
 
 While it grows, a bank lies in ``NAME.partial`` with a journal of committed
 file sizes. A writer killed at any moment leaves that folder; the next one cuts
@@ -138,7 +138,7 @@ class BankWriter:
         self.close()
 
     def close(self) -> None:
-        """Let another writer go on from the last commit."""
+        """Let another writer continue from the last commit."""
         self._close_files()
         self._lock.close()
 
@@ -154,7 +154,7 @@ class BankWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Bad data leaves nothing behind; any other interruption leaves what was committed, to resume from."""
+        """Bad data leaves nothing behind; any other interruption leaves the commits, so that the next writer continues."""
         if kind is not None and issubclass(kind, DataError):
             self.discard()
         self.close()
@@ -176,6 +176,8 @@ class BankWriter:
         journal_path = self.partial / JOURNAL
         for name in (layout.CENSUS, layout.VERIFIED, layout.MANIFEST):  # of a writer killed just before it published
             (self.partial / name).unlink(missing_ok=True)
+        for left in self.partial.glob(".*.tmp"):  # of a writer killed while it wrote a file atomically
+            left.unlink()
         if not journal_path.exists():
             self._clear()
             return dict.fromkeys(self._names, 0)
@@ -204,7 +206,7 @@ class BankWriter:
 
     def _opened(self, name: str) -> BinaryIO:
         file = open(self.partial / name, "ab")
-        file.truncate(self._sizes[name])  # whatever came after the last commit is not known to be whole
+        file.truncate(self._sizes[name])  # bytes after the last commit may be incomplete
         file.seek(0, os.SEEK_END)
         return file
 

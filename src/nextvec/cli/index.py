@@ -1,4 +1,4 @@
-"""The verb that makes an index: arguments to the library, results to the terminal."""
+"""The verb that makes an index."""
 
 import time
 from argparse import Namespace
@@ -17,7 +17,7 @@ from nextvec.index.approximate import NEIGHBOURS, SAMPLE, predicted_like
 
 
 def index(arguments: Namespace) -> int:
-    if arguments.index.exists():  # before an hour's work, not after
+    if arguments.index.exists():  # checked before the work, which may take an hour
         raise DataError(f"{arguments.index} already exists; choose another name or delete it first")
     bank = open_bank(arguments.bank, arguments)
     began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The verb that says what an answer costs, and judges it."""
+"""The verb that measures the time of an answer, and checks it against a budget."""
 
 from argparse import Namespace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which lanes there are: the 16 domains, or a user's own in TOML."""
+"""Tables of lanes: the 16 domains, or a user's own from a TOML file."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ class Table:
     def number(self, name: str) -> int:
         """
         Raises:
-            SettingsError: no lane is called so.
+            SettingsError: no lane has this name.
         """
         if name not in self.names:
             raise SettingsError(f"there is no lane {name!r}; {did_you_mean(name, self.names)}")
