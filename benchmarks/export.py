@@ -10,7 +10,7 @@ from typing import Any
 import onnxruntime
 import torch
 
-from nextvec.inference.export import Place, graphs
+from nextvec.inference.export_graphs import StateTensor, graphs
 from nextvec.runs.loading import build
 from nextvec.runs.settings import MODEL_NAMES, TrainSettings
 from table import interleaved, show
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def measured(model: Any, step: Any, passage: Any, places: list[Place]) -> list[str]:
+def measured(model: Any, step: Any, passage: Any, places: list[StateTensor]) -> list[str]:
     x = torch.nn.functional.normalize(torch.randn(1, LENGTH, DIM), dim=-1)
     read, _ = model.run(model.start(1), x)
     filled = {place.name: place.zeros(1).numpy() for place in places}

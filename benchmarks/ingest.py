@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 from nextvec.encoders import Encoded, Kind, MiniLM
 from nextvec.encoders.minilm import MAX_TOKENS
 from nextvec.ingestion import ingest
+from nextvec.vectors import unit_rows
 from table import show
 
 DIM = 32
@@ -67,7 +68,7 @@ class Hashing:
         del kind
         digests = b"".join(hashlib.blake2b(text.encode(), digest_size=DIM).digest() for text in texts)
         rows = np.frombuffer(digests, np.uint8).reshape(-1, DIM).astype(np.float32) - 127.5
-        return Encoded(rows / np.linalg.norm(rows, axis=1, keepdims=True), self.count_tokens(texts))
+        return Encoded(unit_rows(rows), self.count_tokens(texts))
 
 
 def words(count: int) -> list[str]:

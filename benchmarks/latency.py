@@ -13,7 +13,7 @@ import torch
 from nextvec.bank import Bank
 from nextvec.index import ExactIndex
 from nextvec.inference import Engine
-from nextvec.inference.latency import Answer, answers, limits
+from nextvec.inference.latency import AnswerLatency, answers, limits
 from nextvec.kernels.library import level
 from nextvec.kernels.weights import FORMATS
 from nextvec.models import GRU
@@ -33,7 +33,7 @@ def main() -> None:
     torch.nn.init.normal_(model.residual.weight, std=0.01)
     index = ExactIndex.build(bank, "int8")
     read = bank.rows[:10_000]
-    found: dict[str, list[Answer]] = {}
+    found: dict[str, list[AnswerLatency]] = {}
     for form in FORMATS:
         again = model if form == "int8" else None
         found[form] = answers(Engine(pack(model, form), bank, index), CONTEXTS, read, again, ROUNDS)
@@ -80,7 +80,7 @@ def main() -> None:
     )
 
 
-def _row(form: str, answer: Answer) -> list[str]:
+def _row(form: str, answer: AnswerLatency) -> list[str]:
     step, search, both = answer.step, answer.search, answer.both
     times = (step.p50, step.p95, search.p50, search.p95, both.p50, both.p95, both.p99)
     return [form, f"{answer.context:,}", *(f"{t:.2f}" for t in times), f"{answer.state_bytes / 1e3:,.0f}"]

@@ -17,12 +17,14 @@ from pathlib import Path
 import faiss
 import numpy as np
 import torch
-from usearch.index import Index, search  # pyright: ignore[reportMissingImports]
+from usearch import index as usearch  # pyright: ignore[reportMissingImports]
 
 from nextvec.bank import Bank
-from nextvec.index import ApproximateIndex, ExactIndex
-from nextvec.kernels import scan
+from nextvec.index import ApproximateIndex, ExactIndex, Index
 from nextvec.kernels.library import level
+from nextvec.kernels.memory import aligned
+from nextvec.kernels.scan_rows import FORMATS
+from nextvec.vectors import unit_rows
 from table import show
 
 DIM, K, MANY, ASKED = 384, 10, 256, 40
@@ -43,8 +45,8 @@ def main() -> None:
         rng = np.random.default_rng(0)
         rows = synthetic(count, rng) if arguments.bank is None else drawn(Bank.open(arguments.bank), count, rng)
         asked = rows[rng.integers(0, count, MANY)].astype(np.float32) + rng.standard_normal((MANY, DIM), np.float32) / DIM**0.5
-        queries = scan.aligned(asked.shape, asked.dtype)
-        queries[:] = asked / np.linalg.norm(asked, axis=1, keepdims=True)
+        queries = aligned(asked.shape, asked.dtype)
+        queries[:] = unit_rows(asked)
         calls = contenders(rows, arguments.threads, count <= arguments.graph)
         truth = calls["ours, float32"](queries)
         assert truth is not None
@@ -57,21 +59,21 @@ def main() -> None:
 
 def synthetic(count: int, rng: np.random.Generator) -> np.ndarray:
     centres, spread = rng.standard_normal((500, 48), np.float32), rng.standard_normal((48, DIM), np.float32) / 48**0.5
-    rows = scan.aligned((count, DIM), np.dtype(np.float16))
+    rows = aligned((count, DIM), np.dtype(np.float16))
     for start in range(0, count, 65_536):
         n = min(65_536, count - start)
         block = (centres[rng.integers(0, 500, n)] + rng.standard_normal((n, 48), np.float32)) @ spread
         block += 0.5 * rng.standard_normal(block.shape, np.float32)
-        rows[start : start + n] = block / np.linalg.norm(block, axis=1, keepdims=True)
+        rows[start : start + n] = unit_rows(block)
     return rows
 
 
 def drawn(bank: Bank, count: int, rng: np.random.Generator) -> np.ndarray:
-    rows = scan.aligned((count, DIM), np.dtype(np.float16))
+    rows = aligned((count, DIM), np.dtype(np.float16))
     for start in range(0, count, len(bank)):
         block = bank.rows[: count - start].astype(np.float32)
         block += 0.01 * (start > 0) * rng.standard_normal(block.shape, np.float32)
-        rows[start : start + len(block)] = block / np.linalg.norm(block, axis=1, keepdims=True)
+        rows[start : start + len(block)] = unit_rows(block)
     return rows
 
 
@@ -85,11 +87,11 @@ def contenders(rows: np.ndarray, threads: int, graphs: bool) -> dict[str, Call]:
     half.train(floats[:1])
     half.add(floats)
     default = faiss.cvar.distance_compute_blas_threshold
-    calls: dict[str, Call] = {f"ours, {form}": ours(ExactIndex(rows, form, threads)) for form in scan.FORMATS}
+    calls: dict[str, Call] = {f"ours, {form}": ours(ExactIndex(rows, form, threads)) for form in FORMATS}
     calls["faiss flat"] = of_faiss(flat, default)
     calls["faiss flat, BLAS from 20 queries"] = of_faiss(flat, 20)
     calls["faiss float16"] = of_faiss(half, default)
-    calls["usearch exact, float16"] = lambda queries: search(
+    calls["usearch exact, float16"] = lambda queries: usearch.search(
         rows, queries.astype(np.float16), K, "ip", exact=True, threads=threads
     ).keys.reshape(-1, K)
     if graphs:
@@ -97,7 +99,7 @@ def contenders(rows: np.ndarray, threads: int, graphs: bool) -> dict[str, Call]:
         began = time.perf_counter()
         calls["ours, approximate (faiss HNSW)"] = ours(ApproximateIndex.build(bank, threads))
         built = time.perf_counter()
-        graph = Index(ndim=DIM, metric="ip", dtype="f16", connectivity=16, expansion_add=100, expansion_search=128)
+        graph = usearch.Index(ndim=DIM, metric="ip", dtype="f16", connectivity=16, expansion_add=100, expansion_search=128)
         graph.add(np.arange(len(rows)), floats, threads=1)
         seconds = (built - began, time.perf_counter() - built)
         print(f"graphs of {len(rows):,} rows, one thread: faiss {seconds[0]:.0f} s, usearch {seconds[1]:.0f} s")
@@ -105,7 +107,7 @@ def contenders(rows: np.ndarray, threads: int, graphs: bool) -> dict[str, Call]:
     return calls
 
 
-def ours(index: ExactIndex | ApproximateIndex) -> Call:
+def ours(index: Index) -> Call:
     return lambda queries: index.search(queries, K).rows
 
 
@@ -128,7 +130,7 @@ def limits_of_one(rows: np.ndarray) -> dict[str, Call]:
 
         return call
 
-    return {f"limit: reading {form}": reading(size) for form, size in zip(scan.FORMATS, (4, 2, 1), strict=True)}
+    return {f"limit: reading {form}": reading(size) for form, size in zip(FORMATS, (4, 2, 1), strict=True)}
 
 
 def limit_of_many(rows: np.ndarray) -> dict[str, Call]:
@@ -160,7 +162,7 @@ def report(title: str, calls: dict[str, Call], asked: list[np.ndarray], truth: n
     lines = []
     for what, times in taken.items():
         p50, p95 = np.percentile(times, [50, 95])
-        limit = (f"limit: reading {what[6:]}" if what[6:] in scan.FORMATS else "") if single else "limit: bare product"
+        limit = (f"limit: reading {what[6:]}" if what[6:] in FORMATS else "") if single else "limit: bare product"
         of_limit = f"{p50 / np.median(taken[limit]):.2f}" if limit in taken and limit != what else ""
         whole = np.concatenate(found[what]) if found[what] else None
         wanted = truth[: len(asked)] if single else np.concatenate([truth] * len(asked))

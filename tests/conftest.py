@@ -18,8 +18,10 @@ from hypothesis import settings  # noqa: E402
 
 from nextvec.bank import Bank  # noqa: E402
 
-settings.register_profile("nextvec", deadline=None, max_examples=25, print_blob=True)
-settings.load_profile("nextvec")
+# Drawn examples of each property: a few in `make test`; "full" in `make test-integration` and `make test-all`.
+for profile, examples in (("fast", 5), ("full", 25)):
+    settings.register_profile(profile, deadline=None, max_examples=examples, print_blob=True)
+settings.load_profile("fast")
 torch.set_num_threads(1)
 
 

@@ -10,8 +10,8 @@ from nextvec.bank import Bank, Distinct
 from nextvec.bank.distinct import ROUNDING
 from nextvec.evaluation import Exam
 from nextvec.index import ApproximateIndex, ExactIndex, allowed_rows
-from nextvec.inference import Engine, Question
-from nextvec.kernels.scan import FORMATS, RowFormat
+from nextvec.inference import Engine, PredictionRequest
+from nextvec.kernels.scan_rows import FORMATS, RowFormat
 from nextvec.models.baselines import ExponentialMean
 from nextvec.vectors import unit_rows
 
@@ -91,8 +91,8 @@ def test_a_row_that_repeats_its_document_is_not_scored(repeating: tuple[Bank, np
 def test_engines_answer_distinct_vectors_in_batches_too(repeating: tuple[Bank, np.ndarray]) -> None:
     bank, chosen = repeating
     engine = Engine(ExponentialMean(torch.zeros(DIM), 0.5), bank)
-    questions = [Question(engine.session(), bank.rows[n : n + 1].astype(np.float32), 10) for n in range(5)]
-    for answer in engine.answers(questions):
+    requests = [PredictionRequest(engine.session(), bank.rows[n : n + 1].astype(np.float32), 10) for n in range(5)]
+    for answer in engine.answers(requests):
         assert not isinstance(answer, Exception)
         assert len({int(chosen[e.row]) for e in answer}) == 10
 
@@ -189,16 +189,6 @@ def test_a_search_reads_distinct_rows_where_most_repeat_and_copies_none_where_fe
     index = ExactIndex.build(few)
     assert index.searched == len(few) > len(few.distinct)
     assert np.shares_memory(index._parts[0].rows, few.rows)
-
-
-def test_ranks_count_distinct_vectors(repeating: tuple[Bank, np.ndarray]) -> None:
-    bank, _ = repeating
-    exam = Exam.over(bank, np.arange(bank.num_documents), "all", pool=None)
-    predicted = torch.from_numpy(unit(noise(3, len(exam.rows), DIM)))
-    said = [np.arange(bank.offsets[m], row) for m, row in zip(exam.clusters, exam.rows, strict=True)]
-    ranks, wanted = ExactIndex.build(bank).rank(predicted, exam.rows, exam.clusters, said), exam.rank(predicted)
-    assert ranks.candidates.tolist() == wanted.candidates.tolist()
-    assert ranks.above.tolist() == wanted.above.tolist()
 
 
 def test_a_row_that_an_index_holds_is_not_added_again(repeating: tuple[Bank, np.ndarray]) -> None:

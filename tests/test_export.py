@@ -19,13 +19,19 @@ from nextvec.bank import Bank
 from nextvec.cli.main import main
 from nextvec.errors import RunError
 from nextvec.inference import export as exporting
-from nextvec.inference.export import EXAMPLE_CODE, TOLERANCE, Unbranched, UnbranchedState, export
+from nextvec.inference.export import export
+from nextvec.inference.export_check import TOLERANCE
+from nextvec.inference.export_files import EXAMPLE_CODE
+from nextvec.inference.forms import Forms
 from nextvec.models import Recurrent
+from nextvec.models.hierarchical import Unbranched, UnbranchedState
 from nextvec.runs import Run, TrainSettings, load_model
 from nextvec.runs.loading import build
 from nextvec.runs.run import BEST
 from nextvec.training import begin
 from tests.conftest import walk_bank
+from tests.laws.test_models import MODELS, passage, shaken
+from tests.laws.test_models import stepped as stepwise
 from tests.test_cli import write_bank
 
 onnx = pytest.importorskip("onnx")
@@ -84,15 +90,22 @@ def finished(path: Path, bank: Path, variant: str) -> Run:
 
 # Simpler forms of a variant beside them; each costs 10 to 20 s of tracing.
 SIMPLER = ("memory_gru without memories", "transformer, window of 1", "experts of random lanes")
+MARKS = {
+    variant: () if variant == "gru" else pytest.mark.slow if variant in SIMPLER else pytest.mark.integration
+    for variant in VARIANTS
+}
 
 
-@pytest.fixture(scope="module", params=[pytest.param(v, marks=pytest.mark.slow) if v in SIMPLER else v for v in VARIANTS])
+@pytest.fixture(scope="module", params=[pytest.param(variant, marks=marks) for variant, marks in MARKS.items()])
 def exported(request: pytest.FixtureRequest, bank_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    folder = tmp_path_factory.mktemp("exported")
-    run = finished(folder / "run", bank_path, request.param)
-    manifest = export(run, folder / "out")
-    step, passage = (session(folder / "out" / name) for name in ("step.onnx", "passage.onnx"))
-    return Exported(folder / "out", manifest, load_model(run)[0], step, passage)
+    if request.param == "gru":
+        run, folder = request.getfixturevalue("gru"), request.getfixturevalue("gru_export")
+    else:
+        folder = tmp_path_factory.mktemp("exported") / "out"
+        run = finished(folder.parent / "run", bank_path, request.param)
+        export(run, folder)
+    step, passage = (session(folder / name) for name in ("step.onnx", "passage.onnx"))
+    return Exported(folder, json.loads((folder / "manifest.json").read_text()), load_model(run)[0], step, passage)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +116,7 @@ def gru(bank_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def gru_export(gru: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gru-export") / "out"
-    export(gru, folder)
+    assert export(gru, folder) == json.loads((folder / "manifest.json").read_text())
     return folder
 
 
@@ -162,12 +175,23 @@ def test_passages_of_one_batch_may_have_begun_at_different_times(exported: Expor
     np.testing.assert_allclose(y[1], wanted(exported.model, x[1:, : 20 - early])[0, -1], rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_a_traceable_model_predicts_as_the_model_does(name: str) -> None:
+    torch.manual_seed(0)
+    model, x = shaken(MODELS[name]()).eval(), passage(2, 40)
+    traceable = model.traceable()
+    torch.testing.assert_close(stepwise(traceable, x), model(x), rtol=0, atol=1e-5)
+    assert traceable.window_length == model.window_length
+    assert traceable.traceable() is traceable
+
+
 @pytest.mark.parametrize("variant", ["memory_gru", "transformer", "transformer, window of 1", "mixture"])
 def test_a_start_with_all_places_unfilled_is_the_models_own(variant: str, bank_path: Path, tmp_path: Path) -> None:
     model, _ = load_model(finished(tmp_path / "run", bank_path, variant))
     x = torch.from_numpy(unit(2, 12, DIM))
     with torch.no_grad():
-        _, y = model.run(exporting._full(model, model.start(2)), x)
+        _, y = model.run(Forms(model).full_start(2), x)
         torch.testing.assert_close(y, model(x), rtol=0, atol=1e-6)
 
 
@@ -211,6 +235,7 @@ def test_the_example_needs_numpy_and_onnxruntime_alone(gru: Run, gru_export: Pat
     assert [int(line.split()[0]) for line in done.stdout.splitlines()] == nearest.tolist()
 
 
+@pytest.mark.integration
 def test_the_verb_says_nothing_but_its_object_and_replaces_an_export(
     gru: Run, gru_export: Path, tmp_path: Path, command: list[str], quiet_environment: dict[str, str]
 ) -> None:
@@ -233,6 +258,7 @@ def test_the_verb_says_nothing_but_its_object_and_replaces_an_export(
     assert list(tmp_path.iterdir()) == [out]
 
 
+@pytest.mark.integration
 def test_a_graph_that_differs_is_not_written(bank_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     true_run = Unbranched.run
 

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from nextvec.bank import Bank
 from nextvec.errors import DataError, SettingsError
-from nextvec.evaluation.exam import Exam
 from nextvec.index import ExactIndex, allowed_rows
-from nextvec.kernels import build, library, scan
+from nextvec.kernels import build, library, scan, scan_compiled, scan_library, scan_torch
+from nextvec.kernels.memory import address
+from nextvec.kernels.scan_bounds import BoundedQueries, bounded, terms
+from nextvec.kernels.scan_rows import FORMATS, UP, RowFormat, Stored, products, stored
 from tests.conftest import walk_bank
 
-FORMS = scan.FORMATS
 HERE = library.level()
 LEVELS = [*build.levels(), "torch"]
 
@@ -32,13 +33,13 @@ def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         if HERE == "torch" or LEVELS.index(wanted) > LEVELS.index(HERE):
             pytest.skip(f"kernels for {wanted} were not compiled, or do not run here")
         loaded = ctypes.CDLL(str(build.library(wanted)))
-        monkeypatch.setattr(scan, "library", lambda: loaded)
+        monkeypatch.setattr(scan_library, "library", lambda: loaded)
     else:
-        monkeypatch.setattr(scan, "library", lambda: None)
-    scan._loaded.cache_clear()
+        monkeypatch.setattr(scan_library, "library", lambda: None)
+    scan_library.loaded.cache_clear()
     yield wanted
     monkeypatch.undo()
-    scan._loaded.cache_clear()
+    scan_library.loaded.cache_clear()
 
 
 def grid(rng: np.random.Generator, *shape: int, dtype: Any = np.float32) -> np.ndarray:
@@ -56,10 +57,10 @@ def by_sorting(rows: np.ndarray, query: np.ndarray, k: int, may: np.ndarray) -> 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.integers(1, 130), st.integers(1, 70), st.integers(1, 40), st.integers(1, 12),
-    st.sampled_from(FORMS), st.sampled_from(["float16", "float32"]), st.integers(0, 2**20),
+    st.sampled_from(FORMATS), st.sampled_from(["float16", "float32"]), st.integers(0, 2**20),
 )  # fmt: skip
 def test_search_is_sorting_all_scores(
-    level: str, rows: int, dim: int, queries: int, k: int, form: scan.RowFormat, dtype: str, seed: int
+    level: str, rows: int, dim: int, queries: int, k: int, form: RowFormat, dtype: str, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     bank = grid(rng, rows, dim, dtype=dtype)
@@ -97,9 +98,9 @@ KINDS = ("noise", "one huge coordinate", "near duplicates", "constant", "lengths
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(KINDS), st.sampled_from(FORMS), st.integers(1, 60), st.integers(1, 80), st.integers(0, 2**20))
+@given(st.sampled_from(KINDS), st.sampled_from(FORMATS), st.integers(1, 60), st.integers(1, 80), st.integers(0, 2**20))
 def test_nothing_is_missed_where_codes_tell_little(
-    level: str, kind: str, form: scan.RowFormat, rows: int, dim: int, seed: int
+    level: str, kind: str, form: RowFormat, rows: int, dim: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     bank = adversarial(kind, rng, rows, dim)
@@ -111,27 +112,45 @@ def test_nothing_is_missed_where_codes_tell_little(
     assert (as_array.rows == found.rows).all()
     assert (as_array.scores == found.scores).all()
     for q in range(3):
-        scores = scan.products(bank, np.arange(rows), asked[q])
+        scores = products(bank, np.arange(rows), asked[q])
         order = np.lexsort((np.arange(rows), -scores))[:5]
         assert found.rows[q][: len(order)].tolist() == order.tolist()
         assert (found.scores[q][: len(order)] == scores[order]).all()
 
 
-@given(st.sampled_from(KINDS), st.sampled_from(FORMS), st.integers(1, 60), st.integers(1, 400), st.integers(0, 2**20))
-def test_the_bound_holds(kind: str, form: scan.RowFormat, rows: int, dim: int, seed: int) -> None:
+@given(st.sampled_from(KINDS), st.sampled_from(FORMATS), st.integers(1, 60), st.integers(1, 400), st.integers(0, 2**20))
+def test_the_bound_holds(kind: str, form: RowFormat, rows: int, dim: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     bank, asked = adversarial(kind, rng, rows, dim), adversarial(str(rng.choice(KINDS)), rng, 4, dim)
-    part = scan.stored(bank, form)
-    beside = scan._read_beside([part], asked)
-    if form == "int8":
+    part = stored(bank, form)
+    for queries in (bounded([part], asked), bounded_compiled(part, asked)):
+        check_bound(part, bank, asked, queries)
+
+
+def bounded_compiled(part: Stored, asked: np.ndarray) -> BoundedQueries:
+    """As the compiled search computes them; as torch does, where nothing was compiled."""
+    compiled = library.library()
+    if compiled is None:
+        return bounded([part], asked)
+    (count, dim), (most, longest, error) = asked.shape, terms([part])
+    codes = np.zeros((count, dim) if most else (0, 0), np.int16)
+    scales, lengths, slack = (np.zeros(count, np.float32) for _ in range(3))
+    pointer, whole, double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+    call = compiled.nextvec_scan_bounds
+    call.argtypes = [pointer, whole, whole, ctypes.c_int32, double, double, double, *4 * [pointer]]
+    assert call(address(asked), count, dim, most, longest, error, UP, *map(address, (codes, scales, lengths, slack)))
+    return BoundedQueries(asked, codes, scales, lengths, slack)
+
+
+def check_bound(part: Stored, bank: np.ndarray, asked: np.ndarray, beside: BoundedQueries) -> None:
+    if part.codes.dtype == np.int8:
         sums = part.codes.astype(np.int64) @ beside.codes.astype(np.int64).T
         assert (np.abs(part.codes.astype(np.int64)) @ np.abs(beside.codes.astype(np.int64)).T < 2**31).all()
         read = sums * part.scales[:, None].astype(np.float64) * beside.scales + part.errors[:, None] * beside.lengths
     else:
         read = (part.codes.astype(np.float32) @ asked.T).astype(np.float64)
-    true = np.stack([scan.products(bank, np.arange(rows), query) for query in asked], 1).astype(np.float64)
+    true = np.stack([products(bank, np.arange(len(bank)), query) for query in asked], 1).astype(np.float64)
     assert (true <= read + beside.slack).all()
-    assert (true >= read - beside.spread).all()
 
 
 def test_errors_stored_too_small_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,18 +181,18 @@ def test_the_deciding_product_has_the_same_bits_everywhere(level: str, rows: int
             half = len(lanes) // 2
             lanes = [lanes[j] + lanes[j + half] for j in range(half)]
         wanted.append(lanes[0])
-    assert scan.products(bank, np.arange(rows), query).tolist() == np.float32(wanted).tolist()
+    assert products(bank, np.arange(rows), query).tolist() == np.float32(wanted).tolist()
 
 
 def test_every_way_gives_the_same_bits(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "LEAST", 1)  # however few rows
-    monkeypatch.setattr(scan, "BLOCK", 37)
+    monkeypatch.setattr(scan_compiled, "LEAST", 1)  # however few rows
+    monkeypatch.setattr(scan_torch, "BLOCK", 37)
     rng = np.random.default_rng(0)
     rows = (rng.standard_normal((700, 100)) / 10).astype(np.float16)
     rows[300:350] = rows[:50]
     queries = torch.from_numpy(rng.standard_normal((41, 100)).astype(np.float32))
     wanted = ExactIndex(rows, threads=1).search(queries, 9)
-    for form in FORMS:
+    for form in FORMATS:
         for threads in (1, 2, 3):
             index = ExactIndex(rows, form, threads)
             found = index.search(queries, 9)
@@ -198,7 +217,7 @@ def test_few_rows_are_decided() -> None:
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((20_000, 64)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    for form in FORMS:
+    for form in FORMATS:
         found = ExactIndex(rows, form, threads=1).search(torch.from_numpy(rows[:4]), 10)
         assert 4 * 10 <= found.decided < 4 * 400
 
@@ -224,39 +243,9 @@ def test_documents_as_a_filter(bank: Bank) -> None:
         allowed_rows(bank, [12])
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(2, 130), st.integers(1, 40), st.integers(1, 20), st.sampled_from(FORMS), st.integers(0, 2**20))
-def test_rank_is_counting(level: str, rows: int, dim: int, queries: int, form: scan.RowFormat, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    bank = grid(rng, rows, dim)
-    bank[rng.random(rows) < 0.3] = bank[0]
-    asked, truth = grid(rng, queries, dim), rng.integers(0, rows, queries)
-    excluded = [np.setdiff1d(rng.integers(0, rows, 9), truth[q]) for q in range(queries)]
-    index = ExactIndex(bank, form)
-    clusters = np.arange(queries)
-    bare = index.rank(torch.from_numpy(asked), truth, clusters)
-    filtered = index.rank(torch.from_numpy(asked), truth, clusters, excluded)
-    for q in range(queries):
-        scores = bank.astype(np.float64) @ asked[q].astype(np.float64)
-        own = scores[truth[q]]
-        assert (bare.above[q], bare.tied[q], bare.candidates[q]) == ((scores > own).sum(), (scores == own).sum() - 1, rows)
-        rest = np.delete(scores, excluded[q])
-        assert (filtered.above[q], filtered.tied[q]) == ((rest > own).sum(), (rest == own).sum() - 1)
-        assert filtered.candidates[q] == rows - len(excluded[q])
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_rank_is_the_exam_over_the_whole_bank(bank: Bank, form: scan.RowFormat) -> None:
-    exam = Exam.over(bank, np.arange(bank.num_documents), "all", pool=None)
-    predicted = torch.from_numpy(bank.rows[exam.rows - 1].astype(np.float32))
-    said = [np.arange(bank.offsets[m], row) for m, row in zip(exam.clusters, exam.rows, strict=True)]
-    ranks, wanted = ExactIndex.build(bank, form).rank(predicted, exam.rows, exam.clusters, said), exam.rank(predicted)
-    assert (ranks.above == wanted.above).all() and (ranks.candidates == wanted.candidates).all()
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_added_rows_are_found_at_once(level: str, form: scan.RowFormat, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "LEAST", 1)
+@pytest.mark.parametrize("form", FORMATS)
+def test_added_rows_are_found_at_once(level: str, form: RowFormat, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_compiled, "LEAST", 1)
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((300, 24)).astype(np.float32)
     index, rows = ExactIndex(vectors[:40].astype(np.float16), form, threads=3), vectors[:40].astype(np.float16)
@@ -270,8 +259,6 @@ def test_added_rows_are_found_at_once(level: str, form: scan.RowFormat, monkeypa
         assert (found.rows == whole.rows).all()
         assert (found.scores == whole.scores).all()
         assert index.search(queries, 300, allowed=np.ones(40, bool)).rows.max() < 40
-        ranks = index.rank(queries, np.array([0, start, stop - 1]), np.arange(3))
-        assert ranks.candidates.tolist() == [stop] * 3
 
 
 def test_searches_see_whole_additions_only() -> None:
@@ -316,10 +303,6 @@ def test_what_cannot_be_searched_is_refused() -> None:
         index.search(torch.eye(3), 1, [np.array([0])])
     with pytest.raises(DataError, match="mask of allowed rows"):
         index.search(torch.eye(3), 1, allowed=np.ones(4, bool))
-    with pytest.raises(DataError, match="it is excluded"):
-        index.rank(torch.eye(3)[:1], np.array([1]), np.zeros(1, int), [np.array([1])])
-    with pytest.raises(DataError, match="no row -1"):
-        index.rank(torch.eye(3)[:1], np.array([-1]), np.zeros(1, int))
     with pytest.raises(SettingsError, match="threads=0"):
         ExactIndex(np.eye(3, dtype=np.float32), threads=0)
 
@@ -344,5 +327,5 @@ def test_walks_of_a_bank(level: str) -> None:
     bank = walk_bank(dim=40)
     queries = torch.from_numpy(bank.rows[::7].astype(np.float32))
     wanted = ExactIndex.build(bank).search(queries, 5)
-    for form in FORMS:
+    for form in FORMATS:
         assert (ExactIndex.build(bank, form).search(queries, 5).rows == wanted.rows).all()

@@ -34,7 +34,7 @@ def asked(bank: Bank, count: int = 60) -> torch.Tensor:
 
 
 def test_recall_and_scores(large: Bank, index: ApproximateIndex) -> None:
-    found, true = index.search(asked(large), 10), index.exact.search(asked(large), 10)
+    found, true = index.search(asked(large), 10), index.reference.search(asked(large), 10)
     recall = np.mean([np.isin(a, b).mean() for a, b in zip(found.rows, true.rows, strict=True)])
     assert recall > 0.95 and index.measured["recall@10"] > 0.95
     assert found.decided < 60 * len(large) / 16, "it walks"
@@ -58,14 +58,14 @@ def test_one_query_and_many_answer_the_same(large: Bank, index: ApproximateIndex
 @pytest.mark.parametrize("k", [1, 10, 400])
 def test_filters_leave_k_rows_when_k_exist(large: Bank, index: ApproximateIndex, k: int) -> None:
     queries = asked(large, 8)
-    near = index.exact.search(queries, 300).rows
+    near = index.reference.search(queries, 300).rows
     found = index.search(queries, k, excluded=list(near))
     assert (found.rows >= 0).all() and not any(np.isin(found.rows[q], near[q]).any() for q in range(8))
     mask = allowed_rows(large, [7])
     found = index.search(queries, k, allowed=mask)
     assert ((found.rows >= 0).sum(1) == min(k, mask.sum())).all()
     assert mask[found.rows[found.rows >= 0]].all()
-    wanted = index.exact.search(queries, k, list(near), ~mask).rows
+    wanted = index.reference.search(queries, k, list(near), ~mask).rows
     share = np.mean(
         [np.isin(a, b).mean() for a, b in zip(index.search(queries, k, list(near), ~mask).rows, wanted, strict=True)]
     )

@@ -12,7 +12,7 @@ from nextvec.bank import Bank
 from nextvec.cli.main import main
 from nextvec.errors import DataError
 from nextvec.index import ApproximateIndex, ExactIndex, open_index
-from nextvec.kernels import scan
+from nextvec.kernels.scan_rows import FORMATS, RowFormat
 from tests.conftest import walk_bank
 from tests.test_cli import printed, write_bank
 
@@ -25,9 +25,9 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("form", scan.FORMATS)
+@pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("added", [0, 5])
-def test_a_saved_index_answers_the_same(place: Path, form: scan.RowFormat, added: int) -> None:
+def test_a_saved_index_answers_the_same(place: Path, form: RowFormat, added: int) -> None:
     bank = Bank.open(place / "bank")
     index = ExactIndex.build(bank, form)
     if added:
@@ -83,7 +83,7 @@ def test_a_changed_byte_of_a_small_file_is_refused(place: Path, name: str) -> No
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DataError, match="not what was written"):
+    with pytest.raises(DataError, match="its content was changed"):
         open_index(place / "index", bank)
 
 
@@ -107,7 +107,7 @@ def test_a_foreign_manifest_is_refused(place: Path, change: dict[str, Any], says
 
 
 def test_what_cannot_be_saved_is_refused(place: Path) -> None:
-    with pytest.raises(DataError, match="built of a bank"):
+    with pytest.raises(DataError, match="built from a bank"):
         ExactIndex(np.eye(3, dtype=np.float32)).save(place / "index")
     assert not (place / "index").exists()
     index = ExactIndex.build(Bank.open(place / "bank"))
@@ -123,7 +123,7 @@ def test_the_kinds_are_told_apart(place: Path) -> None:
         ApproximateIndex.open(place / "index", bank)
 
 
-@pytest.mark.parametrize("form", [None, *scan.FORMATS])
+@pytest.mark.parametrize("form", [None, *FORMATS])
 def test_the_verb(place: Path, capsys: pytest.CaptureFixture[str], form: str | None) -> None:
     flags = [] if form is None else ["--format", form]
     facts = printed(capsys, "index", str(place / "bank"), str(place / "index"), *flags)
@@ -144,7 +144,7 @@ def test_the_verb_refuses_a_format_that_a_graph_does_not_read(place: Path, capsy
 
 
 @pytest.mark.parametrize("form", [None, "int8"])
-def test_an_index_of_a_bank_whose_rows_repeat(tmp_path: Path, form: scan.RowFormat | None) -> None:
+def test_an_index_of_a_bank_whose_rows_repeat(tmp_path: Path, form: RowFormat | None) -> None:
     walk = walk_bank(documents=2, length=20)
     rows = np.tile(walk.rows.astype(np.float32), (4, 1))
     write_bank(tmp_path / "bank", Bank.from_numpy(rows, [len(walk)] * 4))

@@ -1,11 +1,12 @@
 """Sessions answer what the model answers, whatever the road: one vector at a time, many, many sessions, restored."""
 
-import os
+import itertools
 import re
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import nextvec as nv
 from nextvec.bank import Bank
+from nextvec.cli.main import main
 from nextvec.errors import DataError, NotFiniteError
-from nextvec.inference import Engine, Session, snapshot
+from nextvec.inference import Engine, Session, batch, snapshot
 from nextvec.kernels.weights import FORMATS, WeightFormat
 from nextvec.models import GRU, LSTM, ExpertGRU, Hierarchical, LinearRecurrence, MemoryGRU, Recurrent, Transformer
 from nextvec.models.baselines import CopyLast
 from nextvec.models.experts import RandomLanes
 from nextvec.models.packed import pack
-from tests.conftest import walk_bank
+from tests.conftest import unchecked, walk_bank
+from tests.waiting import until
 
 DIM = 16
 CENTRE = torch.zeros(DIM)
@@ -85,7 +88,6 @@ def test_a_session_says_what_the_model_says(name: str, weights: WeightFormat, ba
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=8)
 @given(lengths=st.lists(st.integers(0, 20), min_size=1, max_size=6), seed=st.integers(0, 1000))
 def test_many_sessions_step_as_each_alone(name: str, lengths: list[int], seed: int) -> None:
     engine = Engine(pack(alive(MODELS[name]), "float32"), walk_bank(documents=2, dim=DIM))
@@ -206,27 +208,39 @@ def test_what_was_read_is_left_out(reads: list[tuple[int, int]], seed: int) -> N
         assert [e.row for e in session.predict(7, documents=[0])] == brute_force(bank, context, session.prediction, 7, allowed)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_snapshot_goes_on_in_another_process_to_the_bit(name: str, bank: Bank, tmp_path: Path) -> None:
-    engine = Engine(pack(alive(MODELS[name]), "int8"), bank)
-    session = engine.session()
+def session_after_reading(name: str, bank: Bank) -> Session:
+    session = Engine(pack(alive(MODELS[name]), "int8"), bank).session()
     session.push_many(vectors(20))
-    (tmp_path / "session").write_bytes(session.snapshot())
+    return session
+
+
+@pytest.fixture(scope="module")
+def restored(bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the snapshots of all models answer in another process, one file for each."""
+    folder = tmp_path_factory.mktemp("snapshots")
+    for name in MODELS:
+        (folder / name).write_bytes(session_after_reading(name, bank).snapshot())
     code = """
 import sys, numpy as np, torch
 torch.set_num_threads(1)
 sys.path.insert(0, ".")
 from tests.test_inference import MODELS, Engine, alive, pack, vectors, walk_bank, DIM
-engine = Engine(pack(alive(MODELS[sys.argv[1]]), "int8"), walk_bank(documents=6, dim=DIM))
-session = engine.restore(open(sys.argv[2], "rb").read())
-predicted = [session.push(v) for v in vectors(5, seed=9)]
-found = session.predict(4)
-np.savez(sys.argv[3], predicted=predicted, rows=[e.row for e in found], scores=[e.score for e in found])
+for name in MODELS:
+    engine = Engine(pack(alive(MODELS[name]), "int8"), walk_bank(documents=6, dim=DIM))
+    session = engine.restore(open(f"{sys.argv[1]}/{name}", "rb").read())
+    predicted = [session.push(v) for v in vectors(5, seed=9)]
+    found = session.predict(4)
+    scores = [e.score for e in found]
+    np.savez(f"{sys.argv[1]}/{name}.npz", predicted=predicted, rows=[e.row for e in found], scores=scores)
 """
-    out = tmp_path / "answers.npz"
-    command = [sys.executable, "-c", code, name, str(tmp_path / "session"), str(out)]
-    subprocess.run(command, check=True, cwd=Path(__file__).parent.parent)
-    answers = np.load(out)
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, cwd=Path(__file__).parent.parent)
+    return folder
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_snapshot_goes_on_in_another_process_to_the_bit(name: str, bank: Bank, restored: Path) -> None:
+    session = session_after_reading(name, bank)
+    answers = np.load(restored / f"{name}.npz")
     assert (answers["predicted"] == np.array([session.push(v) for v in vectors(5, seed=9)])).all()
     assert answers["rows"].tolist() == [e.row for e in session.predict(4)]
     assert answers["scores"].tolist() == [e.score for e in session.predict(4)]
@@ -248,7 +262,7 @@ def test_a_damaged_snapshot_is_refused(data: st.DataObject) -> None:
         engine.restore(damaged)
 
 
-def test_a_snapshot_of_another_model_or_bank_is_refused(bank: Bank) -> None:
+def test_a_snapshot_of_another_model_or_bank_is_refused(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
     model = alive(MODELS["gru"])
     engine = Engine(pack(model, "float32"), bank)
     session = engine.session()
@@ -259,8 +273,9 @@ def test_a_snapshot_of_another_model_or_bank_is_refused(bank: Bank) -> None:
         Engine(pack(model, "bfloat16"), bank).restore(data)
     with pytest.raises(DataError, match="goes with bank"):
         Engine(pack(model, "float32"), walk_bank(documents=3, dim=DIM)).restore(data)
+    monkeypatch.setattr(snapshot, "LARGEST", len(data))
     with pytest.raises(DataError, match="at most"):
-        engine.restore(data + b"\\0" * 2**30)
+        engine.restore(data + b"\0")
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -300,6 +315,8 @@ def test_facts_and_rows_that_contradict_the_bank_are_refused(bank: Bank) -> None
         {"seen": torch.tensor([len(bank)])},
         {"seen": torch.tensor([-1])},
         {"seen": torch.tensor([0.0])},
+        {"seen": torch.tensor([1, 0])},
+        {"seen": torch.tensor([1, 1])},
         {"prediction": torch.zeros(DIM + 1)},
         {"prediction": torch.full((DIM,), torch.inf)},
     ):
@@ -316,7 +333,7 @@ def test_facts_and_rows_that_contradict_the_bank_are_refused(bank: Bank) -> None
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    bank = walk_bank(documents=16, length=80, dim=DIM)
+    bank = walk_bank(documents=16, length=40, dim=DIM)
     table = {
         "vector": list(np.asarray(bank.rows, np.float32)),
         "document": [f"d{m:02}" for m in bank.document_of(np.arange(len(bank)))],
@@ -332,90 +349,102 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def predict(folder: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "nextvec.cli.main", "predict", str(folder / "run"), *arguments]
+    return ["predict", str(folder / "run"), *arguments]
 
 
 def test_a_file_of_contexts_gets_what_sessions_get(trained: Path, tmp_path: Path) -> None:
+    engine = Engine.open(trained / "run")
+    bank = engine.bank
+    expected: list[tuple[int, int, np.ndarray | None, Any]] = []
+    for m in range(bank.num_documents):
+        session = engine.session()
+        for t, vector in enumerate(bank.document(m)):
+            session.push(vector)
+            expected.append((m, t, session.prediction, session.predict(4)))
     for source, at in (("bank", "every"), ("rows.parquet", "last"), ("rows.parquet", "every")):
         out = tmp_path / f"{source}-{at}.parquet"
-        command = predict(trained, "--input", str(trained / source), "--output", str(out), "--at", at, "-k", "4", "--vectors")
-        subprocess.run(command, check=True, capture_output=True)
+        arguments = ("--input", str(trained / source), "--output", str(out), "--at", at, "-k", "4", "--vectors")
+        assert main(predict(trained, *arguments)) == 0
         table = pq.read_table(out).to_pylist()
-        engine = Engine.open(trained / "run")
-        bank = engine.bank
-        expected = []
-        for m in range(bank.num_documents):
-            session = engine.session()
-            for t, vector in enumerate(bank.document(m)):
-                session.push(vector)
-                if at == "every" or t == len(bank.document(m)) - 1:
-                    expected.append((bank.ids[m], t, session.prediction, session.predict(4)))
-        assert len(table) == len(expected)
-        starts = {name: int(bank.offsets[m]) for m, name in enumerate(bank.ids)}
-        for line, (name, t, prediction, found) in zip(table, expected, strict=True):
-            assert line["document"] == name
-            assert line["index"] == t + (starts[name] if source == "rows.parquet" else 0)
+        answers = [answer for answer in expected if at == "every" or answer[1] == bank.lengths[answer[0]] - 1]
+        assert len(table) == len(answers)
+        for line, (m, t, prediction, found) in zip(table, answers, strict=True):
+            start = int(bank.offsets[m])
+            assert line["document"] == bank.ids[m]
+            assert line["index"] == t + (start if source == "rows.parquet" else 0)
             np.testing.assert_allclose(line["vector"], prediction, atol=2e-5)
             np.testing.assert_allclose(line["score"], [e.score for e in found], atol=2e-5)
             assert line["expected"] == [e.row for e in found]
-            assert not set(line["expected"]) & set(range(starts[name], starts[name] + t + 1))
+            assert not set(line["expected"]) & set(range(start, start + t + 1))
 
 
-def test_a_killed_batch_goes_on_and_ends_the_same(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = """
-import sys, time
+Stop = Callable[[Path, list[str], Path], None]
+
+
+def broken_off(folder: Path, arguments: list[str], parts: Path) -> None:
+    """In this process: the fourth part raises."""
+    table, calls = batch._table, itertools.count()
+
+    def breaking(*given: Any) -> pa.Table:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return table(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch, "_table", breaking)
+        assert main(arguments) == 130
+
+
+def killed(folder: Path, arguments: list[str], parts: Path) -> None:
+    """In a process of its own, which stands still after three parts until SIGKILL ends it."""
+    code = """
+import itertools, sys, time
 from nextvec.inference import batch
 batch.PART = 60
-table = batch._table
-def slow(*arguments):
-    time.sleep(float(sys.argv.pop()))
-    sys.argv.append("0.15")
-    return table(*arguments)
-batch._table = slow
+table, calls = batch._table, itertools.count()
+def stopping(*given):
+    if next(calls) == 3:
+        time.sleep(600)
+    return table(*given)
+batch._table = stopping
 from nextvec.cli.main import main
-sys.exit(main(sys.argv[1:-1]))
+sys.exit(main(sys.argv[1:]))
 """
-    outs = [tmp_path / "whole.parquet", tmp_path / "killed.parquet"]
-    commands = [
-        [
-            sys.executable,
-            "-c",
-            small,
-            "predict",
-            str(trained / "run"),
-            "--input",
-            str(trained / "bank"),
-            "--output",
-            str(out),
-            "0",
-        ]
-        for out in outs
-    ]
-    subprocess.run(commands[0], check=True, capture_output=True)
-    process = subprocess.Popen(commands[1], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    parts = tmp_path / ".killed.parquet.parts"
-    while len(list(parts.glob("*.parquet"))) < 3:
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(lambda: process.poll() is not None or len(list(parts.glob("*.parquet"))) >= 3)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+
+
+@pytest.mark.parametrize("stop", [broken_off, pytest.param(killed, marks=pytest.mark.integration)])
+def test_a_stopped_batch_goes_on_and_ends_the_same(
+    stop: Stop, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(batch, "PART", 60)
+    outs = [tmp_path / "whole.parquet", tmp_path / "stopped.parquet"]
+    whole, stopped = (predict(trained, "--input", str(trained / "bank"), "--output", str(out)) for out in outs)
+    assert main(whole) == 0
+    parts = tmp_path / ".stopped.parquet.parts"
+    stop(tmp_path, stopped, parts)
     assert not outs[1].exists()
     kept = {file: file.stat().st_mtime_ns for file in parts.glob("*.parquet")}
-    other = subprocess.run([*commands[1][:-1], "-k", "3", "0"], capture_output=True, text=True, check=False)
-    assert other.returncode == 2
-    assert "other settings" in other.stderr
+    assert len(kept) == 3
+    capsys.readouterr()
+    assert main([*stopped, "-k", "3"]) == 2
+    assert "other settings" in capsys.readouterr().err
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
-    subprocess.run(commands[1], check=True, capture_output=True)
+    assert main(stopped) == 0
     assert outs[1].read_bytes() == outs[0].read_bytes()
     assert not parts.exists()
-    again = subprocess.run(commands[1], check=True, capture_output=True, text=True)
-    assert "predictions" in again.stdout
+    capsys.readouterr()
+    assert main(stopped) == 0
+    assert "predictions" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"document": ["a", "b", "a"], "index": [0, 0, 1]}, "goes on after another began"),
+        ({"document": ["a", "b", "a"], "index": [0, 0, 1]}, "continues after another began"),
         ({"document": ["a", "a", "a"], "index": [0, 2, 1]}, "index 1 after 2"),
         ({"document": ["a", "a", "a"], "index": [0.5, 1.5, 2.5]}, "want whole numbers"),
         ({"document": ["a", None, "b"], "index": [0, 1, 2]}, "row 1: no document"),
@@ -423,10 +452,12 @@ sys.exit(main(sys.argv[1:-1]))
         ({"document": ["a", "a", "b"]}, "no column 'index'"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_one_line(trained: Path, tmp_path: Path, columns: dict[str, Any], message: str) -> None:
+def test_a_file_that_cannot_be_read_is_one_line(
+    trained: Path, tmp_path: Path, columns: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [unit(v).tolist() for v in vectors(3)]
     pq.write_table(pa.table({**columns, "vector": rows}), tmp_path / "in.parquet")
-    refused(trained, tmp_path, message)
+    refused(trained, tmp_path, message, capsys)
 
 
 @pytest.mark.parametrize(
@@ -439,18 +470,20 @@ def test_a_file_that_cannot_be_read_is_one_line(trained: Path, tmp_path: Path, c
         ([0.0] * DIM, "a zero vector"),
     ],
 )
-def test_a_file_with_a_bad_vector_names_its_document(trained: Path, tmp_path: Path, vector: Any, message: str) -> None:
+def test_a_file_with_a_bad_vector_names_its_document(
+    trained: Path, tmp_path: Path, vector: Any, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [vectors(1)[0].tolist(), vector]
     pq.write_table(pa.table({"document": ["a", "b"], "index": [0, 0], "vector": rows}), tmp_path / "in.parquet")
-    refused(trained, tmp_path, f"document 'b': .*{message}|document 'b'.*{message}")
+    refused(trained, tmp_path, f"document 'b': .*{message}|document 'b'.*{message}", capsys)
 
 
-def refused(trained: Path, folder: Path, message: str) -> None:
-    command = predict(trained, "--input", str(folder / "in.parquet"), "--output", str(folder / "out.parquet"))
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert re.search(message, done.stderr)
+def refused(trained: Path, folder: Path, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(predict(trained, "--input", str(folder / "in.parquet"), "--output", str(folder / "out.parquet"))) == 2
+    said = capsys.readouterr().err
+    assert len(said.strip().splitlines()) == 1
+    assert re.search(message, said)
     assert not (folder / "out.parquet").exists()
 
 
@@ -460,6 +493,7 @@ def test_a_session_keeps_its_state_and_not_the_passage(bank: Bank, name: str, le
     engine = Engine(pack(alive(MODELS[name]), "float32"), bank)
     once, stepped = engine.session(), engine.session()
     once.push_many(vectors(length))
-    for row in vectors(length):
-        stepped.push(row)
+    for n, row in enumerate(vectors(length)):
+        with unchecked() if n >= 7 else nullcontext():
+            stepped.push(row)
     assert once.num_bytes <= 1.5 * stepped.num_bytes

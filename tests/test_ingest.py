@@ -1,10 +1,12 @@
 """From text to a bank: spans in place, the encoder's numbers, and nothing lost when it is killed."""
 
-import os
 import signal
 import subprocess
+import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextvec.bank import Bank
-from nextvec.encoders import Encoder, MiniLM, load_encoder
+from nextvec.cli.main import main
+from nextvec.encoders import Encoded, Encoder, MiniLM, load_encoder
 from nextvec.encoders.minilm import MAX_TOKENS
 from nextvec.errors import DataError, SettingsError
 from nextvec.inference import Engine
 from nextvec.inference.expected import encode_context
-from nextvec.ingestion import Chunking, Document, documentation, ingest
+from nextvec.ingestion import Chunking, Document, docstrings, documentation, ingest, texts
 from nextvec.models.baselines import CopyLast
 from tests.waiting import until
 
@@ -125,27 +128,67 @@ def test_every_chunk_can_be_shown_in_its_place(tmp_path: Path, encoder: MiniLM) 
     assert bank.tokens.min() > 2
 
 
-def test_a_killed_ingest_resumes_to_the_same_bytes(
-    tmp_path: Path, command: list[str], quiet_environment: dict[str, str]
-) -> None:
-    source = folder_of(tmp_path / "texts", 60, sentences=60)
-    whole, killed = ([*command, "ingest", str(source), str(tmp_path / name)] for name in ("whole", "killed"))
-    subprocess.run(whole, env=quiet_environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    process = subprocess.Popen(killed, env=quiet_environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until(lambda: (tmp_path / "killed.partial" / "journal.json").exists(), pause=0.005)
-    os.kill(process.pid, signal.SIGKILL)
+class KilledError(Exception):
+    pass
+
+
+def broken_off(source: Path, bank: Path) -> None:
+    """In this process: the second group raises."""
+
+    class DiesSecond(MiniLM):
+        calls = 0
+
+        def encode_reporting(self, *given: Any) -> Encoded:
+            self.calls += 1
+            if self.calls == 2:
+                raise KilledError
+            return super().encode_reporting(*given)
+
+    with pytest.raises(KilledError):
+        ingest(source, bank, DiesSecond())
+
+
+def killed(source: Path, bank: Path) -> None:
+    """In a process of its own, which stands still after the first group until SIGKILL ends it."""
+    code = """
+import sys, time
+from nextvec.bank import BankWriter
+from nextvec.cli.main import main
+from nextvec.ingestion import texts
+texts.GROUP = 20
+commit = BankWriter.commit
+def stopping(self):
+    commit(self)
+    time.sleep(600)
+BankWriter.commit = stopping
+sys.exit(main(["ingest", *sys.argv[1:]]))
+"""
+    command = [sys.executable, "-c", code, str(source), str(bank)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(lambda: process.poll() is not None or bank.with_name(f"{bank.name}.partial").joinpath("journal.json").exists())
+    process.kill()
     assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
-    assert not (tmp_path / "killed").exists()
-    subprocess.run(killed, env=quiet_environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("stop", [broken_off, pytest.param(killed, marks=pytest.mark.integration)])
+def test_a_stopped_ingest_resumes_to_the_same_bytes(
+    stop: Callable[[Path, Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(texts, "GROUP", 20)
+    source = folder_of(tmp_path / "texts", 12, sentences=14)
+    assert main(["ingest", str(source), str(tmp_path / "whole")]) == 0
+    stop(source, tmp_path / "stopped")
+    assert not (tmp_path / "stopped").exists()
+    assert (tmp_path / "stopped.partial" / "journal.json").exists()
+    assert main(["ingest", str(source), str(tmp_path / "stopped")]) == 0
     for file in sorted((tmp_path / "whole").iterdir()):
-        assert (tmp_path / "killed" / file.name).read_bytes() == file.read_bytes(), file.name
-    assert not (tmp_path / "killed.partial").exists()
+        assert (tmp_path / "stopped" / file.name).read_bytes() == file.read_bytes(), file.name
+    assert not (tmp_path / "stopped.partial").exists()
 
 
-def test_an_ingest_is_not_continued_with_another_source(tmp_path: Path, encoder: MiniLM) -> None:
-    class KilledError(Exception):
-        pass
-
+def test_an_ingest_is_not_continued_with_another_source(
+    tmp_path: Path, encoder: MiniLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class DiesSecond:
         name, fingerprint, dim, max_tokens = encoder.name, encoder.fingerprint, encoder.dim, encoder.max_tokens
         calls = 0
@@ -156,7 +199,8 @@ def test_an_ingest_is_not_continued_with_another_source(tmp_path: Path, encoder:
                 raise KilledError
             return encoder.encode(texts)
 
-    documents = [Document(str(m), "", prose(m, 1100)) for m in range(2)]
+    monkeypatch.setattr(texts, "GROUP", 20)
+    documents = [Document(str(m), "", prose(m, 50)) for m in range(2)]
     with pytest.raises(KilledError):
         ingest(documents, tmp_path / "bank", DiesSecond(), Chunking(size=100))  # type: ignore[arg-type]
     other = [Document(str(m), "", prose(m + 5, 30)) for m in range(2)]
@@ -199,11 +243,12 @@ def test_a_datasets_object_of_texts_or_vectors(tmp_path: Path, encoder: MiniLM) 
         ingest(Dataset(body=["x"]), tmp_path / "none", encoder)
 
 
-def test_documentation_is_real_text_in_file_order() -> None:
+def test_documentation_is_real_text_in_file_order(monkeypatch: pytest.MonkeyPatch) -> None:
     documents = documentation(300_000)
     assert sum(len(d.text) for d in documents) >= 200_000
     assert len({d.id for d in documents}) == len(documents)
-    assert documents == documentation(300_000)
+    monkeypatch.setattr(docstrings, "PACKAGES", ("numpy", "jinja2", "rich"))
+    assert documentation(300_000) == documentation(300_000)
 
 
 def test_what_is_expected_next_leaves_out_what_was_read(tmp_path: Path, encoder: MiniLM) -> None:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nextvec.errors import DataError, SettingsError
-from nextvec.kernels import build, library, steps, weights
+from nextvec.kernels import build, library, steps, weights, weights_library
+from nextvec.kernels.weights_cells import Cell, gru, lstm
 from nextvec.models.trunk import Trunk
 from nextvec.models.window_attention import WindowAttention
 from nextvec.models.working_memory import WorkingMemory
@@ -31,12 +32,12 @@ def level(request: pytest.FixtureRequest) -> Iterator[str]:
     """All products computed at one level, whichever this processor would choose."""
     loaded = None if request.param == "torch" else ctypes.CDLL(str(build.library(request.param)))
     with pytest.MonkeyPatch.context() as patch:
-        for module in (weights, steps):
+        for module in (weights_library, steps):
             patch.setattr(module, "library", lambda: loaded)
-            module._loaded.cache_clear()
+            module.loaded.cache_clear()
         yield request.param
-    for module in (weights, steps):
-        module._loaded.cache_clear()
+    for module in (weights_library, steps):
+        module.loaded.cache_clear()
 
 
 every_compiled_level = pytest.mark.parametrize("level", COMPILED, indirect=True)
@@ -109,9 +110,9 @@ def test_more_vectors_than_are_worth_it_are_multiplied_by_torch(
     by_torch = weights._product_torch(x, w, bias)
     torch.testing.assert_close(by_torch, compiled, rtol=1e-5, atol=1e-5)
     monkeypatch.setattr(weights, "_product_torch", lambda *_: by_torch)
-    monkeypatch.setattr(weights._loaded(), "most", 9)
+    monkeypatch.setattr(weights_library.loaded(), "most", 9)
     assert torch.equal(weights.product(x, w, bias), compiled)
-    monkeypatch.setattr(weights._loaded(), "most", 8)
+    monkeypatch.setattr(weights_library.loaded(), "most", 8)
     assert weights.product(x, w, bias) is by_torch
 
 
@@ -144,12 +145,12 @@ def test_a_copy_does_not_need_what_it_was_copied_from(level: str, form: weights.
 Make = Callable[..., nn.GRU | nn.LSTM]
 
 
-def cells_of(source: nn.GRU | nn.LSTM, form: weights.WeightFormat) -> list[weights.Cell]:
+def cells_of(source: nn.GRU | nn.LSTM, form: weights.WeightFormat) -> list[Cell]:
     """Its weights packed; its own replaced by what the packed ones stand for."""
-    cells: list[weights.Cell] = []
+    cells: list[Cell] = []
     for n in range(source.num_layers):
         parts = [getattr(source, f"{part}_l{n}") for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-        cell = weights.Cell(*(weights.pack_matrix(part, form) for part in parts[:2]), *(part.detach() for part in parts[2:]))
+        cell = Cell(*(weights.pack_matrix(part, form) for part in parts[:2]), *(part.detach() for part in parts[2:]))
         cells.append(cell)
         with torch.no_grad():
             parts[0].copy_(cell.input.widened())
@@ -171,9 +172,9 @@ def test_recurrences_are_those_of_torch(
     kept = (h.clone(), c.clone())
     plain_gru, plain_lstm = (kind(width, hidden, layers, batch_first=True) for kind in (nn.GRU, nn.LSTM))
     with pytest.MonkeyPatch.context() as patch:
-        if weights._loaded():
-            patch.setattr(weights._loaded(), "most", most)
-        ours = (*weights.gru(x, h, cells_of(plain_gru, form)), *weights.lstm(x, h, c, cells_of(plain_lstm, form)))
+        if weights_library.loaded():
+            patch.setattr(weights_library.loaded(), "most", most)
+        ours = (*gru(x, h, cells_of(plain_gru, form)), *lstm(x, h, c, cells_of(plain_lstm, form)))
     out, (after, cell) = plain_lstm(x, (h, c))
     for our, expected in zip(ours, (*plain_gru(x, h), out, after, cell), strict=True):
         torch.testing.assert_close(our, expected, rtol=0, atol=1e-5)
@@ -184,10 +185,12 @@ def test_recurrences_are_those_of_torch(
 @torch.no_grad()
 def test_gates_hold_where_they_are_shut_or_wide_open(level: str) -> None:
     torch.manual_seed(0)
-    gru, lstm = nn.GRU(9, 20, batch_first=True), nn.LSTM(9, 20, batch_first=True)
+    plain_gru, plain_lstm = nn.GRU(9, 20, batch_first=True), nn.LSTM(9, 20, batch_first=True)
     x, h = 1e4 * torch.randn(2, 6, 9), torch.randn(1, 2, 20)
-    torch.testing.assert_close(weights.gru(x, h, cells_of(gru, "float32"))[0], gru(x, h)[0], rtol=0, atol=1e-5)
-    torch.testing.assert_close(weights.lstm(x, h, h, cells_of(lstm, "float32"))[0], lstm(x, (h, h))[0], rtol=0, atol=1e-5)
+    ours, (expected, _) = gru(x, h, cells_of(plain_gru, "float32"))[0], plain_gru(x, h)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
+    ours, (expected, _) = lstm(x, h, h, cells_of(plain_lstm, "float32"))[0], plain_lstm(x, (h, h))
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
 
 
 def test_threads_that_multiply_at_once_do_not_meet(level: str) -> None:
@@ -221,10 +224,10 @@ def test_what_does_not_fit_is_refused_in_one_line(level: str) -> None:
     one_line(lambda: weights.product(torch.randn(2, 33).double(), w), SettingsError, "float64")
     one_line(lambda: weights.product(torch.randn(2, 33).requires_grad_(), w), SettingsError, "gradient")
     cells = cells_of(nn.GRU(5, 6, 2), "float32")
-    one_line(lambda: weights.gru(torch.randn(2, 3, 5), torch.randn(1, 2, 6), cells), DataError, "2 layers")
-    unchecked = inspect.unwrap(weights.gru)
+    one_line(lambda: gru(torch.randn(2, 3, 5), torch.randn(1, 2, 6), cells), DataError, "2 layers")
+    unchecked = inspect.unwrap(gru)
     one_line(lambda: unchecked(torch.randn(2, 3, 5), torch.randn(2, 3, 6), cells), DataError, "[2, 3, 5]")
-    one_line(lambda: weights.gru(torch.randn(2, 3, 4), torch.randn(2, 2, 6), cells), DataError, "width 5")
+    one_line(lambda: gru(torch.randn(2, 3, 4), torch.randn(2, 2, 6), cells), DataError, "width 5")
 
 
 # The small parts of a step stand in for lines of the models: those are the reference.

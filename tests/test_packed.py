@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nextvec.errors import DataError, SettingsError
-from nextvec.kernels.weights import Stage, WeightFormat
+from nextvec.kernels.weights import WeightFormat
+from nextvec.kernels.weights_chain import Stage
 from nextvec.models import GRU, Hierarchical, MemoryGRU, PublishedMemoryGRU, Recurrent, SummaryCache, packed
 from nextvec.models.packed import fastest_format, pack, weight_bytes
 from nextvec.models.packed_layers import PackedChain, PackedGRU, PackedLinear, PackedLSTM, Unit
@@ -31,9 +32,20 @@ from tests.laws.test_models import (
 
 FORMATS: tuple[WeightFormat, ...] = ("float32", "bfloat16", "int8")
 UNTRAINED = ("copy last", "exponential mean", "mean of all", "constant", "successor")
+TRAINED = [name for name in MODELS if name not in UNTRAINED]
 
 every_model = pytest.mark.parametrize("make", MODELS.values(), ids=list(MODELS))
 every_format = pytest.mark.parametrize("weights", FORMATS)
+every_trained = pytest.mark.parametrize("make", [MODELS[n] for n in TRAINED], ids=TRAINED)
+# Packing leaves models that learn nothing as they are, so that one format stands for all.
+every_packed = pytest.mark.parametrize(
+    ("make", "weights"),
+    [
+        pytest.param(make, weights, id=f"{name}, {weights}")
+        for name, make in MODELS.items()
+        for weights in (FORMATS if name in TRAINED else FORMATS[-1:])
+    ],
+)
 shapes = {"batch": st.integers(1, 4), "length": st.integers(1, 40), "seed": st.integers(0, 2**31)}
 
 
@@ -80,7 +92,7 @@ def unpacked(module: nn.Module) -> nn.Module:
     return module
 
 
-@every_model
+@every_trained
 @given(**shapes)
 @torch.no_grad()
 def test_float32_weights_answer_as_the_model_does(
@@ -94,7 +106,7 @@ def test_float32_weights_answer_as_the_model_does(
     torch.testing.assert_close(ours.last(x), model.last(x), rtol=0, atol=1e-5)
 
 
-@every_model
+@every_trained
 @pytest.mark.parametrize("weights", ["bfloat16", "int8"])
 @given(**shapes)
 @torch.no_grad()
@@ -106,8 +118,7 @@ def test_rounded_weights_change_an_answer_by_their_rounding_alone(
     torch.testing.assert_close(ours(x), unpacked(ours)(x), rtol=0, atol=1e-5)
 
 
-@every_model
-@every_format
+@every_packed
 @given(**shapes)
 def test_packed_models_keep_the_laws(
     make: Callable[[], Recurrent[Any]], weights: WeightFormat, batch: int, length: int, seed: int
@@ -130,8 +141,7 @@ def test_a_state_that_was_read_from_can_be_read_from_again(make: Callable[[], Re
         assert torch.equal(first, second)
 
 
-@every_model
-@every_format
+@every_packed
 def test_copies_and_pickles_answer_alike(make: Callable[[], Recurrent[Any]], weights: WeightFormat) -> None:
     torch.manual_seed(0)
     model, x = pack(shaken(make()), weights), passage(2, 5)
@@ -162,7 +172,11 @@ def test_the_model_itself_stays_as_it_was(make: Callable[[], Recurrent[Any]]) ->
 def test_what_learns_nothing_is_not_rounded(name: str) -> None:
     torch.manual_seed(0)
     model, x = MODELS[name]().eval(), passage(2, 9)
-    assert torch.equal(pack(model, "int8")(x), model(x))
+    for weights in FORMATS:
+        ours = pack(model, weights)
+        assert torch.equal(ours(x), model(x))
+        assert torch.equal(stepped(ours, x), stepped(model, x))
+        assert torch.equal(ours.last(x), model.last(x))
 
 
 def test_small_matrices_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,6 +229,26 @@ def test_summaries_of_a_packed_hierarchy_are_kept_and_forgotten_with_its_weights
     next(buffer for name, buffer in model.local.named_buffers() if "weight_ih" in name).zero_()
     torch.testing.assert_close(cache.predict(x), model(x[None])[0, -1], rtol=0, atol=1e-5)
     assert cache.misses == 6
+
+
+class Halving(nn.Module):
+    """A module that declares a packed form, or none where its layers are to be packed."""
+
+    def __init__(self, form: nn.Module | None) -> None:
+        super().__init__()
+        self.form, self.inner = form, nn.Linear(DIM, 64)
+
+    def packed(self, form: WeightFormat) -> nn.Module:
+        return self if self.form is None else self.form
+
+
+def test_a_module_declares_its_own_packed_form() -> None:
+    own, model = nn.Identity(), GRU(centre(), 0.5, hidden=4)
+    model.residual = nn.Sequential(Halving(own), Halving(None), nn.ReLU())
+    done = pack(model, "int8").residual
+    assert isinstance(done[0], nn.Identity)
+    assert isinstance(done[1], Halving) and isinstance(done[1].inner, PackedLinear)
+    assert isinstance(model.residual[1].inner, nn.Linear), "the model itself stays"
 
 
 class Backwards(GRU):

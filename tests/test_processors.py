@@ -47,6 +47,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return computed_as_on("this", tmp_path_factory.mktemp("this"))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("processor", ["avx2", pytest.param("oldest", marks=pytest.mark.slow), "without kernels"])
 def test_every_model_precision_and_format_computes_alike_on_every_processor(
     processor: str, here: dict[str, Any], tmp_path: Path
@@ -102,6 +103,7 @@ def refused(program: str, stored: Path, run: Path, environment: dict[str, str], 
     return done.stderr
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN's levels are those of x86")
 def test_an_operation_that_the_processor_lacks_is_refused_with_what_to_choose(stored: Path, tmp_path: Path) -> None:
     """oneDNN's own refusal, which the model no longer meets: here its own way round it is taken away."""

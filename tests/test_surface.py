@@ -49,6 +49,7 @@ def test_commands_in_the_documents_parse() -> None:
     assert found >= 8
 
 
+@pytest.mark.integration
 def test_the_python_examples_run_on_a_small_bank(tmp_path: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     answer, client = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guide.md").read_text(), re.DOTALL)

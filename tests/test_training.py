@@ -230,6 +230,7 @@ def killed_after(command: list[str], environment: dict[str, str], history: Path,
     assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
 
 
+@pytest.mark.integration
 def test_a_killed_training_resumes_bit_for_bit(tmp_path: Path, command: list[str], quiet_environment: dict[str, str]) -> None:
     on_disk(walk_bank(documents=20), tmp_path / "bank")
     sets = ["context=20", "batch=3", "updates=60", "evaluate_every=5", "hidden=8", "slots=16", "working=8", "pool=30"]
@@ -396,7 +397,7 @@ def test_on_another_bank_what_was_trained_on_is_left_out(tmp_path: Path) -> None
     assert report.documents == 12 - trained
     left_out = f"{trained} documents that the run was trained on are left out"
     assert (left_out in report.notes) == (trained > 0)
-    assert "neither bank says which encoder" in report.notes[-1]
+    assert "the encoders of both banks are unknown" in report.notes[-1]
     wide = Bank.from_documents([VectorDocument(n, n, mixed.document(m)) for m, n in enumerate(mixed.ids)], "unknown", "float32")
     assert len(run.unseen(wide)) == 12 - trained
 

@@ -1,4 +1,4 @@
-"""What a usable vector is: one definition for banks, indexes, sessions, servers and clients."""
+"""Validation and scaling of vectors; banks, indexes, sessions, servers and clients all use it."""
 
 # Axes: T vectors, D width.
 
@@ -9,22 +9,22 @@ from jaxtyping import Float32, Float64, Shaped
 
 from nextvec.errors import DataError
 
-KINDS = "fiu"  # floats and whole numbers; a bool, a complex number, a string or an object is no coordinate
-MODEST = 2.0**64  # magnitudes from 1/MODEST to MODEST become float32 as they are
+KINDS = "fiu"  # NumPy kinds that are accepted: floats and integers
+MODEST = 2.0**64  # magnitudes from 1/MODEST to MODEST are converted to float32 without scaling
 
 
 def unit_rows(vectors: Any, dim: int | None = None, where: str = "") -> Float32[np.ndarray, "T D"]:
     """``vectors`` [T, D] scaled to unit length, float32.
 
-    Usable is every vector of finite numbers, floats of any width or whole
-    numbers, that is not zero: 1e-300 and 1e300 as well as float32 subnormals.
+    Every vector of finite floats or integers is accepted unless it is zero:
+    1e-300 and 1e300 as well as float32 subnormals.
 
     Args:
-        dim: the width that is wanted; any when None.
-        where: what the vectors belong to, for the message, such as ``document 'a', ``.
+        dim: the required width; any when None.
+        where: prefix of the message, such as ``document 'a', ``.
 
     Raises:
-        DataError: no numbers, another shape, no rows, NaN, infinity, or a zero vector; names the row.
+        DataError: other values than numbers, another shape, no rows, NaN, infinity, or a zero vector; names the row.
     """
     rows_TD = as_float32(vectors, dim, where)
     wide_TD = rows_TD.astype(np.float64)
@@ -43,12 +43,12 @@ def check_usable(vectors: Float32[np.ndarray, "T D"], where: str = "") -> None:
 def as_float32(vectors: Any, dim: int | None = None, where: str = "") -> Float32[np.ndarray, "T D"]:
     """``vectors`` [T, D] as float32 of the same directions.
 
-    float16 and float32 are kept as they are. A row of another type whose
-    largest magnitude is not within 2**-64 to 2**64 is multiplied by a power of
-    two, which is exact, so that none of it is lost to float32's range.
+    float16 and float32 keep their values. A row of another dtype whose largest
+    magnitude is outside 2**-64 to 2**64 is multiplied by a power of two, which
+    is exact, so that it does not leave the range of float32.
 
     Raises:
-        DataError: no numbers, masked ones, another shape, or no rows.
+        DataError: other values than numbers, masked values, another shape, or no rows.
     """
     given = _numbers(vectors, where)
     if given.ndim != 2 or not len(given) or not given.shape[1]:
@@ -79,7 +79,7 @@ def _numbers(vectors: Any, where: str) -> Shaped[np.ndarray, "..."]:
 
 
 def _lengths(vectors: Shaped[np.ndarray, "T D"], where: str) -> Float64[np.ndarray, " T"]:
-    """Length of each row; squares of float32 neither overflow nor vanish in float64."""
+    """The length of each row, in float64, where the square of a float32 neither overflows nor underflows."""
     lengths_T = np.sqrt(np.einsum("td,td->t", vectors, vectors, dtype=np.float64))
     usable = np.isfinite(lengths_T) & (lengths_T > 0)
     if not usable.all():

@@ -19,15 +19,15 @@ import pytest
 from nextvec.client import Client, SeqConflictError
 from nextvec.inference import Engine
 from nextvec.serving import openapi
-from nextvec.serving.states import OVERHEAD
+from nextvec.serving.state_cache import OVERHEAD
 from nextvec.serving.wire import F16, F32, most_body, most_rows
-from tests.serving.server import DIM, Running, make_run, request, rows_of, serving
+from tests.serving.server import DIM, Running, request, rows_of, serving
 from tests.waiting import PATIENCE, until
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("run"))
+def run(made: Path) -> Path:
+    return made / "run0"
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +238,7 @@ def test_what_an_operation_does_not_read_is_refused_by_name(
     assert http.get("/v1/sessions/unread").status_code == 404  # and nothing was done
 
 
+@pytest.mark.integration
 def test_a_request_that_cannot_be_read_is_a_line_in_the_log_and_a_count(run: Path, tmp_path: Path) -> None:
     with serving(run, tmp_path / "s", log=tmp_path / "log") as server:
         got = server.talk(b"GET / HTTP/1.1\r\nhost: localhost\r\nhost: evil.example\r\n\r\n")
@@ -299,6 +300,7 @@ def test_every_route_is_in_the_document(http: httpx.Client) -> None:
     assert routes == documented
 
 
+@pytest.mark.integration
 def test_a_killed_server_loses_nothing_that_it_acknowledged(run: Path, tmp_path: Path) -> None:
     acknowledged: dict[str, int] = {}
     rows = rows_of(500, 5)
@@ -338,6 +340,7 @@ def _quietly(write: object, name: str) -> None:
         return  # the server was killed, as it should be
 
 
+@pytest.mark.integration
 def test_more_sessions_than_memory_are_answered_alike(run: Path, tmp_path: Path) -> None:
     engine = Engine.open(run)
     one = engine.session()
@@ -357,6 +360,7 @@ def test_more_sessions_than_memory_are_answered_alike(run: Path, tmp_path: Path)
         assert _gauge(server, "nextvec_rebuilt_total") == before + 2
 
 
+@pytest.mark.integration
 def test_memory_stays_within_the_budget_of_states(run: Path, tmp_path: Path) -> None:
     """What the process holds, and not only what it counts: hundreds of sessions more than the budget has room for."""
 
@@ -384,6 +388,7 @@ def _gauge(server: Running, name: str) -> float:
     return next(float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name} "))
 
 
+@pytest.mark.integration
 def test_a_stop_under_load_drops_no_request(run: Path, tmp_path: Path) -> None:
     """Clients ask until an answer says that the connection closes; no request of theirs goes without one."""
     with serving(run, tmp_path / "s") as server:
@@ -415,6 +420,7 @@ def test_a_stop_under_load_drops_no_request(run: Path, tmp_path: Path) -> None:
         assert set(statuses) == {200}
 
 
+@pytest.mark.integration
 def test_overload_is_refused_at_once_and_passes(run: Path, tmp_path: Path) -> None:
     with serving(run, tmp_path / "s", "--budget-ms", "0.001") as server:
 
@@ -431,6 +437,7 @@ def test_overload_is_refused_at_once_and_passes(run: Path, tmp_path: Path) -> No
         assert ask(0)[-1] == 200
 
 
+@pytest.mark.integration
 def test_a_full_disk_refuses_appends_and_answers_still(run: Path, tmp_path: Path) -> None:
     import resource
 
@@ -458,6 +465,7 @@ def test_half_a_request_and_a_client_that_leaves_harm_nobody(server: Running, ht
     assert http.post("/v1/predict", content=rows_of(5).tobytes(), headers={"content-type": F32}).status_code == 200
 
 
+@pytest.mark.integration
 def test_two_servers_do_not_share_sessions(run: Path, tmp_path: Path) -> None:
     import subprocess
     import sys

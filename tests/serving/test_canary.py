@@ -5,7 +5,6 @@ import json
 import pickle
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +17,19 @@ from safetensors.numpy import load_file, save_file
 from nextvec.client import Client
 from nextvec.inference import Engine
 from nextvec.rollout.judge import Evidence, Rung
-from nextvec.rollout.ledger import Ledger, open_ledger
+from nextvec.rollout.ledger import Ledger
 from nextvec.rollout.plan import Command, Plan, create, fold, intervene
 from nextvec.rollout.promotions import identity
 from nextvec.rollout.simulate import EQUAL, recorded, simulate
 from nextvec.rollout.units import bands
-from tests.serving.server import Running, make_run, rows_of, serving
+from tests.serving.server import Running, rows_of, serving
 from tests.waiting import PATIENCE, until
 
 RUNGS = (Rung(5.0, 0.0, 10**6), Rung(50.0, 0.0, 10**6), Rung(98.0, 0.0, 10**6))
 QUICK = ("--turn", "0.05")
 PERSON = "tester"
 
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    make_run(folder, 0)
-    make_run(folder, 1)
-    return folder
-
-
-@pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    """Runs of its own, since a test may spoil them; they share the bank that they were trained on."""
-    for name in ("run0", "run1"):
-        shutil.copytree(made / name, tmp_path / name)
-    return tmp_path
-
-
-@pytest.fixture
-def ledger(folder: Path) -> Iterator[Ledger]:
-    opened = open_ledger(folder / "rollouts.db")
-    yield opened
-    opened.close()
+pytestmark = pytest.mark.integration  # each starts a server
 
 
 def draft(ledger: Ledger, folder: Path, **plan: Any) -> str:

@@ -14,13 +14,12 @@ import pytest
 
 from nextvec import client as clients
 from nextvec.client import AsyncClient, Client, NotFoundError, ServerError, UnreachableError
-from tests.serving.server import Running, make_run, rows_of, serving
+from tests.serving.server import Running, rows_of, serving
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    folder: Path = tmp_path_factory.mktemp("client")
-    with serving(make_run(folder), folder / "sessions") as running:
+def server(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with serving(made / "run0", tmp_path_factory.mktemp("client") / "sessions") as running:
         yield running
 
 

@@ -22,7 +22,7 @@ import pytest
 from nextvec.bank import Bank
 from nextvec.client import Client
 from nextvec.encoders import MiniLM
-from nextvec.evaluation.runs import sittings
+from nextvec.evaluation.results import evaluation_results, held_out_exam
 from nextvec.inference import Engine
 from nextvec.ingestion import Chunking, ingest
 from nextvec.lanes import by_clusters
@@ -45,7 +45,7 @@ from tests.waiting import PATIENCE, until
 
 MILLISECONDS = 1e3 * PATIENCE  # of whatever the page is waited for
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-needs_browser = pytest.mark.skipif(CHROMIUM is None or find_spec("playwright") is None, reason="needs playwright and chromium")
+no_browser = pytest.mark.skipif(CHROMIUM is None or find_spec("playwright") is None, reason="needs playwright and chromium")
 DOCS = Path(__file__).parents[2] / "docs"
 SHOWN = ("desktop", "dark", "phone")
 FOR_DOCS = os.environ.get("NEXTVEC_SCREENSHOTS") == "docs"
@@ -56,6 +56,10 @@ PLAN = Plan(3.0, 0.01, RUNGS, Rung(0.0, 0.0, 1_000), lease=60.0)
 PARAGRAPH = (
     "When something goes wrong a program can say so: it raises an exception, and whoever called it may catch that and go on."
 )
+
+
+def needs_browser(test: Callable[..., None]) -> Callable[..., None]:
+    return pytest.mark.integration(no_browser(test))
 
 
 class Clock:
@@ -182,7 +186,9 @@ def text_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         for _ in train(run, bank):
             pass
         runs.append(run.path)
-    sittings(Run.open(runs[0]), Bank.open(folder / "bank"), "test", pools=(100, 50))
+    run = Run.open(runs[0])
+    exam = held_out_exam(run, Bank.open(folder / "bank"), "test", 100)
+    evaluation_results(run, [exam, exam.among(50)])
     return runs
 
 
@@ -192,6 +198,7 @@ def server(text_runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> I
         yield running
 
 
+@pytest.mark.integration
 def test_the_files_of_the_page_say_what_they_may_do_and_need_no_key(text_runs: list[Path], tmp_path: Path) -> None:
     key, secret = Key.new("reader", ["operate"])
     other, weak = Key.new("weak", ["session"])
@@ -217,11 +224,13 @@ def test_the_files_of_the_page_say_what_they_may_do_and_need_no_key(text_runs: l
     assert str(tmp_path) not in str(told)
 
 
+@pytest.mark.integration
 def test_a_run_has_the_exams_that_its_folder_holds_and_none_else(server: Running, text_runs: list[Path]) -> None:
     first, second = httpx.get(f"{server.url}/v1/overview").json()["runs"]
     run = Run.open(text_runs[0])
-    kept = sittings(run, Engine.open(run).bank, "test", pools=(100, 50))
-    assert [exam["exam"] for exam in first["exams"]] == [sitting.exam for sitting in kept]
+    exam = held_out_exam(run, Engine.open(run).bank, "test", 100)
+    kept = evaluation_results(run, [exam, exam.among(50)])
+    assert [exam["exam"] for exam in first["exams"]] == [result.exam for result in kept]
     assert first["exams"][0]["hit@5"] == kept[0].ranks.hit(5).to_json()
     assert (first["context"], first["updates"]) == (24, 30)
     assert first["valid"]["value"] == run.best_hit5

@@ -12,10 +12,12 @@ from nextvec.bank import Bank
 from nextvec.client import Client
 from nextvec.inference import Engine
 from nextvec.serving import openapi
-from nextvec.serving.service import Asking, Limits, Service, Settled
+from nextvec.serving.limits import Limits
+from nextvec.serving.observations import Settled
+from nextvec.serving.service import Service
 from nextvec.serving.wire import F32, MOST_ROWS, from_rows
 from tests.conftest import walk_bank
-from tests.serving.server import DIM, make_run, serving
+from tests.serving.server import DIM, asking, make_run, serving
 
 EVERY = 3  # of all rows is one and the same
 
@@ -28,6 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("repeats"), bank=Bank.from_numpy(rows, walk.lengths))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("options", [(), ("--isolate",)], ids=["here", "isolated"])
 def test_an_answer_holds_each_vector_once_and_counts_its_rows(run: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
     bank = Engine.open(run).bank
@@ -60,12 +63,12 @@ def test_every_row_that_holds_a_predicted_vector_is_its_label(run: Path, tmp_pat
 
     async def main() -> None:
         service, settled = Service({"stable": run}, lambda name: engine, tmp_path / "s", Limits()), list[Settled]()
-        service.record = settled.append
+        service.listeners.record = settled.append
 
         async def append(name: str, row: int, named: bool, k: int) -> None:
             vectors = from_rows(rows[row : row + 1], [row] if named else None)
             until = asyncio.get_running_loop().time() + 60
-            await service.append(name, vectors, None, k, Asking(name, None, {}, frozenset()), until)
+            await service.sessions.append(name, vectors, None, k, asking(name), until)
 
         for name, named, k in (("a", True, place + 1), ("b", False, place + 1), ("c", True, place), ("d", False, place)):
             service.contexts.open(name)

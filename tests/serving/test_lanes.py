@@ -3,7 +3,6 @@
 import asyncio
 import json
 import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -29,24 +28,24 @@ from nextvec.rollout.judge import CANARY, FAIL, STABLE, Evidence
 from nextvec.rollout.ledger import open_ledger
 from nextvec.routing import UNSURE, Lineup, Served, Snapshot
 from nextvec.serving.lanes import ENOUGH, FIRST, MOST, Health, ServedLanes, strata
+from nextvec.serving.limits import Limits
 from nextvec.serving.metrics import Metrics
 from nextvec.serving.observations import Event, Seen
-from nextvec.serving.rebuild import INLINE
-from nextvec.serving.service import Asking, Limits, Service
+from nextvec.serving.service import Service
+from nextvec.serving.state_rebuild import INLINE
 from nextvec.serving.wire import from_rows
+from tests.command import nextvec
 from tests.serving.faults import FAULTS
-from tests.serving.server import DIM, make_run, rows_of, serving
+from tests.serving.server import DIM, asking, rows_of, serving
 from tests.waiting import PATIENCE, until
 
 LANES = 3
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs of one bank, and its lanes by k-means."""
-    folder = tmp_path_factory.mktemp("laned")
-    make_run(folder, 0)
-    make_run(folder, 1)
+    folder = shutil.copytree(made, tmp_path_factory.mktemp("laned") / "runs")
     by_clusters(Bank.open(folder / "bank"), LANES).save(folder / "lanes")
     return folder
 
@@ -64,7 +63,7 @@ def served(made: Path, folder: Path, talk: Callable[[Service, ServedLanes], Awai
         service = Service(runs, lambda run: Engine.open(run), folder / "s", Limits(budget=PATIENCE, deadline=PATIENCE))
         found = Anchors.open(made / "lanes", service.encoder, service.dim)
         lanes = ServedLanes(found, {found.names[lane]: "expert"}, service.metrics)
-        service.specialise(lanes)
+        service.routing.specialise(lanes)
         try:
             return await talk(service, lanes)
         finally:
@@ -75,7 +74,7 @@ def served(made: Path, folder: Path, talk: Callable[[Service, ServedLanes], Awai
 
 async def say(service: Service, session: str, rows: np.ndarray, lane: str | None = None) -> Any:
     until = asyncio.get_running_loop().time() + PATIENCE
-    return await service.append(session, from_rows(rows, None), None, 5, Asking(session, lane, {}, frozenset()), until)
+    return await service.sessions.append(session, from_rows(rows, None), None, 5, asking(session, lane), until)
 
 
 def in_lane(anchors: Anchors, lane: int, count: int = 3, seed: int = 0) -> np.ndarray:
@@ -130,7 +129,7 @@ def test_a_deleted_sessions_lane_is_not_its_successors(made: Path, anchors: Anch
         for lane in (0, 2):
             service.contexts.open("s")
             assert (await say(service, "s", in_lane(anchors, lane, 6))).lane == anchors.names[lane]
-            await service.delete("s")
+            await service.sessions.delete("s")
             assert lanes.length("s") == 0
 
     served(made, tmp_path, talk)
@@ -195,12 +194,12 @@ def test_whole_contexts_are_routed_each_by_its_own_lane(made: Path, anchors: Anc
     async def talk(service: Service, lanes: ServedLanes) -> None:
         contexts = [in_lane(anchors, lane, count) for lane, count in ((1, 3), (2, 3), (1, 3 * INLINE))]
         until = asyncio.get_running_loop().time() + PATIENCE
-        found = await service.once(contexts, 5, Asking("", None, {}, frozenset()), until)
+        found = await service.predictions.once(contexts, 5, asking(""), until)
         assert [a.model for a in found] == ["expert", "shared", "expert"]
         for answer, rows in zip(found, contexts, strict=True):
             assert [e.row for e in answer.expected] == answered(service.models[answer.model].engine, rows)
         service.models["expert"].engine.predict = FAULTS["raises"]  # type: ignore[method-assign]
-        sick = (await service.once(contexts[:1], 5, Asking("", None, {}, frozenset()), until))[0]
+        sick = (await service.predictions.once(contexts[:1], 5, asking(""), until))[0]
         assert (sick.model, sick.reason) == ("shared", "expert RuntimeError")
         assert [e.row for e in sick.expected] == answered(service.models["shared"].engine, contexts[0])
 
@@ -215,7 +214,7 @@ def test_a_long_session_is_answered_by_the_shared_model_until_the_expert_has_rea
         rows = in_lane(anchors, 1, 4 * INLINE)
         warming = await say(service, "s", rows)
         assert (warming.model, warming.reason) == ("shared", "expert warming")
-        await asyncio.gather(*service._working.values())
+        await asyncio.gather(*service.background.tasks.values())
         after = await say(service, "s", rows[:1])
         assert (after.model, after.reason) == ("expert", "no canary, expert")
         assert [e.row for e in after.expected] == answered(service.models["expert"].engine, np.concatenate([rows, rows[:1]]))
@@ -284,6 +283,7 @@ def test_a_circuit_opens_is_tried_now_and_then_and_closes() -> None:
     assert all(health.asked() for _ in range(5))
 
 
+@pytest.mark.integration
 def test_a_sick_expert_under_load_is_met_by_nobody(made: Path, anchors: Anchors, tmp_path: Path) -> None:
     """A real server and eight clients; the expert's weights rot, it is loaded again, and later healed."""
     for name in ("run0", "run1"):
@@ -372,11 +372,11 @@ def test_a_rollout_of_the_shared_model_leaves_experts_their_lanes(made: Path, an
 
     async def talk(service: Service, lanes: ServedLanes) -> None:
         events: list[Event] = []
-        service.observe = events.append
-        experts = service.snapshot.stable.experts
-        await service.open_model("new", made / "run1")
+        service.listeners.observe = events.append
+        experts = service.routing.snapshot.stable.experts
+        await service.models.open("new", made / "run1")
         new = Lineup(Served("new"), Served("new"), experts)
-        service.adopt(Snapshot(1, service.snapshot.stable, new, 100.0, "r", time.monotonic() + 3600))
+        service.routing.adopt(Snapshot(1, service.routing.snapshot.stable, new, 100.0, "r", time.monotonic() + 3600))
         service.contexts.open("mine")
         assert (await say(service, "mine", in_lane(anchors, 1))).model == "expert"
         assert events == []
@@ -408,6 +408,7 @@ def test_harm_in_one_lane_alone_is_found_and_named(anchors: Anchors) -> None:
     assert max(counted, key=lambda lane: counted[lane]) == anchors.names[2]
 
 
+@pytest.mark.integration
 def test_a_rollout_is_judged_by_lanes_where_it_was_drafted_so(
     made: Path, anchors: Anchors, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -433,6 +434,7 @@ def test_a_rollout_is_judged_by_lanes_where_it_was_drafted_so(
     assert Evidence.from_json(open_ledger(tmp_path / "r.db").record("r").evidence).strata == (*anchors.names, UNSURE)
 
 
+@pytest.mark.integration
 def test_a_server_without_the_rollouts_lanes_does_not_take_part(made: Path, tmp_path: Path) -> None:
     for name in ("run0", "run1"):
         shutil.copytree(made / name, tmp_path / name)
@@ -459,16 +461,13 @@ def test_a_server_without_the_rollouts_lanes_does_not_take_part(made: Path, tmp_
         (["--lanes", "NOWHERE"], "holds no lanes"),
     ],
 )
-def test_lanes_that_cannot_be_served_are_named(
-    made: Path, tmp_path: Path, command: list[str], options: list[str], message: str
-) -> None:
+def test_lanes_that_cannot_be_served_are_named(made: Path, tmp_path: Path, options: list[str], message: str) -> None:
     named = [o.replace("LANES", str(made / "lanes")).replace("NOWHERE", str(tmp_path)) for o in options]
     runs = [str(made / "run0"), str(made / "run1")]
-    whole = [*command, "serve", *runs, "--port", "0", "--sessions", str(tmp_path / "s"), *named]
-    done = subprocess.run(whole, capture_output=True, text=True, timeout=PATIENCE)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    done = nextvec("serve", *runs, "--port", "0", "--sessions", str(tmp_path / "s"), *named)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+    assert done.err.count("\n") == 1
 
 
 def test_anchors_of_another_encoder_or_damaged_are_refused(made: Path, tmp_path: Path) -> None:
@@ -489,7 +488,7 @@ def test_an_expert_of_another_bank_is_refused(made: Path, tmp_path: Path) -> Non
         foreign = replace(service.models["expert"], engine=_of_another_bank(service.models["expert"].engine))
         service.models = {**service.models, "expert": foreign}
         with pytest.raises(ServingError, match="looks predictions up in another bank"):
-            service.specialise(lanes)
+            service.routing.specialise(lanes)
 
     served(made, tmp_path, talk)
 
@@ -498,6 +497,7 @@ def _of_another_bank(engine: Engine) -> Engine:
     return Engine(engine.model, Bank.from_numpy(rows_of(40), [20, 20]))
 
 
+@pytest.mark.integration
 def test_answers_say_their_lane_as_json(made: Path, anchors: Anchors, tmp_path: Path) -> None:
     options = ("--lanes", str(made / "lanes"))
     with serving(made / "run0", tmp_path / "s", *options) as server:

@@ -41,7 +41,7 @@ def socket() -> Generator[str]:
         yield folder
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.integration)])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a new ledger can be made, of either kind."""
     if request.param == "sqlite":
@@ -410,6 +410,7 @@ def test_what_is_no_ledger_is_refused(tmp_path: Path) -> None:
         open_ledger(f"postgresql:///none?host={tmp_path}")
 
 
+@pytest.mark.integration
 def test_a_lost_connection_is_made_anew(socket: str) -> None:
     where = postgres.database(socket)
     opened = open_ledger(where)
@@ -424,6 +425,7 @@ def test_a_lost_connection_is_made_anew(socket: str) -> None:
     opened.close()
 
 
+@pytest.mark.integration
 def test_a_commit_is_on_disk_before_it_counts(tmp_path: Path, socket: str) -> None:
     local = SqliteLedger(tmp_path / "ledger.db")
     assert local._run("PRAGMA synchronous") == [(2,)]

@@ -19,16 +19,16 @@ from nextvec.cli.main import main
 from nextvec.errors import ServingError
 from nextvec.serving.cors import as_origin
 from nextvec.serving.guard import Access
-from nextvec.serving.listening import Place, bound, listen
-from tests.serving.server import DIM, Running, make_run, rows_of, serving
+from nextvec.serving.listening import ListenAddress, bound, listen
+from tests.serving.server import DIM, Running, rows_of, serving
 
 CHROMIUM = Path("/usr/bin/chromium")
 ORIGIN = "https://app.example"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("run"))
+def run(made: Path) -> Path:
+    return made / "run0"
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,7 @@ def proxy(server: Running) -> Iterator[str]:
         shown.shutdown()
 
 
+@pytest.mark.integration
 def test_everything_is_found_under_the_path_of_a_proxy(proxy: str) -> None:
     with httpx.Client(timeout=30) as client:
         page = client.get(f"{proxy}/a/nv")
@@ -85,6 +86,7 @@ def test_everything_is_found_under_the_path_of_a_proxy(proxy: str) -> None:
         assert client.get(f"{proxy}{shown['url']}/v1/models").json()["models"][0]["dim"] == DIM
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not CHROMIUM.exists() or find_spec("playwright") is None, reason=f"needs playwright and {CHROMIUM}")
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_the_dashboard_asks_under_the_path_of_a_proxy(proxy: str, slash: str) -> None:
@@ -106,9 +108,10 @@ def test_the_dashboard_asks_under_the_path_of_a_proxy(proxy: str, slash: str) ->
 @pytest.mark.parametrize("root", ["nv", "/nv/", "/", "/a b", '/"><script>', "//other.example"])
 def test_a_root_path_is_a_path(root: str) -> None:
     with pytest.raises(ServingError, match="--root-path"):
-        Place(root=root).check()
+        ListenAddress(root=root).check()
 
 
+@pytest.mark.integration
 def test_a_page_of_a_listed_origin_may_ask_and_others_may_not(server: Running) -> None:
     asking = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
     with httpx.Client(base_url=server.url, timeout=30) as client:
@@ -155,6 +158,7 @@ def test_no_wildcard_and_nothing_but_an_origin(given: str) -> None:
         as_origin(given)
 
 
+@pytest.mark.integration
 def test_an_address_in_use_is_named(server: Running, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     port = str(server.address[1])
     assert main(["serve", str(run), "--sessions", str(tmp_path / "s"), "--port", port]) == 2
@@ -164,14 +168,15 @@ def test_an_address_in_use_is_named(server: Running, run: Path, tmp_path: Path, 
 
 
 def test_an_address_taken_between_binding_and_listening_is_named() -> None:
-    with bound(Place(port=0)) as first:
+    with bound(ListenAddress(port=0)) as first:
         port = first.getsockname()[1]
-        with bound(Place(port=port)) as second:
-            listen(first, Place(port=port))
+        with bound(ListenAddress(port=port)) as second:
+            listen(first, ListenAddress(port=port))
             with pytest.raises(ServingError, match=f"--port {port}.*in use"):
-                listen(second, Place(port=port))
+                listen(second, ListenAddress(port=port))
 
 
+@pytest.mark.integration
 def test_a_socket_in_the_file_system(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "nv.sock"
     with socket.socket(socket.AF_UNIX) as stale:
@@ -183,7 +188,7 @@ def test_a_socket_in_the_file_system(run: Path, tmp_path: Path) -> None:
             assert client.put("/v1/sessions/a").status_code == 201
             headers = {"content-type": "application/octet-stream"}
             assert client.post("/v1/sessions/a/append", content=rows_of(3).tobytes(), headers=headers).json()["length"] == 3
-        with pytest.raises(ServingError, match="another server listens there"), bound(Place(unix=path)):
+        with pytest.raises(ServingError, match="another server listens there"), bound(ListenAddress(unix=path)):
             pass
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(30) == 0
@@ -193,17 +198,17 @@ def test_a_socket_in_the_file_system(run: Path, tmp_path: Path) -> None:
 def test_a_path_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("mine")
-    with pytest.raises(ServingError, match="is no socket"), bound(Place(unix=path)):
+    with pytest.raises(ServingError, match="is no socket"), bound(ListenAddress(unix=path)):
         pass
     assert path.read_text() == "mine"
     for wrong in (tmp_path / "absent" / "s", tmp_path / ("x" * 200)):
-        with pytest.raises(ServingError, match="--unix"), bound(Place(unix=wrong)):
+        with pytest.raises(ServingError, match="--unix"), bound(ListenAddress(unix=wrong)):
             pass
 
 
 def test_a_socket_that_another_server_has_put_there_stays(tmp_path: Path) -> None:
     path = tmp_path / "s"
-    with bound(Place(unix=path)):
+    with bound(ListenAddress(unix=path)):
         path.unlink()
         with socket.socket(socket.AF_UNIX) as other:
             other.bind(str(path))
@@ -211,6 +216,6 @@ def test_a_socket_that_another_server_has_put_there_stays(tmp_path: Path) -> Non
 
 
 def test_a_socket_needs_no_keys_and_takes_no_port(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Place(host="0.0.0.0", unix=tmp_path / "s", access=Access()).check()
+    ListenAddress(host="0.0.0.0", unix=tmp_path / "s", access=Access()).check()
     assert main(["serve", str(run), "--unix", str(tmp_path / "u"), "--port", "1"]) == 2
     assert "--unix" in capsys.readouterr().err

@@ -865,6 +865,7 @@ def settled(ledger: Ledger) -> None:
     assert [row.after for row in rows] == ["DRAFT", *UP][: len(rows)]  # each step once
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "failpoint",
     [
@@ -892,6 +893,7 @@ def test_a_controller_killed_at_a_failpoint_is_replaced(tmp_path: Path, failpoin
     ledger.close()
 
 
+@pytest.mark.integration
 def test_two_controllers_and_one_is_killed(where: str) -> None:
     ledger = drafted(where, replace(QUICK, rungs=tuple(replace(rung, dwell=0.3) for rung in RUNGS)))
     first = process(where, "one", "after_commit:kill:4")
@@ -911,6 +913,7 @@ def wait_for(what: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.integration
 def test_a_controller_that_was_stopped_finds_its_token_stale(where: str) -> None:
     slow = replace(QUICK, rungs=(replace(QUICK.rungs[0], dwell=1e6), *QUICK.rungs[1:]), max_wait=1e7)
     ledger = drafted(where, slow)

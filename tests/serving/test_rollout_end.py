@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,43 +15,21 @@ from nextvec.cli.serving import sessions_folder
 from nextvec.client import Client
 from nextvec.errors import ServingError
 from nextvec.inference import Engine
-from nextvec.rollout.ledger import Ledger, open_ledger
+from nextvec.rollout.ledger import Ledger
 from nextvec.rollout.plan import Command, intervene
 from nextvec.rollout.promotions import Promotion, start
 from tests.serving.orders import ENDS, ORDERS
-from tests.serving.server import Running, make_run, rows_of, serving
+from tests.serving.server import Running, rows_of, serving
 from tests.serving.test_canary import PERSON, QUICK, RUNGS, draft, spoil, state, talk, until
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    make_run(folder, 0)
-    make_run(folder, 1)
-    return folder
-
-
+@pytest.mark.integration
 def test_a_rollout_ends_in_every_order_of_thread_and_loop(made: Path) -> None:
     command = [sys.executable, "-m", "tests.serving.orders", str(made)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     stable = {"aborted": "run0", "promoted": "run1"}
     assert done.stdout.splitlines() == [f"{name}: {order}: {stable[name]}" for name in ENDS for order in ORDERS]
-
-
-@pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    """Runs of its own, since a test may spoil them; they share the bank that they were trained on."""
-    for name in ("run0", "run1"):
-        shutil.copytree(made / name, tmp_path / name)
-    return tmp_path
-
-
-@pytest.fixture
-def ledger(folder: Path) -> Iterator[Ledger]:
-    opened = open_ledger(folder / "rollouts.db")
-    yield opened
-    opened.close()
 
 
 def served(folder: Path, *more: str) -> Any:
@@ -84,6 +61,7 @@ def promote(server: Running) -> None:
         httpx.post(f"{server.url}/v1/rollouts/r/promote").raise_for_status()
 
 
+@pytest.mark.integration
 def test_the_command_of_before_a_promotion_serves_the_promoted_model_and_every_session(ledger: Ledger, folder: Path) -> None:
     draft(ledger, folder)
     with served(folder) as server, Client(server.url) as client:
@@ -107,6 +85,7 @@ def test_the_command_of_before_a_promotion_serves_the_promoted_model_and_every_s
         assert client.session("t").seq == 3
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("fault", ["gone", "other weights"])
 def test_a_promoted_model_that_cannot_be_served_stops_the_start_in_one_line(ledger: Ledger, folder: Path, fault: str) -> None:
     draft(ledger, folder)
@@ -168,6 +147,7 @@ def test_a_start_opens_what_was_promoted_in_the_place_of_what_it_was_promoted_ov
     assert found.digests == {name: f"digest of {name}" for name in promoted}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("verb", ["abort", "promote"])
 def test_the_model_that_lost_is_unloaded_and_its_process_ends(ledger: Ledger, folder: Path, verb: str) -> None:
     draft(ledger, folder)
@@ -186,6 +166,7 @@ def test_the_model_that_lost_is_unloaded_and_its_process_ends(ledger: Ledger, fo
         assert {answer.model for answer in talk(client, "s")} == {winner}
 
 
+@pytest.mark.integration
 def test_a_model_named_on_the_command_line_stays_after_a_rollback(ledger: Ledger, folder: Path) -> None:
     draft(ledger, folder)
     runs = [folder / "run0", folder / "run1"]

@@ -8,21 +8,22 @@ import pytest
 
 from nextvec.client import Client
 from nextvec.serving.guard import needed
-from tests.serving.server import Running, make_run, rows_of, serving
+from tests.serving.server import Running, rows_of, serving
 from tests.serving.test_canary import until
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("runs"), 0)
+def run(made: Path) -> Path:
+    return made / "run0"
 
 
 @pytest.fixture(scope="module")
-def server(run: Path) -> Iterator[Running]:
-    with serving(run, run.parent / "listed", "--max-sessions", "25") as running:
+def server(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with serving(run, tmp_path_factory.mktemp("sessions") / "listed", "--max-sessions", "25") as running:
         yield running
 
 
+@pytest.mark.integration
 def test_pages_list_every_session_once_by_name(server: Running) -> None:
     with Client(server.url) as client, httpx.Client(base_url=server.url) as web:
         for n in range(25):
@@ -53,8 +54,9 @@ def test_the_list_is_for_operators_and_a_session_for_those_who_know_its_name() -
     assert needed("GET", "/v1/sessions/a") == "session"
 
 
-def test_sessions_that_are_not_used_are_deleted_also_those_from_before_a_restart(run: Path) -> None:
-    folder = run.parent / "old"
+@pytest.mark.integration
+def test_sessions_that_are_not_used_are_deleted_also_those_from_before_a_restart(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "old"
     with serving(run, folder) as server, Client(server.url) as client:
         for n in range(3):
             client.session(f"s{n}").append(rows_of(1, n), k=0)

@@ -1,7 +1,6 @@
 """`nextvec rollout` and `nextvec serve` as commands: what they print, what they refuse, and with which exit code."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,34 +10,15 @@ import httpx
 import pytest
 
 from nextvec.client import Client
-from tests.serving.server import make_run, rows_of, serving
+from tests.command import nextvec
+from tests.serving.server import rows_of, serving
 from tests.waiting import PATIENCE
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    make_run(folder, 0)
-    make_run(folder, 1)
-    return folder
-
-
-@pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    for name in ("run0", "run1"):
-        shutil.copytree(made / name, tmp_path / name)
-    return tmp_path
-
-
-def nextvec(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "nextvec.cli.main", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=PATIENCE)
-
-
 def told(folder: Path, *words: str, code: int = 0) -> Any:
-    done = nextvec(folder, *words, "--json")
-    assert done.returncode == code, done.stderr
-    return json.loads(done.stdout)
+    done = nextvec(*words, "--json", folder=folder)
+    assert done.code == code, done.err
+    return json.loads(done.out)
 
 
 def start(folder: Path, *more: str, code: int = 0) -> Any:
@@ -60,14 +40,15 @@ def test_a_rollout_by_commands_alone(folder: Path) -> None:
     assert [row["to"] for row in rows] == ["DRAFT", "SHADOW", "PAUSED(SHADOW)", "SHADOW", "CANARY(0)", "ROLLING_BACK"]
     assert "lunch" in rows[2]["cause"]
     assert told(folder, "rollout", "verify") == {"rows": 6, "head": rows[-1]["hash"]}
-    exported = nextvec(folder, "rollout", "export").stdout.splitlines()
+    exported = nextvec("rollout", "export", folder=folder).out.splitlines()
     assert [json.loads(line)["hash"] for line in exported] == [row["hash"] for row in rows]
     for words in (["status"], ["history"], ["verify"]):
-        done = nextvec(folder, "rollout", *words)
-        assert done.returncode == 0
-        assert "r" in done.stdout
+        done = nextvec("rollout", *words, folder=folder)
+        assert done.code == 0
+        assert "r" in done.out
 
 
+@pytest.mark.integration
 def test_watch_follows_to_the_end_and_its_exit_code_says_which(folder: Path) -> None:
     start(folder)
     with serving(folder / "run0", folder / "s", "--ledger", str(folder / "rollouts.db"), "--turn", "0.05") as server:
@@ -78,7 +59,7 @@ def test_watch_follows_to_the_end_and_its_exit_code_says_which(folder: Path) -> 
         lines, _ = watching.communicate(timeout=PATIENCE)
     assert watching.returncode == 0
     assert lines.splitlines()[-1].split("→")[1].strip().startswith("PROMOTED")
-    assert nextvec(folder, "rollout", "watch").returncode == 0
+    assert nextvec("rollout", "watch", folder=folder).code == 0
 
 
 def test_a_canary_that_fails_its_checks_is_rejected_on_record(folder: Path) -> None:
@@ -112,14 +93,16 @@ def test_a_canary_that_fails_its_checks_is_rejected_on_record(folder: Path) -> N
     ],
 )
 def test_bad_input_is_one_line_and_code_2(folder: Path, words: list[str], message: str) -> None:
-    done = nextvec(folder, *words)
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()[-1:]) == 1
-    assert "Traceback" not in done.stderr
+    done = nextvec(*words, folder=folder)
+    assert done.code == 2, done.err
+    assert message in done.err
+    *progress, line = done.err.splitlines()
+    assert line.startswith("nextvec: ")
+    assert all(said.startswith("replays: ") for said in progress)
     assert not (folder / "rollouts.db").exists() or not told(folder, "rollout", "history")["rows"]
 
 
+@pytest.mark.integration
 def test_the_length_of_a_context_chooses_the_model(folder: Path) -> None:
     runs = [folder / "run0", folder / "run1"]
     with serving(runs, folder / "s", "--long", "run1", "--threshold", "3") as server, Client(server.url) as client:

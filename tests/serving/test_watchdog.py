@@ -44,6 +44,7 @@ def test_a_stuck_loop_ends_the_process_and_the_log_says_where() -> None:
     assert any("spins_for_ever" in line for line in stacks)
 
 
+@pytest.mark.integration
 def test_a_process_that_was_stopped_and_goes_on_is_not_stuck() -> None:
     process = begun(1.0, "sound")
     process.send_signal(signal.SIGSTOP)

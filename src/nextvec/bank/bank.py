@@ -18,10 +18,13 @@ from nextvec.bank.arrays import documents_of
 from nextvec.bank.distinct import Distinct
 from nextvec.bank.documents import Dtype, VectorDocument, stacked
 from nextvec.bank.layout import Manifest
+from nextvec.bank.mapped import mapped_array
 from nextvec.bank.verification import Verify
 from nextvec.bank.verification import verify as check
 from nextvec.errors import DataError
 from nextvec.progress import Progress, silent
+
+REMEDY = "ingest the source again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +57,8 @@ class Bank:
         """
         folder = Path(path)
         m = Manifest.read(folder)
-        rows = _mapped(folder / layout.ROWS, np.dtype(m.dtype), (m.rows, m.dim))
-        offsets = _mapped(folder / layout.OFFSETS, np.dtype(np.int64), (m.documents + 1,))
+        rows = mapped_array(folder / layout.ROWS, np.dtype(m.dtype), (m.rows, m.dim), REMEDY)
+        offsets = mapped_array(folder / layout.OFFSETS, np.dtype(np.int64), (m.documents + 1,), REMEDY)
         documents = folder / layout.DOCUMENTS
         if not documents.is_file():
             raise DataError(f"{documents} is damaged: no file; ingest the source again")
@@ -154,23 +157,15 @@ class Bank:
         """Tokens of each chunk, as the encoder counted them before truncation."""
         if self.path is None or not (self.path / layout.TOKENS).exists():
             return None
-        return _mapped(self.path / layout.TOKENS, np.dtype(np.int32), (len(self),))
+        return mapped_array(self.path / layout.TOKENS, np.dtype(np.int32), (len(self),), REMEDY)
 
     @cached_property
     def _spans(self) -> Int64[np.ndarray, "N 2"]:
         assert self.path is not None
-        return _mapped(self.path / layout.SPANS, np.dtype(np.int64), (len(self), 2))
+        return mapped_array(self.path / layout.SPANS, np.dtype(np.int64), (len(self), 2), REMEDY)
 
     @cached_property
     def _text(self) -> mmap.mmap:
         assert self.path is not None
         with open(self.path / layout.TEXT, "rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def _mapped(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
-    wanted = int(np.prod(shape)) * dtype.itemsize
-    if not path.is_file() or path.stat().st_size != wanted:
-        got = f"{path.stat().st_size:,} bytes" if path.is_file() else "no file"
-        raise DataError(f"{path} is damaged: {got} where the manifest says {wanted:,} bytes; ingest the source again")
-    return np.memmap(path, dtype=dtype, mode="r", shape=shape)

@@ -6,7 +6,7 @@ from nextvec.cli import show
 from nextvec.cli.banks import open_bank_of
 from nextvec.cli.output import as_json
 from nextvec.demo import demo as run_demo
-from nextvec.evaluation.runs import OWN_CONTEXT
+from nextvec.evaluation.results import OWN_CONTEXT
 from nextvec.evaluation.runs import evaluate as run_evaluate
 from nextvec.lanes import Lanes
 from nextvec.runs import Run

@@ -42,13 +42,13 @@ def _build(bank: Bank, kind: str, form: Any, bars: show.Bars) -> Index:
 def _facts(made: Index, bank: Bank, folder: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "index": str(folder),
-        "kind": made.KIND,
-        "format": made.form if isinstance(made, ExactIndex) else "float16",
+        "kind": made.kind,
+        "format": made.form,
         "rows": len(made),
         "dim": made.dim,
         "bytes": sum(path.stat().st_size for path in folder.iterdir()),
     }
-    if isinstance(made, ApproximateIndex):
+    if not made.exact:
         return {**facts, **made.measured}
     found = made.search(torch.from_numpy(predicted_like(bank, SAMPLE)), NEIGHBOURS)
     return {**facts, "rows_decided_per_query": round(found.decided / SAMPLE, 1)}

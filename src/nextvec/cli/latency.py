@@ -13,9 +13,9 @@ from nextvec.cli.output import as_json
 from nextvec.errors import DataError
 from nextvec.index import ExactIndex
 from nextvec.inference import Engine
-from nextvec.inference.latency import Answer, answers, candidates_of, cold_start, gates, limits, to_json
+from nextvec.inference.latency import AnswerLatency, answers, candidates_of, cold_start, gates, limits, to_json
 from nextvec.models.packed import weight_bytes
-from nextvec.report.latency_page import write_latency_page
+from nextvec.pages.latency_page import write_latency_page
 from nextvec.runs import Run, load_model
 
 
@@ -66,7 +66,7 @@ def latency(arguments: Namespace) -> int:
     return 0 if result["passed"] else 1
 
 
-def _other(arguments: Namespace, candidates: Bank, index: ExactIndex, vectors: np.ndarray) -> list[Answer]:
+def _other(arguments: Namespace, candidates: Bank, index: ExactIndex, vectors: np.ndarray) -> list[AnswerLatency]:
     engine = Engine.open(Run.open(arguments.against), candidates, index, arguments.weights)
     return answers(engine, arguments.contexts, vectors)
 

@@ -21,13 +21,14 @@ from nextvec.runs import Run
 from nextvec.serving.canary import Canary, Terms
 from nextvec.serving.cors import Cors, as_origin
 from nextvec.serving.guard import ON_LOOPBACK, Access, Log, read_keys
-from nextvec.serving.isolated import EngineProcess
+from nextvec.serving.isolated_engine import IsolatedEngine
 from nextvec.serving.lanes import ServedLanes
-from nextvec.serving.listening import Place
+from nextvec.serving.limits import Limits
+from nextvec.serving.listening import ListenAddress
 from nextvec.serving.notices import Notices
 from nextvec.serving.observations import Settled
 from nextvec.serving.server import serve as run_server
-from nextvec.serving.service import Limits, Service
+from nextvec.serving.service import Service
 from nextvec.serving.watchdog import Watchdog
 from nextvec.serving.wire import NAME
 
@@ -51,7 +52,7 @@ def serve(arguments: Namespace) -> int:
     opening = partial(open_run, arguments.bank, arguments.weights, "always" if arguments.verify else "once")
     run_server(
         begun.runs,
-        partial(EngineProcess, open_run=opening) if arguments.isolate else opening,
+        partial(IsolatedEngine, open_run=opening) if arguments.isolate else opening,
         sessions,
         place,
         _limits(arguments),
@@ -99,7 +100,7 @@ def _limits(arguments: Namespace) -> Limits:
     )
 
 
-def _place(arguments: Namespace) -> Place:
+def _place(arguments: Namespace) -> ListenAddress:
     if arguments.unix is not None and (arguments.port is not None or arguments.host is not None):
         raise SettingsError("--unix PATH takes the place of --host and --port; give one or the other")
     host = HOST if arguments.host is None else arguments.host
@@ -107,7 +108,7 @@ def _place(arguments: Namespace) -> Place:
     keys = read_keys(arguments.keys) if arguments.keys else ()
     hosts = ON_LOOPBACK | {host} | set(arguments.allow_host)
     access = Access(keys, hosts, Cors(as_origin(origin) for origin in arguments.cors))
-    place = Place(host, port, access, arguments.unix, arguments.root_path)
+    place = ListenAddress(host, port, access, arguments.unix, arguments.root_path)
     place.check()
     return place
 
@@ -183,12 +184,12 @@ def _joined(
     if arguments.watchdog:
         Watchdog(asyncio.get_running_loop(), arguments.watchdog)
     if arguments.record is not None:
-        service.record = _recording(arguments.record, service)
+        service.listeners.record = _recording(arguments.record, service)
     if start.long is not None:
-        service.divide(arguments.threshold, start.long)
+        service.routing.divide(arguments.threshold, start.long)
     if arguments.lanes is not None:
         anchors = Anchors.open(arguments.lanes, service.encoder, service.dim)
-        service.specialise(ServedLanes(anchors, experts, service.metrics))
+        service.routing.specialise(ServedLanes(anchors, experts, service.metrics))
     if ledger is None:
         return None
     terms = Terms(arguments.route, arguments.node, arguments.turn, arguments.settle, arguments.mirror)

@@ -1,8 +1,9 @@
-"""Nearest rows of a bank: exact, or approximate by a library; with filters, and with rows added while it serves."""
+"""Nearest rows of a bank: exact or approximate search, with filters and with rows that are added later."""
 
 from nextvec.index.approximate import ApproximateIndex
-from nextvec.index.exact import ExactIndex, Neighbours
+from nextvec.index.exact import ExactIndex
 from nextvec.index.inputs import allowed_rows
-from nextvec.index.open import Index, open_index
+from nextvec.index.open import open_index
+from nextvec.index.protocol import Index, Neighbours
 
 __all__ = ["ApproximateIndex", "ExactIndex", "Index", "Neighbours", "allowed_rows", "open_index"]

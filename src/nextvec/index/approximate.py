@@ -1,4 +1,4 @@
-"""Approximate search by faiss: a graph of the bank's rows that is walked, not read."""
+"""Approximate search with faiss: a search walks a graph of the bank's rows and reads few of them."""
 
 # Axes: Q queries, N rows, D width, K neighbours, A rows that a mask knows, U distinct vectors, R numbers of these.
 
@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,10 +15,12 @@ from jaxtyping import Bool, Float32, Int64
 from nextvec.bank import Bank, Distinct
 from nextvec.errors import DataError, SettingsError
 from nextvec.index import layout
-from nextvec.index.exact import ExactIndex, Neighbours
-from nextvec.index.inputs import Queries, as_array
-from nextvec.index.layout import Manifest
-from nextvec.kernels import scan
+from nextvec.index.exact import ExactIndex
+from nextvec.index.inputs import as_array
+from nextvec.index.layout import IndexManifest
+from nextvec.index.protocol import Neighbours, Queries
+from nextvec.kernels.scan_best import best_of
+from nextvec.kernels.scan_rows import RowFormat
 from nextvec.progress import Progress, silent
 
 LINKS, BREADTH_OF_BUILDING, BREADTH = 16, 100, 128
@@ -29,38 +31,37 @@ BLOCK = 1_000
 class ApproximateIndex:
     """A hierarchical navigable small world graph (Malkov and Yashunin 2020) over a bank's distinct vectors, built by faiss.
 
-    It finds candidates; their scores are the products that :class:`ExactIndex`
-    decides by, so a row that both find has the same score to the bit. Rows that
-    are added are read exactly until the index is built again: they are always
-    found. Where filters leave the walk fewer than ``k`` rows, the walk is made
-    broader, and in the end all rows are read: ``k`` rows come when ``k`` exist.
+    The graph finds candidates. Their scores are the deciding products of
+    :class:`ExactIndex`. Added rows are searched exactly until the index is
+    built again, so they are always found. Where filters leave the walk fewer
+    than ``k`` rows, the walk becomes broader, and in the end all rows are read:
+    a search returns ``k`` rows whenever ``k`` exist.
 
-    There is no rank of the truth here: a rank counts all rows that score above
-    it, and a walk sees few of them.
-
-    The graph is built by one thread with faiss's own fixed seed: the same bank
+    The graph is built by one thread with the fixed seed of faiss: the same bank
     gives the same graph.
 
     Attributes:
-        exact: the same rows, exactly.
+        reference: the exact index of the same rows.
         measured: recall among the best 10, and what it was measured with.
     """
 
-    KIND = "approximate"
+    KIND: Literal["approximate"] = "approximate"
+    exact, filters, grows = False, True, True
+    form: RowFormat = "float16"
 
-    def __init__(self, graph: Any, exact: ExactIndex, measured: dict[str, Any]) -> None:
+    def __init__(self, graph: Any, reference: ExactIndex, measured: dict[str, Any]) -> None:
         """Use :meth:`build` or :meth:`open`; ``graph`` is a ``faiss.IndexHNSWSQ``."""
         self._graph = graph
-        self.exact = exact
+        self.reference = reference
         self.measured = measured
 
     @classmethod
     def build(cls, bank: Bank, threads: int | None = None, progress: Progress = silent) -> "ApproximateIndex":
         """The graph of a bank, and its recall.
 
-        Recall is the share of the exact best 10 that are found, for queries as
-        a model would ask: exponential means (decay 0.5) of the rows up to a
-        drawn one, which predict the next row better than any row does.
+        Recall is the share of the exact best 10 that are found. The queries
+        resemble predictions: exponential means (decay 0.5) of the rows up to a
+        random row.
 
         Raises:
             SettingsError: faiss is not installed.
@@ -83,14 +84,14 @@ class ApproximateIndex:
         """The saved index of a bank; the graph is read into memory.
 
         Raises:
-            DataError: no approximate index there, another format, made of another bank, or files that are not whole.
+            DataError: no approximate index there, another format, an index of another bank, or damaged files.
             SettingsError: faiss is not installed.
         """
         folder = Path(folder)
-        manifest = Manifest.read(folder)
+        manifest = IndexManifest.read(folder)
         if manifest.kind != cls.KIND:
             raise DataError(f"{folder} is an {manifest.kind} index, not an {cls.KIND} one")
-        exact = ExactIndex.open(folder, bank, threads)
+        reference = ExactIndex.open(folder, bank, threads)
         try:
             graph = _faiss().read_index(str(folder / layout.GRAPH))
         except RuntimeError as error:
@@ -101,19 +102,23 @@ class ApproximateIndex:
                 f"{folder / layout.GRAPH} holds {graph.ntotal:,} rows of width {graph.d}; the bank has {len(bank.distinct):,} "
                 f"distinct vectors of width {bank.dim}; build the index again"
             )
-        return cls(graph, exact, manifest.measured)
+        return cls(graph, reference, manifest.measured)
 
     def __len__(self) -> int:
-        return len(self.exact)
+        return len(self.reference)
+
+    @property
+    def kind(self) -> str:
+        return self.KIND
 
     @property
     def distinct(self) -> Distinct:
-        """The bank's distinct vectors, which are the graph's."""
-        return self.exact.distinct
+        """The bank's distinct vectors, which are those of the graph."""
+        return self.reference.distinct
 
     @property
     def dim(self) -> int:
-        return self.exact.dim
+        return self.reference.dim
 
     def search(
         self,
@@ -122,15 +127,15 @@ class ApproximateIndex:
         excluded: Sequence[Int64[np.ndarray, "..."]] | None = None,
         allowed: Bool[np.ndarray, " A"] | None = None,
     ) -> Neighbours:
-        """As :meth:`ExactIndex.search`, of the rows that the walk comes by.
+        """As :meth:`Index.search`, among the rows that the walk visits.
 
-        The walk's list is as long as it is broad, and what filters leave of it
-        are the best that they leave of all; it is broadened until its better
-        half holds ``k`` of them, and given up for exact search where that would
-        take a sixteenth of all rows.
+        The walk returns a list as long as its breadth. The breadth is doubled
+        until the better half of the list holds ``k`` rows that the filters
+        admit. From a breadth of a sixteenth of all rows on, exact search
+        answers instead.
         """
-        newer = self.exact.search(queries_QD, k, excluded, allowed, added_only=True)  # checks everything, too
-        queries = np.ascontiguousarray(as_array(queries_QD, self.exact.dim))
+        newer = self.reference.search(queries_QD, k, excluded, allowed, added_only=True)  # also checks all arguments
+        queries = np.ascontiguousarray(as_array(queries_QD, self.reference.dim))
         scores, rows = np.full_like(newer.scores, -np.inf), np.full_like(newer.rows, -1)
         may_be, barred = self._filters(excluded, allowed)
         share = 1.0 if may_be is None else max(float(may_be.mean()), 1.0 / self._graph.ntotal)
@@ -144,35 +149,31 @@ class ApproximateIndex:
                 if may[: breadth // 2].sum() < k:
                     left.append(q)
                     continue
-                nearest = self.distinct.firsts[numbers[may][: 2 * k]]  # in the walk's own order, which float16 rounds
-                found = self.exact.scores(nearest, queries_QD[q])
+                nearest = self.distinct.firsts[numbers[may][: 2 * k]]  # ordered by products in float16
+                found = self.reference.scores(nearest, queries_QD[q])
                 decided += len(found)
-                best = scan.best_of(found[None], nearest[None], k)
+                best = best_of(found[None], nearest[None], k)
                 scores[q], rows[q] = best[0][0], best[1][0]
             open_queries, breadth = np.array(left, np.int64), 2 * breadth
-        rows = self.exact.named(rows, allowed)
+        rows = self.reference.named(rows, allowed)
         if len(open_queries):
             chosen = None if excluded is None else [excluded[q] for q in open_queries.tolist()]
-            exactly = self.exact.search(queries_QD[open_queries], k, chosen, allowed)
+            exactly = self.reference.search(queries_QD[open_queries], k, chosen, allowed)
             scores[open_queries], rows[open_queries] = exactly.scores, exactly.rows
             decided += exactly.decided
-            newer.scores[open_queries], newer.rows[open_queries] = -np.inf, -1  # exact search has seen them
-        if self.exact.added:
+            newer.scores[open_queries], newer.rows[open_queries] = -np.inf, -1  # exact search has found them
+        if self.reference.added:
             both = (np.concatenate([scores, newer.scores], 1), np.concatenate([rows, newer.rows], 1))
-            scores, rows = scan.best_of(*both, k)
+            scores, rows = best_of(*both, k)
         return Neighbours(rows, scores, decided)
 
     def add(self, vectors: np.ndarray) -> Int64[np.ndarray, " B"]:
-        """As :meth:`ExactIndex.add`."""
-        return self.exact.add(vectors)
+        """As :meth:`Index.add`."""
+        return self.reference.add(vectors)
 
     def save(self, folder: str | Path) -> None:
-        """Write the graph, its recall and the rows that were added.
-
-        Raises:
-            DataError: the folder exists.
-        """
-        manifest, write = self.exact.contents()
+        """As :meth:`Index.save`."""
+        manifest, write = self.reference.contents()
 
         def write_all(path: Path) -> None:
             write(path)
@@ -183,7 +184,7 @@ class ApproximateIndex:
     def _filters(
         self, excluded: Sequence[Int64[np.ndarray, "..."]] | None, allowed: Bool[np.ndarray, " A"] | None
     ) -> tuple[Bool[np.ndarray, " U"] | None, list[Int64[np.ndarray, "..."]] | None]:
-        """The filters for the graph's vectors: which an allowed row holds, and for each query which an excluded row holds."""
+        """The filters by distinct vector: a mask of possible answers, and for each query the numbers left out."""
         numbers, may_be = self.distinct.numbers, None
         if allowed is not None:
             may_be = np.zeros(len(self.distinct), bool)
@@ -195,7 +196,7 @@ class ApproximateIndex:
     def _recall(self, bank: Bank) -> dict[str, Any]:
         queries = torch.from_numpy(predicted_like(bank, SAMPLE))
         k = min(NEIGHBOURS, len(self.distinct))
-        found, true = self.search(queries, k).rows, self.exact.search(queries, k).rows
+        found, true = self.search(queries, k).rows, self.reference.search(queries, k).rows
         shared = [len(np.intersect1d(a, b)) / k for a, b in zip(found, true, strict=True)]
         return {
             f"recall@{k}": float(np.mean(shared)),
@@ -205,7 +206,7 @@ class ApproximateIndex:
 
 
 def predicted_like(bank: Bank, count: int, seed: int = 0) -> Float32[np.ndarray, "Q D"]:
-    """Queries as a model would ask: exponential means of up to 8 rows of a document, up to a drawn one; unit length."""
+    """Queries that resemble predictions: exponential means of up to 8 rows of a document, up to a random row; unit length."""
     ends = np.random.default_rng(seed).integers(0, len(bank), count)
     starts = np.maximum(bank.offsets[bank.document_of(ends)], ends - MEANT + 1)
     read = [bank.rows[start : end + 1].astype(np.float32) for start, end in zip(starts, ends, strict=True)]
@@ -216,7 +217,7 @@ def predicted_like(bank: Bank, count: int, seed: int = 0) -> Float32[np.ndarray,
 def _admitted(
     numbers: Int64[np.ndarray, " R"], excluded: Int64[np.ndarray, "..."] | None, may_be: Bool[np.ndarray, " U"] | None
 ) -> Bool[np.ndarray, " R"]:
-    may = numbers >= 0  # the walk may end before its list is full
+    may = numbers >= 0  # the walk may find fewer rows than its breadth
     if may_be is not None:
         may &= may_be[np.maximum(numbers, 0)]
     if excluded is not None:
@@ -234,7 +235,7 @@ def _faiss() -> Any:
 
 @contextmanager
 def _one_thread(faiss: Any) -> Generator[None]:
-    """Several threads would link rows in the order in which they happen to come."""
+    """Build with one thread: with several, the graph would depend on their timing."""
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:

@@ -1,11 +1,13 @@
-"""Exact search: every row is read, in whatever form is fastest, and what that cannot rule out is decided exactly."""
+"""Exact search: every row is read in a compact format, and rows that this cannot rule out are decided exactly."""
 
 # Axes: Q queries, N rows, D width, K neighbours, A rows that a mask knows, B rows that are added.
 
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,51 +15,41 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from nextvec.bank import Bank, Distinct
+from nextvec.bank.mapped import mapped_array
 from nextvec.errors import DataError, SettingsError
 from nextvec.index import layout
-from nextvec.index.inputs import Queries, as_array, checked_rows
-from nextvec.index.layout import Manifest
+from nextvec.index.inputs import as_array, checked_rows
+from nextvec.index.layout import IndexManifest
 from nextvec.index.newer import Newer
 from nextvec.index.places import Places
-from nextvec.kernels import scan
-from nextvec.kernels.scan import RowFormat, Stored
+from nextvec.index.protocol import Neighbours, Queries
+from nextvec.kernels.memory import aligned
+from nextvec.kernels.scan import nearest
+from nextvec.kernels.scan_rows import FORMATS, RowFormat, Stored, check_finite, products, stored
 from nextvec.progress import Progress, silent
-from nextvec.ranks import Ranks
 from nextvec.vectors import unit_rows
 
 
-@dataclass(frozen=True)
-class Neighbours:
-    """The nearest rows of each query, best first and the lower row first in a tie; -1 with -inf where there are fewer than K.
-
-    Attributes:
-        decided: rows that reading could not rule out, over all queries.
-    """
-
-    rows: Int64[np.ndarray, "Q K"]
-    scores: Float32[np.ndarray, "Q K"]
-    decided: int = 0
-
-
 class ExactIndex:
-    """The distinct vectors of a bank, by inner product; rows stay where they are, memory-mapped.
+    """Exact search over the distinct vectors of a bank, by inner product; the bank's rows stay memory-mapped.
 
     Rows that hold the same vector (:class:`~nextvec.bank.distinct.Distinct`)
-    are one candidate, as in an exam, and are named by the first of them. An
-    index of plain rows (the constructor) takes every row for a candidate.
+    are one candidate, as in an exam, named by the first of them. An index of
+    plain rows, made by the constructor, treats every row as a candidate.
 
     Rows are read as float32, float16 or int8 (``form``; by default as the bank
-    stores them) and decided from what the bank stores, by one product
-    (:func:`nextvec.kernels.scan.products`). So ids and scores are the same to
-    the bit for every form, number of queries and number of threads; why int8
-    misses nothing is said in :mod:`nextvec.kernels.scan`.
+    stores them). The bank's own rows decide, by one product
+    (:func:`nextvec.kernels.scan_rows.products`). So row numbers and scores are
+    the same bits for every format, number of queries and number of threads.
+    :mod:`nextvec.kernels.scan` shows why int8 misses no row.
 
-    Searches may run in any number of threads, beside one another and beside
-    :meth:`add`: each sees all rows that were added when it began, and no part
-    of others.
+    Searches may run in any number of threads, also during :meth:`add`. A search
+    sees all rows that were added before it began, and no later ones in part.
     """
 
-    KIND = "exact"
+    KIND: Literal["exact"] = "exact"
+    exact, filters, grows = True, True, True
+    measured: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(
         self,
@@ -66,15 +58,15 @@ class ExactIndex:
         threads: int | None = None,
         progress: Progress = silent,
     ) -> None:
-        """Every row is a candidate, also one that repeats another; :meth:`build` knows a bank's distinct vectors.
+        """An index of plain rows, each a candidate; :meth:`build` indexes the distinct vectors of a bank.
 
         Args:
             rows: float16 or float32, finite.
-            form: how rows are read; another form than their own is a copy in memory.
-            threads: that read at the same time; torch's number where None.
+            form: format in which rows are read; a copy in memory if it is not their own.
+            threads: number that read at the same time; torch's number if None.
 
         Raises:
-            SettingsError: rows that are neither, or a form that does not exist.
+            SettingsError: rows of another dtype, or a format that does not exist.
         """
         self._begin(_stored(rows, form, progress), None, threads)
 
@@ -82,20 +74,20 @@ class ExactIndex:
     def build(
         cls, bank: Bank, form: RowFormat | None = None, threads: int | None = None, progress: Progress = silent
     ) -> "ExactIndex":
-        """An index of a bank's distinct vectors, which can be saved."""
+        """The index of a bank's distinct vectors."""
         index = cls.__new__(cls)
         index._begin(_stored(Places(bank.distinct).read(bank.rows), form, progress), bank, threads)
         return index
 
     @classmethod
     def open(cls, folder: str | Path, bank: Bank, threads: int | None = None) -> "ExactIndex":
-        """The saved index of a bank, memory-mapped; of an approximate one, what it decides with.
+        """The saved index of a bank, memory-mapped; of an approximate index, its exact part.
 
         Raises:
-            DataError: no index there, another format, made of another bank, or files that are not whole.
+            DataError: no index there, another format, an index of another bank, or damaged files.
         """
         folder = Path(folder)
-        m = Manifest.read(folder)
+        m = IndexManifest.read(folder)
         m.check(folder, bank)
         places = Places(bank.distinct)
         if m.form != bank.rows.dtype and places.compact and m.distinct != len(bank.distinct):
@@ -103,29 +95,33 @@ class ExactIndex:
         rows = codes = places.read(bank.rows)
         scales, errors = (np.empty(0, np.float32) for _ in range(2))
         if m.form != rows.dtype:
-            codes = layout.mapped(folder / layout.CODES, m.form, rows.shape)
+            codes = _mapped(folder / layout.CODES, m.form, rows.shape)
         if m.form == "int8":
-            scales, errors = (layout.mapped(folder / name, np.float32, (len(rows),)) for name in (layout.SCALES, layout.ERRORS))
+            scales, errors = (_mapped(folder / name, np.float32, (len(rows),)) for name in (layout.SCALES, layout.ERRORS))
         index = cls.__new__(cls)
         index._begin(Stored(rows, codes, scales, errors, m.longest, m.error), bank, threads)
         if m.added:
-            index._append(np.array(layout.mapped(folder / layout.ADDED, bank.rows.dtype, (m.added, m.dim))))
+            index._append(np.array(_mapped(folder / layout.ADDED, bank.rows.dtype, (m.added, m.dim))))
         return index
 
     def _begin(self, base: Stored, bank: Bank | None, threads: int | None) -> None:
         if threads is not None and threads < 1:
-            raise SettingsError(f"threads={threads}: searching takes at least one")
+            raise SettingsError(f"threads={threads}: a search needs at least one")
         self.threads = threads
         self._bank = bank
         self._places = None if bank is None else Places(bank.distinct)
-        self._newer: Newer | None = None  # the rows that were added, once one more is compared with them
+        self._newer: Newer | None = None  # built when the first row is added
         self._parts: tuple[Stored, ...] = (base,)
-        self._room: Stored | None = None  # as the last part, with places that are still free
+        self._room: Stored | None = None  # the memory of the added rows, with free places at its end
         self._adding = threading.Lock()
 
     def __len__(self) -> int:
-        """Rows that have a name: the bank's, and those that were added."""
+        """Number of rows: the bank's, and the added ones."""
         return self._size(self._parts)
+
+    @property
+    def kind(self) -> str:
+        return self.KIND
 
     @property
     def dim(self) -> int:
@@ -133,8 +129,8 @@ class ExactIndex:
 
     @property
     def form(self) -> RowFormat:
-        """How rows are read."""
-        return _form(self._parts[0].codes.dtype.name, scan.FORMATS, "codes")
+        """The format in which rows are read."""
+        return _form(self._parts[0].codes.dtype.name, FORMATS, "codes")
 
     def search(
         self,
@@ -144,24 +140,14 @@ class ExactIndex:
         allowed: Bool[np.ndarray, " A"] | None = None,
         added_only: bool = False,
     ) -> Neighbours:
-        """The ``k`` candidates with the largest products, the lower row first in a tie.
+        """As :meth:`Index.search`; ``added_only`` searches the added rows alone.
 
-        A vector is named by the first row that holds it; of allowed rows, by the first of these.
-
-        Args:
-            queries_QD: a tensor, or an array, which costs less: torch takes as long as reading a hundred rows.
-            excluded: for each query, rows whose vectors are no answer, in any order: what a session has read.
-            allowed: rows that may be answers, for all queries (:func:`allowed_rows`); rows beyond its end may not.
-            added_only: search the added rows alone.
-
-        Raises:
-            SettingsError: k below 1.
-            DataError: queries of another width or not finite, filters that do not fit.
+        Queries as an array cost less than as a tensor: torch takes as long as reading a hundred rows.
         """
-        parts = self._parts  # all that this search will see
+        parts = self._parts  # read once, because another thread may add rows
         queries = as_array(queries_QD, self.dim)
         if k < 1:
-            raise SettingsError(f"k={k}: ask for at least one neighbour")
+            raise SettingsError(f"k={k}: k must be at least 1")
         size, places = self._size(parts), self._places
         if excluded is not None:
             excluded = checked_rows(excluded, len(queries), size)
@@ -175,73 +161,23 @@ class ExactIndex:
         if not parts or not len(queries):
             none = (len(queries), k)
             return Neighbours(np.full(none, -1, np.int64), np.full(none, -np.inf, np.float32))
-        found = scan.nearest(parts, queries, k, excluded, mask, self._threads)
+        found = nearest(parts, queries, k, excluded, mask, self._threads)
         return Neighbours(found.rows if places is None else places.names(found.rows, allowed), found.scores, found.decided)
-
-    def rank(
-        self,
-        queries_QD: Queries,
-        truth_Q: Int64[np.ndarray, " Q"],
-        clusters_Q: Int64[np.ndarray, " Q"],
-        excluded: Sequence[Int64[np.ndarray, "..."]] | None = None,
-    ) -> Ranks:
-        """Where the vector that truly came is among all candidates, its score read from the same product as all others'.
-
-        Args:
-            truth_Q: for each query the row that came.
-            clusters_Q: what queries depend on each other through (:class:`~nextvec.ranks.Ranks`).
-            excluded: for each query, rows that are no candidates.
-
-        Raises:
-            DataError: queries of another width or not finite, rows that do not exist, or a truth that is excluded.
-        """
-        parts = self._parts
-        queries = as_array(queries_QD, self.dim)
-        size = self._size(parts)
-        if truth_Q.shape != (len(queries),) or clusters_Q.shape != (len(queries),):
-            raise DataError(
-                f"{len(queries)} queries need as many true rows and clusters, not {len(truth_Q)} and {len(clusters_Q)}"
-            )
-        checked_rows([truth_Q], 1, size)
-        lists = checked_rows([truth_Q[:0]] * len(queries) if excluded is None else excluded, len(queries), size)
-        repeats = truth_Q[:0]
-        if self._places is not None:
-            truth_Q, lists = self._places.of(truth_Q), [self._places.of(names) for names in lists]
-            size -= self._places.rows - len(self._places.distinct)
-            repeats = self._places.repeats
-        own = [_scores(parts, truth_Q[q : q + 1], queries[q]) for q in range(len(queries))]
-        scores = np.concatenate([np.empty(0, np.float32), *own])
-        above, tied = scan.above(parts, queries, scores, self._threads)
-        tied -= 1  # the truth itself
-        candidates = np.full(len(queries), size, np.int64)
-        for q, names in enumerate(map(np.unique, lists)):
-            if truth_Q[q] in names:
-                raise DataError(f"query {q}: row {truth_Q[q]} is what came, and it is excluded; a rank needs it")
-            out = _scores(parts, np.concatenate([names, repeats]), queries[q])
-            above[q] -= (out > scores[q]).sum()
-            tied[q] -= (out == scores[q]).sum()
-            candidates[q] -= len(names)
-        return Ranks(above, tied, candidates, clusters_Q)
 
     def scores(
         self, rows: Int64[np.ndarray, " R"], query_D: Float[Tensor, " D"] | Float[np.ndarray, " D"]
     ) -> Float32[np.ndarray, " R"]:
-        """The deciding products of some rows' vectors with one query."""
+        """The deciding products of the given rows with one query."""
         parts = self._parts
         query = as_array(query_D[None], self.dim)
-        scan.check_finite(parts, query)
+        check_finite(parts, query)
         names = checked_rows([rows], 1, self._size(parts))[0]
         return _scores(parts, names if self._places is None else self._places.of(names), query[0])
 
     def add(self, vectors: np.ndarray) -> Int64[np.ndarray, " B"]:
-        """Rows that every later search sees; their numbers, which follow the last.
+        """As :meth:`Index.add`. Rows are scaled to unit length and stored in the bank's dtype, as a bank's rows are.
 
-        They are brought to unit length as a bank's are, and stored in its type.
-        A row whose vector an index of a bank holds is not added again: its
-        number is that of the first row that holds it.
-
-        Raises:
-            DataError: vectors that are not usable (:mod:`nextvec.vectors`), or of another width; nothing is added then.
+        An index of plain rows adds every row.
         """
         rows = unit_rows(vectors, self.dim, "added rows, ").astype(self._parts[0].rows.dtype)
         with self._adding:
@@ -256,21 +192,17 @@ class ExactIndex:
             return names
 
     def save(self, folder: str | Path) -> None:
-        """Write everything but the bank's own rows; rows that were added, too.
-
-        Raises:
-            DataError: an index that was not built of a bank, or a folder that exists.
-        """
+        """As :meth:`Index.save`."""
         layout.publish(Path(folder), *self.contents())
 
-    def contents(self) -> tuple[Manifest, Callable[[Path], None]]:
-        """What :meth:`save` writes, as it is now: the manifest, and a function that writes the files into a folder.
+    def contents(self) -> tuple[IndexManifest, Callable[[Path], None]]:
+        """The manifest of the index as it is now, and a function that writes its files into a folder.
 
         Raises:
-            DataError: an index that was not built of a bank.
+            DataError: the index was not built from a bank.
         """
         if self._bank is None:
-            raise DataError("only an index that was built of a bank can be saved; use ExactIndex.build")
+            raise DataError("only an index that was built from a bank can be saved; use ExactIndex.build")
         parts, bank = self._parts, self._bank
         base = parts[0]
         added = parts[1].rows if len(parts) > 1 else base.rows[:0]
@@ -284,7 +216,7 @@ class ExactIndex:
             layout.write_array(folder / layout.ADDED, added)
 
         return (
-            Manifest(
+            IndexManifest(
                 self.KIND, bank.fingerprint, bank.manifest.encoder_fingerprint, self.form,
                 len(bank), self.dim, len(added), base.longest, base.error, distinct=len(bank.distinct),
             ),
@@ -293,27 +225,27 @@ class ExactIndex:
 
     @property
     def searched(self) -> int:
-        """How many rows a search reads."""
+        """Number of rows that a search reads."""
         return sum(map(len, self._parts))
 
     @property
     def added(self) -> int:
-        """How many rows were added."""
+        """Number of rows that were added."""
         return len(self._parts[1]) if len(self._parts) > 1 else 0
 
     @property
     def distinct(self) -> Distinct:
-        """The distinct vectors of the bank that the index was built of.
+        """The distinct vectors of the bank.
 
         Raises:
             DataError: an index of plain rows.
         """
         if self._places is None:
-            raise DataError("this index was made of rows without a bank; use ExactIndex.build on a bank")
+            raise DataError("this index was made from plain rows; use ExactIndex.build with a bank")
         return self._places.distinct
 
     def named(self, rows: Int64[np.ndarray, "Q K"], allowed: Bool[np.ndarray, " A"] | None) -> Int64[np.ndarray, "Q K"]:
-        """The same vectors, each by its first allowed row; -1 stays -1."""
+        """The first allowed row with the vector of each row; -1 stays -1."""
         if self._places is None or allowed is None:
             return rows
         return self._places.names(np.where(rows < 0, -1, self._places.of(rows)), allowed)
@@ -327,14 +259,14 @@ class ExactIndex:
         return self.threads or torch.get_num_threads()
 
     def _append(self, rows: Float[np.ndarray, "B D"]) -> Int64[np.ndarray, " B"]:
-        new, size = scan.stored(rows, self.form), len(self)
+        new, size = stored(rows, self.form), len(self)
         base, held = self._parts[0], self._parts[1] if len(self._parts) > 1 else None
         begin = 0 if held is None else len(held)
         room = self._room
         if room is None or len(room) < begin + len(new):
             room = self._room = _grown(held, new, begin + len(new), len(base))
         for field in ("rows", "codes", "scales", "errors"):
-            # Behind the end of what searches see; that what they see grows is one assignment.
+            # Written behind the end that searches see; one assignment below makes it visible.
             own = getattr(new, field)
             getattr(room, field)[begin : begin + len(own)] = own
         longest, error = new.longest, new.error
@@ -344,12 +276,16 @@ class ExactIndex:
         return np.arange(size, size + len(new), dtype=np.int64)
 
 
+def _mapped(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+    return mapped_array(path, np.dtype(dtype), shape, "build the index again")
+
+
 def _stored(rows: Float[np.ndarray, "N D"], form: RowFormat | None, progress: Progress) -> Stored:
     own = _form(rows.dtype.name, ("float16", "float32"), "rows")
-    form = own if form is None else _form(form, scan.FORMATS, "form")
-    # Rows that are in order stay mapped; others are copied.
+    form = own if form is None else _form(form, FORMATS, "form")
+    # Contiguous rows stay mapped; others are copied.
     ordered = rows if rows.flags.c_contiguous else np.ascontiguousarray(rows)
-    return scan.stored(ordered, form, 0, progress)
+    return stored(ordered, form, 0, progress)
 
 
 def _scores(
@@ -358,16 +294,16 @@ def _scores(
     out = np.empty(len(rows), np.float32)
     for part in parts:
         own = (rows >= part.first) & (rows < part.first + len(part))
-        out[own] = scan.products(part.rows, rows[own] - part.first, np.ascontiguousarray(query))
+        out[own] = products(part.rows, rows[own] - part.first, np.ascontiguousarray(query))
     return out
 
 
 def _grown(held: Stored | None, like: Stored, least: int, first: int) -> Stored:
-    """Room for twice as many as are needed, so that each row is moved about once however many come."""
+    """Memory for twice as many rows as needed, so that each row is moved about once in total."""
     room = 2 * least
 
     def larger(old: np.ndarray | None, new: np.ndarray) -> np.ndarray:
-        grown = scan.aligned((room if len(new) else 0, *new.shape[1:]), new.dtype)
+        grown = aligned((room if len(new) else 0, *new.shape[1:]), new.dtype)
         if old is not None:
             grown[: len(old)] = old
         return grown

@@ -5,13 +5,11 @@
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64
-from torch import Tensor
+from jaxtyping import Bool, Float32, Int64
 
 from nextvec.bank import Bank
 from nextvec.errors import DataError
-
-Queries = Float[Tensor, "Q D"] | Float[np.ndarray, "Q D"]
+from nextvec.index.protocol import Queries
 
 
 def as_array(queries_QD: Queries, dim: int) -> Float32[np.ndarray, "Q D"]:
@@ -27,7 +25,7 @@ def as_array(queries_QD: Queries, dim: int) -> Float32[np.ndarray, "Q D"]:
 
 
 def allowed_rows(bank: Bank, documents: Iterable[int]) -> Bool[np.ndarray, " N"]:
-    """The rows of some documents, by number, as a mask for ``search(allowed=...)``.
+    """The rows of the given documents, as a mask for ``search(allowed=...)``.
 
     Raises:
         DataError: a document that does not exist.
@@ -41,10 +39,10 @@ def allowed_rows(bank: Bank, documents: Iterable[int]) -> Bool[np.ndarray, " N"]
 
 
 def checked_rows(rows: Sequence[Int64[np.ndarray, "..."]], queries: int, size: int) -> list[Int64[np.ndarray, " _"]]:
-    """One list of rows for each query, all of them there.
+    """One list of row numbers for each query, all of them valid.
 
     Raises:
-        DataError: lists for another number of queries, or rows that do not exist.
+        DataError: another number of lists than queries, or a row that does not exist.
     """
     if len(rows) != queries:
         raise DataError(f"{queries} queries need as many lists of excluded rows, not {len(rows)}")

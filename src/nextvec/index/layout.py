@@ -1,4 +1,4 @@
-"""Which files make an index, and what its manifest says. Rows stay in the bank; only what was made of them lies here."""
+"""The files of a saved index and its manifest. The rows stay in the bank; the index holds only what was derived from them."""
 
 import hashlib
 import json
@@ -14,29 +14,29 @@ import numpy as np
 from nextvec.bank import Bank
 from nextvec.bank.layout import write_atomically
 from nextvec.errors import DataError
-from nextvec.kernels.scan import FORMATS, RowFormat
+from nextvec.kernels.scan_rows import FORMATS, RowFormat
 
 FORMAT = 1
 MANIFEST = "index.json"
 CODES, SCALES, ERRORS, ADDED, GRAPH = "codes.bin", "scales.bin", "errors.bin", "added.bin", "graph.bin"
-SMALL = (SCALES, ERRORS, ADDED)  # hashed; of larger files the size is known
+SMALL = (SCALES, ERRORS, ADDED)  # files that are hashed; of larger ones only the size is checked
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """What an index says of itself.
+class IndexManifest:
+    """The facts about a saved index.
 
     Attributes:
         kind: ``exact`` or ``approximate``.
-        bank, encoder: fingerprints of the bank and of what made its rows.
-        form: how rows are read: ``float32``, ``float16`` or ``int8``.
-        rows, dim: of the bank.
-        added: rows that came later and lie here.
-        longest, error: :class:`~nextvec.kernels.scan.Stored`, of the bank's rows.
+        bank, encoder: fingerprints of the bank and of the encoder that made its rows.
+        form: format in which rows are read: ``float32``, ``float16`` or ``int8``.
+        rows, dim: number and width of the bank's rows.
+        added: number of rows that were added later; the index holds them.
+        longest, error: of the bank's rows (:class:`~nextvec.kernels.scan_rows.Stored`).
         sizes: bytes of every file.
-        sha256: of the small ones.
+        sha256: of the small files.
         measured: of an approximate index: recall, and what it was measured with.
-        distinct: the bank's distinct vectors, which are what is searched; 0 where every row was.
+        distinct: number of distinct vectors of the bank, which are searched.
         format: version of this layout.
     """
 
@@ -56,8 +56,9 @@ class Manifest:
     format: int = FORMAT
 
     @staticmethod
-    def read(folder: Path) -> "Manifest":
-        """
+    def read(folder: Path) -> "IndexManifest":
+        """The manifest of the index in a folder.
+
         Raises:
             DataError: the folder holds no index of this format.
         """
@@ -68,7 +69,7 @@ class Manifest:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if values.get("format") != FORMAT:
                 raise DataError(f"{path} has format {values.get('format')}; this version reads format {FORMAT}")
-            manifest = Manifest(**values)
+            manifest = IndexManifest(**values)
             if manifest.kind not in ("exact", "approximate") or manifest.form not in FORMATS:
                 raise ValueError(f"no {manifest.kind!r} index reads {manifest.form!r}")
             return manifest
@@ -78,7 +79,7 @@ class Manifest:
     def check(self, folder: Path, bank: Bank) -> None:
         """
         Raises:
-            DataError: the index was made of another bank or encoder, or a file is not as it was written.
+            DataError: the index was built from another bank or encoder, or a file was changed.
         """
         if (self.bank, self.encoder) != (bank.fingerprint, bank.manifest.encoder_fingerprint):
             raise DataError(
@@ -86,7 +87,9 @@ class Manifest:
                 f"({bank.manifest.encoder_fingerprint}); build one of this bank"
             )
         if (self.rows, self.dim) != (len(bank), bank.dim):
-            raise DataError(f"{folder / MANIFEST} is damaged: it speaks of {self.rows:,} rows of {self.dim}; build it again")
+            raise DataError(
+                f"{folder / MANIFEST} is damaged: it states {self.rows:,} rows of {self.dim}; build the index again"
+            )
         for name, wanted in self.sizes.items():
             path = folder / name
             size = path.stat().st_size if path.is_file() else None
@@ -95,11 +98,11 @@ class Manifest:
                 raise DataError(f"{path} is damaged: {got} where the manifest says {wanted:,} bytes; build the index again")
         for name, wanted in self.sha256.items():
             if _sha256(folder / name) != wanted:
-                raise DataError(f"{folder / name} is damaged: it is not what was written; build the index again")
+                raise DataError(f"{folder / name} is damaged: its content was changed; build the index again")
 
 
-def publish(folder: Path, manifest: Manifest, write: Callable[[Path], None]) -> None:
-    """Write the files of an index beside its name, then give them the name.
+def publish(folder: Path, manifest: IndexManifest, write: Callable[[Path], None]) -> None:
+    """Write the files of an index into a temporary folder, then rename it.
 
     Raises:
         DataError: the folder exists.
@@ -125,17 +128,6 @@ def write_array(path: Path, array: np.ndarray) -> None:
         np.ascontiguousarray(array).tofile(file)
         file.flush()
         os.fsync(file.fileno())
-
-
-def mapped(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """
-    Raises:
-        DataError: the file is not as large as that.
-    """
-    wanted = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    if not path.is_file() or path.stat().st_size != wanted:
-        raise DataError(f"{path} is damaged: it does not hold {wanted:,} bytes; build the index again")
-    return np.memmap(path, dtype=dtype, mode="r", shape=shape) if wanted else np.empty(shape, dtype)
 
 
 def _sha256(path: Path) -> str:

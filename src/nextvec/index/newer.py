@@ -1,4 +1,4 @@
-"""Rows that are added to an index: which of them hold a vector that is there already."""
+"""Rows added to an index: finds those whose vector the index already holds."""
 
 # Axes: B rows that are added, D width.
 
@@ -12,12 +12,12 @@ from nextvec.bank.distinct import ROUNDING
 
 
 class Newer:
-    """The added rows of an index by the cells that they lie in, so that a further one is compared with few of them."""
+    """The added rows of an index, by sketch cell, so that a new row is compared with few of them."""
 
     def __init__(self, bank: Bank, held: Float[np.ndarray, "held D"]) -> None:
         """
         Args:
-            held: rows that were added before; each has its own number.
+            held: rows that were added before, in the order of their numbers.
         """
         self._distinct, self._first = bank.distinct, len(bank)
         self._rows: list[np.ndarray] = []
@@ -26,7 +26,7 @@ class Newer:
             self._enter(row, cells)
 
     def named(self, rows: Float[np.ndarray, "B D"]) -> tuple[Int64[np.ndarray, " B"], Int64[np.ndarray, " kept"]]:
-        """The number of each row, and which of the rows are new; these are known from now on."""
+        """The number of each row, and the positions of the rows that are new, which are entered."""
         wide, kept = rows.astype(np.float32), list[int]()
         names = self._distinct.find(wide)
         for n, cells in enumerate(self._distinct.cells(wide)):

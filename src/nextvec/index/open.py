@@ -1,20 +1,23 @@
-"""Whatever kind of index lies in a folder."""
+"""Opens a saved index of any kind."""
 
 from pathlib import Path
 
 from nextvec.bank import Bank
 from nextvec.index.approximate import ApproximateIndex
 from nextvec.index.exact import ExactIndex
-from nextvec.index.layout import Manifest
+from nextvec.index.layout import IndexManifest
+from nextvec.index.protocol import Index
 
-Index = ExactIndex | ApproximateIndex
+KINDS: dict[str, type[ExactIndex] | type[ApproximateIndex]] = {
+    ExactIndex.KIND: ExactIndex,
+    ApproximateIndex.KIND: ApproximateIndex,
+}
 
 
 def open_index(folder: str | Path, bank: Bank) -> Index:
-    """The index in a folder, of this bank.
+    """The index of ``bank`` in a folder.
 
     Raises:
         DataError: as :meth:`ExactIndex.open` and :meth:`ApproximateIndex.open`.
     """
-    kind = ExactIndex if Manifest.read(Path(folder)).kind == ExactIndex.KIND else ApproximateIndex
-    return kind.open(folder, bank)
+    return KINDS[IndexManifest.read(Path(folder)).kind].open(folder, bank)

@@ -1,4 +1,4 @@
-"""Distinct vectors among the rows that a search reads: which places it reads, and which rows they stand for."""
+"""The mapping between row numbers and the places that a search reads."""
 
 # Axes: N rows of the bank, U distinct vectors, S places that are searched, D width, A rows that a mask knows.
 
@@ -9,20 +9,20 @@ from jaxtyping import Bool, Float, Int64
 
 from nextvec.bank import Distinct
 
-SPARSE = 0.5  # share of distinct rows from which they are read where they lie; below, they are copied side by side
+SPARSE = 0.5  # below this share of distinct rows, a copy of the distinct rows is searched instead of all rows
 
 
 class Places:
-    """The places that are searched, and the rows they stand for.
+    """Converts row numbers to search places and back.
 
-    A name is a row: of the bank, or one that was added, which follow the
-    bank's. A place is where a search reads: the bank's rows as they lie, those
-    masked that repeat an earlier one; or, where most rows repeat one, the
-    first rows of all distinct vectors side by side. Added rows follow.
+    Rows are numbered as in the bank; added rows follow. A search reads places.
+    Usually the places are the bank's rows, and rows that repeat an earlier one
+    are masked. Where most rows repeat one, the places are a copy of the first
+    rows of all distinct vectors. The added rows follow in both cases.
 
     Attributes:
-        compact: whether distinct rows are copied side by side.
-        searched: places before the added rows.
+        compact: whether the places are a copy of the distinct rows.
+        searched: number of places before the added rows.
     """
 
     def __init__(self, distinct: Distinct) -> None:
@@ -33,7 +33,7 @@ class Places:
         self._none_repeats = len(distinct) == self.rows
 
     def read(self, rows: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "S D"]:
-        """The bank's rows as they are searched: themselves, or a copy of the distinct ones."""
+        """The rows to search: the bank's rows, or a copy of the distinct ones."""
         return rows[self.distinct.firsts] if self.compact else rows
 
     def of(self, names: Int64[np.ndarray, "..."]) -> Int64[np.ndarray, "..."]:
@@ -46,7 +46,7 @@ class Places:
     def names(
         self, places: Int64[np.ndarray, "..."], allowed: Bool[np.ndarray, " A"] | None = None
     ) -> Int64[np.ndarray, "..."]:
-        """The first row that holds what lies at each place, of allowed rows the first of these; -1 stays -1."""
+        """The first row with the vector at each place; with ``allowed``, the first allowed one; -1 stays -1."""
         if self._none_repeats:
             return places
         own = (places >= 0) & (places < self.searched)
@@ -57,10 +57,10 @@ class Places:
         return np.where(own, firsts, np.where(places < 0, -1, places - self.searched + self.rows))
 
     def mask(self, allowed: Bool[np.ndarray, " A"] | None, added: int) -> Bool[np.ndarray, " M"] | None:
-        """Which places may be answers: those of a vector that an allowed row holds; None for all.
+        """The places whose vector an allowed row holds; None for all places.
 
         Args:
-            added: places behind those of the bank.
+            added: number of added rows.
         """
         if self._none_repeats or (allowed is None and self.compact):
             return allowed
@@ -71,13 +71,6 @@ class Places:
         newer = allowed[self.rows :]
         mask[self.searched : self.searched + len(newer)] = newer
         return mask
-
-    @cached_property
-    def repeats(self) -> Int64[np.ndarray, " repeats"]:
-        """Places that are read and never answers: rows that repeat an earlier one."""
-        if self.compact:
-            return np.empty(0, np.int64)
-        return np.flatnonzero(~self._first_only)
 
     @cached_property
     def _first_only(self) -> Bool[np.ndarray, " N"]:
@@ -92,5 +85,5 @@ class Places:
     def _first_allowed(self, allowed: Bool[np.ndarray, " A"]) -> Int64[np.ndarray, " U"]:
         rows = np.flatnonzero(allowed[: self.rows])[::-1]
         first = np.full(len(self.distinct), -1, np.int64)
-        first[self.distinct.numbers[rows]] = rows  # the last of what is assigned stays: the lowest
+        first[self.distinct.numbers[rows]] = rows  # the last assignment stays, which is the lowest row
         return first

@@ -1,4 +1,4 @@
-"""Predictions for whole files of contexts: streamed, many documents side by side, and resumed where they were killed."""
+"""Predictions for files of contexts: streamed, several documents as one batch, resumed after an interruption."""
 
 # Axes: B documents, T positions, D width, P predictions, K neighbours.
 
@@ -30,15 +30,15 @@ from nextvec.progress import Progress, silent
 from nextvec.vectors import unit_rows
 
 At = Literal["every", "last"]
-POSITIONS = 8_192  # read side by side
-PART = 20_000  # predictions of one part, about: what is lost at most when the work is killed
-QUERIES = 256  # looked up at once
+POSITIONS = 8_192  # of one batch
+PART = 20_000  # predictions of one part, about; the most that an interruption loses
+QUERIES = 256  # of one search
 SETTINGS, KEY = "settings.json", b"nextvec"
 
 
 @dataclass(frozen=True)
-class Context:
-    """One document of the input; its predictions are about what follows each of its vectors."""
+class ContextDocument:
+    """One document of the input: its name, and the index and unit vector of each of its rows."""
 
     name: str
     index: np.ndarray
@@ -55,24 +55,25 @@ def predict_file(
     vectors: bool = False,
     progress: Progress = silent,
 ) -> dict[str, int]:
-    """Write what is expected after the vectors of every document, as Parquet.
+    """Write the predictions for every document of a file, as Parquet.
 
-    Columns: ``document``, ``index`` (of the last vector read), ``expected``
-    (distinct vectors of the bank, best first, each by its first row; what the
-    document has said is left out), ``score``, ``count`` (rows that hold it),
-    ``text`` where the bank has it, ``vector`` on request. Parts are
-    kept beside ``out`` until all are there; the same call goes on from them.
+    Columns: ``document``; ``index`` of the last vector read; ``expected``, the
+    distinct vectors of the bank, best first, each by its first row, without
+    those that the document held before; ``score``; ``count``, the number of
+    rows with that vector; ``text`` if the bank has text; ``vector`` on request.
+    Finished parts are kept beside ``out`` until all are done. The same call
+    continues from them.
 
     Args:
-        source: a bank, or Parquet with ``document``, ``index`` and ``vector``, documents one after another.
-        at: after every vector, or after the last of each document.
+        source: a bank, or Parquet with ``document``, ``index`` and ``vector``, one document after another.
+        at: predict after every vector, or after the last vector of each document.
 
     Returns:
-        Documents and predictions written.
+        Number of documents and predictions written.
 
     Raises:
-        DataError: a source that cannot be read, or ``out`` or its parts of another input or other settings.
-        RunError: the model's predictions are not finite.
+        DataError: the source cannot be read, or ``out`` or its parts belong to another input or other settings.
+        RunError: a prediction is not finite.
     """
     settings = json.dumps(
         {
@@ -107,16 +108,16 @@ def predict_file(
     return _written(out, settings)
 
 
-def _groups(contexts: Iterator[Context], done: int, at: At) -> Iterator[list[Context]]:
-    """Documents in parts of about ``PART`` predictions, the first ``done`` left out."""
-    group: list[Context] = []
+def _groups(contexts: Iterator[ContextDocument], done: int, at: At) -> Iterator[list[ContextDocument]]:
+    """Groups of documents with about ``PART`` predictions each, without the first ``done`` documents."""
+    group: list[ContextDocument] = []
     count = 0
     for n, context in enumerate(contexts):
         if n < done:
             continue
         group.append(context)
         count += len(context.rows) if at == "every" else 1
-        # Reading is bounded too: a part of last predictions alone could hold any number of vectors.
+        # The vectors are bounded too: with at="last", a part could hold any number of them.
         if count >= PART or sum(len(held.rows) for held in group) >= 4 * PART:
             yield group
             group, count = [], 0
@@ -124,19 +125,19 @@ def _groups(contexts: Iterator[Context], done: int, at: At) -> Iterator[list[Con
         yield group
 
 
-def _table(engine: Engine, group: list[Context], k: int, at: At, vectors: bool) -> pa.Table:
+def _table(engine: Engine, group: list[ContextDocument], k: int, at: At, vectors: bool) -> pa.Table:
     predicted = _predicted(engine.model, group, at)
     if not all(np.isfinite(rows).all() for rows in predicted):
         raise RunError("the model's prediction is not finite (NaN or infinity); the model is broken")
     queries = np.concatenate(predicted)
-    excluded = [rows for context in group for rows in _said(engine, context, at)]
+    excluded = [rows for context in group for rows in _seen(engine, context, at)]
     rows, scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
     for first in range(0, len(queries), QUERIES):
         block = slice(first, first + QUERIES)
         found = engine.index.search(torch.from_numpy(queries[block]), k, excluded=excluded[block])
         rows[block], scores[block] = found.rows, found.scores
     numbers = engine.bank.distinct.numbers
-    own = (rows >= 0) & (rows < len(numbers))  # others were added to the index
+    own = (rows >= 0) & (rows < len(numbers))  # other rows were added to the index
     counts = np.where(own, engine.bank.distinct.counts[numbers[np.where(own, rows, 0)]], 1).tolist()
     held = [[row for row in line if row >= 0] for line in rows.tolist()]
     columns: list[Any] = [
@@ -154,10 +155,10 @@ def _table(engine: Engine, group: list[Context], k: int, at: At, vectors: bool) 
     return pa.Table.from_arrays(columns, schema=_schema(engine, vectors))
 
 
-def _predicted(model: Recurrent[Any], group: list[Context], at: At) -> list[Float32[np.ndarray, "P D"]]:
-    """What the model expects, document by document; documents of like length share a batch, padded at their ends.
+def _predicted(model: Recurrent[Any], group: list[ContextDocument], at: At) -> list[Float32[np.ndarray, "P D"]]:
+    """The predictions for each document. Documents of similar length share a batch and are padded at their ends.
 
-    A causal model says the same at a position whatever follows, so padding changes nothing.
+    A prediction does not depend on later positions, so the padding changes nothing.
     """
     out: list[np.ndarray | None] = [None] * len(group)
     order = sorted(range(len(group)), key=lambda n: len(group[n].rows))
@@ -176,7 +177,7 @@ def _predicted(model: Recurrent[Any], group: list[Context], at: At) -> list[Floa
 
 
 def _read(model: Recurrent[Any], x_BTD: Tensor) -> Tensor:
-    """``model(x)`` in segments, so that memory stays bounded however long a document is."""
+    """``model(x)`` in segments, which bounds memory for documents of any length."""
     state, parts = model.start(len(x_BTD)), []
     for segment_BTD in x_BTD.split(max(1, POSITIONS // len(x_BTD)), dim=1):
         state, y_BTD = model.run(state, segment_BTD)
@@ -184,29 +185,29 @@ def _read(model: Recurrent[Any], x_BTD: Tensor) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _said(engine: Engine, context: Context, at: At) -> list[np.ndarray]:
-    """For each prediction, the vectors of the bank that its document has said by then, each by its first row."""
+def _seen(engine: Engine, context: ContextDocument, at: At) -> list[np.ndarray]:
+    """For each prediction, the vectors of the bank that its document held up to there, each by its first row."""
     found = engine.bank.distinct.find(context.rows)
     places = np.flatnonzero(found >= 0)
     _, first = np.unique(found[places], return_index=True)
-    places = np.sort(places[first])  # where each is said for the first time
+    places = np.sort(places[first])  # where each occurs first
     rows = found[places]
     if at == "last":
         return [rows]
     return [rows[:count] for count in np.searchsorted(places, np.arange(len(context.rows)), side="right").tolist()]
 
 
-def _contexts(source: Path, dim: int) -> Iterator[Context]:
+def _contexts(source: Path, dim: int) -> Iterator[ContextDocument]:
     if (source / MANIFEST).exists():
         bank = Bank.open(source)
         for m, name in enumerate(bank.ids):
-            yield Context(name, np.arange(len(bank.document(m))), unit_rows(bank.document(m), dim))
+            yield ContextDocument(name, np.arange(len(bank.document(m))), unit_rows(bank.document(m), dim))
         return
     yield from _parquet_contexts(source, dim)
 
 
-def _parquet_contexts(source: Path, dim: int) -> Iterator[Context]:
-    """Documents of a Parquet file, one at a time; its rows must come document by document, in order."""
+def _parquet_contexts(source: Path, dim: int) -> Iterator[ContextDocument]:
+    """The documents of a Parquet file, one at a time. Its rows must be sorted by document and index."""
     name, finished = "", set[str]()
     places: list[np.ndarray] = []
     vectors: list[np.ndarray] = []
@@ -216,7 +217,7 @@ def _parquet_contexts(source: Path, dim: int) -> Iterator[Context]:
             finished.add(name)
             places, vectors = [], []
         if not places and document in finished:
-            raise DataError(f"{source}: document {document!r} goes on after another began; sort by document and index")
+            raise DataError(f"{source}: document {document!r} continues after another began; sort by document and index")
         known = np.concatenate([places[-1][-1:], index]) if places else index
         falls = np.flatnonzero(known[1:] <= known[:-1])
         if len(falls):
@@ -232,7 +233,7 @@ def _parquet_contexts(source: Path, dim: int) -> Iterator[Context]:
 
 
 def _parquet_parts(source: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Runs of rows of one document: its name, index and vectors."""
+    """Consecutive rows of one document: its name, indices and vectors."""
     table = _opened(source)
     first, width = 0, None
     for batch in table.batches(["document", "index", "vector"]):
@@ -240,7 +241,7 @@ def _parquet_parts(source: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]
         index = batch.column("index")
         if index.null_count:
             row = first + int(np.asarray(index.is_null()).argmax())
-            raise DataError(f"{source}, row {row}: no index; order is never implied")
+            raise DataError(f"{source}, row {row}: no index; every row needs one")
         rows = matrix(batch.column("vector"), documents, table.where, first, width)
         for start, stop in pairwise(_runs(documents)):
             yield documents[start].as_py(), index.to_numpy()[start:stop].astype(np.int64), rows[start:stop]
@@ -248,15 +249,15 @@ def _parquet_parts(source: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]
 
 
 def _runs(documents: pa.Array) -> list[int]:
-    """Where each run of equal names begins, and the end."""
+    """The start of each run of equal names, and the end of the last."""
     codes = documents.dictionary_encode().indices.to_numpy()
     return [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)] if len(codes) else []
 
 
-def _context(source: Path, name: str, index: np.ndarray, vectors: np.ndarray, dim: int) -> Context:
+def _context(source: Path, name: str, index: np.ndarray, vectors: np.ndarray, dim: int) -> ContextDocument:
     if vectors.shape[1] != dim:
         raise DataError(f"{source}, document {name!r}: vectors are {vectors.shape[1]} wide; the model reads {dim}")
-    return Context(name, index, unit_rows(vectors, dim, f"{source}, document {name!r}, "))
+    return ContextDocument(name, index, unit_rows(vectors, dim, f"{source}, document {name!r}, "))
 
 
 def _opened(source: Path) -> Table:
@@ -273,7 +274,7 @@ def _opened(source: Path) -> Table:
 
 
 def _identity(source: Path) -> str:
-    """What tells this input from another: a bank's fingerprint, or a file's size and time."""
+    """An identifier of the input: a bank's fingerprint, or a digest of a file's name, size and time."""
     if (source / MANIFEST).exists():
         return Bank.open(source).fingerprint
     _opened(source)
@@ -282,7 +283,7 @@ def _identity(source: Path) -> str:
 
 
 def _documents(source: Path) -> int:
-    """How many documents there are, for the progress shown."""
+    """Number of documents, for the progress bar."""
     if (source / MANIFEST).exists():
         return Bank.open(source).num_documents
     count, rows, last = 0, 0, None
@@ -297,13 +298,13 @@ def _documents(source: Path) -> int:
 def _begin(parts: Path, settings: str) -> None:
     kept = parts / SETTINGS
     if kept.exists() and json.dumps(read_json(kept), sort_keys=True) != settings:
-        raise DataError(f"{parts} holds parts of another input or of other settings; remove it to begin anew")
+        raise DataError(f"{parts} holds parts of another input or of other settings; remove it to start again")
     parts.mkdir(parents=True, exist_ok=True)
     write_atomically(kept, settings)
 
 
 def _finished(parts: Path) -> tuple[list[Path], int]:
-    """Parts that are whole, in order, and how many documents they hold together."""
+    """The finished parts, in order, and the number of their documents."""
     files = sorted(parts.glob("*.parquet"))
     if not files:
         return [], 0
@@ -320,7 +321,11 @@ def _join(files: list[Path], out: Path, schema: pa.Schema, settings: str, docume
 
 
 def _written(out: Path, settings: str) -> dict[str, int]:
-    """What a whole output holds, if it is of these settings."""
+    """Number of documents and predictions of a finished output.
+
+    Raises:
+        DataError: the output was not written by this command, or with other settings.
+    """
     try:
         file = pq.ParquetFile(out)
         facts = json.loads((file.schema_arrow.metadata or {})[KEY])

@@ -1,10 +1,11 @@
-"""The engine: a trained run opened for answering, and the sessions that it moves forward, alone or many at once."""
+"""The engine: a trained run opened for inference. It advances sessions, one or several at a time."""
 
 # Axes: B sessions, T vectors, R rows, D width.
 
 import hashlib
 import json
 import math
+import os
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from nextvec.index import ExactIndex, Index, allowed_rows
 from nextvec.inference import snapshot
 from nextvec.inference.expected import Expected, context_chunks
 from nextvec.inference.forms import Forms
+from nextvec.inference.place import ComputePlace, StatusListener
 from nextvec.inference.session import Session
 from nextvec.inference.states import Batches, owned
 from nextvec.ingestion import Chunking
@@ -37,17 +39,17 @@ from nextvec.runs import Run, load_model
 from nextvec.runs.loading import check_encoder
 from nextvec.vectors import unit_rows
 
-SEGMENT = 1024  # vectors read at once: the memory of a long context stays bounded
-TOGETHER = 256  # sessions in one step: enough for the processor, and the states of no more lie twice in memory
+SEGMENT = 1024  # vectors of a context that are read at once, which bounds memory
+TOGETHER = 256  # sessions in one step: enough to use the processor, and it bounds the memory of joined states
 
 
 @dataclass(eq=False)
-class Question:
-    """What a session reads, and how much it is asked then.
+class PredictionRequest:
+    """One inference request: vectors to append to a session, and the number of candidates to return.
 
     Attributes:
-        state: the session; unknown after an error.
-        rows: vectors [T, D] that it has not read; emptied once it has, so that nothing is read twice.
+        state: the session; undefined after an error.
+        rows: vectors [T, D] to read; emptied when they have been read, so that none is read twice.
         k: candidates wanted; 0 for none.
     """
 
@@ -59,17 +61,22 @@ class Question:
 class Engine:
     """A model, the bank whose rows are its candidates, and an index of them.
 
-    A vector is one step of the model, whatever was read before. Answers are
-    the plain model's to 1e-5 (float32 weights); what other weights change is
-    the change of the weights alone.
+    Every vector is one step of the model; the cost does not depend on what was
+    read before. With float32 weights the predictions equal those of the plain
+    model to 1e-5. With another weight format they equal those of a model with
+    the rounded weights.
 
     Args:
         model: in evaluation mode, as :func:`~nextvec.models.packed.pack` makes it.
         bank: the candidates, with their texts.
-        index: of the bank's distinct vectors; exact over all of them when None.
-        digest: of the model; sessions are restored only where it is the same.
-        weights: the format they are held in, for whoever asks.
-        context: vectors that the model was trained to read, for whoever asks; None where nobody knows.
+        index: of the bank's distinct vectors; an exact one is built when None.
+        digest: of the model; a snapshot is restored only by an engine with the same digest.
+        weights: the format of the weights.
+        context: number of vectors that the model was trained to read; None if unknown.
+
+    Raises:
+        DataError: a model of another width than the bank, or an index of another bank.
+        SettingsError: an index without filters.
     """
 
     def __init__(
@@ -87,7 +94,9 @@ class Engine:
         self.bank = bank
         self.index: Index = index if index is not None else ExactIndex.build(bank)
         if len(self.index.distinct.numbers) != len(bank):
-            raise DataError(f"the index holds {len(self.index.distinct.numbers):,} rows of a bank, this bank {len(bank):,}")
+            raise DataError(f"the index is of a bank of {len(self.index.distinct.numbers):,} rows; this one has {len(bank):,}")
+        if not self.index.filters:
+            raise SettingsError(f"an engine leaves out what a session has read; the {self.index.kind} index has no filters")
         self.digest = digest or _digest(model, "")
         self.weights: WeightFormat = weights
         self.context = context
@@ -101,14 +110,14 @@ class Engine:
         index: Index | None = None,
         weights: WeightFormat | Literal["auto"] = "auto",
     ) -> "Engine":
-        """A trained run's best weights, ready to answer.
+        """An engine with the best weights of a trained run.
 
         Args:
-            bank: where candidates come from; the one it was trained on when None.
-            weights: the format they are held in; ``auto`` takes what suits this processor.
+            bank: the candidates; the bank that the run was trained on when None.
+            weights: the format of the weights; ``auto`` takes the fastest on this processor.
 
         Raises:
-            RunError: an untrained or damaged run, or one whose bank is no longer there, or another now.
+            RunError: an untrained or damaged run, or a run whose bank was removed or replaced.
             DataError: a bank of another encoder.
             SettingsError: no such weight format.
         """
@@ -129,10 +138,10 @@ class Engine:
         return self.bank.manifest.encoder_fingerprint
 
     def session(self, encoder: str | None = None) -> Session:
-        """A session that has read nothing.
+        """A new session.
 
         Args:
-            encoder: fingerprint of what makes its vectors, to have a foreign one refused.
+            encoder: fingerprint of the encoder of its vectors, which is compared with the bank's.
 
         Raises:
             DataError: vectors of another encoder than the bank's.
@@ -142,24 +151,24 @@ class Engine:
         return Session(self, self.model.start(1))
 
     def restore(self, data: bytes) -> Session:
-        """The session that :meth:`Session.snapshot` or a server wrote, perhaps in another process.
+        """The session of a snapshot, which :meth:`Session.snapshot` or a server wrote, perhaps in another process.
 
         Raises:
-            DataError: bytes that are no whole snapshot of this engine's model and bank.
+            DataError: not a snapshot, damaged, or of another model or bank.
         """
-        return snapshot.restore(self, data)
+        return Session.restored(self, snapshot.restore(data, self.digest, self.bank, self.forms))
 
     @torch.inference_mode()
     def step(self, sessions: Sequence[Session], vectors: np.ndarray) -> Float32[np.ndarray, "B D"]:
-        """Each session reads one vector; what each expects next.
+        """Each session reads one vector; returns the vector that each expects next.
 
-        Sessions whose states have one form are one batch. Their answers are
-        those of single steps to rounding, since a product of many rows sums in
-        another order.
+        Sessions whose states have equal shapes are one batch. Their predictions
+        equal those of single steps up to rounding, because a product of several
+        rows sums in another order.
 
         Raises:
-            DataError: a vector that cannot be read, or a session given twice; then no session is moved.
-            NotFiniteError: the model's prediction is not; then no session is moved.
+            DataError: a vector that is not usable, or a session given twice; then no session changes.
+            NotFiniteError: a prediction is not finite; then no session changes.
         """
         rows = unit_rows(vectors, self.dim)
         if len(rows) != len(sessions) or len(set(map(id, sessions))) != len(sessions):
@@ -173,16 +182,16 @@ class Engine:
             after.update(zip(members, self.batches.split(state, len(members)), strict=True))
         _check_finite(predicted)
         for n, session in enumerate(sessions):
-            session.moved(after[n], predicted[n].copy(), rows[n : n + 1])
+            session.advance(after[n], predicted[n].copy(), rows[n : n + 1])
         return predicted
 
     @torch.inference_mode()
     def read(self, session: Session, vectors: np.ndarray) -> Float32[np.ndarray, " D"]:
-        """One session reads vectors [T, D] in order; what it expects after the last.
+        """One session reads vectors [T, D] in order; returns the vector that it expects after the last.
 
         Raises:
-            DataError: a vector that cannot be read; then none is.
-            NotFiniteError: the prediction is not; then none is read.
+            DataError: a vector that is not usable; then the session does not change.
+            NotFiniteError: the prediction is not finite; then the session does not change.
         """
         rows = unit_rows(vectors, self.dim)
         state, predicted = session.state, rows[0]
@@ -190,12 +199,12 @@ class Engine:
             state, y_BTD = self.model.run(state, torch.from_numpy(rows[None, first : first + SEGMENT]))
             predicted = y_BTD[0, -1].numpy().copy()
         _check_finite(predicted)
-        session.moved(owned(state), predicted, rows)
+        session.advance(owned(state), predicted, rows)
         return predicted
 
     @torch.inference_mode()
     def predict(self, sessions: Sequence[Session], k: int = 5, documents: Sequence[int] | None = None) -> list[list[Expected]]:
-        """For each session the ``k`` distinct vectors that it expects next, in one search.
+        """The ``k`` distinct vectors that each session expects next, found in one search.
 
         Raises:
             DataError: a session that has read nothing, or a document that does not exist.
@@ -203,7 +212,7 @@ class Engine:
         """
         predictions = [session.prediction for session in sessions]
         if any(prediction is None for prediction in predictions):
-            raise DataError("a session that has read nothing expects nothing; push a vector first")
+            raise DataError("a session that has read nothing has no prediction; push a vector first")
         if not sessions:
             return []
         allowed = None if documents is None else allowed_rows(self.bank, documents)
@@ -215,23 +224,23 @@ class Engine:
             for rows, scores in zip(found.rows.tolist(), found.scores.tolist(), strict=True)
         ]
 
-    def answers(self, questions: Sequence[Question]) -> list[list[Expected] | Exception]:
-        """One batched step and one batched search for all of them, each of another session.
+    def answers(self, requests: Sequence[PredictionRequest]) -> list[list[Expected] | Exception]:
+        """One batched step and one batched search for requests of distinct sessions.
 
-        A batch that fails is asked one by one, so that one session fails alone.
+        If the batch fails, the requests are answered one by one, so that an error concerns one session alone.
         """
         try:
-            return list(self._answers(questions))
+            return list(self._answers(requests))
         except Exception as error:
-            if len(questions) == 1:
+            if len(requests) == 1:
                 return [error]
-            return [self.answers([question])[0] for question in questions]
+            return [self.answers([request])[0] for request in requests]
 
     def nearest(self, vectors: np.ndarray) -> Int64[np.ndarray, " R"]:
-        """For each vector [R, D] the first row of the bank that holds it, or else that of the nearest.
+        """For each vector [R, D] the first row of the bank that holds it, or the first row of the nearest vector.
 
         Raises:
-            DataError: a vector that cannot be read.
+            DataError: a vector that is not usable.
         """
         unit = unit_rows(vectors, self.dim)
         found = self.bank.distinct.find(unit)
@@ -241,10 +250,10 @@ class Engine:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """What made the bank.
+        """The encoder that made the bank.
 
         Raises:
-            DataError: a bank of ready vectors, or an encoder that is not installed as it was.
+            DataError: a bank without text, or another version of the encoder is installed.
         """
         manifest = self.bank.manifest
         if not manifest.text:
@@ -255,10 +264,10 @@ class Engine:
         return encoder
 
     def encode(self, text: str) -> Float32[np.ndarray, "T D"]:
-        """A text as the vectors of its chunks, cut as the bank's texts were.
+        """The vectors of a text's chunks, cut as the bank's texts were.
 
         Raises:
-            DataError: an empty text, no encoder (:attr:`encoder`), or a bank of chunks that its encoder truncated.
+            DataError: an empty text, no encoder (:attr:`encoder`), or a bank whose chunks are longer than its encoder reads.
         """
         return self.encode_chunks(self.cut(text))
 
@@ -266,7 +275,7 @@ class Engine:
         """The chunks of a text, at least one, cut as the bank's texts were.
 
         Raises:
-            DataError: an empty text, no encoder (:attr:`encoder`), or a bank of chunks that its encoder truncated.
+            DataError: an empty text, no encoder (:attr:`encoder`), or a bank whose chunks are longer than its encoder reads.
         """
         encoder = self.encoder
         try:
@@ -275,29 +284,50 @@ class Engine:
             raise DataError(f"the bank was cut into {error}; ingest its text again") from None
 
     def encode_chunks(self, chunks: Sequence[str]) -> Float32[np.ndarray, "T D"]:
-        """The vectors of chunks that :meth:`cut` gave, some or all of them.
+        """The vectors of chunks from :meth:`cut`.
 
         Raises:
             DataError: no encoder (:attr:`encoder`).
         """
         return self.encoder.encode(chunks, "passage").rows
 
-    def _answers(self, questions: Sequence[Question]) -> list[list[Expected]]:
-        stepping = [question for question in questions if len(question.rows) == 1]
+    # An engine in the server's own process starts and ends with it: the life cycle of an isolated engine is empty here.
+
+    @property
+    def place(self) -> ComputePlace:
+        """This process."""
+        return ComputePlace(isolated=False, pid=os.getpid())
+
+    @property
+    def fault(self) -> str | None:
+        """None: an engine in this process can always be asked."""
+        return None
+
+    def subscribe(self, listener: StatusListener) -> None:
+        """Does nothing: the status of an engine in this process never changes."""
+
+    def retire(self) -> None:
+        """Does nothing: states in this process stay usable when another engine answers."""
+
+    def close(self) -> None:
+        """Does nothing: there is no process to end."""
+
+    def _answers(self, requests: Sequence[PredictionRequest]) -> list[list[Expected]]:
+        stepping = [request for request in requests if len(request.rows) == 1]
         if stepping:
-            self.step([question.state for question in stepping], np.concatenate([question.rows for question in stepping]))
-        for question in stepping:
-            question.rows = question.rows[:0]
-        for question in questions:
-            if len(question.rows):
-                question.state.push_many(question.rows)
-                question.rows = question.rows[:0]
-        asking = [question for question in questions if question.k]
-        found = self.predict([q.state for q in asking], max(q.k for q in asking)) if asking else []
-        of = {id(question): expected for question, expected in zip(asking, found, strict=True)}
-        answers = [of.get(id(question), [])[: question.k] for question in questions]
+            self.step([request.state for request in stepping], np.concatenate([request.rows for request in stepping]))
+        for request in stepping:
+            request.rows = request.rows[:0]
+        for request in requests:
+            if len(request.rows):
+                request.state.push_many(request.rows)
+                request.rows = request.rows[:0]
+        searching = [request for request in requests if request.k]
+        found = self.predict([q.state for q in searching], max(q.k for q in searching)) if searching else []
+        of = {id(request): expected for request, expected in zip(searching, found, strict=True)}
+        answers = [of.get(id(request), [])[: request.k] for request in requests]
         if not all(math.isfinite(expected.score) for answer in answers for expected in answer):
-            raise NotFiniteError("an engine answered with a score that is not finite")
+            raise NotFiniteError("the engine found a score that is not finite")
         return answers
 
     def _groups(self, sessions: Sequence[Session]) -> list[list[int]]:
@@ -308,14 +338,15 @@ class Engine:
 
 
 def bank_of(run: Run, given: Path | None = None, verify: Verify = "once", progress: Progress = silent) -> Bank:
-    """The bank that a run was trained on, or the one given, which may be another.
+    """The given bank, or the bank that a run was trained on.
 
     Args:
-        verify: as :meth:`~nextvec.bank.Bank.open`'s.
+        given: may be another bank than the run's.
+        verify: as in :meth:`~nextvec.bank.Bank.open`.
 
     Raises:
-        RunError: none was given, and where the run was trained on it there is none now, or another.
-        DataError: its content is not what was written.
+        RunError: no bank is given, and the run's own was removed or replaced.
+        DataError: the content of the bank was changed.
     """
     path = given or Path(run.origin.bank_path)
     if given is None and not (run.origin.bank_path and (path / MANIFEST).exists()):
@@ -335,7 +366,7 @@ def _check_finite(predicted: np.ndarray) -> None:
 
 
 def _digest(model: Recurrent[Any], facts: str) -> str:
-    """sha256 over what the model is: facts, then names and bytes of all tensors."""
+    """The sha256 of the facts and of the names and bytes of all tensors."""
     digest = hashlib.sha256(f"{type(model).__name__} {facts}".encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())

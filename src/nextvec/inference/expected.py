@@ -1,4 +1,4 @@
-"""What is expected next, with its words: candidates of a bank behind an index."""
+"""A candidate of the bank with its score, document and text."""
 
 from dataclasses import dataclass
 
@@ -14,15 +14,15 @@ from nextvec.ingestion.text import blank, checked
 
 @dataclass(frozen=True)
 class Expected:
-    """One vector that is expected next.
+    """One candidate for the next vector.
 
     Attributes:
-        row: of the bank, the first that holds it (of the documents that were asked for); rows added while serving
-            come after the bank's.
+        row: the first row of the bank (of the given documents) with this vector; rows added to the index are numbered
+            after the bank's.
         score: product with the prediction.
-        document: title of the document of ``row``; empty for a row that was added.
-        text: the chunk of ``row``, or None where the bank holds vectors only.
-        count: rows of the bank that hold it; ``bank.distinct.rows(row)`` names them.
+        document: title of the document of ``row``; empty for an added row.
+        text: the chunk of ``row``; None if the bank has no text.
+        count: number of rows of the bank with this vector; ``bank.distinct.rows(row)`` lists them.
     """
 
     row: int
@@ -40,7 +40,7 @@ class Expected:
 
 
 def encode_context(text: str, encoder: Encoder, chunking: Chunking) -> Float32[np.ndarray, "T D"]:
-    """A text as the context of a prediction, cut as the texts of a bank are.
+    """The vectors of a text as the context of a prediction; it is cut as the texts of a bank are.
 
     Raises:
         DataError: an empty text, or one that holds a NUL.
@@ -50,7 +50,7 @@ def encode_context(text: str, encoder: Encoder, chunking: Chunking) -> Float32[n
 
 
 def context_chunks(text: str, encoder: Encoder, chunking: Chunking) -> list[str]:
-    """The chunks of a text that is the context of a prediction, at least one.
+    """The chunks of a text as the context of a prediction, at least one.
 
     Raises:
         DataError: an empty text, or one that holds a NUL.

@@ -1,4 +1,4 @@
-"""What an answer costs: a step after some context, the search, both, and the machine's limits measured beside them."""
+"""The latency of an answer: a step after a context, the search, and both; with the limits of the machine from the same run."""
 
 # Axes: T vectors of context, N candidates, D width.
 
@@ -24,19 +24,20 @@ from nextvec.inference.session import Session
 from nextvec.kernels.library import level
 from nextvec.models import Recurrent
 from nextvec.progress import Progress, silent
+from nextvec.vectors import unit_rows
 
 CONTEXTS = (10, 100, 1_000, 10_000)
-BUDGET_MS = 5.0  # the predecessor's gate on P95
-RATIO = 1.2  # and its gate on P95 against what served before
+BUDGET_MS = 5.0  # gate on P95, the predecessor's
+RATIO = 1.2  # gate on P95 relative to another run's, the predecessor's
 NEIGHBOURS = 10
 ROUNDS, PER_ROUND, WARM_UP = 20, 10, 10
-PATIENCE = 10.0  # seconds; a window that takes longer to read again is not read more than once
-SIMILAR = 0.9  # cosine of a made-up candidate with the row it was made of
+PATIENCE = 10.0  # seconds after which reading a whole window is not repeated
+SIMILAR = 0.9  # cosine of a synthetic candidate with the row that it was made from
 
 
 @dataclass(frozen=True)
 class Milliseconds:
-    """Percentiles over ``n`` measurements, each of them one that was measured."""
+    """Percentiles of ``n`` measurements, each a measured value, not interpolated."""
 
     p50: float
     p95: float
@@ -53,16 +54,16 @@ class Milliseconds:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One thread, one session.
+class AnswerLatency:
+    """The latency of an answer of one session, on one thread.
 
     Attributes:
-        context: vectors that were read before.
-        step: one vector read, one predicted.
-        search: the prediction looked up among all candidates.
-        both: the two, one after the other.
-        reread: the plain model over the whole window, as without a state; None where it was not asked for.
-        state_bytes: of the session's snapshot.
+        context: number of vectors read before.
+        step: reading one vector, which predicts the next.
+        search: finding the nearest candidates of the prediction.
+        both: the step and the search together.
+        reread: the plain model over the whole window, as without a state; None if not measured.
+        state_bytes: size of the session's snapshot.
     """
 
     context: int
@@ -79,14 +80,14 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What the machine needs at least, measured in the same run, one thread.
+class MachineLimits:
+    """Lower bounds of the machine, measured in the same run on one thread.
 
     Attributes:
-        memory_gb_s: reading a buffer of 256 MB.
-        weights_ms: reading a buffer as large as what a step reads of the weights.
-        index_ms: reading a buffer as large as what a search reads of the index.
-        call_ms: an empty call.
+        memory_gb_s: bandwidth of reading a buffer of 256 MB.
+        weights_ms: time to read a buffer of the size of the weights that a step reads.
+        index_ms: time to read a buffer of the size of the index that a search reads.
+        call_ms: time of an empty call.
     """
 
     memory_gb_s: float
@@ -96,8 +97,8 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Gate:
-    """A figure and what it may be at most."""
+class LatencyGate:
+    """A limit on a figure, in words, and whether the figure keeps it."""
 
     says: str
     passed: bool
@@ -111,12 +112,12 @@ def answers(
     plain: Recurrent[Any] | None = None,
     rounds: int = ROUNDS,
     progress: Progress = silent,
-) -> list[Answer]:
-    """Time the same answers after every context, in turns, on one thread; warm-up is not counted.
+) -> list[AnswerLatency]:
+    """Measure the same answers after every context, in turns, on one thread; warm-up is not counted.
 
     Args:
-        vectors: what the sessions read; read again from the start where a context is longer.
-        plain: the model that reads the window again; None to leave that out.
+        vectors: read by the sessions; repeated from the start where a context is longer.
+        plain: the model that reads whole windows; None to leave that out.
     """
     with _one_thread():
         coming = cycle(np.asarray(vectors, dtype=np.float32))
@@ -128,7 +129,7 @@ def answers(
                 times += measured if n >= 0 else []
             progress("answers", n + 1, rounds)
         return [
-            Answer(
+            AnswerLatency(
                 context,
                 *(Milliseconds.over(column) for column in (t[:, 0], t[:, 1], t.sum(1))),
                 reread=_reread(plain, vectors, context) if plain is not None else None,
@@ -138,11 +139,11 @@ def answers(
         ]
 
 
-def limits(weight_bytes: int, index_bytes: int) -> Limits:
-    """Measure what the machine can do, on one thread."""
+def limits(weight_bytes: int, index_bytes: int) -> MachineLimits:
+    """Measure the limits of the machine, on one thread."""
     with _one_thread():
         whole = 256_000_000
-        return Limits(
+        return MachineLimits(
             memory_gb_s=whole / read_seconds(whole) / 1e9,
             weights_ms=1e3 * read_seconds(weight_bytes),
             index_ms=1e3 * read_seconds(index_bytes),
@@ -151,9 +152,9 @@ def limits(weight_bytes: int, index_bytes: int) -> Limits:
 
 
 def read_seconds(size: int, rounds: int = 20) -> float:
-    """The median time one thread takes to read ``size`` bytes once, after they were read before.
+    """The median time in which one thread reads ``size`` bytes that it has read before.
 
-    A buffer that fits a cache is read from there, as weights of that size would be.
+    A buffer that fits a cache is read from the cache, as weights of that size are.
     """
     buffer = torch.ones(max(1, size // 4))
     buffer.sum()
@@ -161,7 +162,7 @@ def read_seconds(size: int, rounds: int = 20) -> float:
 
 
 def candidates_of(bank: Bank, count: int | None) -> Bank:
-    """A bank of ``count`` distinct vectors to search among: the bank's, then more, each at cosine 0.9 from one of these."""
+    """A bank of ``count`` distinct vectors: the bank's own, then synthetic ones, each at cosine 0.9 to one of the bank's."""
     if count is None or count == len(bank.distinct):
         return bank
     rows = bank.rows[bank.distinct.firsts[:count]].astype(np.float32)
@@ -169,18 +170,17 @@ def candidates_of(bank: Bank, count: int | None) -> Bank:
     parts = [rows]
     while (missing := count - sum(map(len, parts))) > 0:
         noise = rng.standard_normal((min(missing, len(rows)), bank.dim), dtype=np.float32)
-        noise /= np.linalg.norm(noise, axis=1, keepdims=True)
-        parts.append(SIMILAR * rows[: len(noise)] + (1 - SIMILAR**2) ** 0.5 * noise)
+        parts.append(SIMILAR * rows[: len(noise)] + (1 - SIMILAR**2) ** 0.5 * unit_rows(noise))
     held = Bank.from_numpy(np.concatenate(parts), [count], encoder=bank.manifest.encoder)
     manifest = replace(held.manifest, encoder_fingerprint=bank.manifest.encoder_fingerprint)
     return replace(held, rows=held.rows.astype(bank.rows.dtype), manifest=manifest)
 
 
 def cold_start(run: Path, bank: Path, weights: str) -> dict[str, float]:
-    """A process of its own, from nothing to its first answer: seconds, and the most memory it held.
+    """The seconds and the peak memory of a new process from its start to its first answer.
 
     Raises:
-        RunError: that process failed.
+        RunError: the process failed.
     """
     code = "import sys; from nextvec.inference.latency import first_answer; first_answer(*sys.argv[1:])"
     began = time.perf_counter()
@@ -194,7 +194,7 @@ def cold_start(run: Path, bank: Path, weights: str) -> dict[str, float]:
 
 
 def first_answer(run: str, bank: str, weights: str, began: str) -> None:
-    """What :func:`cold_start` runs; one JSON object on standard output."""
+    """The process of :func:`cold_start`; writes one JSON object to standard output."""
     imported, peak = time.time(), _peak_bytes()
     engine = Engine.open(run, Bank.open(bank), weights=weights)  # type: ignore[arg-type]
     opened = time.time()
@@ -212,24 +212,27 @@ def first_answer(run: str, bank: str, weights: str, began: str) -> None:
 
 
 def gates(
-    found: Sequence[Answer], budget_ms: float | None, against: Sequence[Answer] | None = None, ratio: float = RATIO
-) -> list[Gate]:
-    """P95 of an answer within a budget at every context, and within a ratio of another run's."""
-    judged: list[Gate] = []
+    found: Sequence[AnswerLatency],
+    budget_ms: float | None,
+    against: Sequence[AnswerLatency] | None = None,
+    ratio: float = RATIO,
+) -> list[LatencyGate]:
+    """For every context: P95 of an answer within a budget, and within a ratio of another run's P95."""
+    judged: list[LatencyGate] = []
     for answer in found:
         p95 = answer.both.p95
         if budget_ms is not None:
             says = f"context {answer.context:,}: P95 {p95:.2f} ms, at most {budget_ms:g} ms"
-            judged.append(Gate(says, p95 <= budget_ms))
+            judged.append(LatencyGate(says, p95 <= budget_ms))
     for answer, other in zip(found, against or (), strict=bool(against)):
         most = ratio * other.both.p95
         limit = f"{ratio:g} x {other.both.p95:.2f} ms of the other run"
         says = f"context {answer.context:,}: P95 {answer.both.p95:.2f} ms, at most {limit}"
-        judged.append(Gate(says, answer.both.p95 <= most))
+        judged.append(LatencyGate(says, answer.both.p95 <= most))
     return judged
 
 
-def to_json(found: Sequence[Answer], limit: Limits, facts: Mapping[str, Any]) -> dict[str, Any]:
+def to_json(found: Sequence[AnswerLatency], limit: MachineLimits, facts: Mapping[str, Any]) -> dict[str, Any]:
     """One object for ``--json`` and the page."""
     return {**facts, "kernels": level(), "contexts": [a.to_json() for a in found], "limits": asdict(limit)}
 
@@ -247,12 +250,12 @@ def _one_thread() -> Generator[None]:
 def _after(engine: Engine, vectors: Float[np.ndarray, "rows D"], context: int) -> Session:
     session = engine.session()
     session.push_many(_window(vectors, context))
-    session.predict(NEIGHBOURS)  # what was read is looked up once; from here on only what is new
+    session.predict(NEIGHBOURS)  # looks the context up in the bank, once
     return session
 
 
 def _answer(session: Session, vector: Float32[np.ndarray, " D"]) -> tuple[float, float]:
-    session = session.copy()  # every answer comes after the same context
+    session = session.copy()  # so that every answer follows the same context
     began = time.perf_counter_ns()
     session.push(vector)
     stepped = time.perf_counter_ns()

@@ -1,41 +1,64 @@
-"""A session: what one reader has read, as a model's state; a new vector is one step, whatever came before."""
+"""A session: the vectors that one reader has read, kept as a state of the model."""
 
-# Axes: T vectors, D width.
+# Axes: B sessions, T vectors, D width.
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from nextvec.bank import Bank
 from nextvec.inference import snapshot
 from nextvec.inference.expected import Expected
 from nextvec.inference.states import State, num_bytes
 
-if TYPE_CHECKING:
-    from nextvec.inference.engine import Engine
-
 NO_ROWS = np.empty(0, np.int64)
 
 
+@runtime_checkable
+class SessionEngine(Protocol):
+    """The part of :class:`~nextvec.inference.Engine` that its sessions call."""
+
+    @property
+    def bank(self) -> Bank: ...
+    @property
+    def digest(self) -> str: ...
+    def step(self, sessions: "Sequence[Session]", vectors: np.ndarray) -> Float32[np.ndarray, "B D"]: ...
+    def read(self, session: "Session", vectors: np.ndarray) -> Float32[np.ndarray, " D"]: ...
+    def predict(
+        self, sessions: "Sequence[Session]", k: int = 5, documents: Sequence[int] | None = None
+    ) -> list[list[Expected]]: ...
+    def encode(self, text: str) -> Float32[np.ndarray, "T D"]: ...
+
+
 class Session:
-    """Made by :meth:`~nextvec.inference.Engine.session`; one that refuses its input stays as it was.
+    """One sequence of vectors, read step by step. A call that raises leaves the session unchanged.
+
+    Made by :meth:`~nextvec.inference.Engine.session`.
 
     Attributes:
-        length: vectors read.
-        prediction: [D], the expected next vector, of unit length; None before anything was read.
+        length: number of vectors read.
+        prediction: [D], the expected next vector, of unit length; None before the first vector.
     """
 
-    def __init__(self, engine: "Engine", state: State) -> None:
+    def __init__(self, engine: SessionEngine, state: State) -> None:
         self.engine = engine
         self.state = state
         self.length = 0
         self.prediction: Float32[np.ndarray, " D"] | None = None
         self._seen: Int64[np.ndarray, " rows"] = NO_ROWS
-        self._unseen: tuple[np.ndarray, ...] = ()  # vectors read since their copies were last looked for
+        self._unseen: tuple[np.ndarray, ...] = ()  # vectors read that were not yet looked up in the bank
+
+    @staticmethod
+    def restored(engine: SessionEngine, saved: snapshot.SavedState) -> "Session":
+        """The session that a snapshot describes."""
+        session = Session(engine, saved.state)
+        session.length, session.prediction, session._seen = saved.length, saved.prediction, saved.seen
+        return session
 
     def push(self, vector: np.ndarray) -> Float32[np.ndarray, " D"]:
-        """Read one vector [D] of any float type; the expected next one.
+        """Read one vector [D] of any float type; returns the expected next vector.
 
         Raises:
             DataError: wrong width, NaN, infinity or a zero vector.
@@ -43,56 +66,60 @@ class Session:
         return self.engine.step([self], np.asarray(vector)[None])[0]
 
     def push_many(self, vectors: np.ndarray) -> Float32[np.ndarray, " D"]:
-        """Read vectors [T, D] in order, at least one; what is expected after the last.
+        """Read vectors [T, D] in order, at least one; returns the vector expected after the last.
 
         Raises:
-            DataError: as :meth:`push`; then nothing is read.
+            DataError: as :meth:`push`; then no vector is read.
         """
         return self.engine.read(self, vectors)
 
     def catch_up(self, vectors: np.ndarray) -> None:
-        """:meth:`push_many`, and look up at once what the vectors hold of the bank: a prediction need not wait for it.
+        """:meth:`push_many`, then look the vectors up in the bank at once, so that the next prediction is not delayed by it.
 
         Raises:
-            DataError: as :meth:`push`; then nothing is read.
+            DataError: as :meth:`push`; then no vector is read.
         """
         self.push_many(vectors)
         self.rows_seen()
 
     def push_text(self, text: str) -> Float32[np.ndarray, " D"]:
-        """Read a text, cut and encoded as the bank was; what is expected after it.
+        """Read a text, cut and encoded as the texts of the bank; returns the vector expected after it.
 
         Raises:
-            DataError: an empty text, or a bank whose encoder is not here.
+            DataError: an empty text, or a bank whose encoder is not installed.
         """
         return self.push_many(self.engine.encode(text))
 
     def predict(self, k: int = 5, documents: Sequence[int] | None = None) -> list[Expected]:
-        """The ``k`` distinct vectors expected next, best first; those that the context already holds are left out.
+        """The ``k`` distinct vectors expected next, best first, without those that the context holds.
 
-        They are the candidates of an exam over the whole bank, and no others.
+        The candidates are those of an exam over the whole bank.
 
         Args:
-            documents: numbers of the bank's documents to look in; None for all.
+            documents: numbers of the bank's documents to search; None for all.
 
         Raises:
-            DataError: nothing was read yet, or there is no such document.
+            DataError: the session has read nothing, or a document does not exist.
         """
         return self.engine.predict([self], k, documents)[0]
 
     def snapshot(self) -> bytes:
-        """Everything to go on from here in another process, with :meth:`Engine.restore`."""
-        return snapshot.dump(self)
+        """All that :meth:`Engine.restore` needs to continue this session in another process."""
+        saved = snapshot.SavedState(self.state, self.length, self.prediction, self.rows_seen())
+        return snapshot.dump(saved, self.engine.digest, self.engine.bank.fingerprint)
 
     def copy(self) -> "Session":
-        """A session that goes on from here on its own."""
+        """An independent session with the same state."""
         other = Session(self.engine, self.state)  # a step makes a new state and never writes the old one
         other.length, other.prediction = self.length, self.prediction
         other._seen, other._unseen = self._seen, self._unseen
         return other
 
     def rows_seen(self) -> Int64[np.ndarray, " rows"]:
-        """The vectors of the bank that the context holds, each by its first row, ascending; each is looked up once."""
+        """The distinct vectors of the bank that the context holds, each by its first row, ascending.
+
+        Each vector is looked up once.
+        """
         if self._unseen:
             found = np.unique(self.engine.bank.distinct.find(np.concatenate(self._unseen)))
             found = found[found >= 0]
@@ -102,20 +129,20 @@ class Session:
             self._unseen = ()
         return self._seen
 
-    def moved(self, state: State, prediction: Float32[np.ndarray, " D"], rows: Float32[np.ndarray, "T D"]) -> None:
-        """What the engine does after it has read for this session."""
+    def advance(self, state: State, prediction: Float32[np.ndarray, " D"], rows: Float32[np.ndarray, "T D"]) -> None:
+        """Set the state and prediction after ``rows``; called by the engine."""
         self.state, self.prediction = state, prediction
         self.length += len(rows)
         self._unseen = (*self._unseen, rows)
 
-    def restored(self, state: State, length: int, prediction: np.ndarray | None, seen: np.ndarray) -> "Session":
-        """What a snapshot does."""
-        self.state, self.length, self.prediction, self._seen = state, length, prediction, seen
-        return self
+    @property
+    def lost(self) -> bool:
+        """False: the state lies in this object."""
+        return False
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the state, the prediction and the rows seen."""
+        """Memory in bytes of the state, the prediction and the rows seen."""
         return (
             num_bytes(self.state)
             + (0 if self.prediction is None else self.prediction.nbytes)

@@ -1,14 +1,14 @@
-"""A session as bytes: checked to the last bit, and restored only by the engine that it belongs to.
+"""A snapshot: a session as bytes, which only an engine with the same model, weight format and bank restores.
 
-Layout: magic, sha256 of the rest, then a safetensors file whose metadata is
-one JSON object. Nothing is read from it before the hash fits. The hash is not a
-signature: anyone can compute it for other content. So the shapes, types and
-bounds of everything that the compiled kernels or the bank would read are
-checked too. The values of a state are not: they decide what this one session
-predicts, and nothing else.
+Layout: magic bytes, the sha256 of the rest, then a safetensors file whose
+metadata is one JSON object. The hash is checked before anything else is read.
+The hash is not a signature: anyone can compute it for other content. Therefore
+the shapes, types and bounds of all values that the compiled kernels or the bank
+use as sizes or row numbers are checked too. The other values of a state are not
+checked: they change the predictions of this one session only.
 
-A snapshot may also hold the context: the vectors that the session has read. A
-server needs them, because there the state is only a cache of the context.
+A snapshot may also hold the context, that is the vectors that the session has
+read. A server needs them, because its state is only a cache of the context.
 """
 
 # Axes: T vectors, D width.
@@ -19,21 +19,19 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32, Int64
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from nextvec.bank import Bank
 from nextvec.errors import DataError
-from nextvec.inference.states import leaves, like
-
-if TYPE_CHECKING:
-    from nextvec.inference.engine import Engine
-    from nextvec.inference.session import Session
+from nextvec.inference.forms import Forms
+from nextvec.inference.states import State, leaves
 
 MAGIC = b"nextvec session 1\n"
 LARGEST = 2**30  # bytes
@@ -44,13 +42,13 @@ WIDTHS = (torch.float16, torch.float32)  # of the rows of a context
 
 @dataclass(frozen=True)
 class Context:
-    """What a session has read, and in how many appends.
+    """The vectors that a session has read.
 
     Attributes:
         rows: as they were appended, of any length; float16 or float32.
-        seq: appends.
-        digest: 16 bytes that name the last append's payload, so that a repeated one is recognised.
-        encoder: fingerprint of what made the vectors.
+        seq: number of appends.
+        digest: 16 bytes that identify the payload of the last append, so that a repeated append is recognised.
+        encoder: fingerprint of the encoder that made the vectors.
     """
 
     rows: Float[np.ndarray, "T D"]
@@ -60,13 +58,23 @@ class Context:
 
 
 @dataclass(frozen=True)
+class SavedState:
+    """A session without its engine: the state, the number of vectors read, the prediction, the rows seen."""
+
+    state: State
+    length: int
+    prediction: Float32[np.ndarray, " D"] | None
+    seen: Int64[np.ndarray, " rows"]
+
+
+@dataclass(frozen=True)
 class Saved:
-    """What a snapshot belongs to, and what it holds beside the state.
+    """The model and bank of a snapshot, and its context.
 
     Attributes:
         model: digest of the engine whose state it holds.
         bank: fingerprint of the bank.
-        context: None where the snapshot holds a state only.
+        context: None if the snapshot holds a state only.
     """
 
     model: str
@@ -74,24 +82,29 @@ class Saved:
     context: Context | None
 
 
-def dump(session: "Session") -> bytes:
-    """The session's state, prediction and place, with what they belong to."""
-    parts = leaves(session.state)
+def dump(saved: SavedState, model: str, bank: str) -> bytes:
+    """The snapshot of a session.
+
+    Args:
+        model: digest of the engine.
+        bank: fingerprint of the bank.
+    """
+    parts = leaves(saved.state)
     tensors = {f"state.{n}": leaf.contiguous() for n, leaf in enumerate(parts) if isinstance(leaf, Tensor)}
-    if session.prediction is not None:
-        tensors["prediction"] = torch.from_numpy(session.prediction)
-    tensors["seen"] = torch.from_numpy(session.rows_seen())
+    if saved.prediction is not None:
+        tensors["prediction"] = torch.from_numpy(saved.prediction)
+    tensors["seen"] = torch.from_numpy(saved.seen)
     facts = {
-        "model": session.engine.digest,
-        "bank": session.engine.bank.fingerprint,
-        "length": session.length,
+        "model": model,
+        "bank": bank,
+        "length": saved.length,
         "numbers": {str(n): leaf for n, leaf in enumerate(parts) if isinstance(leaf, int)},
     }
     return _packed({name: tensor.clone() for name, tensor in tensors.items()}, facts)
 
 
 def with_context(data: bytes, context: Context) -> bytes:
-    """The snapshot ``data`` with the context that its state has read; :func:`restore` reads it as before.
+    """The snapshot ``data`` with the context that its state has read; :func:`restore` ignores the context.
 
     Raises:
         DataError: not a snapshot, or damaged.
@@ -102,10 +115,10 @@ def with_context(data: bytes, context: Context) -> bytes:
 
 
 def read(data: bytes) -> Saved:
-    """What a snapshot belongs to, and its context.
+    """The model and bank of a snapshot, and its context.
 
     Raises:
-        DataError: not a snapshot, damaged anywhere, or of a context that contradicts itself.
+        DataError: not a snapshot, damaged, or with a context that contradicts itself.
     """
     facts, tensors = _opened(data)
     saved = Saved(str(facts.get("model")), str(facts.get("bank")), None)
@@ -123,29 +136,28 @@ def read(data: bytes) -> Saved:
     return Saved(saved.model, saved.bank, Context(rows.numpy(), seq, bytes.fromhex(digest), encoder))
 
 
-def restore(engine: "Engine", data: bytes) -> "Session":
-    """A session as it was when :func:`dump` wrote it; a context beside the state is not read.
+def restore(data: bytes, model: str, bank: Bank, forms: Forms) -> SavedState:
+    """The session that :func:`dump` wrote. The context of the snapshot is not read.
+
+    Args:
+        model: digest of the engine.
+        forms: of the model.
 
     Raises:
-        DataError: not a snapshot, damaged anywhere, larger than 1 GiB, of another model, weight format or bank, or with a state
-            of another form than the model's.
+        DataError: not a snapshot, damaged, larger than 1 GiB, of another model, weight format or bank, or with a state of
+            another form than the model's.
     """
     facts, tensors = _opened(data)
-    model, bank = str(facts.get("model")), str(facts.get("bank"))
-    if model != engine.digest:
-        raise DataError(f"this snapshot is of model {model[:12]}, not of {engine.digest[:12]}; read the context again")
-    if bank != engine.bank.fingerprint:
-        raise DataError(f"this snapshot goes with bank {bank[:12]}, not with {engine.bank.fingerprint[:12]}")
-    session, length, numbers = engine.session(), facts.get("length"), facts.get("numbers")
+    of_model, of_bank = str(facts.get("model")), str(facts.get("bank"))
+    if of_model != model:
+        raise DataError(f"this snapshot is of model {of_model[:12]}, not of {model[:12]}; read the context again")
+    if of_bank != bank.fingerprint:
+        raise DataError(f"this snapshot goes with bank {of_bank[:12]}, not with {bank.fingerprint[:12]}")
+    length, numbers = facts.get("length"), facts.get("numbers")
     if type(length) is not int or length < 0 or not isinstance(numbers, dict):
         raise DataError("this snapshot was not written by nextvec: it has no length or no numbers")
-    count = len(leaves(session.state))
-    parts: list[Any] = [tensors.get(f"state.{n}", numbers.get(str(n))) for n in range(count)]
-    engine.forms.check(parts, length)
-    prediction = _prediction(tensors, length, engine.dim)
-    # Snapshots of earlier versions hold every row, not the first of each vector.
-    seen = np.unique(engine.bank.distinct.classes[_seen(tensors, len(engine.bank))])
-    return session.restored(like(session.state, parts), length, prediction, seen)
+    parts: list[Any] = [tensors.get(f"state.{n}", numbers.get(str(n))) for n in range(len(forms))]
+    return SavedState(forms.state(parts, length), length, _prediction(tensors, length, bank.dim), _seen(tensors, bank))
 
 
 def _prediction(tensors: Mapping[str, Tensor], length: int, dim: int) -> np.ndarray | None:
@@ -157,11 +169,14 @@ def _prediction(tensors: Mapping[str, Tensor], length: int, dim: int) -> np.ndar
     return found.numpy()
 
 
-def _seen(tensors: Mapping[str, Tensor], rows: int) -> np.ndarray:
+def _seen(tensors: Mapping[str, Tensor], bank: Bank) -> np.ndarray:
     found = tensors.get("seen")
-    if found is None or found.dtype != torch.int64 or found.ndim != 1 or ((found < 0) | (found >= rows)).any():
-        raise DataError(f"this snapshot was not written by nextvec: the rows seen are not rows of a bank of {rows:,}")
-    return found.numpy()
+    if found is None or found.dtype != torch.int64 or found.ndim != 1 or ((found < 0) | (found >= len(bank))).any():
+        raise DataError(f"this snapshot was not written by nextvec: the rows seen are not rows of a bank of {len(bank):,}")
+    rows = found.numpy()
+    if (np.diff(rows) <= 0).any() or (bank.distinct.classes[rows] != rows).any():
+        raise DataError("this snapshot was not written by nextvec: the rows seen are not the first rows of vectors, ascending")
+    return rows
 
 
 def _packed(tensors: dict[str, Tensor], facts: dict[str, Any]) -> bytes:
@@ -170,7 +185,7 @@ def _packed(tensors: dict[str, Tensor], facts: dict[str, Any]) -> bytes:
 
 
 def _opened(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The facts and tensors of bytes whose hash fits."""
+    """The facts and tensors of a snapshot whose hash is right."""
     if len(data) > LARGEST:
         raise DataError(f"a snapshot of {len(data):,} bytes; at most {LARGEST:,} are read")
     start = len(MAGIC) + HASH
@@ -178,7 +193,7 @@ def _opened(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise DataError("these bytes are not a session's snapshot of this version, or they are cut short")
     content = data[start:]
     if hashlib.sha256(content).digest() != data[len(MAGIC) : start]:
-        raise DataError("this snapshot is damaged: its hash does not fit; take a new one, or read the context again")
+        raise DataError("this snapshot is damaged: its hash does not match; take a new one, or read the context again")
     try:
         (length,) = struct.unpack("<Q", content[:8])
         facts = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["session"])

@@ -1,8 +1,8 @@
-"""States of many passages as one batch, and back: what lets many sessions step together."""
+"""Model states as trees of tensors, and batches of them: several sessions step as one batch."""
 
 # Axes: B passages.
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,27 +21,48 @@ def leaves(state: State) -> list[Tensor | int]:
     return [leaf for part in state for leaf in leaves(part)]
 
 
-def like(state: State, parts: Sequence[Tensor | int]) -> State:
+def tensors(state: State) -> list[Tensor]:
+    """The leaves of a state that has tensors only, in their order."""
+    found: list[Tensor] = []
+    for leaf in leaves(state):
+        assert isinstance(leaf, Tensor), "a state with a number cannot be traced"
+        found.append(leaf)
+    return found
+
+
+def leaf_names(state: State, prefix: str = "") -> list[str]:
+    """For each leaf, the fields that lead to it, joined by ``_``; ``state`` where the state is itself a leaf."""
+    if isinstance(state, Tensor | int):
+        return [prefix or "state"]
+    fields: Sequence[Any] = getattr(state, "_fields", range(len(state)))
+    paths = [f"{prefix}_{field}" if prefix else str(field) for field in fields]
+    return [name for path, part in zip(paths, state, strict=True) for name in leaf_names(part, path)]
+
+
+def like(state: State, parts: Iterable[Tensor | int]) -> State:
     """A state of the same form with other leaves."""
-    remaining = iter(parts)
-    return _like(state, remaining)
+    return _rebuilt(state, iter(parts))
 
 
 def num_bytes(state: State) -> int:
-    """What the tensors of a state occupy, with all that they keep alive."""
+    """Memory in bytes of a state's tensors, whole storages counted."""
     return sum(leaf.untyped_storage().nbytes() for leaf in leaves(state) if isinstance(leaf, Tensor))
 
 
 def owned(state: State) -> State:
-    """The same, without the passage it was read from: the last position of a tensor keeps all of its positions alive."""
+    """The same state in storages of its own.
+
+    A view of the last position of a passage would keep the memory of the whole passage.
+    """
     return like(state, [_owned(leaf) for leaf in leaves(state)])
 
 
 class Batches:
-    """How the states of one model lie beside each other.
+    """Joins the states of several passages of one model into a batch, and splits them again.
 
-    The axis of a batch differs from tensor to tensor (a GRU's hidden state has
-    its layers first); it is the one along which two passages differ from one.
+    The batch axis differs from tensor to tensor (a GRU's hidden state has its
+    layers first). It is found by comparing the start of two passages with that
+    of one.
     """
 
     def __init__(self, model: Recurrent[Any]) -> None:
@@ -49,11 +70,11 @@ class Batches:
         self._axes = [_axis(one, two) for one, two in pairs]
 
     def kind(self, state: State) -> Hashable:
-        """States of one kind can step together: equal shapes but for the batch, equal numbers."""
+        """States with equal keys can step together: their numbers are equal, and their shapes except for the batch axis."""
         return tuple(_kind(leaf, axis) for leaf, axis in zip(leaves(state), self._axes, strict=True))
 
     def join(self, states: Sequence[State]) -> State:
-        """One state of a batch of them all."""
+        """The states as one batch."""
         columns = zip(*map(leaves, states), strict=True)
         return like(
             states[0],
@@ -64,7 +85,7 @@ class Batches:
         )
 
     def split(self, state: State, count: int) -> list[State]:
-        """The states of each of ``count`` passages; copies, so that one passage does not keep the others' memory."""
+        """The state of each of ``count`` passages, as copies: a view would keep the memory of the whole batch."""
         if count == 1:
             return [owned(state)]
         columns = [
@@ -75,7 +96,7 @@ class Batches:
 
 
 def _axis(one: Tensor | int, two: Tensor | int) -> int | None:
-    """None for a number, and for what is the same whatever the batch."""
+    """The batch axis; None for a number and for a tensor without a batch axis."""
     if not isinstance(one, Tensor) or not isinstance(two, Tensor):
         return None
     return next((axis for axis, (a, b) in enumerate(zip(one.shape, two.shape, strict=True)) if a != b), None)
@@ -87,15 +108,15 @@ def _kind(leaf: Tensor | int, axis: int | None) -> Hashable:
     return tuple(size for n, size in enumerate(leaf.shape) if n != axis)
 
 
-def _like(state: State, remaining: Any) -> State:
+def _rebuilt(state: State, remaining: Iterator[Tensor | int]) -> State:
     if isinstance(state, Tensor | int):
         return next(remaining)
-    parts = [_like(part, remaining) for part in state]
-    return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    make: Callable[[Any], State] = getattr(type(state), "_make", tuple)  # a named tuple, or a plain one
+    return make([_rebuilt(part, remaining) for part in state])
 
 
 def _owned(leaf: Tensor | int) -> Tensor | int:
-    # A window that lost its oldest place lies in one of 257 places and not 256: not worth a copy.
+    # A window of 256 places that dropped its oldest is a view of 257: not worth a copy.
     if isinstance(leaf, int) or 2 * leaf.untyped_storage().nbytes() <= 3 * leaf.numel() * leaf.element_size():
         return leaf
     return leaf.clone()

@@ -1,7 +1,9 @@
-"""Compiles the C beside this file, once for each kind of processor; run by the wheel's build, or by hand after a change.
+"""Compiles the C files of this folder once for each level of processor.
 
-Plain C without Python's headers: one wheel a platform serves every Python. A
-machine without a compiler gets none of it, and the same results from torch.
+The build of the wheel runs it; run ``python -m nextvec.kernels.build`` after a
+change of the C files. The code is plain C without Python's headers, so one wheel
+per platform serves every Python version. Without a compiler nothing is built,
+and torch computes the same results.
 """
 
 import hashlib
@@ -13,10 +15,10 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# Sums may be taken in any order; nothing else is relaxed (-ffast-math would switch off denormals for the whole process).
+# Sums may be reordered; nothing else is relaxed (-ffast-math would switch off subnormals for the whole process).
 SUMS = ["-fno-math-errno", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-ffp-contract=fast"]
 SHARED = ["-O3", "-std=gnu11", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", *SUMS]
-# From the least to the most; the processor's best is chosen when the package is loaded.
+# In ascending order; the best level of the processor is chosen when the library is loaded.
 X86 = {
     "any": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi2"],
@@ -26,12 +28,12 @@ X86 = {
 
 
 def levels() -> dict[str, list[str]]:
-    """The compiler's flags for each kind of processor that this machine's architecture has."""
+    """The compiler flags of every level of this machine's architecture."""
     return X86 if platform.machine().lower() in ("x86_64", "amd64") else {"any": []}
 
 
 def sources_digest() -> str:
-    """Of all C that is compiled: a library made of other sources is not used."""
+    """A digest of all C sources; a library with another digest is not used."""
     digest = hashlib.sha256()
     for path in [*sorted(HERE.glob("*.c")), *sorted(HERE.glob("*.h"))]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -39,14 +41,15 @@ def sources_digest() -> str:
 
 
 def library(level: str) -> Path:
+    """The path of a compiled library."""
     return HERE / f"_{level}.so"
 
 
 def build() -> list[Path]:
-    """Compile for every level; the libraries made, none where there is no compiler.
+    """Compile every level; returns the paths of the libraries, none without a compiler.
 
     Raises:
-        subprocess.CalledProcessError: the compiler refused the sources.
+        subprocess.CalledProcessError: the compiler failed.
     """
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None or sys.platform not in ("linux", "darwin"):

@@ -1,40 +1,40 @@
-/* Every row against every query, as fast as rows can be read: products that are nearly right, and the product that
- * decides for the few rows that they do not rule out. A row is ruled out when its product and the largest error it can
- * have do not exceed the worst that is kept. Nothing is sorted, and no array of all products exists. */
+/* Every row against every query, at the speed of reading rows. Approximate products rule most rows out; the exact product
+ * decides for the others. A row is ruled out when its product plus the largest possible error does not exceed the worst
+ * score that is kept. The products are never sorted, and never stored all at once. */
 #include "export.h"
 #include "scan.h"
 #include <math.h>
 #include <stdlib.h>
 
-#define ROWS 16    /* of a block: widened to floats they fill most of a first-level cache */
-#define FEW 16     /* queries up to which rows are widened on the way, not first */
+#define ROWS 16    /* rows of a block: widened to floats they fill most of a first-level cache */
+#define FEW 16     /* up to this many queries, rows are widened while they are multiplied, not before */
 
-/* The structures of scan.py, field by field. */
+/* The structures of scan_library.py, field by field. */
 typedef struct {
-  const void *codes, *rows;     /* [N, D] what is read, and what decides */
+  const void *codes, *rows;     /* [N, D] read first; the rows that decide */
   const float *scales, *errors; /* [N] of int8 codes */
-  int64_t first, dim;           /* the name of row 0 */
+  int64_t first, dim;           /* number of the first row */
   int32_t code, row;            /* how codes and rows are stored */
 } Stored;
 
 typedef struct {
   const float *vectors;          /* [Q, D] */
-  const int16_t *codes;          /* [Q, D], read beside int8 rows */
-  const float *scales, *lengths; /* [Q] of the codes; of the vectors, rounded up */
-  const float *slack;            /* [Q] how far the product that decides may lie above the other */
+  const int16_t *codes;          /* [Q, D] multiplied with int8 rows */
+  const float *scales, *lengths; /* [Q] of the codes; lengths of the vectors, rounded up */
+  const float *slack;            /* [Q] the most by which an exact product exceeds the approximate one */
   int64_t count;
 } Queries;
 
 typedef struct {
-  const uint8_t *allowed; /* [allowed_rows] by name; null: all are */
+  const uint8_t *allowed; /* [allowed_rows] by row number; NULL: all rows are allowed */
   int64_t allowed_rows;
-  const int64_t *excluded, *ends; /* names, those of query 0 first, and where each query's end; null: none is */
-  int64_t words;                  /* of 64 bits: one for every name */
+  const int64_t *excluded, *ends; /* row numbers, query by query, and the end of each query's; NULL: none */
+  int64_t words;                  /* of 64 bits: one bit for every row */
 } Asked;
 
 typedef struct {
   const Asked *asked;
-  const uint64_t *excluded; /* [Q, words] a bit for every name: to set ten thousand costs microseconds, to sort them more */
+  const uint64_t *excluded; /* [Q, words] one bit for every row: setting bits is cheaper than sorting numbers */
 } Filter;
 
 /* Rows start:stop of a part. */
@@ -44,19 +44,19 @@ typedef struct {
 } Piece;
 
 typedef struct {
-  float *scores; /* [Q, K] of each query a heap, the worst on top */
+  float *scores; /* [Q, K] one heap for each query, the worst on top */
   int64_t *rows, *filled;
   int64_t k;
 } Best;
 
-/* Room to work in: ROWS * D floats, and ROWS * Q of each of the others. */
+/* Working memory: ROWS * D floats, and ROWS * Q of each of the others. */
 typedef struct {
   void *wide;
   int32_t *sums;
   float *products;
 } Scratch;
 
-/* W sums of W lanes become one register of W sums, in order: each step adds the halves of two, side by side. */
+/* Reduces W sums of W lanes to one register of W sums, in order: each step adds the halves of two registers. */
 #define FOLD(pairs, low, high)                                                                                        \
   UNROLL for (int i = 0; i < pairs; i++) s[i] =                                                                       \
       __builtin_shufflevector(s[2 * i], s[2 * i + 1], low) + __builtin_shufflevector(s[2 * i], s[2 * i + 1], high);
@@ -86,10 +86,10 @@ typedef struct {
 #define FOLDS FOLD(2, LOW2, HIGH2) FOLD(1, LOW1, HIGH1)
 #endif
 
-/* Two ways to W products of W / columns rows with as many queries as columns; product c * (W / columns) + r is that of row
- * r with query c. Memory gives its whole bandwidth only to who reads it in order: a strip reads one row after another, as
- * they are stored, with several sums of a pair side by side. A tile reads its rows abreast, from a block that was widened
- * in order before, and every number that it reads takes part in several products. */
+/* Two ways to compute W products, of W / columns rows with `columns` queries; product c * (W / columns) + r is that of row
+ * r with query c. Memory reaches its full bandwidth only when it is read in order: a strip reads one row after another, as
+ * they are stored, with several partial sums for each product. A tile reads several rows at once, from a block that was
+ * widened in order before, and uses every number for several products. */
 INLINE floats float_strip(const char *rows, int stored, const float *queries, int64_t dim, const int columns) {
   const int high = W / columns, deep = 4 / columns;
   const int64_t size = stored == FLOAT32 ? 4 : 2, whole = dim - dim % (W * deep);
@@ -211,7 +211,7 @@ INLINE ints int_tile(const int16_t *rows, const int16_t *queries, int64_t dim, c
   return s[0];
 }
 #else
-/* Without registers that multiply whole numbers in pairs, the compiler's own loop. */
+/* For processors without instructions that multiply integers in pairs. */
 #define PLAIN(name, type)                                                                                             \
   static ints name(const type *rows, const int16_t *queries, int64_t dim, int columns) {                              \
     ints s = {0};                                                                                                     \
@@ -227,7 +227,7 @@ PLAIN(int_strip, int8_t)
 PLAIN(int_tile, int16_t)
 #endif
 
-/* out[q * ROWS + r], of ROWS rows that lie one after another, by strips (of what is stored) or tiles (of what was widened). */
+/* out[q * ROWS + r] of ROWS consecutive rows, by strips (of the stored rows) or tiles (of the widened rows). */
 #define PRODUCTS(columns, one)                                                                                        \
   for (; c + columns <= q->count; c += columns)                                                                       \
     for (int r = 0; r < ROWS; r += W / columns) {                                                                     \
@@ -270,7 +270,7 @@ static void int_tiles(const int16_t *rows, const Queries *q, int64_t dim, int32_
   PRODUCTS(1, int_tile(rows + r * dim, q->codes + c * dim, dim, 1))
 }
 
-/* Rows of a block in order, as floats, or as int16 where they are int8; what is missing of the block becomes zeros. */
+/* Widens the rows of a block to floats, or int8 rows to int16; missing rows become zeros. */
 static void widen(const Stored *s, const char *rows, int64_t count, void *wide) {
   int64_t n = count * s->dim, all = ROWS * s->dim, i = 0;
   if (s->code == INT8) {
@@ -286,7 +286,7 @@ static void widen(const Stored *s, const char *rows, int64_t count, void *wide) 
   }
 }
 
-/* What the products of codes are worth, and the most that the rows' own errors can add to them. */
+/* Scales the products of codes, and adds the largest possible error of the rows. */
 static void scale(const Stored *s, const Queries *q, int64_t row, int64_t count, const int32_t *sums, float *out) {
   float scales[ROWS] = {0}, errors[ROWS] = {0};
   memcpy(scales, s->scales + row, 4 * count);
@@ -296,7 +296,7 @@ static void scale(const Stored *s, const Queries *q, int64_t row, int64_t count,
       out[c * ROWS + r] = (float)sums[c * ROWS + r] * (scales[r] * q->scales[c]) + errors[r] * q->lengths[c];
 }
 
-/* out[q * ROWS + r]: no product that decides lies further than the query's slack above it. */
+/* out[q * ROWS + r]: the exact product exceeds it by at most the query's slack. */
 static void block_products(const Stored *s, const Queries *q, int64_t row, int64_t count, Scratch *scratch) {
   int64_t bytes = s->dim * (s->code == FLOAT32 ? 4 : s->code == FLOAT16 ? 2 : 1);
   const char *rows = (const char *)s->codes + row * bytes;
@@ -312,10 +312,10 @@ static void block_products(const Stored *s, const Queries *q, int64_t row, int64
     float_tiles(scratch->wide, q, s->dim, scratch->products);
 }
 
-/* Whether x is worse than y: a lower product, or the same of a later row. */
+/* Whether x is worse than y: a lower product, or an equal product of a later row. */
 INLINE int worse(float x, int64_t x_row, float y, int64_t y_row) { return x < y || (x == y && x_row > y_row); }
 
-/* A pair into the place of the worst of a heap, and down to where it belongs. */
+/* Replaces the worst pair of a heap, and sifts the new pair down. */
 static void sink(float *scores, int64_t *rows, int64_t count, float score, int64_t row) {
   int64_t i = 0;
   for (int64_t down = 1; down < count; down = 2 * i + 1) {
@@ -327,7 +327,7 @@ static void sink(float *scores, int64_t *rows, int64_t count, float score, int64
   scores[i] = score, rows[i] = row;
 }
 
-/* A pair into a new place of a heap, and up to where it belongs. */
+/* Adds a pair to a heap, and sifts it up. */
 static void rise(float *scores, int64_t *rows, int64_t i, float score, int64_t row) {
   for (int64_t up = (i - 1) / 2; i && worse(score, row, scores[up], rows[up]); i = up, up = (i - 1) / 2)
     scores[i] = scores[up], rows[i] = rows[up];
@@ -356,7 +356,7 @@ static int64_t keep_best(const Stored *s, const Queries *q, int64_t c, int64_t r
     if (!admitted(f, c, name)) continue;
     float score = scan_product((const char *)s->rows + (row + r) * bytes, s->row, q->vectors + c * s->dim, s->dim);
     decided++;
-    /* Rows come in ascending order: in a tie the one that is there is the lower. */
+    /* Rows come in ascending order: in a tie, the row that is already kept is the lower one. */
     if (*filled < best->k) rise(scores, rows, (*filled)++, score, name);
     else if (score > scores[0]) sink(scores, rows, best->k, score, name);
   }
@@ -376,7 +376,7 @@ static void mark(const Asked *asked, int64_t queries, uint64_t *bits) {
     for (; name < asked->excluded + asked->ends[c]; name++) bits[*name / 64] |= (uint64_t)1 << *name % 64;
 }
 
-/* What is kept becomes a list, the best first; where there is less than was asked for, -1. */
+/* Sorts what is kept, best first; missing places become -1. */
 static void sort(const Best *best, int64_t queries) {
   for (int64_t c = 0; c < queries; c++) {
     float *scores = best->scores + c * best->k;
@@ -402,7 +402,7 @@ INLINE int any_above(floats products, float threshold) {
 #endif
 }
 
-/* W rows with one query, as block_products has them. */
+/* The products of W rows with one query, as block_products computes them. */
 INLINE floats products_of_one(const Stored *s, const Queries *q, int64_t row, const int64_t dim) {
   if (s->code == FLOAT32) return float_strip((const char *)s->codes + row * dim * 4, FLOAT32, q->vectors, dim, 1);
   if (s->code == FLOAT16) return float_strip((const char *)s->codes + row * dim * 2, FLOAT16, q->vectors, dim, 1);
@@ -411,7 +411,7 @@ INLINE floats products_of_one(const Stored *s, const Queries *q, int64_t row, co
          *(const loose_floats *)(s->errors + row) * q->lengths[0];
 }
 
-/* What a service asks all day: nothing but rows passes through memory, which would have to wait for it. */
+/* One query, the usual case of a server: only rows pass through memory, which is the bottleneck. */
 INLINE int64_t read_for_one(const Stored *s, const Queries *q, int64_t start, int64_t stop, const Filter *f, const Best *best,
                             Scratch *scratch, const int64_t dim) {
   int64_t decided = 0;
@@ -432,12 +432,12 @@ INLINE int64_t read_for_one(const Stored *s, const Queries *q, int64_t start, in
   return decided;
 }
 
-/* Rows start:stop into the best of each query; how many products decided. */
+/* Updates the best of each query with rows start:stop; returns the number of exact products. */
 static int64_t read_rows(const Stored *s, const Queries *q, int64_t start, int64_t stop, const Filter *f, const Best *best,
                          Scratch *scratch) {
   const float *products = scratch->products;
   int64_t decided = 0;
-  /* The widths of most encoders, known to the compiler: a row is then read without a branch. */
+  /* Common widths as compile-time constants: the loop over a row then has no branch. */
   if (q->count == 1 && s->dim == 384) return read_for_one(s, q, start, stop, f, best, scratch, 384);
   if (q->count == 1 && s->dim == 768) return read_for_one(s, q, start, stop, f, best, scratch, 768);
   if (q->count == 1) return read_for_one(s, q, start, stop, f, best, scratch, s->dim);
@@ -453,13 +453,13 @@ static int64_t read_rows(const Stored *s, const Queries *q, int64_t start, int64
   return decided;
 }
 
-/* The k best of all pieces for each query, best first. One call: beside reading rows, everything else finds its own code
- * evicted by them. How many products decided; -1 where a query is not finite, -2 where there is no memory. */
+/* The k best of all pieces for each query, best first. It is one call because the rows evict all other code from the cache.
+ * Returns the number of exact products; -1 where a query is not finite, -2 where memory is lacking. */
 EXPORT int64_t nextvec_scan_nearest(const Piece *pieces, int64_t count, const float *vectors, int64_t queries, int64_t dim,
                                     int32_t most, double longest, double error, double up, const Asked *asked, float *scores,
                                     int64_t *rows, int64_t k) {
   int64_t words = asked->excluded ? asked->words : 0, line = 64, decided = -1;
-  int64_t floats = queries * dim * 4 + line, codes = most ? queries * dim * 2 + line : line, bounds = 4 * queries * 4 + line;
+  int64_t floats = queries * dim * 4 + line, codes = most ? queries * dim * 2 + line : line, bounds = 3 * queries * 4 + line;
   int64_t wide = ROWS * dim * 4 + line, sums = 2 * (ROWS * queries * 4 + line), bits = 8 * queries * (words + 1) + line;
   char *room = malloc(floats + codes + bounds + wide + sums + bits + line), *at = room;
   if (!room) return -2;
@@ -477,8 +477,8 @@ EXPORT int64_t nextvec_scan_nearest(const Piece *pieces, int64_t count, const fl
   Best best = {scores, rows, (int64_t *)(excluded + queries * words), k};
   Filter f = {asked, words ? excluded : 0};
   if (words) mark(asked, queries, excluded);
-  if (nextvec_scan_beside(own, queries, dim, most, longest, error, up, coded, bound, bound + queries, bound + 2 * queries,
-                          bound + 3 * queries)) {
+  if (nextvec_scan_bounds(own, queries, dim, most, longest, error, up, coded, bound, bound + queries,
+                          bound + 2 * queries)) {
     decided = 0;
     for (const Piece *p = pieces; p < pieces + count; p++)
       decided += read_rows(p->part, &q, p->start, p->stop, &f, &best, &scratch);
@@ -488,32 +488,7 @@ EXPORT int64_t nextvec_scan_nearest(const Piece *pieces, int64_t count, const fl
   return decided;
 }
 
-/* For each query how many of rows start:stop lie above a score and how many at it, added to what is there; how many
- * products decided. A product lies no further than the query's spread above the one that decides. */
-EXPORT int64_t nextvec_scan_above(const Stored *s, const Queries *q, int64_t start, int64_t stop, const float *scores,
-                                  const float *spread, int64_t *above, int64_t *tied, Scratch *scratch) {
-  int64_t decided = 0, bytes = s->dim * (s->row == FLOAT32 ? 4 : 2);
-  for (int64_t row = start; row < stop; row += ROWS) {
-    int64_t count = stop - row < ROWS ? stop - row : ROWS;
-    block_products(s, q, row, count, scratch);
-    for (int64_t c = 0; c < q->count; c++) {
-      const float *mine = scratch->products + c * ROWS, low = scores[c] - q->slack[c], high = scores[c] + spread[c];
-      if (!exceeds(mine, low)) continue;
-      for (int r = 0; r < count; r++) {
-        if (mine[r] > high) above[c]++;
-        else if (mine[r] >= low) {
-          float score = scan_product((const char *)s->rows + (row + r) * bytes, s->row, q->vectors + c * s->dim, s->dim);
-          decided++;
-          above[c] += score > scores[c];
-          tied[c] += score == scores[c];
-        }
-      }
-    }
-  }
-  return decided;
-}
-
-/* The square of the longest row's length, as floats add up. */
+/* The square of the longest row's length, summed in float. */
 EXPORT float nextvec_scan_longest(const void *rows, int32_t stored, int64_t count, int64_t dim) {
   float longest = 0;
   const char *row = rows;

@@ -12,10 +12,10 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
-/* How numbers are stored; the order of index/exact.py. */
+/* How numbers are stored; the order of scan_rows.py. */
 enum { FLOAT32, FLOAT16, INT8, INT16 };
 
-/* As many lanes as a register holds; gcc and clang make other processors' instructions of the same lines. */
+/* Lanes of a register; gcc and clang compile the same lines for other processors. */
 #if defined(__AVX512F__)
 #define W 16
 #elif defined(__AVX2__)
@@ -36,7 +36,7 @@ INLINE floats load_float16(const uint16_t *p) {
 #elif defined(__AVX2__)
   return (floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
 #else
-  /* Moved to a float's place, a half is 2^112 times too small; the product is exact, also of the smallest. */
+  /* The bits of a half, shifted to those of a float, are 2^112 times too small; the product is exact, subnormals included. */
   typedef uint16_t halves __attribute__((vector_size(2 * W)));
   typedef uint32_t words __attribute__((vector_size(4 * W)));
   halves h;
@@ -51,7 +51,7 @@ INLINE floats load(const void *row, int stored, int64_t i) {
   return stored == FLOAT32 ? load_float32((const float *)row + i) : load_float16((const uint16_t *)row + i);
 }
 
-/* The same near a row's end, behind which there are zeros. */
+/* The same near the end of a row; places behind it are zeros. */
 INLINE floats load_part(const void *row, int stored, int64_t i, int64_t dim) {
   if (dim - i >= W) return load(row, stored, i);
   char part[4 * W] = {0};
@@ -61,5 +61,5 @@ INLINE floats load_part(const void *row, int stored, int64_t i, int64_t dim) {
 }
 
 float scan_product(const void *row, int stored, const float *query, int64_t dim);
-int32_t nextvec_scan_beside(const float *vectors, int64_t count, int64_t dim, int32_t most, double longest, double error,
-                            double up, int16_t *codes, float *scales, float *lengths, float *slack, float *spread);
+int32_t nextvec_scan_bounds(const float *vectors, int64_t count, int64_t dim, int32_t most, double longest, double error,
+                            double up, int16_t *codes, float *scales, float *lengths, float *slack);

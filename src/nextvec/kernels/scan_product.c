@@ -1,5 +1,6 @@
-/* The product that decides. A product of two floats is exact in double, and the sums have one order, so the bits are
- * the same on every processor: lane j of 16 adds places j, j + 16, ... in turn, then halves are folded onto each other. */
+/* The deciding product. A product of two floats is exact in double, and the order of the sums is fixed, so the bits are
+ * the same on every processor: lane j of 16 adds places j, j + 16, ... in order, then the upper half of the lanes is added
+ * to the lower half until one is left. */
 #ifndef __clang__
 #pragma GCC optimize("no-associative-math")
 #else
@@ -10,7 +11,7 @@
 #include <math.h>
 
 #define LANES 16
-#define LARGEST 1e30 /* as in scan.py */
+#define LARGEST 1e30 /* as in scan_rows.py */
 
 static void add_products(double *lanes, const float *x, const float *y) {
   for (int j = 0; j < LANES; j++) lanes[j] += (double)x[j] * (double)y[j];
@@ -43,11 +44,11 @@ EXPORT void nextvec_scan_products(const void *rows, int32_t stored, int64_t dim,
   for (int64_t i = 0; i < count; i++) out[i] = scan_product((const char *)rows + chosen[i] * bytes, stored, query, dim);
 }
 
-/* Queries as rows are read beside them; scan.py derives the bounds and computes the same where nothing is compiled. `most`
- * is the largest code, 0 where rows are read as floats; `up` rounds up what a sum may have lost. 0 where a query is not
- * finite, or its product with a row need not be. */
-EXPORT int32_t nextvec_scan_beside(const float *vectors, int64_t count, int64_t dim, int32_t most, double longest, double error,
-                                        double up, int16_t *codes, float *scales, float *lengths, float *slack, float *spread) {
+/* The codes and bounds of queries; scan.py derives the bounds, and scan_bounds.py computes the same without compiled code.
+ * `most` is the largest code, 0 where rows are read as floats; `up` rounds up what a sum may have lost. Returns 0 where a
+ * query is not finite, or so long that its product with a row may not be. */
+EXPORT int32_t nextvec_scan_bounds(const float *vectors, int64_t count, int64_t dim, int32_t most, double longest, double error,
+                                        double up, int16_t *codes, float *scales, float *lengths, float *slack) {
   for (int64_t c = 0; c < count; c++, vectors += dim) {
     double squares = 0, lost = 0, of_rows = 0;
     float largest = 0;
@@ -72,7 +73,6 @@ EXPORT int32_t nextvec_scan_beside(const float *vectors, int64_t count, int64_t 
     double low = longest * lost + rounding + of_rows;
     lengths[c] = (float)(length * up);
     slack[c] = (float)(low * up);
-    spread[c] = (float)((low + (most ? 2 * error * up * length : 0)) * up);
   }
   return 1;
 }

@@ -1,5 +1,5 @@
-/* What a step computes beside its products: exponential means, their mixture, and attention of one query. Each function
- * does what some ten operations of torch would, none of which has more to do than its own beginning. */
+/* The operations of a step besides its matrix products: exponential means, their mixture, attention of one query. Each
+ * function replaces about ten operations of torch, whose call overhead exceeds their work. */
 #include "export.h"
 #include "vectors.h"
 #include <stdlib.h>
@@ -58,10 +58,10 @@ EXPORT void nextvec_steps_finish(const float *mixed, const float *residual, cons
   }
 }
 
-/* The mean score of every lane over what was read (models/experts.py).
+/* The mean score of every lane over the vectors read (LaneScores).
  *
- *   x [batch, length, dim]; anchors [count, dim]; prices [count]; keep: what a row weighs beside the one after it
- *   sums [batch, count], weights [batch]: of what was read before; written anew
+ *   x [batch, length, dim]; anchors [count, dim]; prices [count]; keep: weight of a row relative to the next row
+ *   sums [batch, count], weights [batch]: of the vectors read before; updated in place
  *   means [batch, length, count]
  */
 EXPORT void nextvec_steps_lanes(const float *x, const float *anchors, const float *prices, float keep, int64_t batch,
@@ -77,29 +77,29 @@ EXPORT void nextvec_steps_lanes(const float *x, const float *anchors, const floa
     }
 }
 
-/* Who is heard (models/experts.py, Routing): logits, probabilities, weights [positions, count]; top < count. */
+/* The choice of active experts (Routing): logits, probabilities, weights [positions, count]; top < count. */
 EXPORT void nextvec_steps_choose(const float *logits, int64_t positions, int64_t count, int64_t top,
                                  float *restrict probabilities, float *restrict weights) {
   for (int64_t n = 0; n < positions; n++, logits += count, probabilities += count, weights += count) {
     memcpy(probabilities, logits, sizeof(float) * count);
     softmax(probabilities, count, -INFINITY);
-    float heard = 0, least = INFINITY; /* least becomes the best of those that are not chosen */
+    float active = 0, least = INFINITY; /* least becomes the best of those that are not chosen */
     memcpy(weights, probabilities, sizeof(float) * count);
     for (int64_t k = 0; k <= top; k++) {
       int64_t best = 0;
       for (int64_t e = 1; e < count; e++)
         if (weights[e] > weights[best]) best = e;
       least = weights[best], weights[best] = -1;
-      if (k < top) heard += least;
+      if (k < top) active += least;
     }
-    for (int64_t e = 0; e < count; e++) weights[e] = probabilities[e] > least ? (probabilities[e] - least) / heard : 0;
+    for (int64_t e = 0; e < count; e++) weights[e] = probabilities[e] > least ? (probabilities[e] - least) / active : 0;
   }
 }
 
-/* Attention of one query a passage over places of which the last is its own (models/window_attention.py).
+/* Attention of one query per passage over its places; the last place is its own (models/window_attention.py).
  *
  *   queries [batch, heads * key]; keys [batch, places, heads * key]; values [batch, places, heads * value]
- *   filled [batch, places], or NULL where all are; slopes [heads], what a score loses for every place it lies back
+ *   filled [batch, places], or NULL where all are; slopes [heads]: what a score loses for every place of distance
  *   out [batch, heads * value]
  */
 EXPORT int32_t nextvec_steps_attend(const float *queries, const float *keys, const float *values, const uint8_t *filled,
@@ -128,9 +128,10 @@ EXPORT int32_t nextvec_steps_attend(const float *queries, const float *keys, con
 
 #define ABSENT -1e9f /* as in models/working_memory.py */
 
-/* Recall at one place a passage, the last (models/working_memory.py): what followed rows like it, and what resembled it.
+/* Recall at the last place of each passage (models/working_memory.py): the rows that followed similar rows, and the similar
+ * rows themselves.
  *
- *   queries [batch, dim]; rows [batch, places, dim]; written, filled [batch, places]; size: places that are held
+ *   queries [batch, dim]; rows [batch, places, dim]; written, filled [batch, places]; size: places of the memory
  *   sharpness, fading, sinks [2]; out [batch, 2, dim]
  */
 EXPORT int32_t nextvec_steps_recall(const float *queries, const float *rows, const float *written, const uint8_t *filled,
@@ -141,7 +142,7 @@ EXPORT int32_t nextvec_steps_recall(const float *queries, const float *rows, con
   float *resembled = followed + places;
   for (int64_t b = 0; b < batch; b++, queries += dim, rows += places * dim, out += 2 * dim, written += places, filled += places) {
     for (int64_t p = 0; p < places; p++) {
-      /* A value is recalled for what came before it: its key is the row one place earlier. */
+      /* The key of a value is the row one place earlier. */
       float alike = dot(queries, rows + p * dim, dim), lag = (float)(places - 1 - p);
       if (p + 1 < places)
         followed[p + 1] = filled[p] && places - 2 - p < size ? sharpness[0] * alike - fading[0] * (lag - 1) + written[p + 1] : ABSENT;

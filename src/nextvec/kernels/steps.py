@@ -1,8 +1,8 @@
-"""What a step computes beside its products: exponential means, their mixture, who is heard, attention of one query.
+"""The operations of a step besides its matrix products: exponential means, their mixture, routing, attention of one query.
 
-Torch takes some forty operations for it, each of which has more to do to begin
-than to do. These take eight calls. They stand in for the same lines of
-:mod:`nextvec.models` where there is compiled code; each says which.
+In torch they are about forty operations, whose call overhead exceeds their
+work. Here they are eight compiled calls. Each replaces code of a model; its
+docstring names that code. They need compiled kernels.
 """
 
 # Axes: B passages, T positions, D width, K means, F features, N heads, P places, E keys or lanes, V values.
@@ -31,7 +31,7 @@ ARGUMENTS = {
 
 
 def compiled() -> bool:
-    """Whether these can be called."""
+    """Whether the functions of this module can be called."""
     return library() is not None
 
 
@@ -41,11 +41,11 @@ def means(
     decays_K: Float32[Tensor, " K"],
     carried_BKD: Float32[Tensor, "B K D"],
 ) -> tuple[Float32[Tensor, "B T D"], Float32[Tensor, "B T K D"]]:
-    """The centred passage and its exponential means at every position, as ``ExponentialMeans`` takes them."""
+    """The centred passage and its exponential means at every position, as ``ExponentialMeans`` computes them."""
     (batch, length, dim), count = x_BTD.shape, len(decays_K)
     centred_BTD, means_BTKD = torch.empty(batch, length, dim), torch.empty(batch, length, count, dim)
     x_BTD, carried_BKD = x_BTD.contiguous(), carried_BKD.contiguous()
-    _loaded()["means"](*_at(x_BTD, centre_D, decays_K, carried_BKD), batch, length, count, dim, *_at(centred_BTD, means_BTKD))
+    loaded()["means"](*_at(x_BTD, centre_D, decays_K, carried_BKD), batch, length, count, dim, *_at(centred_BTD, means_BTKD))
     return centred_BTD, means_BTKD
 
 
@@ -54,7 +54,7 @@ def features(centred_BTD: Float32[Tensor, "B T D"], means_BTKD: Float32[Tensor, 
     batch, length, count, dim = means_BTKD.shape
     out_BTF = torch.empty(batch, length, 3 * count - 1)
     centred_BTD, means_BTKD = centred_BTD.contiguous(), means_BTKD.contiguous()
-    _loaded()["features"](*_at(centred_BTD, means_BTKD), batch * length, count, dim, *_at(out_BTF))
+    loaded()["features"](*_at(centred_BTD, means_BTKD), batch * length, count, dim, *_at(out_BTF))
     return out_BTF
 
 
@@ -68,7 +68,7 @@ def mix(
     batch, length, count, dim = means_BTKD.shape
     out_BTD = torch.empty(batch, length, dim)
     means_BTKD, gates_BTK = means_BTKD.contiguous(), None if gates_BTK is None else gates_BTK.contiguous()
-    _loaded()["mix"](*_at(means_BTKD, weights_KD, gates_BTK, bias_D), batch * length, count, dim, *_at(out_BTD))
+    loaded()["mix"](*_at(means_BTKD, weights_KD, gates_BTK, bias_D), batch * length, count, dim, *_at(out_BTD))
     return out_BTD
 
 
@@ -79,7 +79,7 @@ def finish(
     batch, length, dim = mixed_BTD.shape
     out_BTD = torch.empty(batch, length, dim)
     mixed_BTD, residual_BTD = mixed_BTD.contiguous(), residual_BTD.contiguous()
-    _loaded()["finish"](*_at(mixed_BTD, residual_BTD, scale_D), batch * length, dim, *_at(out_BTD))
+    loaded()["finish"](*_at(mixed_BTD, residual_BTD, scale_D), batch * length, dim, *_at(out_BTD))
     return out_BTD
 
 
@@ -91,21 +91,21 @@ def lanes(
     sums_BE: Float32[Tensor, "B E"],
     weight_B1: Float32[Tensor, "B 1"],
 ) -> tuple[Float32[Tensor, "B E"], Float32[Tensor, "B 1"], Float32[Tensor, "B T E"]]:
-    """``LaneScores``: sums and weight after the passage, the mean scores at every position."""
+    """``LaneScores``: the sums and the weight after the passage, and the mean scores at every position."""
     (batch, length, dim), count = x_BTD.shape, len(prices_E)
     means_BTE, x_BTD = torch.empty(batch, length, count), x_BTD.contiguous()
     sums_BE, weight_B1 = sums_BE.clone(memory_format=torch.contiguous_format), weight_B1.clone()
     parts = _at(x_BTD, anchors_ED, prices_E)
-    _loaded()["lanes"](*parts, keep, batch, length, dim, count, *_at(sums_BE, weight_B1, means_BTE))
+    loaded()["lanes"](*parts, keep, batch, length, dim, count, *_at(sums_BE, weight_B1, means_BTE))
     return sums_BE, weight_B1, means_BTE
 
 
 def choose(logits_BTE: Float32[Tensor, "B T E"], top: int) -> tuple[Float32[Tensor, "B T E"], Float32[Tensor, "B T E"]]:
-    """``chosen`` of fewer experts than there are: probabilities and weights."""
+    """``chosen`` with ``top`` below the number of experts: probabilities and weights."""
     batch, length, count = logits_BTE.shape
     logits_BTE = logits_BTE.contiguous()
     probabilities_BTE, weights_BTE = torch.empty_like(logits_BTE), torch.empty_like(logits_BTE)
-    _loaded()["choose"](*_at(logits_BTE), batch * length, count, top, *_at(probabilities_BTE, weights_BTE))
+    loaded()["choose"](*_at(logits_BTE), batch * length, count, top, *_at(probabilities_BTE, weights_BTE))
     return probabilities_BTE, weights_BTE
 
 
@@ -116,17 +116,17 @@ def attend(
     filled_BP: Bool[Tensor, "B P"],
     slopes_N: Float32[Tensor, " N"],
 ) -> Float32[Tensor, "B V"]:
-    """``WindowAttention`` of the newest position of each passage, which may see all of these places, its own the last.
+    """``WindowAttention`` at the newest position of each passage, which sees all given places; the last place is its own.
 
     Raises:
-        MemoryError: no room for the scores.
+        MemoryError: memory for the scores is lacking.
     """
     batch, places, wide = values_BPV.shape
     heads = len(slopes_N)
     out_BV = torch.empty(batch, wide)
     inputs = [part.contiguous() for part in (query_BE, keys_BPE, values_BPV, filled_BP)]
     sizes = (batch, places, heads, query_BE.shape[1] // heads, wide // heads)
-    _done(_loaded()["attend"](*_at(*inputs, slopes_N), *sizes, *_at(out_BV)))
+    _done(loaded()["attend"](*_at(*inputs, slopes_N), *sizes, *_at(out_BV)))
     return out_BV
 
 
@@ -138,15 +138,15 @@ def recall(
     heads: tuple[Float32[Tensor, " 2"], Float32[Tensor, " 2"], Float32[Tensor, " 2"]],
     size: int,
 ) -> Float32[Tensor, "B 2 D"]:
-    """``WorkingMemory`` at the newest of these places; ``heads`` are sharpness, fading and sink.
+    """``WorkingMemory`` at the newest place; ``heads`` are sharpness, fading and sink.
 
     Raises:
-        MemoryError: no room for the scores.
+        MemoryError: memory for the scores is lacking.
     """
     batch, places, dim = rows_BPD.shape
     out_BRD = torch.empty(batch, 2, dim)
     inputs = [part.contiguous() for part in (query_BD, rows_BPD, written_BP, filled_BP)]
-    _done(_loaded()["recall"](*_at(*inputs, *heads), batch, places, size, dim, *_at(out_BRD)))
+    _done(loaded()["recall"](*_at(*inputs, *heads), batch, places, size, dim, *_at(out_BRD)))
     return out_BRD
 
 
@@ -160,10 +160,10 @@ def _done(done: int) -> None:
 
 
 @cache
-def _loaded() -> dict[str, Callable[..., int]]:
-    loaded = library()
-    assert loaded is not None, "callers ask compiled() first"
-    functions = {name: getattr(loaded, f"nextvec_steps_{name}") for name in ARGUMENTS}
+def loaded() -> dict[str, Callable[..., int]]:
+    compiled_library = library()
+    assert compiled_library is not None, "callers check compiled() first"
+    functions = {name: getattr(compiled_library, f"nextvec_steps_{name}") for name in ARGUMENTS}
     for name, function in functions.items():
         function.argtypes = ARGUMENTS[name]
     return functions

@@ -5,7 +5,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* As many lanes as a register holds. */
+/* Lanes of a register. */
 #if defined(__AVX512F__)
 #define W 16
 #elif defined(__AVX2__)
@@ -23,7 +23,7 @@ INLINE floats all(float x) { return x + (floats){0}; }
 
 INLINE floats choose(ints which, floats yes, floats no) { return (floats)((which & (ints)yes) | (~which & (ints)no)); }
 
-/* Up to W numbers, where so many are left; zeros beside them. */
+/* Up to W numbers; zeros in the remaining lanes. */
 INLINE floats load(const float *p, int64_t left) {
   if (left >= W) return *(const loose_floats *)p;
   floats x = {0};
@@ -38,8 +38,8 @@ INLINE void store(float *p, floats x, int64_t left) {
     memcpy(p, &x, 4 * left);
 }
 
-/* e^x: 2^whole, made of the exponent's bits, times 2^part, by Cephes' polynomial for [-1/2, 1/2] (exp2f, S. Moshier). In
- * vectors by hand: whether a compiler finds them in the scalar form depends on the processor's level. */
+/* e^x: 2^whole, made of the exponent's bits, times 2^part, by Cephes' polynomial for [-1/2, 1/2] (exp2f, S. Moshier).
+ * Vectorised by hand, because compilers vectorise the scalar form on some levels only. */
 INLINE floats exponential(floats x) {
   floats t = x * 1.44269504f, bound = all(126);
   t = choose(t > bound, bound, t);
@@ -72,7 +72,7 @@ static inline float dot(const float *x, const float *y, int64_t n) {
 
 static inline float norm(const float *x, int64_t n) { return sqrtf(dot(x, x, n)); }
 
-/* Logits become their softmax beside a sink that takes its share; a sink of -INFINITY takes none. */
+/* Replaces logits by their softmax with a sink as an additional logit; a sink of -INFINITY has no effect. */
 static inline void softmax(float *logits, int64_t n, float sink) {
   float most = sink, sum = 0;
   for (int64_t i = 0; i < n; i++) most = logits[i] > most ? logits[i] : most;

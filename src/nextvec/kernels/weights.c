@@ -1,11 +1,11 @@
-/* Products of a few vectors with packed weights; each weight is read once, whatever the number of vectors.
+/* Products of a few vectors with packed weights; each weight is read once for any number of vectors.
  *
  * One core reads a single ascending stream fastest, so a matrix is stored in the order in which it is read: in panels of
  * PANEL rows, and within a panel column by column. Each lane of a register sums one row; nothing is summed across lanes.
  *
  *   float32   [panel][k][PANEL]
  *   bfloat16  [panel][k][PANEL / 32][16][2]: a word holds rows j (low half) and j + 16, so that a shift or a mask widens it
- *   int8      [panel][k / 4][PANEL][4], the code + ZERO; what is missing at the end is ZERO
+ *   int8      [panel][k / 4][PANEL][4], the code + ZERO; missing places at the end hold ZERO
  */
 #include "weights.h"
 #include "export.h"
@@ -21,9 +21,9 @@
 #define PANEL 64
 #define PARTS (PANEL / W)
 #define ZERO 128
-#define GROUP (W == 16 ? 6 : 1) /* vectors at once: as many as registers are left for */
+#define GROUP (W == 16 ? 6 : 1) /* vectors at once: as many as fit the remaining registers */
 
-/* Below, a panel's sums with the n vectors from x: [n][PANEL]. */
+/* Below: the sums of a panel with n vectors from x, [n][PANEL]. */
 
 INLINE void store_sums(floats sums[][PARTS], int n, float *out) {
   UNROLL for (int b = 0; b < n; b++)
@@ -67,16 +67,16 @@ INLINE void sum_int8(const int32_t *codes, int64_t width, const float *x, int64_
 }
 
 #if defined(__AVX512VNNI__)
-/* Beside int8, a vector is a scale times whole numbers of 24 bits, as many as a float32 has: three signed digits of base
- * 256. Their products are summed without rounding, 64 weights at a time; three of them cost less than widening does. */
+/* For int8, a vector is a scale times integers of 24 bits, the precision of float32: three signed digits of base 256. Their
+ * products are summed without rounding, 64 weights at a time; three such products cost less than widening the weights. */
 #define DIGITS 3
-#define LARGEST 8323072 /* 127 * 65536; some below the largest with such digits, which rounding must not exceed */
+#define LARGEST 8323072 /* 127 * 65536; a little below the largest number with three digits, so that rounding cannot exceed it */
 #define WIDEST 65536    /* columns whose sums stay within 32 bits: 255 * 128 * 65536 < 2^31 */
 #define FIXED_GROUP 2
 
 typedef struct {
   float scale;
-  int32_t offsets[DIGITS]; /* ZERO times the sum of each digit: what the codes' own offset adds */
+  int32_t offsets[DIGITS]; /* ZERO times the sum of each digit: the contribution of the codes' offset */
 } Fixed;
 
 static int64_t digits_bytes(int64_t width) { return (width + 15) / 16 * 16; }
@@ -85,7 +85,7 @@ INLINE __m512 load_up_to(const float *x, int64_t left) {
   return _mm512_maskz_loadu_ps(left < 16 ? (__mmask16)((1u << left) - 1) : 0xffff, x);
 }
 
-/* digits [DIGITS][digits_bytes]. A vector that is not finite has the scale NaN, and so will its products. */
+/* digits [DIGITS][digits_bytes]. A vector that is not finite gets the scale NaN, so its products are NaN. */
 static Fixed to_fixed(const float *x, int64_t width, int8_t *digits) {
   __m512 most = _mm512_set1_ps(1e-30f);
   int finite = 1;
@@ -113,8 +113,8 @@ static Fixed to_fixed(const float *x, int64_t width, int8_t *digits) {
   return fixed;
 }
 
-/* sum += the products of 4 codes a row with 4 digits. By hand: of the intrinsic gcc 12 copies every sum to memory, and a
- * broadcast of its own makes this a quarter slower. */
+/* sum += the products of 4 codes per row with 4 digits. In assembly, because gcc 12 copies every sum to memory when the
+ * intrinsic is used, and a separate broadcast makes this a quarter slower. */
 INLINE void add_products(__m512i *sum, __m512i codes, const int8_t *digits) {
   __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(*sum) : "v"(codes), "m"(*(const int8_t(*)[4])digits));
 }
@@ -142,7 +142,7 @@ INLINE void sum_fixed(const uint8_t *codes, int64_t width, const Fixed *x, const
 }
 #endif
 
-/* The matrix, and the vectors as its format is read beside: floats, or fixed where that is not NULL. */
+/* A matrix and its vectors: floats, or fixed-point numbers where `fixed` is not NULL. */
 typedef struct {
   const Matrix *w;
   Vectors x;
@@ -171,7 +171,7 @@ INLINE void sum_panel(const Product *of, const void *codes, int64_t first, int n
   }
 }
 
-/* With code of its own for each number of vectors, so that their sums stay in registers. */
+/* Separate code for each number of vectors, so that their sums stay in registers. */
 static void sum_group(const Product *of, const void *codes, int64_t first, int n, float *out) {
   switch (n) {
 #if W == 16

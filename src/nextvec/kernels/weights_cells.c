@@ -1,5 +1,5 @@
 /* A gated recurrent unit (Cho et al. 2014, with torch's two biases) and long short-term memory (Hochreiter and
- * Schmidhuber 1997) over whole passages: two products a position, then the gates. */
+ * Schmidhuber 1997) over whole passages: two products per position, then the gates. */
 #include "export.h"
 #include "vectors.h"
 #include "weights.h"
@@ -32,7 +32,7 @@ static void lstm_gates(const float *in, const float *hidden, float *cell, int64_
   }
 }
 
-/* One layer over a passage: an LSTM where kept, its cell state [batch, size], is given and changed in place; else a GRU.
+/* One layer over a passage: an LSTM where its cell state `kept` [batch, size] is given, which is updated in place; else a GRU.
  *
  *   x [batch, length, width], or NULL where projected [batch, length, gates * size], x W_inputT + b_input, is given
  *   before, after [batch, size]

@@ -1,4 +1,4 @@
-/* Layers one after another, in one call: at batch 1 the calls of small layers cost more than the layers. */
+/* A sequence of layers in one call: at batch 1 the calls of small layers cost more than the layers. */
 #include "export.h"
 #include "vectors.h"
 #include "weights.h"
@@ -9,7 +9,7 @@ enum { PRODUCT, LAYER_NORM, GELU, UNIT, SOFTMAX };
 
 typedef struct {
   Matrix w;                  /* of a product */
-  const float *scale, *bias; /* of a layer norm; a product has the bias alone, or NULL */
+  const float *scale, *bias; /* of a layer norm; a product has only the bias, or NULL */
   float epsilon;             /* of a layer norm */
   int32_t kind;
 } Stage;
@@ -48,7 +48,7 @@ static void apply(const Stage *stage, const float *x, int64_t width, float *y) {
   }
 }
 
-/* y [count, the last width] of x [count, width]; widest is the largest width on the way. */
+/* y [count, the last width] of x [count, width]; widest is the largest width in between. */
 EXPORT int32_t nextvec_weights_chain(const Stage *stages, int64_t num_stages, int64_t widest, const float *x, int64_t count,
                                      int64_t width, float *y) {
   float *room = malloc(sizeof(float) * 2 * count * widest);

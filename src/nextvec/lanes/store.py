@@ -17,6 +17,7 @@ from safetensors.numpy import load, save
 
 from nextvec.bank import Bank
 from nextvec.bank.layout import write_atomically
+from nextvec.bank.mapped import mapped_array
 from nextvec.errors import DataError
 from nextvec.lanes.clusters import MOST, blocks
 
@@ -204,8 +205,9 @@ class Lanes:
         m = Manifest.read(folder)
         m.check(folder, bank)
         anchors = m.anchors(folder)
-        lane = np.memmap(folder / LANE, np.uint8, "r", shape=(m.rows,))
-        return Lanes(lane, np.memmap(folder / CONFIDENCE, np.float16, "r", shape=(m.rows,)), anchors, m)
+        lane = mapped_array(folder / LANE, np.dtype(np.uint8), (m.rows,), "make the lanes again")
+        confidence = mapped_array(folder / CONFIDENCE, np.dtype(np.float16), (m.rows,), "make the lanes again")
+        return Lanes(lane, confidence, anchors, m)
 
     def save(self, folder: str | Path) -> None:
         """Write a temporary folder, then rename it to ``folder``.

@@ -4,10 +4,10 @@
 
 from collections import OrderedDict
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from nextvec.errors import SettingsError
@@ -79,6 +79,13 @@ class Hierarchical(Recurrent[HierarchicalState]):
         reading, h_BTC = self._read(state.reading, self.dropout(centred_BTD * self.dim**0.5))
         return HierarchicalState(means, reading), self._finish(means_BTKD, h_BTC)
 
+    @property
+    def window_length(self) -> int:
+        return self.chunk
+
+    def traceable(self) -> Recurrent[Any]:
+        return Unbranched(self)
+
     def summarise(self, x_NLD: Float[Tensor, "N L D"]) -> tuple[Float[Tensor, "N H"], Float[Tensor, "N K D"]]:
         """Of every chunk its summary, and its exponential means from nothing: all that later vectors need of it."""
         means_NKD, centred_NLD, _ = self.trunk.read(self.trunk.start(len(x_NLD)), x_NLD)
@@ -147,6 +154,54 @@ class Hierarchical(Recurrent[HierarchicalState]):
         """The global GRU after these chunks, and what it told each of them: all before it, not itself."""
         after_BNH, last = self.whole(summaries_BNH, whole.contiguous())
         return last, torch.cat([whole[-1][:, None], after_BNH[:, :-1]], dim=1)
+
+
+class UnbranchedState(NamedTuple):
+    """Exponential means, states of the two GRUs, and the number of vectors that each passage has read of its chunk."""
+
+    means: Float[Tensor, "B K D"]
+    local: Float[Tensor, "layers B H"]
+    whole: Float[Tensor, "layers B H"]
+    num_read: Int64[Tensor, " B"]
+
+
+class Unbranched(Recurrent[UnbranchedState]):
+    """A :class:`Hierarchical` model that reads one vector at a time, without branches at the end of a chunk.
+
+    The global GRU computes a step after every vector. Its result is selected
+    by value: it is kept where a chunk has ended and dropped elsewhere.
+    """
+
+    run_length = 1
+
+    def __init__(self, model: Hierarchical) -> None:
+        super().__init__()
+        self.dim = model.dim
+        self.model = model
+
+    @property
+    def window_length(self) -> int:
+        return self.model.window_length
+
+    def start(self, batch: int) -> UnbranchedState:
+        means, reading = self.model.start(batch)
+        return UnbranchedState(means, reading.local, reading.whole, torch.zeros(batch, dtype=torch.int64))
+
+    def run(self, state: UnbranchedState, x_BTD: Float[Tensor, "B 1 D"]) -> tuple[UnbranchedState, Float[Tensor, "B 1 D"]]:
+        model = self.model
+        means, centred_BTD, means_BTKD = model.trunk.read(state.means, x_BTD)
+        h_BTH, local = model.local(centred_BTD * self.dim**0.5, state.local)
+        _, whole = model.whole(h_BTH, state.whole)
+        residual_BTD = model.residual(torch.cat([h_BTH, state.whole[-1][:, None]], dim=-1))
+        num_read = state.num_read + 1
+        ended_B = num_read == model.chunk
+        after = UnbranchedState(
+            means,
+            torch.where(ended_B[:, None], torch.zeros_like(local), local),
+            torch.where(ended_B[:, None], whole, state.whole),
+            torch.where(ended_B, torch.zeros_like(num_read), num_read),
+        )
+        return after, model.trunk.finish(model.trunk.mix(means_BTKD), residual_BTD)
 
 
 class Summary(NamedTuple):

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from nextvec.errors import SettingsError
-from nextvec.kernels.weights import Cell, Chain, Kind, Matrix, Stage, WeightFormat, gru, lstm, pack_matrix, product, run_chain
+from nextvec.kernels.weights import Matrix, WeightFormat, pack_matrix, product
+from nextvec.kernels.weights_cells import Cell, gru, lstm
+from nextvec.kernels.weights_chain import Chain, Kind, Stage, run_chain
 
 
 class PackedLinear(nn.Module):

@@ -13,7 +13,7 @@ The laws, checked for every model in this package:
 # Axes: B passages, T positions, D width.
 
 from abc import ABC, abstractmethod
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -40,6 +40,13 @@ class Model(Protocol[S]):
         ...
 
 
+@runtime_checkable
+class Windowed(Protocol):
+    """A module whose state holds the last vectors, ``size`` of them at most."""
+
+    size: int
+
+
 class Recurrent(nn.Module, ABC, Generic[S]):
     """A model written once, as :meth:`run`: a passage of any length, state in, state out.
 
@@ -49,10 +56,23 @@ class Recurrent(nn.Module, ABC, Generic[S]):
 
     ``reach`` is how many of the last vectors an output depends on, to float32
     precision; None where it may depend on all of them.
+
+    ``run_length`` is the only passage length that ``run`` accepts; None where
+    it accepts any.
     """
 
     dim: int
     reach: int | None = None
+    run_length: int | None = None
+
+    @property
+    def window_length(self) -> int:
+        """Number of vectors after which the state first drops a vector or starts a new chunk; 0 if it never does."""
+        return max((part.size for part in self.modules() if isinstance(part, Windowed)), default=0)
+
+    def traceable(self) -> "Recurrent[Any]":
+        """A model with the same predictions whose operations do not depend on values, so that they can be traced as a graph."""
+        return self
 
     @abstractmethod
     def start(self, batch: int) -> S:

@@ -3,7 +3,6 @@
 # Axes: T vectors, D width.
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -14,15 +13,16 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from nextvec.serving import openapi, wire
+from nextvec.serving.answering import EndedError
+from nextvec.serving.answers import RoutingRequest, ServedAnswer
 from nextvec.serving.bodies import Receive, Scope
 from nextvec.serving.canary import Canary
 from nextvec.serving.control import Control
 from nextvec.serving.dashboard import FILES, page
 from nextvec.serving.guard import Access, Guard, Log, Send
-from nextvec.serving.isolated import EndedError, EngineProcess
 from nextvec.serving.metrics import CONTENT_TYPE
 from nextvec.serving.overview import Overview, unready
-from nextvec.serving.service import Answer, Asking, Service
+from nextvec.serving.service import Service
 from nextvec.serving.wire import RefusedError, Vectors
 
 K = 10
@@ -120,21 +120,21 @@ class Handlers:
 
     async def open(self, request: Request) -> Response:
         name = wire.named(request.path_params["session"])
-        made = await self.service.open(name, self._deadline(request))
-        return _json(self.service.describe(name), 201 if made else 200)
+        made = await self.service.sessions.open(name, self._deadline(request))
+        return _json(self.service.sessions.describe(name), 201 if made else 200)
 
     async def sessions(self, request: Request) -> Response:
         limit = wire.whole(request.query_params.get("limit"), "limit", 1, MOST_LISTED, LISTED)
         after = request.query_params.get("after")
-        listed, following = await self.service.page("" if after is None else wire.named(after, "after"), limit)
+        listed, following = await self.service.sessions.page("" if after is None else wire.named(after, "after"), limit)
         return _json({"sessions": listed, "count": len(self.service.contexts), "next": following})
 
     async def describe(self, request: Request) -> Response:
-        return _json(self.service.describe(wire.named(request.path_params["session"])))
+        return _json(self.service.sessions.describe(wire.named(request.path_params["session"])))
 
     async def delete(self, request: Request) -> Response:
         name = wire.named(request.path_params["session"])
-        if not await self.service.delete(name, self._deadline(request)):
+        if not await self.service.sessions.delete(name, self._deadline(request)):
             raise RefusedError(404, "there is no such session")
         return Response(status_code=204)
 
@@ -145,22 +145,22 @@ class Handlers:
         seq = wire.whole(query.get("seq"), "seq", 1, 2**62, 0) or None
         k = wire.whole(query.get("k"), "k", 0, wire.MOST_K, K)
         incarnation = wire.incarnation(query.get("incarnation"))
-        self.service.describe(name)  # 404 before a text is encoded
-        with self.service.standing(name):
+        self.service.sessions.describe(name)  # 404 before a text is encoded
+        with self.service.sessions.requests.standing(name):
             vectors = await self._vectors(request, deadline)
-        asked = self.service.append(name, vectors, seq, k, _asking(request, name), deadline, incarnation)
+        asked = self.service.sessions.append(name, vectors, seq, k, _asking(request, name), deadline, incarnation)
         return _answered(request, await self._unless_gone(request, asked))
 
     async def predict(self, request: Request) -> Response:
         deadline = self._deadline(request)
         name = wire.named(request.path_params["session"])
-        asked = self.service.predict(name, _k(request), _asking(request, name), deadline)
+        asked = self.service.sessions.predict(name, _k(request), _asking(request, name), deadline)
         return _answered(request, await self._unless_gone(request, asked))
 
     async def snapshot(self, request: Request) -> Response:
         name, deadline = wire.named(request.path_params["session"]), self._deadline(request)
-        request.state.held.hold(int(self.service.describe(name)["bytes"]))  # about; before it takes memory
-        saved = await self.service.saved(name, deadline)
+        request.state.held.hold(int(self.service.sessions.describe(name)["bytes"]))  # about; before it takes memory
+        saved = await self.service.snapshots.save(name, deadline)
         request.state.held.hold(len(saved))
         return _Pieces(saved, media_type=wire.OCTETS)
 
@@ -169,14 +169,14 @@ class Handlers:
         kind = request.headers.get("content-type", wire.OCTETS).partition(";")[0].strip().lower()
         if kind != wire.OCTETS:
             raise RefusedError(415, f"content-type must be {wire.OCTETS}")
-        made, restored = await self.service.restore(name, await request.body(), deadline)
+        made, restored = await self.service.snapshots.restore(name, await request.body(), deadline)
         state = "restored" if restored else "rebuilt"
-        return _json({**self.service.describe(name), "state": state}, 201 if made else 200)
+        return _json({**self.service.sessions.describe(name), "state": state}, 201 if made else 200)
 
     async def once(self, request: Request) -> Response:
         deadline, k = self._deadline(request), _k(request)
         vectors = await self._vectors(request, deadline)
-        asked = self.service.once([vectors.rows], k, _asking(request, ""), deadline)
+        asked = self.service.predictions.once([vectors.rows], k, _asking(request, ""), deadline)
         return _answered(request, (await self._unless_gone(request, asked))[0])
 
     async def batch(self, request: Request) -> Response:
@@ -187,7 +187,7 @@ class Handlers:
         for length in lengths:
             contexts.append(vectors.rows[start : start + length])
             start += length
-        asked = self.service.once(contexts, k, _asking(request, ""), deadline)
+        asked = self.service.predictions.once(contexts, k, _asking(request, ""), deadline)
         answers = await self._unless_gone(request, asked)
         return _json({"answers": [_content(request, answer) for answer in answers], "request": request.state.request})
 
@@ -195,7 +195,7 @@ class Handlers:
         return _json({"models": [self._model(name) for name in self.service.models]})
 
     async def reload(self, request: Request) -> Response:
-        model = await self.service.reload(wire.named(request.path_params["model"], "model"))
+        model = await self.service.models.reload(wire.named(request.path_params["model"], "model"))
         return _json(self._model(model.name))
 
     async def overview(self, request: Request) -> Response:
@@ -212,10 +212,10 @@ class Handlers:
 
     async def metrics(self, _: Request) -> Response:
         service = self.service
-        service.metrics.queue.set(sum(len(model.line) for model in service.models.values()))
+        service.metrics.queue.set(service.models.waiting)
         service.metrics.sessions.set(len(service.contexts))
         service.metrics.states.set(service.states.bytes)
-        service.metrics.log.set(service.contexts.bytes)
+        service.metrics.log.set(service.contexts.log.bytes)
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
     async def document(self, _: Request) -> Response:
@@ -223,14 +223,14 @@ class Handlers:
 
     def _model(self, name: str) -> dict[str, Any]:
         engine = self.service.models[name].engine
-        stable = name == self.service.stable
+        stable = name == self.service.routing.stable
         return {
             "name": name,
             "digest": engine.digest,
             "dim": engine.dim,
             "encoder": engine.encoder_fingerprint,
             "stable": stable,
-            "process": engine.pid if isinstance(engine, EngineProcess) else os.getpid(),
+            "process": engine.place.pid,
         }
 
     def _deadline(self, request: Request) -> float:
@@ -259,7 +259,7 @@ class Handlers:
 
     async def _unless_gone(self, request: Request, asked: Awaitable[T], watched: bool = False) -> T:
         """A client that leaves takes its request out of the queue, where others wait already or it is ``watched``."""
-        if not self.service.waiting and not watched:
+        if not self.service.models.waiting and not watched:
             return await asked
         answer = asyncio.ensure_future(asked)
         gone = asyncio.ensure_future(_gone(request))
@@ -310,15 +310,15 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def _asking(request: Request, key: str) -> Asking:
-    return Asking(key, request.headers.get("x-lane"), request.headers, request.state.rights)
+def _asking(request: Request, key: str) -> RoutingRequest:
+    return RoutingRequest(key, request.headers.get("x-lane"), request.headers, request.state.rights)
 
 
 def _k(request: Request) -> int:
     return wire.whole(request.query_params.get("k"), "k", 1, wire.MOST_K, K)
 
 
-def _content(request: Request, answer: Answer) -> dict[str, Any]:
+def _content(request: Request, answer: ServedAnswer) -> dict[str, Any]:
     texts, rows = (request.query_params.get(name) in ("1", "true") for name in ("text", "rows"))
     service: Service = request.app
     expected = [
@@ -344,7 +344,7 @@ def _content(request: Request, answer: Answer) -> dict[str, Any]:
     }
 
 
-def _answered(request: Request, answer: Answer) -> Response:
+def _answered(request: Request, answer: ServedAnswer) -> Response:
     return _json({**_content(request, answer), "request": request.state.request})
 
 

@@ -14,6 +14,7 @@ from nextvec.evaluation.by_lane import SURE
 from nextvec.lanes import Anchors
 from nextvec.routing import UNSURE
 from nextvec.serving.metrics import Metrics
+from nextvec.vectors import unit_rows
 
 MOST_SESSIONS = 100_000  # whose votes are remembered; others are counted anew from their contexts
 ENOUGH = 3  # failures in a row, and an expert is not asked
@@ -124,7 +125,7 @@ class ServedLanes:
         """The confidence of vectors, of any length, by the lane that each is in."""
         if not len(rows):
             return np.zeros(len(self.anchors.names))
-        lane, confidence = self.anchors.assign(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+        lane, confidence = self.anchors.assign(unit_rows(rows))
         return np.bincount(lane, confidence.astype(np.float64), len(self.anchors.names))
 
     def lane(self, votes: Float64[np.ndarray, " L"]) -> str:
@@ -146,8 +147,8 @@ class ServedLanes:
         self.metrics.expert_failures(lane).inc()
         self.metrics.expert_up(lane).set(int(self.health[lane].up))
 
-    def anew(self, model: str) -> None:
-        """A model is there again: nobody waits out the pause of its lanes."""
+    def model_renewed(self, model: str) -> None:
+        """A model runs again or was reloaded: its lanes are tried at once, without the pause."""
         for lane, name in self.experts.items():
             if name == model:
                 self.health[lane].anew()
@@ -166,8 +167,8 @@ class ServedLanes:
         self.tallies[name].labels += 1
         self.tallies[name].hits += hit
 
-    def told(self) -> list[dict[str, object]]:
-        """Every lane that has an expert or was asked for: what a page shows."""
+    def status(self) -> list[dict[str, object]]:
+        """Every lane that has an expert or got a request, with its counts, JSON-able."""
         found: list[dict[str, object]] = []
         for lane, tally in self.tallies.items():
             expert = self.experts.get(lane)

@@ -12,23 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
 import nextvec
 from nextvec.bank import Bank
 from nextvec.errors import NextvecError
-from nextvec.evaluation.runs import SITTINGS
-from nextvec.experiments.answers import kept_at
-from nextvec.ranks import Ranks, candidate_terms
+from nextvec.evaluation.ranks_file import read_ranks
+from nextvec.evaluation.results import EVALUATIONS, MODEL
+from nextvec.experiments.seeds import kept_at
+from nextvec.ranks import candidate_terms
 from nextvec.rollout.judge import ALPHA_OK, CANARY, STABLE, Evidence, Rung
 from nextvec.rollout.ledger import LedgerError
 from nextvec.rollout.plan import Phase, Plan, State, units_at
 from nextvec.runs import Run
 from nextvec.runs.run import BEST
-from nextvec.serving.isolated import EngineProcess
 from nextvec.serving.recent import BINS, DECADE, SECONDS, edges, percentiles
-from nextvec.serving.service import Model, Service
+from nextvec.serving.served_models import ServedModel
+from nextvec.serving.service import Service
 
 Json = dict[str, Any]
 Rollout = Callable[[], Json | None]
@@ -38,7 +37,7 @@ MINUTE, HISTOGRAM_SECONDS, RATE_SECONDS = 60, 300, 10
 WIDE = 4  # bins of one bar
 FRESH, SHARE = 1.0, 0.05  # seconds between two looks at the ledger and the runs; of the time that they may take
 STUCK_DEADLINES = 10  # deadlines that one batch of chunks may take before the encoder counts as blocked
-MOST_DOCUMENTS, MOST_SITTINGS = 300, 6
+MOST_DOCUMENTS, MOST_EVALUATIONS = 300, 6
 
 
 class Overview:
@@ -53,28 +52,28 @@ class Overview:
         self._reading = asyncio.Lock()
         self._read: Json = {}
         self._stale, self._epoch = -math.inf, (0, "")
-        self._sat: dict[Path, Json] = {}
+        self._evaluated: dict[Path, Json] = {}
         self._weights = lru_cache(16)(_digest)
 
     async def told(self, documents: bool = False) -> Json:
         """Everything, JSON-able; with the documents of the bank, to pick from, where they are asked for."""
         async with self._reading:
-            snapshot = self._service.snapshot
+            snapshot = self._service.routing.snapshot
             epoch = (snapshot.epoch, snapshot.rollout)
             if time.monotonic() > self._stale or epoch != self._epoch:
                 began = time.monotonic()
-                self._read = await asyncio.get_running_loop().run_in_executor(None, self._from_disk, self._service.models)
+                self._read = await asyncio.get_running_loop().run_in_executor(None, self._from_disk, dict(self._service.models))
                 # What may be there unseen takes half a second to compute, and those who answer share this processor.
                 self._stale, self._epoch = time.monotonic() + max(FRESH, (time.monotonic() - began) / SHARE), epoch
         found = {**self._now(), **self._read}
         if documents:
-            bank = self._service.models[self._service.stable].engine.bank
+            bank = self._service.routing.stable_model.engine.bank
             found["documents"] = await asyncio.get_running_loop().run_in_executor(None, documents_of, bank)
         return found
 
     def _now(self) -> Json:
         service, recent = self._service, self._service.metrics.recent
-        stable = service.models[service.stable].engine
+        stable = service.routing.stable_model.engine
         trouble = unready(service)
         return {
             "server": {
@@ -85,7 +84,12 @@ class Overview:
                 "uptime": round(recent.uptime, 1),
             },
             "models": [
-                {"name": name, "digest": model.engine.digest, "stable": name == service.stable, "weights": model.engine.weights}
+                {
+                    "name": name,
+                    "digest": model.engine.digest,
+                    "stable": name == service.routing.stable,
+                    "weights": model.engine.weights,
+                }
                 for name, model in service.models.items()
             ],
             "bank": {
@@ -97,19 +101,19 @@ class Overview:
             },
             "sessions": {
                 "open": len(service.contexts),
-                "bytes": service.contexts.bytes,
+                "bytes": service.contexts.log.bytes,
                 "state_bytes": service.states.bytes,
                 "recent": [
-                    {**service.describe(session), "idle": round(ago, 1)}
+                    {**service.sessions.describe(session), "idle": round(ago, 1)}
                     for session, ago in recent.sessions()
                     if session in service.contexts
                 ],
             },
             "load": load_of(service),
-            "lanes": None if service.lanes is None else service.lanes.told(),
+            "lanes": None if service.routing.lanes is None else service.routing.lanes.status(),
         }
 
-    def _from_disk(self, models: Mapping[str, Model]) -> Json:
+    def _from_disk(self, models: Mapping[str, ServedModel]) -> Json:
         return {"rollout": self._told_rollout(), "runs": [self._run(model) for model in models.values()]}
 
     def _told_rollout(self) -> Json | None:
@@ -121,12 +125,12 @@ class Overview:
             return told
         return {**told, "current": summary(told["current"])}
 
-    def _run(self, model: Model) -> Json:
+    def _run(self, model: ServedModel) -> Json:
         """What a run's folder says: how it was trained, and every exam that its present weights have sat."""
         found: Json = {"name": model.name, "model": None, "context": None, "updates": None, "valid": None, "exams": []}
         try:
             run = Run.open(model.run)
-            looks, sat = run.history(), self._sittings(run)
+            looks, sat = run.history(), self._evaluations(run)
         except (NextvecError, OSError):
             return {**found, "trouble": "its folder cannot be read any more"}
         best = next((look["valid"] for look in reversed(looks) if look["best"]), None)
@@ -142,20 +146,20 @@ class Overview:
             "exams": sat,
         }
 
-    def _sittings(self, run: Run) -> list[Json]:
-        folder = run.path / SITTINGS
+    def _evaluations(self, run: Run) -> list[Json]:
+        folder = run.path / EVALUATIONS
         files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
         held = (run.path / BEST).stat() if files else None
         weights = self._weights(run.path / BEST, held.st_mtime_ns, held.st_size) if held else ""
-        mine = [file for file in files if file.stem.endswith(f"-{weights}")][:MOST_SITTINGS]
+        mine = [file for file in files if file.stem.endswith(f"-{weights}")][:MOST_EVALUATIONS]
         for file in mine:
-            if file not in self._sat:
-                self._sat[file] = sitting(file)
-        return sorted((self._sat[file] for file in mine), key=lambda sat: -sat["candidates"]["most"])
+            if file not in self._evaluated:
+                self._evaluated[file] = evaluation(file)
+        return sorted((self._evaluated[file] for file in mine), key=lambda sat: -sat["candidates"]["most"])
 
 
 def _digest(file: Path, _written: int, _size: int) -> str:
-    """How a kept answer names the weights that gave it; read again only where the file has changed."""
+    """The hash of the weights in the name of an evaluation result; read again only where the file has changed."""
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
@@ -163,12 +167,12 @@ def unready(service: Service) -> str | None:
     """Why a server takes no requests, or not all of them; None where it does."""
     if not service.ready:
         return "this server is stopping"
-    stable = service.models[service.stable].engine
-    if isinstance(stable, EngineProcess) and stable.fault is not None:
+    stable = service.routing.stable_model.engine
+    if stable.fault is not None:
         return stable.fault
     if service.texts.stuck(STUCK_DEADLINES * service.limits.deadline):
         return "the encoder has not finished a batch for long; texts are not answered"
-    trouble = service.contexts.trouble()
+    trouble = service.contexts.log.trouble()
     return f"{trouble}; predictions go on" if trouble is not None else None
 
 
@@ -181,7 +185,7 @@ def load_of(service: Service) -> Json:
     last, minute = recent.points(RATE_SECONDS, RATE_SECONDS)[0], recent.points(MINUTE, MINUTE)[0]
     seconds = max(1.0, min(recent.uptime, RATE_SECONDS))
     return {
-        "queue": service.waiting,
+        "queue": service.models.waiting,
         "budget": service.limits.budget,
         "rate": last.answers / seconds,
         "minute": {name: getattr(minute, name) for name in ("answers", "refused", "failed", "p50", "p95", "p99")},
@@ -204,17 +208,14 @@ def within(counts: np.ndarray, seconds: float) -> float | None:
     return float(counts[: max(whole, 0)].sum() / total) if total else None
 
 
-def sitting(file: Path) -> Json:
-    """A kept answer to an exam: Hit@5 with its interval, and the terms it was sat on.
+def evaluation(file: Path) -> Json:
+    """An evaluation result of a run: Hit@5 with its interval, and the exam.
 
     Raises:
-        NextvecError: the file is damaged.
+        RunError: the file is damaged.
     """
     exam, context, _ = file.stem.rsplit("-", 2)
-    try:
-        ranks = Ranks(**load(file.read_bytes()))
-    except (SafetensorError, TypeError) as error:
-        raise NextvecError(f"{file.name} is damaged: {error}") from None
+    ranks = read_ranks(file)[MODEL]
     return {
         "exam": exam,
         "context": None if context == "all" else int(context),
