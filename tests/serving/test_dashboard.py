@@ -22,7 +22,7 @@ import pytest
 from nextvec.bank import Bank
 from nextvec.client import Client
 from nextvec.encoders import MiniLM
-from nextvec.evaluation.runs import sittings
+from nextvec.evaluation.results import evaluation_results, held_out_exam
 from nextvec.inference import Engine
 from nextvec.ingestion import Chunking, ingest
 from nextvec.lanes import by_clusters
@@ -186,7 +186,9 @@ def text_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         for _ in train(run, bank):
             pass
         runs.append(run.path)
-    sittings(Run.open(runs[0]), Bank.open(folder / "bank"), "test", pools=(100, 50))
+    run = Run.open(runs[0])
+    exam = held_out_exam(run, Bank.open(folder / "bank"), "test", 100)
+    evaluation_results(run, [exam, exam.among(50)])
     return runs
 
 
@@ -226,8 +228,9 @@ def test_the_files_of_the_page_say_what_they_may_do_and_need_no_key(text_runs: l
 def test_a_run_has_the_exams_that_its_folder_holds_and_none_else(server: Running, text_runs: list[Path]) -> None:
     first, second = httpx.get(f"{server.url}/v1/overview").json()["runs"]
     run = Run.open(text_runs[0])
-    kept = sittings(run, Engine.open(run).bank, "test", pools=(100, 50))
-    assert [exam["exam"] for exam in first["exams"]] == [sitting.exam for sitting in kept]
+    exam = held_out_exam(run, Engine.open(run).bank, "test", 100)
+    kept = evaluation_results(run, [exam, exam.among(50)])
+    assert [exam["exam"] for exam in first["exams"]] == [result.exam for result in kept]
     assert first["exams"][0]["hit@5"] == kept[0].ranks.hit(5).to_json()
     assert (first["context"], first["updates"]) == (24, 30)
     assert first["valid"]["value"] == run.best_hit5

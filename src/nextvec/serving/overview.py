@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
 import nextvec
 from nextvec.bank import Bank
 from nextvec.errors import NextvecError
-from nextvec.evaluation.runs import SITTINGS
-from nextvec.experiments.answers import kept_at
-from nextvec.ranks import Ranks, candidate_terms
+from nextvec.evaluation.ranks_file import read_ranks
+from nextvec.evaluation.results import EVALUATIONS, MODEL
+from nextvec.experiments.seeds import kept_at
+from nextvec.ranks import candidate_terms
 from nextvec.rollout.judge import ALPHA_OK, CANARY, STABLE, Evidence, Rung
 from nextvec.rollout.ledger import LedgerError
 from nextvec.rollout.plan import Phase, Plan, State, units_at
@@ -38,7 +37,7 @@ MINUTE, HISTOGRAM_SECONDS, RATE_SECONDS = 60, 300, 10
 WIDE = 4  # bins of one bar
 FRESH, SHARE = 1.0, 0.05  # seconds between two looks at the ledger and the runs; of the time that they may take
 STUCK_DEADLINES = 10  # deadlines that one batch of chunks may take before the encoder counts as blocked
-MOST_DOCUMENTS, MOST_SITTINGS = 300, 6
+MOST_DOCUMENTS, MOST_EVALUATIONS = 300, 6
 
 
 class Overview:
@@ -53,7 +52,7 @@ class Overview:
         self._reading = asyncio.Lock()
         self._read: Json = {}
         self._stale, self._epoch = -math.inf, (0, "")
-        self._sat: dict[Path, Json] = {}
+        self._evaluated: dict[Path, Json] = {}
         self._weights = lru_cache(16)(_digest)
 
     async def told(self, documents: bool = False) -> Json:
@@ -131,7 +130,7 @@ class Overview:
         found: Json = {"name": model.name, "model": None, "context": None, "updates": None, "valid": None, "exams": []}
         try:
             run = Run.open(model.run)
-            looks, sat = run.history(), self._sittings(run)
+            looks, sat = run.history(), self._evaluations(run)
         except (NextvecError, OSError):
             return {**found, "trouble": "its folder cannot be read any more"}
         best = next((look["valid"] for look in reversed(looks) if look["best"]), None)
@@ -147,20 +146,20 @@ class Overview:
             "exams": sat,
         }
 
-    def _sittings(self, run: Run) -> list[Json]:
-        folder = run.path / SITTINGS
+    def _evaluations(self, run: Run) -> list[Json]:
+        folder = run.path / EVALUATIONS
         files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
         held = (run.path / BEST).stat() if files else None
         weights = self._weights(run.path / BEST, held.st_mtime_ns, held.st_size) if held else ""
-        mine = [file for file in files if file.stem.endswith(f"-{weights}")][:MOST_SITTINGS]
+        mine = [file for file in files if file.stem.endswith(f"-{weights}")][:MOST_EVALUATIONS]
         for file in mine:
-            if file not in self._sat:
-                self._sat[file] = sitting(file)
-        return sorted((self._sat[file] for file in mine), key=lambda sat: -sat["candidates"]["most"])
+            if file not in self._evaluated:
+                self._evaluated[file] = evaluation(file)
+        return sorted((self._evaluated[file] for file in mine), key=lambda sat: -sat["candidates"]["most"])
 
 
 def _digest(file: Path, _written: int, _size: int) -> str:
-    """How a kept answer names the weights that gave it; read again only where the file has changed."""
+    """The hash of the weights in the name of an evaluation result; read again only where the file has changed."""
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
@@ -209,17 +208,14 @@ def within(counts: np.ndarray, seconds: float) -> float | None:
     return float(counts[: max(whole, 0)].sum() / total) if total else None
 
 
-def sitting(file: Path) -> Json:
-    """A kept answer to an exam: Hit@5 with its interval, and the terms it was sat on.
+def evaluation(file: Path) -> Json:
+    """An evaluation result of a run: Hit@5 with its interval, and the exam.
 
     Raises:
-        NextvecError: the file is damaged.
+        RunError: the file is damaged.
     """
     exam, context, _ = file.stem.rsplit("-", 2)
-    try:
-        ranks = Ranks(**load(file.read_bytes()))
-    except (SafetensorError, TypeError) as error:
-        raise NextvecError(f"{file.name} is damaged: {error}") from None
+    ranks = read_ranks(file)[MODEL]
     return {
         "exam": exam,
         "context": None if context == "all" else int(context),

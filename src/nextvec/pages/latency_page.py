@@ -1,4 +1,4 @@
-"""The page of a latency measurement: milliseconds against context, beside re-reading the window and the machine's limits."""
+"""The page of a latency measurement: milliseconds by context, with re-reading the window and the limits of the machine."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,14 +7,14 @@ from typing import Any
 from markupsafe import Markup
 
 from nextvec.bank.layout import write_atomically
-from nextvec.report.charts import Curve, Point, line_chart
-from nextvec.report.page import templates
+from nextvec.pages.charts import Curve, Point, line_chart
+from nextvec.pages.templates import templates
 
 Json = Mapping[str, Any]
 
 
 def write_latency_page(path: Path, found: Json) -> None:
-    """Write one self-contained page of what ``nextvec latency`` measured."""
+    """Write one self-contained page of the result of ``nextvec latency``."""
     last = max((at for at in found["contexts"] if at["reread"]), key=lambda at: at["context"], default=None)
     page = templates().get_template("latency.html")
     write_atomically(path, page.render(found=found, chart=latency_chart(found), reread=last, worst=_worst(found)))

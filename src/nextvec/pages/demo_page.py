@@ -1,23 +1,21 @@
-"""The report page: figures first, then where they come from, then what the model expects in words."""
+"""The page of a demo: its figures, how they were measured, and predictions shown as text."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from nextvec.bank.layout import write_atomically
-from nextvec.ranks import candidates_in_words
-from nextvec.report.charts import Curve, Point, interval, line_chart
+from nextvec.pages.charts import Curve, Point, interval, line_chart
+from nextvec.pages.templates import templates
 
 Json = Mapping[str, Any]
 
 
-def write_page(path: Path, report: Json) -> None:
+def write_demo_page(path: Path, report: Json) -> None:
     """Write one self-contained page of a demo's ``report.json``."""
     page = (
         templates()
-        .get_template("page.html")
+        .get_template("demo.html")
         .render(
             report=report,
             rows=_rows(report),
@@ -30,29 +28,9 @@ def write_page(path: Path, report: Json) -> None:
     write_atomically(path, page)
 
 
-def templates() -> Environment:
-    """The templates of all pages; a name that a page lacks is an error, never a blank."""
-    environment = Environment(loader=PackageLoader("nextvec.report"), autoescape=True, undefined=StrictUndefined)
-    environment.filters.update(percent=_percent, points=_points, range=_range, candidates=candidates_in_words)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    return environment
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def _points(lift: Json) -> str:
-    return f"{100 * lift['value']:+.1f}"
-
-
-def _range(rate: Json, sign: str = "") -> str:
-    return f"{100 * rate['low']:{sign}.1f} to {100 * rate['high']:{sign}.1f}"
-
-
 def _rows(report: Json) -> list[dict[str, Any]]:
     """The model, then baselines from the best down, then chance."""
-    own = {"name": "nextvec", "kind": "model", **report["model"]}
-    own["name"] = "nextvec, trained"
+    own = {**report["model"], "name": "nextvec, trained", "kind": "model"}
     rest = sorted(report["baselines"].items(), key=lambda item: -item[1]["hit@5"]["value"])
     best = report["lift"]["over"]
     return [own, *({"name": name, "kind": "baseline" if name == best else "quiet", **figures} for name, figures in rest)]
@@ -60,9 +38,9 @@ def _rows(report: Json) -> list[dict[str, Any]]:
 
 def _context_chart(curve: list[Json]) -> str:
     model = [Point(p["context"], p["hit@5"]["value"], p["hit@5"]["low"], p["hit@5"]["high"]) for p in curve]
-    rival = [Point(p["context"], p["baseline_hit@5"]["value"]) for p in curve]
+    best = [Point(p["context"], p["baseline_hit@5"]["value"]) for p in curve]
     return line_chart(
-        [Curve("best baseline", "baseline", rival), Curve("nextvec", "model", model)],
+        [Curve("best baseline", "baseline", best), Curve("nextvec", "model", model)],
         "vectors of context (log scale)",
         "Hit@5",
         log_x=True,

@@ -1,8 +1,9 @@
-"""Charts as SVG text: intervals as bars, curves with bands. Colours come from the page's style, so they follow its theme."""
+"""Charts as SVG text: intervals as bars, curves with bands. The style sheet of the page sets all colours."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -65,10 +66,7 @@ def line_chart(
         return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
     parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(y_title)} by {escape(x_title)}">']
-    for tick in y_ticks:
-        label = f"{100 * tick:g} %" if percent else f"{tick:,g}"
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{py(tick):.1f}" y2="{py(tick):.1f}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{py(tick) + 4:.1f}" text-anchor="end">{label}</text>')
+    parts += _grid(y_ticks, py, percent)
     for x, lines in labels.items():
         for n, text in enumerate(lines):
             y = HEIGHT - BOTTOM + 18 + LINE * n
@@ -81,7 +79,7 @@ def line_chart(
         path = " ".join(f"{px(p.x):.1f},{py(p.y):.1f}" for p in curve.points)
         parts.append(f'<polyline class="line {curve.kind}" points="{path}"/>')
         for p in curve.points:
-            value = f"{100 * p.y:.1f} %" if percent else f"{p.y:,.0f}" if abs(p.y) >= 1000 else f"{p.y:.3g}"
+            value = _value(p.y, percent)
             title = f"{escape(curve.name)}: {value} at {p.x:g}"
             parts.append(
                 f'<circle class="dot {curve.kind}" cx="{px(p.x):.1f}" cy="{py(p.y):.1f}" r="3.5">'
@@ -94,6 +92,20 @@ def line_chart(
                 )
     parts.append("</svg>")
     return Markup("".join(parts))
+
+
+def _grid(ticks: Sequence[float], py: Scale, percent: bool) -> list[str]:
+    """A horizontal line and its label for every tick of the vertical axis."""
+    parts: list[str] = []
+    for tick in ticks:
+        label = f"{100 * tick:g} %" if percent else f"{tick:,g}"
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{py(tick):.1f}" y2="{py(tick):.1f}"/>')
+        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{py(tick) + 4:.1f}" text-anchor="end">{label}</text>')
+    return parts
+
+
+def _value(y: float, percent: bool) -> str:
+    return f"{100 * y:.1f} %" if percent else f"{y:,.0f}" if abs(y) >= 1000 else f"{y:.3g}"
 
 
 def interval(value: float, low: float, high: float, most: float, kind: str) -> Markup:
@@ -113,13 +125,23 @@ def change(value: float, low: float, high: float, least: float, most: float) -> 
     def px(points: float) -> float:
         return 100 * (points - least) / span
 
-    kind = "model" if low > 0 else "baseline" if high < 0 else "quiet"
+    kind = change_kind({"low": low, "high": high})
     return Markup(
         '<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
         f'<line class="zero" x1="{px(0.0):.2f}" x2="{px(0.0):.2f}" y1="0" y2="10"/>'
         f'<rect class="fill {kind}" x="{px(low):.2f}" y="3" width="{px(high) - px(low):.2f}" height="4" rx="1"/>'
         f'<line class="whisker" x1="{px(value):.2f}" x2="{px(value):.2f}" y1="1" y2="9"/></svg>'
     )
+
+
+def change_kind(rate: Mapping[str, Any]) -> str:
+    """The style class of a change: whether its interval lies above zero, below it, or around it."""
+    return "model" if rate["low"] > 0 else "baseline" if rate["high"] < 0 else "quiet"
+
+
+def change_scale(rates: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """The ends of one scale for several changes; zero lies on it."""
+    return min(0.0, *(rate["low"] for rate in rates)) - 0.002, max(0.0, *(rate["high"] for rate in rates)) + 0.002
 
 
 def _is_lower(point: Point, curves: Sequence[Curve]) -> bool:
