@@ -21,6 +21,7 @@ from nextvec.serving.canary import Canary, Terms
 from nextvec.serving.service import Asking, Limits, Service
 from nextvec.serving.wire import from_rows
 from tests.serving.server import rows_of
+from tests.waiting import PATIENCE
 
 RUNGS = (Rung(5.0, 0.0, 10**6), Rung(98.0, 0.0, 10**6))
 ENDS = {"aborted": ("abort",), "promoted": ("promote", "promote")}
@@ -76,7 +77,7 @@ def carried_out(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *g
 
 async def session(service: Service, name: str) -> None:
     await service.open(name)
-    until = asyncio.get_running_loop().time() + 60
+    until = asyncio.get_running_loop().time() + PATIENCE
     await service.append(name, from_rows(rows_of(1)), None, 3, Asking(name, None, {}, frozenset()), until)
 
 

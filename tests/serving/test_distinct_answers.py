@@ -16,6 +16,7 @@ from nextvec.serving.service import Asking, Limits, Service, Settled
 from nextvec.serving.wire import F32, MOST_ROWS, from_rows
 from tests.conftest import walk_bank
 from tests.serving.server import DIM, make_run, serving
+from tests.waiting import PATIENCE
 
 EVERY = 3  # of all rows is one and the same
 
@@ -65,7 +66,7 @@ def test_every_row_that_holds_a_predicted_vector_is_its_label(run: Path, tmp_pat
 
         async def append(name: str, row: int, named: bool, k: int) -> None:
             vectors = from_rows(rows[row : row + 1], [row] if named else None)
-            until = asyncio.get_running_loop().time() + 60
+            until = asyncio.get_running_loop().time() + PATIENCE
             await service.append(name, vectors, None, k, Asking(name, None, {}, frozenset()), until)
 
         for name, named, k in (("a", True, place + 1), ("b", False, place + 1), ("c", True, place), ("d", False, place)):
