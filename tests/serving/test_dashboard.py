@@ -498,8 +498,7 @@ def test_a_person_holds_a_rollout_and_takes_it_back_by_keyboard(
         assert [it for it in page.evaluate(CONTRAST) if it["ratio"] < 4.5] == []
         page.locator("#hand").screenshot(path=tmp_path / "hand.png")
         assert ledger.record(rollout).state == "CANARY(2)"
-        page.wait_for_timeout(6_200)
-        assert page.get_by_role("button", name="Abort", exact=True).is_visible()
+        page.get_by_role("button", name="Abort", exact=True).wait_for()
         page.keyboard.press("Enter")
         page.keyboard.press("Enter")
         until(lambda: ledger.record(rollout).state in ("ROLLING_BACK", "ROLLED_BACK"))
