@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from math import log, sin
 from pathlib import Path
@@ -51,7 +51,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 SHOWN = ("desktop", "dark", "phone")
 FOR_DOCS = os.environ.get("NEXTVEC_SCREENSHOTS") == "docs"
 TOPICS = sorted(name for name, text in topics.items() if 1_200 < len(text) < 8_000)
-SMALL = TrainSettings(context=24, batch=4, updates=30, evaluate_every=15, hidden=16, slots=64, working=24, pool=100)
+SMALL = TrainSettings.of(context=24, batch=4, updates=30, evaluate_every=15, hidden=16, slots=64, working=24, pool=100)
 RUNGS = tuple(Rung(weight, 0.0, 5_000) for weight in WEIGHTS)
 PLAN = Plan(3.0, 0.01, RUNGS, Rung(0.0, 0.0, 1_000), lease=60.0)
 PARAGRAPH = (
@@ -183,7 +183,7 @@ def text_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     bank = ingest(folder / "texts", folder / "bank", MiniLM(), Chunking(size=300))
     runs = []
     for name, seed in (("guide", 0), ("guide-next", 1)):
-        run = begin(folder / name, "default", replace(SMALL, seed=seed), bank)
+        run = begin(folder / name, "default", SMALL.replaced(seed=seed), bank)
         for _ in train(run, bank):
             pass
         runs.append(run.path)
