@@ -15,7 +15,7 @@ import httpx
 from nextvec.rollout.ledger import open_ledger
 from nextvec.serving.notices import Notices
 from tests.serving.server import serving
-from tests.serving.test_canary import QUICK, draft, folder, made, until  # noqa: F401
+from tests.serving.test_canary import QUICK, draft, until
 
 WRITES = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_text(sys.stdin.read())"
 
@@ -49,7 +49,7 @@ def hook(fails: int = 0) -> Iterator[tuple[str, list[Any]]]:
         thread.join()
 
 
-def test_the_end_of_a_rollout_is_told(folder: Path) -> None:  # noqa: F811
+def test_the_end_of_a_rollout_is_told(folder: Path) -> None:
     ledger = open_ledger(folder / "rollouts.db")
     draft(ledger, folder)
     file = folder / "notice.json"

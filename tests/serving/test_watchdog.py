@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from nextvec.serving.watchdog import STUCK
 
 PROGRAM = """
