@@ -8,11 +8,10 @@ as the only negatives, no warm-up. Both are of one width at one bank.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import partial
 from math import ceil
 
-from nextvec.errors import SettingsError
+from nextvec.errors import SettingsError, did_you_mean
 from nextvec.runs import TrainSettings
 
 Recipe = Callable[[int], TrainSettings]
@@ -142,9 +141,7 @@ def recipe(name: str, rows: int) -> TrainSettings:
         SettingsError: no such recipe.
     """
     if name not in RECIPES:
-        near = get_close_matches(name, RECIPES, n=1)
-        known = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(RECIPES)}"
-        raise SettingsError(f"there is no recipe {name!r}; {known}")
+        raise SettingsError(f"there is no recipe {name!r}; {did_you_mean(name, RECIPES)}")
     return RECIPES[name](rows)
 
 

@@ -1,12 +1,11 @@
-"""Frozen settings: overridden by name, unknown names are errors, written and read back whole."""
+"""Frozen settings: override them by name, write them as JSON, read them back. Unknown names are errors."""
 
 import dataclasses
-import difflib
 import types
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from nextvec.errors import SettingsError
+from nextvec.errors import SettingsError, did_you_mean
 
 S = TypeVar("S")
 
@@ -47,7 +46,7 @@ def from_json(kind: type[S], values: Mapping[str, Any]) -> S:
 
 
 def fits(hint: Any, value: object) -> bool:
-    """Whether something that was read from JSON is of a type: a plain one, a choice, or a list or dict of such."""
+    """Whether a value that was read from JSON has a type: a plain one, a choice, or a list or dict of such types."""
     origin, given = get_origin(hint), get_args(hint)
     if hint is Any:
         return True
@@ -71,9 +70,7 @@ def fits(hint: Any, value: object) -> bool:
 def _hint(kind: type, name: str) -> Any:
     hints = get_type_hints(kind)
     if name not in hints:
-        near = difflib.get_close_matches(name, hints, n=1)
-        known = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(hints)}"
-        raise SettingsError(f"{kind.__name__} has no setting {name!r}; {known}")
+        raise SettingsError(f"{kind.__name__} has no setting {name!r}; {did_you_mean(name, hints)}")
     return hints[name]
 
 

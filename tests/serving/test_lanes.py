@@ -31,9 +31,9 @@ from nextvec.serving.lanes import ENOUGH, FIRST, MOST, Health, ServedLanes, stra
 from nextvec.serving.limits import Limits
 from nextvec.serving.metrics import Metrics
 from nextvec.serving.observations import Event, Seen
+from nextvec.serving.payload import from_rows
 from nextvec.serving.service import Service
 from nextvec.serving.state_rebuild import INLINE
-from nextvec.serving.wire import from_rows
 from tests.command import nextvec
 from tests.serving.faults import FAULTS
 from tests.serving.server import DIM, asking, rows_of, serving

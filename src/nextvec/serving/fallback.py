@@ -15,8 +15,8 @@ from nextvec.serving.answering import EndedError
 from nextvec.serving.limits import Limits
 from nextvec.serving.listeners import Listeners
 from nextvec.serving.model_routing import ModelRouting
+from nextvec.serving.refusal import RefusedError
 from nextvec.serving.served_models import ServedModel
-from nextvec.serving.wire import RefusedError
 
 Role = Literal["canary", "expert", "stable"]
 TICK = 0.01  # seconds that a timer may be early

@@ -13,7 +13,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from nextvec.serving import request_head
 from nextvec.serving.connection_close import LingeringTransport
-from nextvec.serving.wire import PROBLEM, RefusedError
+from nextvec.serving.refusal import RefusedError
+from nextvec.wire.media import PROBLEM
 
 HEADER_SECONDS, MOST_HEADERS = 5.0, 32 << 10
 MOST_CONNECTIONS = 4096

@@ -16,9 +16,10 @@ import uvicorn
 from nextvec.serving.answering import Answering
 from nextvec.serving.app import application
 from nextvec.serving.canary import Canary
-from nextvec.serving.guard import App, Guard, Log
+from nextvec.serving.guard import App, Guard
 from nextvec.serving.limits import Limits
 from nextvec.serving.listening import BACKLOG, ListenAddress, bound, listen
+from nextvec.serving.log import Log
 from nextvec.serving.protocol import Guarded, Hooks, protocol
 from nextvec.serving.service import Service
 

@@ -28,8 +28,8 @@ from nextvec.serving.sessions import Sessions
 from nextvec.serving.state_cache import StateCache
 from nextvec.serving.state_rebuild import StateRebuilds
 from nextvec.serving.text_encoding import TextEncoding
-from nextvec.serving.wire import MOST_ROWS
 from nextvec.serving.worker_thread import WorkerThread
+from nextvec.wire.limits import MOST_ROWS
 
 STOPPING_SECONDS = 5.0  # for an engine's last answers when the server stops
 

@@ -3,7 +3,6 @@
 # Axes: M documents, D width.
 
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from nextvec.bank import Bank
-from nextvec.errors import DataError, ExamError, RunError, SettingsError
+from nextvec.errors import DataError, ExamError, RunError, SettingsError, did_you_mean
 from nextvec.evaluation.exam import Exam
 from nextvec.evaluation.report import strongest_decay
 from nextvec.lanes import Anchors, Lanes, cluster_anchors, description_anchors
@@ -87,9 +86,7 @@ def _in_lane(parts: Split, settings: TrainSettings, bank: Bank) -> Split:
     """The training and valid documents of one lane; the test documents of all, so that every expert sits the same exam."""
     lanes = Lanes.open(settings.lanes, bank)
     if settings.only not in lanes.names:
-        near = get_close_matches(settings.only, lanes.names, n=1)
-        known = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(lanes.names)}"
-        raise SettingsError(f"{settings.lanes} has no lane {settings.only!r}; {known}")
+        raise SettingsError(f"{settings.lanes} has no lane {settings.only!r}; {did_you_mean(settings.only, lanes.names)}")
     inside = lanes.of_documents(bank)[0] == lanes.names.index(settings.only)
     return Split(parts.train[inside[parts.train]], parts.valid[inside[parts.valid]], parts.test)
 
