@@ -16,7 +16,7 @@ from starlette.requests import Request
 
 from nextvec.client import AsyncClient, OverloadedError, ReplacedError, SeqConflictError
 from nextvec.inference import Engine
-from nextvec.routing import BUCKETS, Lineup, Served, Snapshot, bucket
+from nextvec.routing import BUCKETS, ArmModels, ServedModel, Snapshot, bucket
 from nextvec.serving.app import Handlers, application
 from nextvec.serving.guard import Log
 from nextvec.serving.overview import unready
@@ -104,8 +104,8 @@ async def say(service: Service, session: str, rows: np.ndarray, seconds: float =
 
 
 def rollout(weight: float) -> Snapshot:
-    stable, new = Served("stable"), Served("new")
-    return Snapshot(1, Lineup(stable, stable), Lineup(new, new), weight, "r1", asyncio.get_running_loop().time() + 3600)
+    stable, new = ServedModel("stable"), ServedModel("new")
+    return Snapshot(1, ArmModels(stable, stable), ArmModels(new, new), weight, "r1", asyncio.get_running_loop().time() + 3600)
 
 
 def named(arm: str) -> str:

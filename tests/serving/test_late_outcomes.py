@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 
 from nextvec.serving.causes import cause
-from nextvec.serving.observations import Closed, Event
+from nextvec.serving.observations import Closed, SessionEvent
 from nextvec.serving.rebuild import INLINE
 from nextvec.serving.service import Service
 from tests.serving.faults import raises
@@ -36,7 +36,7 @@ def held(call: Any, gate: asyncio.Event) -> Any:
 
 @pytest.mark.parametrize("late", ["label", "mirror", "failed mirror", "warming"])
 def test_nothing_is_told_of_a_session_after_its_end(runs: dict[str, Path], tmp_path: Path, late: str) -> None:
-    async def talk(service: Service, events: list[Event]) -> None:
+    async def talk(service: Service, events: list[SessionEvent]) -> None:
         gate = asyncio.Event()
         service.mirror = 100.0 if "mirror" in late else 0.0
         service.contexts.open("a")
@@ -77,7 +77,7 @@ async def answered(value: T) -> T:
 
 
 def test_a_session_whose_requests_all_failed_ends_too(runs: dict[str, Path], tmp_path: Path) -> None:
-    async def talk(service: Service, events: list[Event]) -> None:
+    async def talk(service: Service, events: list[SessionEvent]) -> None:
         service.adopt(rollout(100.0))
         for model in service.models.values():
             model.engine.predict = raises  # type: ignore[method-assign]

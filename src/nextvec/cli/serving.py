@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nextvec.rollout.promotions import Start
     from nextvec.serving.canary import Canary
     from nextvec.serving.listening import Place
-    from nextvec.serving.observations import Settled
+    from nextvec.serving.observations import LabelledPrediction
     from nextvec.serving.service import Service
 
 HOST, PORT = "127.0.0.1", 8080
@@ -243,7 +243,7 @@ def _started(arguments: Namespace, runs: dict[str, Path], experts: set[str]) -> 
     Raises:
         ServingError: the ledger is damaged, or a run that it says was promoted is not there.
     """
-    from nextvec.rollout.ledger import open_ledger
+    from nextvec.rollout.opening import open_ledger
     from nextvec.rollout.promotions import Start, promotions, start
 
     if arguments.long is not None and arguments.long not in runs:
@@ -300,13 +300,13 @@ def _joined(
     return Canary(service, ledger, lambda name: _beside(arguments.run[0], name), tell, terms, start.digests, notices)
 
 
-def _recording(path: Path, service: "Service") -> "Callable[[Settled], None]":
+def _recording(path: Path, service: "Service") -> "Callable[[LabelledPrediction], None]":
     from nextvec.serving.guard import Log
 
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     log = Log(service.metrics, descriptor=descriptor)
 
-    def record(s: "Settled") -> None:
+    def record(s: "LabelledPrediction") -> None:
         said = {"time": s.time, "session": s.session, "n_vectors": s.vectors}
         log.line("answer", **said, latency_ms=1e3 * s.seconds, failed=s.failed, hit=s.hit)
 

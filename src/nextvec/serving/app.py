@@ -85,7 +85,7 @@ class Handlers:
     def __init__(self, service: Service, canary: Canary | None = None, root: str = "") -> None:
         self.service, self.control, self.root = service, Control(canary), root
         self._document = orjson.dumps(openapi.document(service.dim, root))
-        self.whole = Overview(service, canary.told if canary is not None else lambda: None)
+        self.whole = Overview(service, canary.status if canary is not None else lambda: None)
 
     def routes(self) -> list[Route]:
         """Every path with all its methods, as :mod:`nextvec.serving.openapi` documents it."""

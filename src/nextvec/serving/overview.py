@@ -21,9 +21,13 @@ from nextvec.errors import NextvecError
 from nextvec.evaluation.runs import SITTINGS
 from nextvec.experiments.answers import kept_at
 from nextvec.ranks import Ranks, candidate_terms
-from nextvec.rollout.judge import ALPHA_OK, CANARY, STABLE, Evidence, Rung
-from nextvec.rollout.ledger import LedgerError
-from nextvec.rollout.plan import Phase, Plan, State, units_at
+from nextvec.rollout.evalues import ALPHA_OK
+from nextvec.rollout.evidence import Evidence
+from nextvec.rollout.guardrails import CANARY, STABLE
+from nextvec.rollout.plan import CanaryStep, Plan
+from nextvec.rollout.records import LedgerError
+from nextvec.rollout.state import Phase, State
+from nextvec.rollout.transition import units_at
 from nextvec.runs import Run
 from nextvec.runs.run import BEST
 from nextvec.serving.isolated import EngineProcess
@@ -45,7 +49,7 @@ class Overview:
     """Gathers it. What needs a disk is read in a thread, and seldom.
 
     Args:
-        rollout: how things stand, see :meth:`nextvec.serving.canary.Canary.told`; None where the server takes part in none.
+        rollout: how things stand, see :meth:`nextvec.serving.canary.Canary.status`; None where the server takes part in none.
     """
 
     def __init__(self, service: Service, rollout: Rollout) -> None:
@@ -238,37 +242,37 @@ def documents_of(bank: Bank) -> list[Json]:
 def summary(report: Json) -> Json:
     """A rollout's report as a page draws it: where it is on the ladder, and how near each stream is to a verdict."""
     plan, evidence = Plan.from_json(report["plan"]), Evidence.from_json(report["evidence"])
-    state = State(plan).at(report["state"], 1)
-    kept = ("rollout", "state", "ended", "stable", "canary", "parent", "steps", "unseen", "next", "cause")
+    state = State(plan).named(report["state"], 1)
+    kept = ("rollout", "state", "ended", "stable", "canary", "parent", "steps", "detectable", "next", "cause")
     return {
         **{name: report[name] for name in kept},
         "harm": plan.harm,
         "gated": plan.gated,
         "weight": report["weight"],
-        "paused": state.held is not None,
+        "paused": state.paused_from is not None,
         "down": state.phase in (Phase.ROLLING_BACK, Phase.ROLLED_BACK, Phase.REJECTED),
         "ladder": _ladder(plan),
         "at": _reached(plan, [step["to"] for step in report["steps"]]),
-        "seen": units_at(state, evidence),
+        "seen": int(units_at(state.weight, evidence.counts, evidence.pairs)),
         "streams": [_stream(evidence, stream, verdict) for stream, verdict in evidence.verdict().streams.items()],
     }
 
 
 def _ladder(plan: Plan) -> list[Json]:
-    def stop(name: str, rung: Rung) -> Json:
-        return {"name": name, "weight": rung.weight, "units": rung.units, "seconds": rung.dwell}
+    def stop(name: str, step: CanaryStep) -> Json:
+        return {"name": name, "weight": step.weight, "units": step.units, "seconds": step.dwell}
 
-    rungs = [stop("canary", rung) for rung in plan.rungs[:-1]]
-    return [stop("shadow", plan.shadow), *rungs, stop("hold-back", plan.rungs[-1]), stop("promoted", Rung(100.0, 0.0, 0))]
+    steps = [stop("canary", step) for step in plan.steps[:-1]]
+    return [stop("shadow", plan.shadow), *steps, stop("hold-back", plan.steps[-1]), stop("promoted", CanaryStep(100.0, 0.0, 0))]
 
 
 def _reached(plan: Plan, names: list[str]) -> int:
     """The last place on the ladder that a rollout has stood on; -1 for a draft."""
     for name in reversed(names):
-        state = State(plan).at(name, 1)
+        state = State(plan).named(name, 1)
         if state.phase is Phase.PROMOTED:
-            return len(plan.rungs) + 1
-        if state.going in (Phase.SHADOW, Phase.CANARY, Phase.FULL):
+            return len(plan.steps) + 1
+        if state.active_phase in (Phase.SHADOW, Phase.CANARY, Phase.FULL):
             return state.segment
     return -1
 
@@ -278,10 +282,11 @@ def _stream(evidence: Evidence, stream: str, verdict: str) -> Json:
     return {
         "stream": stream,
         "verdict": verdict,
-        "worse": {"log_e": worse, "bound": -math.log(evidence.guards[stream].alpha)},
+        "worse": {"log_e": worse, "bound": -math.log(evidence.guardrails[stream].alpha)},
         "ok": {"log_e": ok, "bound": -math.log(ALPHA_OK)},
         "arms": {
-            arm: {"units": evidence.seen(stream, arm), "bad": evidence.seen(stream, arm, bad=True)} for arm in (STABLE, CANARY)
+            arm: {"units": evidence.count(stream, arm), "bad": evidence.count(stream, arm, bad=True)}
+            for arm in (STABLE, CANARY)
         },
         "pairs": sum(count for (of, _), count in evidence.pairs.items() if of == stream),
     }

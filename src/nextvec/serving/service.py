@@ -26,7 +26,7 @@ from jaxtyping import Float32
 
 from nextvec.errors import NextvecError, NotFiniteError, ServingError
 from nextvec.inference import Expected, Question
-from nextvec.routing import BUCKETS, LONGEST_SALT, Arm, Expert, Lineup, Route, Served, Snapshot, bucket, route
+from nextvec.routing import BUCKETS, LONGEST_SALT, Arm, ArmModels, Expert, Route, ServedModel, Snapshot, bucket, route
 from nextvec.serving import moving
 from nextvec.serving.causes import cause
 from nextvec.serving.contexts import ConflictError, Contexts, FullError, Head, View, begun, rewritten
@@ -35,7 +35,7 @@ from nextvec.serving.lanes import ServedLanes
 from nextvec.serving.last_use import LastUse
 from nextvec.serving.line import CLOSE_SECONDS, Job, Line
 from nextvec.serving.metrics import Metrics
-from nextvec.serving.observations import Closed, Event, Pair, Seen, Settled, Stream
+from nextvec.serving.observations import Closed, LabelledPrediction, Observation, Pair, SessionEvent, Stream
 from nextvec.serving.opening import in_own_thread
 from nextvec.serving.rebuild import INLINE, Rebuilds, read
 from nextvec.serving.states import States
@@ -160,12 +160,12 @@ class Service:
         self.states = States(limits.state_bytes)
         self.rebuilds = Rebuilds(self.states, self.contexts, self.metrics.rebuilt.inc)
         self.texts = Texts()
-        self.snapshot = Snapshot(0, Lineup(Served(self.stable), Served(self.stable)))
+        self.snapshot = Snapshot(0, ArmModels(ServedModel(self.stable), ServedModel(self.stable)))
         self.mirror = 0.0  # percent of sessions whose questions a canary is asked too, while one is there
-        self.observe: Callable[[Event], None] = lambda _: None
+        self.observe: Callable[[SessionEvent], None] = lambda _: None
         self.alarm: Callable[[str], None] = lambda _: None  # what needs no statistics
         self.tell: Callable[..., None] = lambda *_, **__: None  # a line for the log
-        self.record: Callable[[Settled], None] | None = None  # hears of every prediction, canary or not
+        self.record: Callable[[LabelledPrediction], None] | None = None  # hears of every prediction, canary or not
         self.lanes: ServedLanes | None = None
         self.ready = True
         self._apart: Counter[object] = Counter()  # waits for a thread, by request
@@ -517,8 +517,8 @@ class Service:
         """
         if long not in self.models:
             raise ServingError(f"model {long!r} is not served; name one of {', '.join(self.models)}")
-        short, other = (Served(name, self.models[name].engine.context) for name in (self.stable, long))
-        self.snapshot = Snapshot(self.snapshot.epoch, Lineup(short, other), threshold=threshold)
+        short, other = (ServedModel(name, self.models[name].engine.context) for name in (self.stable, long))
+        self.snapshot = Snapshot(self.snapshot.epoch, ArmModels(short, other), threshold=threshold)
 
     def specialise(self, lanes: ServedLanes) -> None:
         """Let models that are served answer the lanes that are theirs. They infer in threads of their own.
@@ -537,7 +537,7 @@ class Service:
                     f"the expert of {lane!r}, {name!r}, looks predictions up in another bank than {self.stable!r}"
                 )
         self.lanes, now = lanes, self.snapshot
-        experts = tuple(Expert(lane, Served(name)) for lane, name in lanes.experts.items())
+        experts = tuple(Expert(lane, ServedModel(name)) for lane, name in lanes.experts.items())
         self.adopt(replace(now, stable=replace(now.stable, experts=experts)))
 
     def promote(self, name: str, over: str) -> None:
@@ -549,9 +549,9 @@ class Service:
         if name not in self.models:
             raise ServingError(f"model {name!r} is not served; open it first")
         before = self.snapshot.stable
-        there = Served(name, self.reads(name))
+        there = ServedModel(name, self.reads(name))
         short, long = (there if served.name == over else served for served in (before.short, before.long))
-        self.snapshot = Snapshot(self.snapshot.epoch, Lineup(short, long, before.experts), threshold=self.snapshot.threshold)
+        self.snapshot = Snapshot(self.snapshot.epoch, ArmModels(short, long, before.experts), threshold=self.snapshot.threshold)
         self.stable = name if self.stable == over else self.stable
 
     async def reload(self, name: str) -> Model:
@@ -733,7 +733,7 @@ class Service:
         if lanes is None or lane not in lanes.experts or lanes.health[lane].asked():
             return snapshot
 
-        def without(lineup: Lineup) -> Lineup:
+        def without(lineup: ArmModels) -> ArmModels:
             experts = tuple(replace(e, healthy=e.healthy and e.lane != lane) for e in lineup.experts)
             return replace(lineup, experts=experts)
 
@@ -959,7 +959,7 @@ class Service:
 
     def _settle(self, session: str, promise: _Promise | None, hit: bool | None) -> None:
         if promise is not None and self.record is not None:
-            self.record(Settled(session, promise.time, promise.vectors, promise.seconds, promise.failed, hit))
+            self.record(LabelledPrediction(session, promise.time, promise.vectors, promise.seconds, promise.failed, hit))
 
     async def _truth(self, vectors: Vectors) -> int:
         """The first row of the bank that holds what was appended, or else that of the nearest vector."""
@@ -972,7 +972,7 @@ class Service:
     def _tell(self, stream: Stream, promise: _Promise, session: str, value: float) -> None:
         if promise.counted and promise.rollout == self.snapshot.rollout:
             why = promise.cause if stream == "fail" and value else ""
-            self.observe(Seen(stream, promise.arm, session, promise.weight, value, promise.vectors, promise.lane, why))
+            self.observe(Observation(stream, promise.arm, session, promise.weight, value, promise.vectors, promise.lane, why))
 
     # The rest
 
@@ -1121,7 +1121,7 @@ class Service:
         self.contexts.give_up_oldest()
 
 
-def _served(lineup: Lineup) -> list[Served]:
+def _served(lineup: ArmModels) -> list[ServedModel]:
     return [lineup.short, lineup.long, *(expert.model for expert in lineup.experts)]
 
 

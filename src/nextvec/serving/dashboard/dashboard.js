@@ -568,10 +568,10 @@ function stream(it) {
 }
 
 function unseen(now) {
-  const names = ["fail", "slow", "miss", "unlabelled"], weights = [...new Set(now.unseen.map((it) => it.weight))];
+  const names = ["fail", "slow", "miss", "unlabelled"], weights = [...new Set(now.detectable.map((it) => it.weight))];
   const card = make("div", { class: "card" }, make("h3", {}, "What could not have been seen"));
   if (!weights.length) return put(card, {}, [make("p", { class: "empty" }, "Nothing was compared with real sessions yet: any harm may be there.")]);
-  const rows = weights.map((weight) => [`${weight} %`, ...names.map((name) => harm(now.unseen.find((it) => it.weight === weight && it.stream === name)))]);
+  const rows = weights.map((weight) => [`${weight} %`, ...names.map((name) => harm(now.detectable.find((it) => it.weight === weight && it.stream === name)))]);
   const heads = [["At weight", "name"], ...names.map((name) => [STREAMS[name][0], "n"])];
   return put(card, {}, [make("p", { class: "legend" }, "A harm below so many times stable’s rate may be there: with what was seen it would have been missed in more than 1 of 10 rollouts."), table(heads, rows, "Harm that may be there, by weight", "brief")]);
 }

@@ -21,49 +21,31 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from nextvec.errors import ServingError
-from nextvec.rollout import ledger as ledger_module
-from nextvec.rollout.judge import (
-    ASSIGN,
-    CANARY,
-    FAIL,
-    MISS,
-    OK,
-    STABLE,
-    STREAMS,
-    UNDECIDED,
-    WEIGHTS,
-    WORSE,
-    Event,
-    Rung,
-    Verdict,
-)
-from nextvec.rollout.ledger import FAILPOINT, ConflictError, Ledger, LedgerError, SqliteLedger, open_ledger
-from nextvec.rollout.plan import (
-    LIVE,
-    TERMINAL,
-    Command,
-    Controller,
-    Follower,
-    Observation,
-    Phase,
-    Plan,
-    State,
-    create,
-    edges,
-    fold,
-    intervene,
-    ready,
-    step,
-)
-from nextvec.rollout.report import report
+from nextvec.rollout import chain
+from nextvec.rollout.controller import Controller
+from nextvec.rollout.evidence import UnitOutcome, Verdict
+from nextvec.rollout.follower import Follower
+from nextvec.rollout.guardrails import ASSIGN, CANARY, FAIL, MISS, OK, STABLE, STREAMS, UNDECIDED, WORSE
+from nextvec.rollout.ledger import Ledger
+from nextvec.rollout.lifecycle import create, fold, intervene
+from nextvec.rollout.opening import open_ledger
+from nextvec.rollout.plan import STEP_WEIGHTS, CanaryStep, Plan
+from nextvec.rollout.records import ConflictError, LedgerError
+from nextvec.rollout.sqlite import SqliteDatabase
+from nextvec.rollout.state import LIVE, TERMINAL, Phase, State
+from nextvec.rollout.status import status
+from nextvec.rollout.transition import Command, Readings, is_ready, transition
 from nextvec.routing import BUCKETS, Route, bucket, route
-from tests.serving import postgres
-from tests.serving.drive import NEW, OLD, alike
+from tests.rollout import postgres
+from tests.rollout.drive import NEW, OLD, alike
+from tests.rollout.interrupted import Interrupted
 
-RUNGS = tuple(Rung(weight, 10.0, 1_000) for weight in WEIGHTS)
-PLAN = Plan(50.0, 0.001, RUNGS, Rung(0.0, 10.0, 1_000), max_wait=500.0, silence=60.0, longest_pause=200.0)
-QUICK = Plan(50.0, 0.001, tuple(replace(rung, dwell=0.0) for rung in RUNGS), Rung(0.0, 0.0, 1_000), lease=1.0)
-NAMES = ["DRAFT", "SHADOW", *(f"CANARY({rung})" for rung in range(4)), "FULL", "ROLLING_BACK"]
+STEPS = tuple(CanaryStep(weight, 10.0, 1_000) for weight in STEP_WEIGHTS)
+PLAN = Plan(50.0, 0.001, STEPS, CanaryStep(0.0, 10.0, 1_000), max_wait=500.0, silence=60.0, longest_pause=200.0)
+QUICK = Plan(
+    50.0, 0.001, tuple(replace(canary_step, dwell=0.0) for canary_step in STEPS), CanaryStep(0.0, 0.0, 1_000), lease=1.0
+)
+NAMES = ["DRAFT", "SHADOW", *(f"CANARY({step})" for step in range(4)), "FULL", "ROLLING_BACK"]
 UP = ["SHADOW", "CANARY(0)", "CANARY(1)", "CANARY(2)", "CANARY(3)", "FULL", "PROMOTED"]
 PAUSES = [f"PAUSED({name})" for name in UP[:-1]]
 
@@ -86,11 +68,11 @@ def said(**streams: str) -> Verdict:
 
 
 ALL_OK = Verdict(dict.fromkeys(STREAMS, OK))
-ENOUGH = Observation(ALL_OK, units=5_000, watched=20.0)
+ENOUGH = Readings(ALL_OK, units=5_000, watched=20.0)
 
 
 def state(name: str, plan: Plan = PLAN) -> State:
-    return State(plan).at(name, 3)
+    return State(plan).named(name, 3)
 
 
 def drafted(where: str | Path, plan: Plan = PLAN, start: bool = True) -> Ledger:
@@ -129,7 +111,7 @@ def test_no_other_name_is_a_state(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "after"), list(pairwise(UP)))
 def test_evidence_carries_up_one_step(name: str, after: str) -> None:
-    found, entry = step(state(name), ENOUGH)
+    found, entry = transition(state(name), ENOUGH)
     assert (str(found), found.epoch) == (after, 4)
     assert entry is not None
     assert (entry.before, entry.after, entry.actor, entry.ends) == (name, after, "controller", after == "PROMOTED")
@@ -141,8 +123,8 @@ def test_evidence_carries_up_one_step(name: str, after: str) -> None:
 @pytest.mark.parametrize(
     "seen", [replace(ENOUGH, watched=9.0), replace(ENOUGH, units=999), replace(ENOUGH, units=0, watched=499.0, silent=59.0)]
 )
-def test_too_short_or_too_few_is_no_step(name: str, seen: Observation) -> None:
-    assert step(state(name), seen) == (state(name), None)
+def test_too_short_or_too_few_is_no_step(name: str, seen: Readings) -> None:
+    assert transition(state(name), seen) == (state(name), None)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +143,7 @@ def test_too_short_or_too_few_is_no_step(name: str, seen: Observation) -> None:
     ],
 )
 def test_what_each_step_asks_of_the_judge(name: str, verdict: Verdict, is_enough: bool) -> None:
-    assert ready(state(name), replace(ENOUGH, verdict=verdict)) is is_enough
+    assert is_ready(state(name), replace(ENOUGH, verdict=verdict)) is is_enough
 
 
 @pytest.mark.parametrize("name", [*UP[:-1], *PAUSES])
@@ -169,7 +151,7 @@ def test_what_each_step_asks_of_the_judge(name: str, verdict: Verdict, is_enough
 def test_anything_worse_ends_it_at_once(name: str, stream: str) -> None:
     for command in (None, Command("promote", "ann"), Command("resume", "ann")):
         bad = replace(ENOUGH, verdict=Verdict({**ALL_OK.streams, stream: WORSE}), command=command)
-        found, entry = step(state(name), bad)
+        found, entry = transition(state(name), bad)
         assert str(found) == ("REJECTED" if name == "SHADOW" else "ROLLING_BACK")
         assert found.weight == 0
         assert entry is not None
@@ -178,11 +160,11 @@ def test_anything_worse_ends_it_at_once(name: str, stream: str) -> None:
 
 @pytest.mark.parametrize("name", [*UP[:-1], *PAUSES])
 def test_an_alarm_and_a_person_end_it_too(name: str) -> None:
-    found, entry = step(state(name), replace(ENOUGH, alarm="NaN from the canary"))
+    found, entry = transition(state(name), replace(ENOUGH, alarm="NaN from the canary"))
     assert found.weight == 0
     assert entry is not None
     assert entry.cause == "alarm: NaN from the canary"
-    found, entry = step(state(name), Observation(said(), 0, command=Command("abort", "ann", "no")))
+    found, entry = transition(state(name), Readings(said(), 0, command=Command("abort", "ann", "no")))
     assert str(found) == "ROLLING_BACK"
     assert entry is not None
     assert (entry.cause, entry.actor) == ("abort: no", "ann")
@@ -192,30 +174,30 @@ def test_an_alarm_and_a_person_end_it_too(name: str) -> None:
 @pytest.mark.parametrize(
     ("seen", "cause"),
     [
-        (replace(ENOUGH, silent=60.0), "no evidence: not a unit for 60 s"),
+        (replace(ENOUGH, silent=60.0), "no evidence: no unit for 60 s"),
         (replace(ENOUGH, units=999, watched=500.0), "no verdict in 500 s"),
-        (replace(ENOUGH, trouble="no turn for 40 s: disk full"), "ledger: no turn for 40 s: disk full"),
+        (replace(ENOUGH, ledger_error="no tick for 40 s: disk full"), "ledger: no tick for 40 s: disk full"),
     ],
 )
-def test_what_teaches_nothing_pauses_with_the_weight_held(name: str, seen: Observation, cause: str) -> None:
-    found, entry = step(state(name), seen)
+def test_what_teaches_nothing_pauses_with_the_weight_held(name: str, seen: Readings, cause: str) -> None:
+    found, entry = transition(state(name), seen)
     assert str(found) == f"PAUSED({name})"
     assert found.weight == state(name).weight
     assert entry is not None
     assert entry.cause == cause
-    assert step(found, replace(seen, watched=199.0)) == (found, None)
-    assert str(step(found, replace(seen, watched=200.0))[0]) == "ROLLING_BACK"
+    assert transition(found, replace(seen, watched=199.0)) == (found, None)
+    assert str(transition(found, replace(seen, watched=200.0))[0]) == "ROLLING_BACK"
 
 
 @pytest.mark.parametrize("name", UP[:-1])
 def test_a_gate_waits_for_a_person(name: str) -> None:
     gated = replace(PLAN, gated=True)
-    found, entry = step(state(name, gated), ENOUGH)
+    found, entry = transition(state(name, gated), ENOUGH)
     assert str(found) == f"PAUSED({name})"
     assert entry is not None
     assert entry.evidence["verdict"] == dict.fromkeys(STREAMS, OK)
     for units, override in ((5_000, None), (999, "ann")):  # a person who approves overrides nothing
-        after, entry = step(found, replace(ENOUGH, units=units, command=Command("promote", "ann")))
+        after, entry = transition(found, replace(ENOUGH, units=units, command=Command("promote", "ann")))
         assert str(after) == UP[UP.index(name) + 1]
         assert entry is not None
         assert (entry.actor, entry.evidence["override"]) == ("ann", override)
@@ -223,9 +205,9 @@ def test_a_gate_waits_for_a_person(name: str) -> None:
 
 def test_rolling_back_ends_when_routers_know_or_their_leases_have_run_out() -> None:
     back = state("ROLLING_BACK")
-    assert step(back, Observation(said(), 0, watched=29.0)) == (back, None)
-    for seen in (Observation(said(), 0, acked=True), Observation(said(), 0, watched=30.0)):
-        assert str(step(back, seen)[0]) == "ROLLED_BACK"
+    assert transition(back, Readings(said(), 0, watched=29.0)) == (back, None)
+    for seen in (Readings(said(), 0, acknowledged=True), Readings(said(), 0, watched=30.0)):
+        assert str(transition(back, seen)[0]) == "ROLLED_BACK"
 
 
 ALLOWED = {
@@ -240,20 +222,20 @@ ALLOWED = {
 @pytest.mark.parametrize("verb", ALLOWED)
 @pytest.mark.parametrize("name", [*NAMES, *PAUSES, "PROMOTED", "ROLLED_BACK", "REJECTED"])
 def test_what_a_person_may_do(verb: Any, name: str) -> None:
-    seen = Observation(said(), 0, command=Command(verb, "ann"))
+    seen = Readings(said(), 0, command=Command(verb, "ann"))
     if name in ALLOWED[verb]:
-        found, entry = step(state(name), seen)
-        assert str(found) in edges(state(name))
+        found, entry = transition(state(name), seen)
+        assert str(found) in state(name).successors()
         assert entry is not None
         assert entry.actor == "ann"
     else:
         with pytest.raises(ConflictError, match=f"cannot {verb}; nothing was changed"):
-            step(state(name), seen)
+            transition(state(name), seen)
 
 
 def test_checks_that_fail_reject_the_draft() -> None:
     failed = Command("start", "ann", failures=("digest differs", "dim 384, want 768"))
-    found, entry = step(state("DRAFT"), Observation(said(), 0, command=failed))
+    found, entry = transition(state("DRAFT"), Readings(said(), 0, command=failed))
     assert str(found) == "REJECTED"
     assert entry is not None
     assert entry.cause == "start: digest differs; dim 384, want 768"
@@ -267,28 +249,28 @@ def test_a_command_has_a_name_on_it() -> None:
 
 verdicts = st.fixed_dictionaries({stream: st.sampled_from([WORSE, OK, UNDECIDED]) for stream in STREAMS}).map(Verdict)
 observations = st.builds(
-    Observation,
+    Readings,
     verdict=verdicts,
     units=st.integers(0, 3_000),
     watched=st.sampled_from([0.0, 5.0, 10.0, 30.0, 200.0, 500.0]),
     silent=st.sampled_from([0.0, 5.0, 60.0]),
     alarm=st.none() | st.just("NaN"),
-    trouble=st.none() | st.just("disk full"),
-    acked=st.booleans(),
+    ledger_error=st.none() | st.just("disk full"),
+    acknowledged=st.booleans(),
 )
 
 
 @settings(max_examples=400)
 @given(name=st.sampled_from([*NAMES, *PAUSES, "PROMOTED", "ROLLED_BACK", "REJECTED"]), seen=observations)
-def test_every_step_is_an_edge_and_rises_on_evidence_only(name: str, seen: Observation) -> None:
+def test_every_step_is_an_edge_and_rises_on_evidence_only(name: str, seen: Readings) -> None:
     before = state(name)
-    after, entry = step(before, seen)
+    after, entry = transition(before, seen)
     assert (entry is None) == (after == before)
     if entry is None:
         return
-    assert entry.after in edges(before)
+    assert entry.after in before.successors()
     assert before.phase not in TERMINAL
-    assert after.weight <= before.weight or (ready(before, seen) and not seen.verdict.worse)
+    assert after.weight <= before.weight or (is_ready(before, seen) and not seen.verdict.worse)
     assert not seen.verdict.worse or after.weight == 0
 
 
@@ -304,23 +286,23 @@ def test_every_step_is_an_edge_and_rises_on_evidence_only(name: str, seen: Obser
 )
 def test_a_plan_rises_and_leaves_something_to_compare_with(weights: tuple[float, ...], message: str) -> None:
     with pytest.raises(ServingError, match=message):
-        replace(PLAN, rungs=tuple(Rung(weight, 0.0, 1) for weight in weights))
+        replace(PLAN, steps=tuple(CanaryStep(weight, 0.0, 1) for weight in weights))
 
 
 def test_a_plan_is_read_back_from_its_first_row(tmp_path: Path) -> None:
-    plan = Plan.catching(50.0, 0.001)
+    plan = Plan.detecting(50.0, 0.001)
     ledger = drafted(tmp_path / "l.db", plan, start=False)
     assert fold(ledger.rows("r")).plan == plan
-    assert [rung.weight for rung in plan.rungs] == [5.0, 10.0, 25.0, 50.0, 98.0]
+    assert [step.weight for step in plan.steps] == [5.0, 10.0, 25.0, 50.0, 98.0]
     ledger.close()
 
 
 def test_rows_that_no_rollout_writes_are_refused(tmp_path: Path) -> None:
     ledger = drafted(tmp_path / "l.db")
     rows = ledger.rows("r")
-    with pytest.raises(ServingError, match="row 2 leads from DRAFT to FULL; no rollout goes there from DRAFT"):
+    with pytest.raises(ServingError, match="row 2 leads from DRAFT to FULL; a rollout in DRAFT cannot do that"):
         fold([rows[0], replace(rows[1], after="FULL")])
-    with pytest.raises(ServingError, match="begins as a draft"):
+    with pytest.raises(ServingError, match="must be its draft"):
         fold(rows[1:])
     ledger.close()
 
@@ -431,7 +413,7 @@ def test_a_long_pause_rolls_back(ledger: Ledger, clock: Clock) -> None:
 
 def test_all_requests_of_one_session_are_one_unit(ledger: Ledger, clock: Clock) -> None:
     controller, router = climb(ledger, clock, "CANARY(0)")
-    router.observe(Event(ASSIGN, STABLE, 5.0))
+    router.observe(UnitOutcome(ASSIGN, STABLE, 5.0))
     for _ in range(4):
         clock.now += 19
         router.poll()
@@ -533,7 +515,7 @@ def test_the_second_controller_waits_and_takes_over_within_a_lease(ledger: Ledge
 def test_undelivered_observations_are_delivered_once(ledger: Ledger, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     controller, router = climb(ledger, clock, "CANARY(0)")
     before = Controller(ledger, "r", "x", clock)._ledger.record("r").evidence["units"]
-    router.observe(Event(ASSIGN, STABLE, 5.0, count=3))
+    router.observe(UnitOutcome(ASSIGN, STABLE, 5.0, count=3))
     exchange = ledger.exchange
 
     def lost_answer(*arguments: Any) -> Any:
@@ -544,7 +526,7 @@ def test_undelivered_observations_are_delivered_once(ledger: Ledger, clock: Cloc
     for _ in range(2):
         with pytest.raises(LedgerError):
             router.poll()
-        router.observe(Event(ASSIGN, CANARY, 5.0, count=1))
+        router.observe(UnitOutcome(ASSIGN, CANARY, 5.0, count=1))
     monkeypatch.setattr(ledger, "exchange", exchange)
     router.poll()
     router.poll()
@@ -567,7 +549,7 @@ def test_a_ledger_that_cannot_be_written_pauses_in_memory_and_the_lease_lapses(
     controller, router = climb(ledger, clock, "CANARY(1)")
     times: list[int] = []
     with monkeypatch.context() as broken:
-        broken.setattr(ledger, "turn", fail(times))
+        broken.setattr(ledger, "tick", fail(times))
         assert str(controller.tick()) == "PAUSED(CANARY(1))"
         clock.now += outage
         assert str(controller.tick()) == "PAUSED(CANARY(1))"
@@ -594,13 +576,13 @@ def test_a_full_disk(ledger: Ledger, clock: Clock) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert str(controller.tick()) == "PAUSED(CANARY(1))"
-    assert ledger.rows("r")[-1].cause.startswith("ledger: no turn for 31 s: ")
+    assert ledger.rows("r")[-1].cause.startswith("ledger: no tick for 31 s: ")
     ledger.verify()
 
 
 def test_a_ledger_that_may_only_be_read(ledger: Ledger, clock: Clock) -> None:
     climb(ledger, clock, "CANARY(1)")[0].release()
-    sealed = SqliteLedger(ledger.where, read_only=True)
+    sealed = Ledger(SqliteDatabase(ledger.where, read_only=True))
     controller = Controller(sealed, "r", "two", clock)
     assert str(controller.tick()) == "PAUSED(CANARY(1))"
     assert "readonly" in str(controller.trouble)
@@ -612,9 +594,9 @@ def test_a_page_that_rots_under_a_running_controller(tmp_path: Path, clock: Cloc
     path = tmp_path / "l.db"
     ledger = drafted(path)
     controller, router = climb(ledger, clock, "CANARY(1)")
-    ledger._run("PRAGMA wal_checkpoint(TRUNCATE)")
-    ledger._run("PRAGMA cache_size = 0")
-    ledger._run("PRAGMA shrink_memory")
+    ledger.database.run("PRAGMA wal_checkpoint(TRUNCATE)")
+    ledger.database.run("PRAGMA cache_size = 0")
+    ledger.database.run("PRAGMA shrink_memory")
     raw = bytearray(path.read_bytes())
     raw[4096:] = b"\xff" * (len(raw) - 4096)
     path.write_bytes(raw)
@@ -635,7 +617,7 @@ def test_a_wall_clock_that_jumps_changes_nothing(ledger: Ledger, clock: Clock, m
         def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
             return datetime.now(UTC) + timedelta(hours=next(cls.jumps))
 
-    monkeypatch.setattr(ledger_module, "datetime", Jumping)
+    monkeypatch.setattr(chain, "datetime", Jumping)
     monkeypatch.setattr(time, "time", lambda: 0.0)
     climb(ledger, clock, "PROMOTED")
     times = [row.time for row in ledger.rows("r")[2:]]
@@ -645,7 +627,7 @@ def test_a_wall_clock_that_jumps_changes_nothing(ledger: Ledger, clock: Clock, m
 
 
 def test_a_second_rollout_of_a_route_is_refused(ledger: Ledger) -> None:
-    with pytest.raises(ConflictError, match="route 'main' has rollout 'r' under way"):
+    with pytest.raises(ConflictError, match="route 'main' has the active rollout 'r'"):
         create(ledger, "s", "main", PLAN, stable="old", canary="newer", actor="ann")
     intervene(ledger, "r", Command("abort", "ann"))
     Controller(ledger, "r", "one").tick()
@@ -671,18 +653,18 @@ def test_a_promotion_by_hand_names_who_overrode(ledger: Ledger) -> None:
     assert (last.actor, last.evidence["override"], last.evidence["weight"]) == ("ann", "ann", [0.0, 5.0])
 
 
-def test_the_report_says_what_could_not_have_been_seen(ledger: Ledger, clock: Clock) -> None:
+def test_the_status_lists_the_smallest_detectable_effects(ledger: Ledger, clock: Clock) -> None:
     controller, router = climb(ledger, clock, "CANARY(1)")
     for event in alike(router.snapshot.weight, worse=3.0):
         router.observe(event)
     router.poll()
     controller.tick()
-    found = json.loads(json.dumps(report(ledger, "r")))
+    found = json.loads(json.dumps(status(ledger, "r")))
     assert (found["state"], found["stable"], found["canary"], found["ended"]) == ("ROLLING_BACK", "old", "new", False)
     assert [said["to"] for said in found["steps"]] == steps(ledger)
     assert found["steps"][-1]["cause"].startswith("worse: ")
     assert found["head"] == ledger.rows("r")[-1].hash
-    harms = {(row["weight"], row["stream"]): row["harm"] for row in found["unseen"]}
+    harms = {(row["weight"], row["stream"]): row["harm"] for row in found["detectable"]}
     assert set(harms) == {(weight, stream) for weight in (5.0, 10.0) for stream in STREAMS if stream != ASSIGN}
     assert all(harms[10.0, stream] < harms[5.0, stream] for stream in (FAIL, MISS))
     assert 1 < harms[10.0, MISS] < 3 < harms[5.0, FAIL]
@@ -708,7 +690,11 @@ def test_the_controller_runs_until_it_is_stopped(ledger: Ledger) -> None:
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL at a failpoint: nothing after it runs."""
+    """Stands for SIGKILL at a point of a transaction: nothing after it runs."""
+
+
+def killed() -> None:
+    raise Killed
 
 
 class RolloutMachine(RuleBasedStateMachine):
@@ -722,19 +708,14 @@ class RolloutMachine(RuleBasedStateMachine):
         self.ledger = drafted(self.path, start=at != "DRAFT")
         if at != "DRAFT":
             climb(self.ledger, self.clock, at)
-        self.deadly: str | None = None
-        self.real = ledger_module.failpoint
-        ledger_module.failpoint = self.die  # type: ignore[assignment]
+        self.deadly = Interrupted(self.ledger.database, None, killed)
+        self.ledger.database = self.deadly
         self.start_processes()
 
     def start_processes(self) -> None:
         self.born = getattr(self, "born", 0) + 1
         self.controllers = [Controller(self.ledger, "r", name, self.clock) for name in ("one", "two")]
         self.router = follower(self.ledger, self.clock, f"router {self.born}")
-
-    def die(self, point: str) -> None:
-        if point == self.deadly:
-            raise Killed
 
     @property
     def state(self) -> State:
@@ -746,13 +727,13 @@ class RolloutMachine(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 1), point=st.sampled_from([None, None, None, "before_begin", "before_commit", "after_commit"]))
     def tick(self, which: int, point: str | None) -> None:
-        self.deadly = point
+        self.deadly.arm(point)
         try:
             self.controllers[which].tick()
         except Killed:
             self.start_processes()
         finally:
-            self.deadly = None
+            self.deadly.arm(None)
 
     @rule(worse=st.sampled_from([1.0, 1.0, 1.0, 1.0, 3.0]), sessions=st.sampled_from([100, 40_000]))
     def traffic(self, worse: float, sessions: int) -> None:
@@ -800,6 +781,8 @@ class RolloutMachine(RuleBasedStateMachine):
         before = self.state
         self.ledger.close()
         self.ledger = open_ledger(self.path)
+        self.deadly = Interrupted(self.ledger.database, None, killed)
+        self.ledger.database = self.deadly
         assert self.state == before
         self.start_processes()
 
@@ -810,7 +793,7 @@ class RolloutMachine(RuleBasedStateMachine):
         state = fold(rows)
         # The state is what the rows add up to, and only some have a weight.
         assert (str(state), state.epoch, state.ended) == (record.state, record.epoch, not record.active)
-        assert (state.weight > 0) == (state.going in (Phase.CANARY, Phase.FULL))
+        assert (state.weight > 0) == (state.active_phase in (Phase.CANARY, Phase.FULL))
         # The weight rises on evidence, or by name.
         for row in rows[1:]:
             before, after = row.evidence["weight"]
@@ -821,11 +804,10 @@ class RolloutMachine(RuleBasedStateMachine):
         assert state.weight == 0 or WORSE not in record.evidence["verdict"].values()
         # The way back is open, and the end is the end.
         if state.phase in LIVE:
-            assert step(state, Observation(said(), 0, command=Command("abort", "ann")))[0].weight == 0
+            assert transition(state, Readings(said(), 0, command=Command("abort", "ann")))[0].weight == 0
         assert not {row.after for row in rows[:-1]} & {str(phase) for phase in TERMINAL}
 
     def teardown(self) -> None:
-        ledger_module.failpoint = self.real
         self.ledger.close()
         self.folder.cleanup()
 
@@ -850,10 +832,10 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return postgres.database(request.getfixturevalue("socket"))
 
 
-def process(where: str, name: str, failpoint: str = "") -> "subprocess.Popen[str]":
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", FAILPOINT: failpoint}
-    command = [sys.executable, "-m", "tests.serving.drive", where, "r", name]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+def process(where: str, name: str, point: str = "") -> "subprocess.Popen[str]":
+    """A controller and a router in a process; ``point`` as of :mod:`tests.rollout.interrupted`, with who meets it."""
+    command = [sys.executable, "-m", "tests.rollout.drive", where, "r", name, point]
+    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True)
 
 
 def settled(ledger: Ledger) -> None:
@@ -867,19 +849,19 @@ def settled(ledger: Ledger) -> None:
 
 @pytest.mark.integration
 @pytest.mark.parametrize(
-    "failpoint",
+    "point",
     [
-        "before_begin:kill:3",
-        "before_commit:kill:1",
-        "before_commit:kill:5",
-        "after_commit:kill:1",
-        "after_commit:kill:5",
-        "before_ack:kill:4",
+        "controller:before_begin:kill:3",
+        "controller:before_commit:kill:1",
+        "controller:before_commit:kill:5",
+        "controller:after_commit:kill:1",
+        "controller:after_commit:kill:5",
+        "router:before_begin:kill:4",
     ],
 )
-def test_a_controller_killed_at_a_failpoint_is_replaced(tmp_path: Path, failpoint: str) -> None:
+def test_a_controller_killed_at_any_point_of_a_transaction_is_replaced(tmp_path: Path, point: str) -> None:
     ledger = drafted(tmp_path / "l.db", QUICK)
-    victim = process(ledger.where, "one", failpoint)
+    victim = process(ledger.where, "one", point)
     victim.communicate()
     assert victim.returncode == -signal.SIGKILL
     assert ledger.record("r").active
@@ -895,8 +877,8 @@ def test_a_controller_killed_at_a_failpoint_is_replaced(tmp_path: Path, failpoin
 
 @pytest.mark.integration
 def test_two_controllers_and_one_is_killed(where: str) -> None:
-    ledger = drafted(where, replace(QUICK, rungs=tuple(replace(rung, dwell=0.3) for rung in RUNGS)))
-    first = process(where, "one", "after_commit:kill:4")
+    ledger = drafted(where, replace(QUICK, steps=tuple(replace(canary_step, dwell=0.3) for canary_step in STEPS)))
+    first = process(where, "one", "controller:after_commit:kill:4")
     assert first.stdout is not None
     assert first.stdout.readline() == "holds 1\n"
     second = process(where, "two")
@@ -915,9 +897,9 @@ def wait_for(what: Callable[[], bool]) -> None:
 
 @pytest.mark.integration
 def test_a_controller_that_was_stopped_finds_its_token_stale(where: str) -> None:
-    slow = replace(QUICK, rungs=(replace(QUICK.rungs[0], dwell=1e6), *QUICK.rungs[1:]), max_wait=1e7)
+    slow = replace(QUICK, steps=(replace(QUICK.steps[0], dwell=1e6), *QUICK.steps[1:]), max_wait=1e7)
     ledger = drafted(where, slow)
-    stopped = process(where, "one", "before_begin:stop:40")
+    stopped = process(where, "one", "controller:before_begin:stop:40")
     router = Follower(ledger, "r", "observer", OLD, NEW)
 
     def arm() -> str:
