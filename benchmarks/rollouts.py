@@ -21,7 +21,7 @@ from nextvec.rollout.plan import STEP_WEIGHTS
 from nextvec.rollout.power import detectable, needed
 from nextvec.rollout.simulation.driver import Ends
 from nextvec.rollout.simulation.harms import EQUAL, HARMS, Harm
-from nextvec.rollout.simulation.table import JUDGE, SIDE_BY_SIDE, cohort_ends, row, stated
+from nextvec.rollout.simulation.table import PRODUCTION, SIDE_BY_SIDE, cohort_ends, row, stated
 from nextvec.rollout.simulation.traffic import synthetic
 from table import show
 
@@ -78,7 +78,7 @@ def main() -> None:
         f"{arguments.each} rollouts each, from the first request at 5 %; stated: at a constant 5 %, from this traffic's rates"
     )
     show("Harmful canaries", ["harm", "stated units, P90", *ENDS[1:], "by"], power, note)
-    other = [[found["harm"], *_ends(found)[:-1]] for rules in harmful for found in rules if found["rule"] != JUDGE]
+    other = [[found["harm"], *_ends(found)[:-1]] for rules in harmful for found in rules if found["rule"] != PRODUCTION]
     note = "weights of 5, 10, 25 and 50 % for a quarter of the time each"
     show("Harmful canaries by customary rules", ["harm", *ENDS[:-1]], other, note)
     columns = ["stream", "stable's rate", "units", *(f"at {weight:g} %" for weight in STEP_WEIGHTS)]
@@ -89,7 +89,7 @@ def main() -> None:
 def _ends(found: dict[str, Any]) -> list[str]:
     until = found["requests"]
     when = "" if until["median"] is None else f"{until['median']:,} / {until['p90']:,}"
-    promoted = f"{found['promoted']:.1%}" if found["rule"] == JUDGE else ""
+    promoted = f"{found['promoted']:.1%}" if found["rule"] == PRODUCTION else ""
     return [found["rule"], f"{found['rolled_back']:.2%}", when, promoted]
 
 

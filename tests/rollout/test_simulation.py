@@ -34,13 +34,13 @@ def test_rollouts_of_a_small_simulation_end_as_they_should() -> None:
     harms = [EQUAL, HARMS[0], HARMS[5], HARMS[9], HARMS[11]]
     rows = simulate(small, harms, rollouts=60, tick=500)
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
-    judged = {row["harm"]: row for row in rows if row["rule"] == "judge"}
-    assert judged[EQUAL.name]["rolled_back"] <= 0.05
-    assert judged[HARMS[11].name]["rolled_back"] <= 0.05, "both arms fail alike"
-    assert judged[HARMS[0].name]["rolled_back"] == 1
-    assert judged[HARMS[0].name]["by"] == {FAIL: 1.0}
-    assert judged[HARMS[5].name]["rolled_back"] == 1
-    assert judged[HARMS[9].name]["by"] == {ASSIGN: 1.0}
+    ours = {row["harm"]: row for row in rows if row["rule"] == "sequential test"}
+    assert ours[EQUAL.name]["rolled_back"] <= 0.05
+    assert ours[HARMS[11].name]["rolled_back"] <= 0.05, "both arms fail alike"
+    assert ours[HARMS[0].name]["rolled_back"] == 1
+    assert ours[HARMS[0].name]["by"] == {FAIL: 1.0}
+    assert ours[HARMS[5].name]["rolled_back"] == 1
+    assert ours[HARMS[9].name]["by"] == {ASSIGN: 1.0}
     customary = {row["rule"]: row for row in rows if row["harm"] == EQUAL.name}
     assert customary["P95 per minute, 0 tolerated"]["rolled_back"] > 0.9, "the rule this replaces, on identical arms"
 

@@ -117,5 +117,5 @@ def test_the_length_of_a_context_chooses_the_model(folder: Path) -> None:
 def test_a_dry_rollout_says_how_it_would_end(folder: Path) -> None:
     rows = told(folder, "rollout", "simulate", "--rollouts", "5", "--requests", "20000")["rows"]
     assert {row["harm"] for row in rows} >= {"none (A/A)", "errors 0.1 → 5 %", "router gives 2.6 for 5 %"}
-    equal = next(row for row in rows if row["harm"] == "none (A/A)" and row["rule"] == "judge")
+    equal = next(row for row in rows if row["harm"] == "none (A/A)" and row["rule"] == "sequential test")
     assert equal["rolled_back"] == 0

@@ -60,7 +60,7 @@ def simulation(rows: Sequence[Mapping[str, Any]], rollouts: int) -> None:
         until = row["requests"]["median"]
         by = ", ".join(f"{stream} {share:.0%}" for stream, share in (row.get("by") or {}).items())
         when = "" if until is None else f"{until:,}"
-        promoted = f"{row['promoted']:.0%}" if row["rule"] == "judge" else ""
+        promoted = f"{row['promoted']:.0%}" if row["rule"] == "sequential test" else ""
         table.add_row(row["harm"], row["rule"], f"{row['rolled_back']:.1%}", when, promoted, by)
     Console().print(table)
     print(f"{rollouts} rollouts of each harm over the same requests; the median of requests, both arms")

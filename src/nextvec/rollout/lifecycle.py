@@ -39,9 +39,9 @@ def create(
     if not actor or stable == canary:
         raise ServingError(f"rollout {rollout!r}: name the person who drafts it, and a canary that is not the stable model")
     terms = {"plan": asdict(plan), "stable": stable, "canary": canary, "parent": parent}
-    judge = (evidence or Evidence()).to_json()
-    entry = Entry("", str(Phase.DRAFT), "drafted", {**terms, "judge": judge}, actor)
-    return ledger.create(rollout, route, entry, judge)
+    empty = (evidence or Evidence()).to_json()
+    entry = Entry("", str(Phase.DRAFT), "drafted", {**terms, "evidence": empty}, actor)
+    return ledger.create(rollout, route, entry, empty)
 
 
 def intervene(ledger: Ledger, rollout: str, command: Command, epoch: int | None = None) -> Record:

@@ -95,7 +95,7 @@ def transition(state: State, readings: Readings) -> tuple[State, Entry | None]:
         "watched": round(readings.watched, 3),
         "weight": [state.weight, after.weight],
         "override": command.actor if command and not is_ready(state, readings) else None,
-        "judge": readings.evidence,
+        "evidence": readings.evidence,
     }
     after = replace(after, epoch=state.epoch + 1)
     return after, Entry(str(state), str(after), cause, evidence, command.actor if command else CONTROLLER, after.ended)

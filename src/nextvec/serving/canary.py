@@ -217,7 +217,7 @@ class Canary:
         lanes = self._service.lanes
         if strata.issuperset(bands()) or (lanes is not None and strata.issuperset(lanes.strata)):
             return None
-        return "the rollout is judged by other lanes than this server's; start it with --lanes and the same folder"
+        return "the rollout is compared by other lanes than this server's; start it with --lanes and the same folder"
 
     async def _serve(self, name: str, digest: str) -> str | None:
         """Open a model with these weights under this name; the reason if that is impossible."""
@@ -303,7 +303,7 @@ class Canary:
     def _follow(self, record: Record) -> _Watched:
         rollout = record.row.rollout
         terms = self.ledger.rows(rollout)[0].evidence
-        strata = frozenset(Evidence.from_json(terms["judge"]).strata)
+        strata = frozenset(Evidence.from_json(terms["evidence"]).strata)
         asked = asyncio.run_coroutine_threadsafe(self._arms(terms["stable"], terms["canary"], strata), self._loop)
         arms = asked.result()
         controller = Controller(self.ledger, rollout, self._router)

@@ -68,7 +68,7 @@ class Participation:
         self._follower.alarm(reason)
 
     def _stratum(self, event: Observation | Pair) -> str:
-        """The lane of the context if the rollout is judged by lanes, otherwise its band of length."""
+        """The lane of the context if the rollout is compared by lanes, otherwise its band of length."""
         if self._strata.issuperset(bands()):
             return band(event.vectors)
         return event.lane if event.lane in self._strata else UNSURE

@@ -18,7 +18,7 @@ from nextvec.rollout.threshold import TOLERATED
 from nextvec.rollout.units import EDGES
 
 SIDE_BY_SIDE = 100  # rollouts of a cohort
-JUDGE = "judge"  # the name of the production rule in a table
+PRODUCTION = "sequential test"  # the name of the production rule in a table
 
 Source = Traffic | Callable[[np.random.Generator], Traffic]
 
@@ -31,7 +31,6 @@ def simulate(
     plan: Plan | None = None,
     shadow: bool = False,
     rules: bool = True,
-    judge: bool = True,
     tick: int = 2_000,
 ) -> list[dict[str, Any]]:
     """How rollouts of each harm end: one JSON-able row per harm and rule.
@@ -43,7 +42,6 @@ def simulate(
         rules: also apply two customary rules to the same requests, with weights of 5, 10, 25 and 50 % for a quarter of the time
             each: P95 of the canary above 1.2 times stable's in a minute, with none or three such minutes tolerated; and
             one-sided z-tests of failures, latency and misses, 5 % together, repeated every 1,000 requests.
-        judge: apply the production rule.
         tick: requests from one decision to the next; a rollback counts at the decision.
 
     Returns:
@@ -54,7 +52,7 @@ def simulate(
     for harm in harms:
         for n, begin in enumerate(range(0, rollouts, SIDE_BY_SIDE)):
             count = min(SIDE_BY_SIDE, rollouts - begin)
-            for rule, end in cohort_ends(traffic, harm, count, [seed, n], plan, shadow, rules, judge, tick).items():
+            for rule, end in cohort_ends(traffic, harm, count, [seed, n], plan, shadow, rules, tick).items():
                 ends.setdefault((harm.name, rule), []).append(end)
     return [row(harm, rule, parts) for (harm, rule), parts in ends.items()]
 
@@ -67,14 +65,13 @@ def cohort_ends(
     plan: Plan | None = None,
     shadow: bool = False,
     rules: bool = True,
-    judge: bool = True,
     tick: int = 2_000,
 ) -> dict[str, Ends]:
     """How the rollouts of one cohort end, by rule. Arguments as in :func:`simulate`."""
     rng = np.random.default_rng(seed)
     given = traffic if isinstance(traffic, Traffic) else traffic(rng)
     cohort = Cohort.draw(given, harm, rollouts, rng)
-    ends = {JUDGE: Rollouts(cohort, plan or default_plan(given), shadow, tick).run()} if judge else {}
+    ends = {PRODUCTION: Rollouts(cohort, plan or default_plan(given), shadow, tick).run()}
     return ends | other_rules(cohort) if rules else ends
 
 
