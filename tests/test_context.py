@@ -1,4 +1,4 @@
-"""What context is worth: equal runs, one exam, and a far part that is disturbed exactly as said."""
+"""The context experiment: equal runs, one exam, and a far context that is disturbed exactly as specified."""
 
 import json
 from collections.abc import Iterator
@@ -192,10 +192,10 @@ def test_what_is_compared_with_itself_changes_nothing(content: dict[str, Any]) -
 def test_verdicts_follow_from_the_intervals(content: dict[str, Any]) -> None:
     for said, trained in zip(content["verdicts"], content["trained"][1:], strict=False):
         change = trained["change"]
-        words = "is worth" if change["low"] > 0 else "costs" if change["high"] < 0 else "is not shown"
+        words = "gains" if change["low"] > 0 else "loses" if change["high"] < 0 else "is not shown"
         assert said.startswith(f"context {trained['name']} {words}")
         assert f"{100 * change['value']:+.1f}" in said
-    assert content["verdicts"][-1].startswith("what lies more than 4 vectors back is ")
+    assert content["verdicts"][-1].startswith("the context beyond the last 4 vectors ")
 
 
 def test_where_few_rows_have_the_context_all_are_asked_and_it_is_said(place: Path) -> None:

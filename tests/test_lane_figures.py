@@ -21,7 +21,7 @@ from nextvec.lanes import Lanes, by_chance, by_clusters
 from nextvec.models import ExpertGRU
 from nextvec.models.baselines import CopyLast
 from nextvec.ranks import Ranks
-from nextvec.reproduction.experts_study import KINDS, changed
+from nextvec.reproduction.expert_kinds import KINDS, settings_of_kind
 from nextvec.runs import Run, TrainSettings
 from nextvec.training import begin, train
 from tests.conftest import walk_bank
@@ -107,9 +107,9 @@ def test_use_counts_the_positions_that_each_prediction_ended_at() -> None:
         with torch.no_grad():
             _, _, routing = model.routed(model.start(1), x)
         p = routing.probabilities[0, -1].double()
-        np.testing.assert_allclose(found.heard[n], routing.weights[0, -1], atol=1e-5)
+        np.testing.assert_allclose(found.weights[n], routing.weights[0, -1], atol=1e-5)
         assert found.entropy[n] == pytest.approx(float(-(p * p.log2()).sum()), abs=1e-4)
-    assert found.heard.shape == (4, 6)
+    assert found.weights.shape == (4, 6)
     assert not model.training
 
 
@@ -155,7 +155,7 @@ def test_an_expert_answers_its_lane_in_the_shared_models_place(tmp_path: Path) -
         expected = alone.to_json()["lanes"][name]["lift"]["hit@5"]["value"] if name == mine else 0
         assert lane["lift"]["hit@5"]["value"] == pytest.approx(expected)
     assert alone.lanes[mine].size
-    with pytest.raises(SettingsError, match="an expert answers lane 'law'; known: random 0"):
+    with pytest.raises(SettingsError, match="an expert is named for lane 'law'; known: random 0"):
         compare(shared, shared, bank, pool=30, lanes=lanes, experts={"law": expert})
     knows = finished(tmp_path / "knows", bank, valid=0.1, test=0.05)
     with pytest.raises(ExamError, match="or on test documents of"):
@@ -170,7 +170,7 @@ def test_kinds_are_equal_in_what_they_say_they_are() -> None:
     base = replace(SMALL, expert_width=32)
     sizes: dict[str, int] = {}
     for kind in KINDS:
-        model = _built(changed(base, kind))
+        model = _built(settings_of_kind(base, kind))
         sizes[kind] = sum(parameter.numel() for parameter in model.parameters())
         if isinstance(model, ExpertGRU):
             sizes[f"{kind}, each"] = sum(parameter.numel() for parameter in model.experts.blocks[0].parameters())
@@ -180,7 +180,7 @@ def test_kinds_are_equal_in_what_they_say_they_are() -> None:
     assert sizes["clusters"] - 15 * sizes["clusters, each"] == pytest.approx(sizes["active"], abs=1)
     assert sizes["active"] - sizes["one"] == sizes["active, each"] + 1
     with pytest.raises(SettingsError, match="no kind 'many'"):
-        changed(base, "many")
+        settings_of_kind(base, "many")
 
 
 def test_the_experiment_trains_examines_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

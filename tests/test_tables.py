@@ -795,7 +795,7 @@ def test_reading_parquet_takes_no_more_memory_than_its_vectors(tmp_path: Path, o
 def test_text_beside_ready_vectors_is_shown_but_not_encoded(tmp_path: Path) -> None:
     """Such text was not cut here: no audit measures how it was encoded, and a session refuses more of it by one line."""
     bank = ingest({**TABLE, "text": ["x", "", "y", "z"]}, tmp_path / "bank", encoder_name="all-MiniLM-L6-v2")
-    assert truncated(bank)[1] == unreadable(bank)[1] == "not applicable: the vectors were not made of text here"
+    assert truncated(bank).says == unreadable(bank).says == "not applicable: the vectors were not made of text here"
     assert token_facts(bank)["tokens_per_chunk"] is None
     session = Engine(CopyLast(bank.dim), bank).session()
     with pytest.raises(DataError, match=r"chunking as 'none'|installed is"):

@@ -398,7 +398,7 @@ def test_on_another_bank_what_was_trained_on_is_left_out(tmp_path: Path) -> None
     assert report.documents == 12 - trained
     left_out = f"{trained} documents that the run was trained on are left out"
     assert (left_out in report.notes) == (trained > 0)
-    assert "neither bank says which encoder" in report.notes[-1]
+    assert "the encoders of both banks are unknown" in report.notes[-1]
     wide = in_memory([VectorDocument(n, n, mixed.document(m)) for m, n in enumerate(mixed.ids)], "unknown", "float32")
     assert len(run.unseen(wide)) == 12 - trained
 

@@ -18,10 +18,10 @@ from nextvec.evaluation import Exam, Report, examine, predict_rows
 from nextvec.evaluation.report import baselines
 from nextvec.inference import Engine
 from nextvec.ingestion import Document, documentation, ingest
+from nextvec.pages.demo_page import write_demo_page
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks, Rate, paired_lift
 from nextvec.recipes import recipe
-from nextvec.report import write_page
 from nextvec.runs import Run, load_model
 from nextvec.training import Event, begin, train
 
@@ -136,7 +136,7 @@ def demo(
     clock.lap("curve and examples")
     found = Demo(report, curve, examples, run, bank, clock.laps)
     write_atomically(folder / "report.json", json.dumps(found.to_json(), indent=1) + "\n")
-    write_page(folder / "report.html", found.to_json())
+    write_demo_page(folder / "report.html", found.to_json())
     return found
 
 

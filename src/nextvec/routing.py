@@ -18,7 +18,7 @@ ModelReason = Literal["short", "long", "expert", "expert down", "expert too shor
 
 
 @dataclass(frozen=True)
-class ServedModel:
+class RoutedModel:
     """A model as a router sees it.
 
     Attributes:
@@ -38,7 +38,7 @@ class Expert:
     """A model for one lane; while it is not healthy, the shared model answers."""
 
     lane: str
-    model: ServedModel
+    model: RoutedModel
     healthy: bool = True
 
 
@@ -46,8 +46,8 @@ class Expert:
 class ArmModels:
     """The models of one arm: ``short`` up to the threshold, ``long`` above it; the expert of a lane has priority over both."""
 
-    short: ServedModel
-    long: ServedModel
+    short: RoutedModel
+    long: RoutedModel
     experts: tuple[Expert, ...] = ()
 
     def __post_init__(self) -> None:
@@ -55,7 +55,7 @@ class ArmModels:
         if twice := next((lane for lane in lanes if lanes.count(lane) > 1), None):
             raise ServingError(f"lane {twice!r} has two experts; give one")
 
-    def choose(self, n_vectors: int, lane: str | None, threshold: int | None) -> tuple[ServedModel, ModelReason]:
+    def choose(self, n_vectors: int, lane: str | None, threshold: int | None) -> tuple[RoutedModel, ModelReason]:
         """The model for a context of ``n_vectors`` vectors, and the reason."""
         is_short = threshold is None or n_vectors <= threshold
         shared = self.short if is_short else self.long
@@ -120,7 +120,7 @@ class Route:
     """
 
     arm: Arm
-    model: ServedModel
+    model: RoutedModel
     arm_reason: ArmReason
     model_reason: ModelReason
 

@@ -13,12 +13,12 @@ from nextvec.rollout.follower import Follower
 from nextvec.rollout.guardrails import ASSIGN, CANARY, FAIL, MISS, NEITHER, SLOW, STABLE, UNLABELLED
 from nextvec.rollout.ledger import Ledger
 from nextvec.rollout.opening import open_ledger
-from nextvec.routing import ArmModels, ServedModel
+from nextvec.routing import ArmModels, RoutedModel
 from tests.rollout.interrupted import Interrupted, strike
 
 SESSIONS = 40_000
 BAD = {FAIL: 0.0005, SLOW: 0.05, MISS: 0.4, UNLABELLED: 0.05}
-OLD, NEW = (ArmModels(ServedModel(name), ServedModel(name)) for name in ("old", "new"))
+OLD, NEW = (ArmModels(RoutedModel(name), RoutedModel(name)) for name in ("old", "new"))
 
 
 def alike(weight: float, sessions: int = SESSIONS, worse: float = 1.0) -> list[UnitOutcome]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from nextvec.bank import Bank, BankWriter, VectorDocument
 from nextvec.runs import TrainSettings
+from nextvec.serving.answers import RoutingRequest
 from nextvec.training import begin, train
 from tests.conftest import walk_bank
 from tests.waiting import PATIENCE
@@ -39,6 +40,11 @@ def make_run(folder: Path, seed: int = 0, bank: Bank | None = None) -> Path:
     for _ in train(run, held):
         pass
     return folder / f"run{seed}"
+
+
+def asking(session: str, lane: str | None = None) -> RoutingRequest:
+    """What a router knows of a request without headers, by a key without rights."""
+    return RoutingRequest(session, lane, {}, frozenset())
 
 
 def rows_of(count: int, seed: int = 0) -> np.ndarray:

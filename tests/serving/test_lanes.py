@@ -27,16 +27,17 @@ from nextvec.lanes import Anchors, Lanes, by_clusters
 from nextvec.rollout.evidence import Evidence
 from nextvec.rollout.guardrails import CANARY, FAIL, STABLE
 from nextvec.rollout.opening import open_ledger
-from nextvec.routing import UNSURE, ArmModels, ServedModel, Snapshot
+from nextvec.routing import UNSURE, ArmModels, RoutedModel, Snapshot
 from nextvec.serving.lanes import ENOUGH, FIRST, MOST, Health, ServedLanes, strata
+from nextvec.serving.limits import Limits
 from nextvec.serving.metrics import Metrics
 from nextvec.serving.observations import Observation, SessionEvent
-from nextvec.serving.rebuild import INLINE
-from nextvec.serving.service import Asking, Limits, Service
-from nextvec.serving.wire import from_rows
+from nextvec.serving.payload import from_rows
+from nextvec.serving.service import Service
+from nextvec.serving.state_rebuild import INLINE
 from tests.command import nextvec
 from tests.serving.faults import FAULTS
-from tests.serving.server import DIM, rows_of, serving
+from tests.serving.server import DIM, asking, rows_of, serving
 from tests.waiting import PATIENCE, until
 
 LANES = 3
@@ -63,7 +64,7 @@ def served(made: Path, folder: Path, talk: Callable[[Service, ServedLanes], Awai
         service = Service(runs, lambda run: Engine.open(run), folder / "s", Limits(budget=PATIENCE, deadline=PATIENCE))
         found = Anchors.open(made / "lanes", service.encoder, service.dim)
         lanes = ServedLanes(found, {found.names[lane]: "expert"}, service.metrics)
-        service.specialise(lanes)
+        service.routing.specialise(lanes)
         try:
             return await talk(service, lanes)
         finally:
@@ -74,7 +75,7 @@ def served(made: Path, folder: Path, talk: Callable[[Service, ServedLanes], Awai
 
 async def say(service: Service, session: str, rows: np.ndarray, lane: str | None = None) -> Any:
     until = asyncio.get_running_loop().time() + PATIENCE
-    return await service.append(session, from_rows(rows, None), None, 5, Asking(session, lane, {}, frozenset()), until)
+    return await service.sessions.append(session, from_rows(rows, None), None, 5, asking(session, lane), until)
 
 
 def in_lane(anchors: Anchors, lane: int, count: int = 3, seed: int = 0) -> np.ndarray:
@@ -129,7 +130,7 @@ def test_a_deleted_sessions_lane_is_not_its_successors(made: Path, anchors: Anch
         for lane in (0, 2):
             service.contexts.open("s")
             assert (await say(service, "s", in_lane(anchors, lane, 6))).lane == anchors.names[lane]
-            await service.delete("s")
+            await service.sessions.delete("s")
             assert lanes.length("s") == 0
 
     served(made, tmp_path, talk)
@@ -194,12 +195,12 @@ def test_whole_contexts_are_routed_each_by_its_own_lane(made: Path, anchors: Anc
     async def talk(service: Service, lanes: ServedLanes) -> None:
         contexts = [in_lane(anchors, lane, count) for lane, count in ((1, 3), (2, 3), (1, 3 * INLINE))]
         until = asyncio.get_running_loop().time() + PATIENCE
-        found = await service.once(contexts, 5, Asking("", None, {}, frozenset()), until)
+        found = await service.predictions.once(contexts, 5, asking(""), until)
         assert [a.model for a in found] == ["expert", "shared", "expert"]
         for answer, rows in zip(found, contexts, strict=True):
             assert [e.row for e in answer.expected] == answered(service.models[answer.model].engine, rows)
         service.models["expert"].engine.predict = FAULTS["raises"]  # type: ignore[method-assign]
-        sick = (await service.once(contexts[:1], 5, Asking("", None, {}, frozenset()), until))[0]
+        sick = (await service.predictions.once(contexts[:1], 5, asking(""), until))[0]
         assert (sick.model, sick.reason) == ("shared", "expert RuntimeError")
         assert [e.row for e in sick.expected] == answered(service.models["shared"].engine, contexts[0])
 
@@ -214,7 +215,7 @@ def test_a_long_session_is_answered_by_the_shared_model_until_the_expert_has_rea
         rows = in_lane(anchors, 1, 4 * INLINE)
         warming = await say(service, "s", rows)
         assert (warming.model, warming.reason) == ("shared", "expert warming")
-        await asyncio.gather(*service._working.values())
+        await asyncio.gather(*service.background.tasks.values())
         after = await say(service, "s", rows[:1])
         assert (after.model, after.reason) == ("expert", "no canary, expert")
         assert [e.row for e in after.expected] == answered(service.models["expert"].engine, np.concatenate([rows, rows[:1]]))
@@ -372,11 +373,11 @@ def test_a_rollout_of_the_shared_model_leaves_experts_their_lanes(made: Path, an
 
     async def talk(service: Service, lanes: ServedLanes) -> None:
         events: list[SessionEvent] = []
-        service.observe = events.append
-        experts = service.snapshot.stable.experts
-        await service.open_model("new", made / "run1")
-        new = ArmModels(ServedModel("new"), ServedModel("new"), experts)
-        service.adopt(Snapshot(1, service.snapshot.stable, new, 100.0, "r", time.monotonic() + 3600))
+        service.listeners.observe = events.append
+        experts = service.routing.snapshot.stable.experts
+        await service.models.open("new", made / "run1")
+        new = ArmModels(RoutedModel("new"), RoutedModel("new"), experts)
+        service.routing.adopt(Snapshot(1, service.routing.snapshot.stable, new, 100.0, "r", time.monotonic() + 3600))
         service.contexts.open("mine")
         assert (await say(service, "mine", in_lane(anchors, 1))).model == "expert"
         assert events == []
@@ -443,7 +444,7 @@ def test_a_server_without_the_rollouts_lanes_does_not_take_part(made: Path, tmp_
     held = open_ledger(tmp_path / "r.db")
     with serving(tmp_path / "run0", tmp_path / "s", "--ledger", str(tmp_path / "r.db"), "--turn", "0.05"):
         until(lambda: not held.record("r").active)
-    assert "compared by other lanes" in held.rows("r")[-1].cause
+    assert "judged by other lanes" in held.rows("r")[-1].cause
     held.close()
 
 
@@ -488,7 +489,7 @@ def test_an_expert_of_another_bank_is_refused(made: Path, tmp_path: Path) -> Non
         foreign = replace(service.models["expert"], engine=_of_another_bank(service.models["expert"].engine))
         service.models = {**service.models, "expert": foreign}
         with pytest.raises(ServingError, match="looks predictions up in another bank"):
-            service.specialise(lanes)
+            service.routing.specialise(lanes)
 
     served(made, tmp_path, talk)
 

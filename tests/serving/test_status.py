@@ -19,12 +19,12 @@ from nextvec.rollout.plan import CanaryStep, Plan
 from nextvec.rollout.status import caution, status
 from nextvec.rollout.transition import Command
 from nextvec.rollout.units import bands
-from nextvec.routing import ArmModels, ServedModel
+from nextvec.routing import ArmModels, RoutedModel
 from nextvec.serving.observations import Closed, Observation, Pair
-from nextvec.serving.overview import summary
 from nextvec.serving.participation import Participation
+from nextvec.serving.rollout_state import rollout_state
 
-OLD, NEW = (ArmModels(ServedModel(name), ServedModel(name)) for name in ("old", "new"))
+OLD, NEW = (ArmModels(RoutedModel(name), RoutedModel(name)) for name in ("old", "new"))
 PLAN = Plan(3.0, 0.01, (CanaryStep(5.0, 60.0, 40), CanaryStep(98.0, 0.0, 40)), CanaryStep(0.0, 60.0, 50))
 
 
@@ -78,7 +78,7 @@ def test_a_status_counts_what_the_next_step_waits_for(ledger: Ledger, clock: Clo
     step = status(ledger, "r")["next"]
     assert step["sessions"] == {"stable": 19, "canary": 1}
     assert step["missing"][0] == "20 more sessions at 5 % (20 of 40)"
-    assert summary(status(ledger, "r"))["next"] == step
+    assert rollout_state(status(ledger, "r")).next == step
 
 
 def test_a_promoted_rollout_gives_all_to_the_canary_and_waits_for_nothing(ledger: Ledger) -> None:
@@ -87,7 +87,7 @@ def test_a_promoted_rollout_gives_all_to_the_canary_and_waits_for_nothing(ledger
     found = status(ledger, "r")
     assert (found["state"], found["weight"], found["next"]["missing"]) == ("PROMOTED", 100.0, [])
     assert found["steps"][-1]["weight"] == [98.0, 100.0]
-    assert summary(found)["weight"] == 100.0
+    assert rollout_state(found).weight == 100.0
 
 
 def test_a_promotion_by_hand_without_traffic_is_warned_of(ledger: Ledger, clock: Clock) -> None:

@@ -15,7 +15,7 @@ from nextvec.index import ExactIndex
 from nextvec.inference import Engine
 from nextvec.inference.latency import AnswerLatency, answers, candidates_of, cold_start, gates, limits, to_json
 from nextvec.models.packed import weight_bytes
-from nextvec.report.latency_page import write_latency_page
+from nextvec.pages.latency_page import write_latency_page
 from nextvec.runs import Run, load_model
 
 

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from nextvec.rollout.ledger import Ledger
     from nextvec.rollout.promotions import Start
     from nextvec.serving.canary import Canary
-    from nextvec.serving.listening import Place
+    from nextvec.serving.listening import ListenAddress
     from nextvec.serving.observations import LabelledPrediction
     from nextvec.serving.service import Service
 
 HOST, PORT = "127.0.0.1", 8080
-NEEDS = ("starlette", "uvicorn", "httptools", "orjson", "prometheus_client")
+NEEDS = ("starlette", "uvicorn", "httptools", "msgspec", "orjson", "prometheus_client")
 
 
 def add_arguments(serve: ArgumentParser) -> None:
@@ -117,9 +117,9 @@ def serve(arguments: Namespace) -> int:
         raise SettingsError(f"serving needs {', '.join(missing)}: pip install 'nextvec[serve]'")
     if arguments.add_key:
         return _add_key(arguments)
-    from nextvec.serving.isolated import EngineProcess
+    from nextvec.serving.isolated_engine import IsolatedEngine
+    from nextvec.serving.limits import Limits
     from nextvec.serving.server import serve
-    from nextvec.serving.service import Limits
 
     runs = _named(arguments.run)
     sessions = arguments.sessions or sessions_folder(arguments.run)
@@ -161,7 +161,7 @@ def serve(arguments: Namespace) -> int:
     open_run = partial(_opened, arguments.bank, arguments.weights, "always" if arguments.verify else "once")
     serve(
         start.runs,
-        partial(EngineProcess, open_run=open_run) if arguments.isolate else open_run,
+        partial(IsolatedEngine, open_run=open_run) if arguments.isolate else open_run,
         sessions,
         place,
         limits,
@@ -173,10 +173,11 @@ def serve(arguments: Namespace) -> int:
     return 0
 
 
-def _place(arguments: Namespace) -> "Place":
+def _place(arguments: Namespace) -> "ListenAddress":
     from nextvec.serving.cors import Cors, as_origin
-    from nextvec.serving.guard import ON_LOOPBACK, Access, read_keys
-    from nextvec.serving.listening import Place
+    from nextvec.serving.guard import ON_LOOPBACK, Access
+    from nextvec.serving.keys import read_keys
+    from nextvec.serving.listening import ListenAddress
 
     if arguments.unix is not None and (arguments.port is not None or arguments.host is not None):
         raise SettingsError("--unix PATH takes the place of --host and --port; give one or the other")
@@ -185,7 +186,7 @@ def _place(arguments: Namespace) -> "Place":
     keys = read_keys(arguments.keys) if arguments.keys else ()
     hosts = ON_LOOPBACK | {host} | set(arguments.allow_host)
     access = Access(keys, hosts, Cors(as_origin(origin) for origin in arguments.cors))
-    place = Place(host, port, access, arguments.unix, arguments.root_path)
+    place = ListenAddress(host, port, access, arguments.unix, arguments.root_path)
     place.check()
     return place
 
@@ -221,7 +222,7 @@ def sessions_folder(runs: list[Path]) -> Path:
     Raises:
         ServingError: the runs lie in several folders, or several of the earlier kind are found.
     """
-    from nextvec.serving.contexts import MANIFEST
+    from nextvec.serving.context_log import MANIFEST
 
     folders = {run.resolve().parent for run in runs}
     if len(folders) > 1:
@@ -285,12 +286,12 @@ def _joined(
     if arguments.watchdog:
         Watchdog(asyncio.get_running_loop(), arguments.watchdog)
     if arguments.record is not None:
-        service.record = _recording(arguments.record, service)
+        service.listeners.record = _recording(arguments.record, service)
     if start.long is not None:
-        service.divide(arguments.threshold, start.long)
+        service.routing.divide(arguments.threshold, start.long)
     if arguments.lanes is not None:
         anchors = Anchors.open(arguments.lanes, service.encoder, service.dim)
-        service.specialise(ServedLanes(anchors, experts, service.metrics))
+        service.routing.specialise(ServedLanes(anchors, experts, service.metrics))
     if ledger is None:
         return None
     terms = Terms(arguments.route, arguments.node, arguments.turn, arguments.settle, arguments.mirror)
@@ -301,7 +302,7 @@ def _joined(
 
 
 def _recording(path: Path, service: "Service") -> "Callable[[LabelledPrediction], None]":
-    from nextvec.serving.guard import Log
+    from nextvec.serving.log import Log
 
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     log = Log(service.metrics, descriptor=descriptor)
@@ -314,21 +315,21 @@ def _recording(path: Path, service: "Service") -> "Callable[[LabelledPrediction]
 
 
 def _beside(run: Path, name: str) -> Path:
-    from nextvec.serving.wire import NAME
+    from nextvec.wire.fields import is_name
 
     path = run.resolve().parent / name
-    if not NAME.fullmatch(name) or path.is_symlink() or not path.is_dir():
+    if not is_name(name) or path.is_symlink() or not path.is_dir():
         raise ServingError(f"there is no run {name!r} beside {run.name!r}")
     return path
 
 
 def _named(paths: list[Path]) -> dict[str, Path]:
-    from nextvec.serving.wire import NAME
+    from nextvec.wire.fields import is_name
 
     runs: dict[str, Path] = {}
     for path in paths:
         name = path.resolve().name
-        if not NAME.fullmatch(name) or name in runs:
+        if not is_name(name) or name in runs:
             raise SettingsError(f"run {path} is served as {name!r}: name folders by 1 to 64 of A-Z a-z 0-9 _ -, each once")
         runs[name] = path
     return runs
@@ -336,7 +337,8 @@ def _named(paths: list[Path]) -> dict[str, Path]:
 
 def _add_key(arguments: Namespace) -> int:
     from nextvec.bank.layout import write_atomically
-    from nextvec.serving.guard import RIGHTS, Key, read_keys
+    from nextvec.serving.keys import Key, read_keys
+    from nextvec.serving.rights import RIGHTS
 
     name, _, rights = arguments.add_key.partition(":")
     chosen = rights.split(",") if rights else ["predict", "session"]

@@ -16,7 +16,7 @@ from nextvec.cli.banks import open_bank, open_bank_of
 from nextvec.demo import demo as run_demo
 from nextvec.errors import DataError, SettingsError
 from nextvec.evaluation.audit import audit as run_audit
-from nextvec.evaluation.runs import OWN_CONTEXT
+from nextvec.evaluation.results import OWN_CONTEXT
 from nextvec.evaluation.runs import evaluate as run_evaluate
 from nextvec.inference import Engine
 from nextvec.inference.export import export as export_model

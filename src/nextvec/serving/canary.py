@@ -28,7 +28,7 @@ from nextvec.rollout.records import LedgerError, Record
 from nextvec.rollout.state import Phase
 from nextvec.rollout.status import ended_by, status
 from nextvec.rollout.units import bands
-from nextvec.routing import ArmModels, ServedModel, Snapshot
+from nextvec.routing import ArmModels, RoutedModel, Snapshot
 from nextvec.serving.notices import Notices
 from nextvec.serving.observations import SessionEvent
 from nextvec.serving.participation import Participation
@@ -113,7 +113,7 @@ class Canary:
         self._opened: set[str] = set()  # the loop's: models that are served because of a rollout alone
         self._retiring: dict[str, asyncio.Task[None]] = {}  # the loop's: by model
         self._watched: _Watched | None = None  # the thread's
-        service.observe, service.alarm = self._observe, self._alarm
+        service.listeners.observe, service.listeners.alarm = self._observe, self._alarm
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rollout", daemon=True)
         self._thread.start()
@@ -158,17 +158,17 @@ class Canary:
 
     def _adopt(self, snapshot: Snapshot, mirror: float) -> None:
         try:
-            self._service.adopt(snapshot)
+            self._service.routing.adopt(snapshot)
         except ServingError as error:  # the model was there when it was opened
             self._alarm(f"{self.terms.node}: {error}")
         else:
-            self._service.mirror = mirror
+            self._service.background.mirror = mirror
         if self._part is not None:
             self._part.settle(self.terms.settle)
 
     def _promote(self, name: str, over: str) -> None:
         try:
-            self._service.promote(name, over)
+            self._service.routing.promote(name, over)
         except ServingError as error:
             self._tell("rollout", model=name, kept=over, refused=str(error))
             return
@@ -179,19 +179,19 @@ class Canary:
     def _finish(self) -> None:
         """The rollout has ended, or this server stops: unload the models that were served only because of the rollout."""
         self._part = None
-        service, snapshot = self._service, self._service.snapshot
+        service, snapshot = self._service, self._service.routing.snapshot
         if self._stop.is_set():
             return
         # A rollout may end between the poll and the tick: the snapshot of that poll still has the canary.
-        service.adopt(Snapshot(snapshot.epoch, snapshot.stable, threshold=snapshot.threshold))
-        service.mirror, service.held = 0.0, frozenset()
-        for name in sorted(self._opened - service.needed - set(self._retiring)):
+        service.routing.adopt(Snapshot(snapshot.epoch, snapshot.stable, threshold=snapshot.threshold))
+        service.background.mirror, service.routing.held = 0.0, frozenset()
+        for name in sorted(self._opened - service.routing.needed - set(self._retiring)):
             self._retiring[name] = self._loop.create_task(self._retire(name), name=f"unload {name}")
         self._opened.clear()
 
     async def _retire(self, name: str) -> None:
         try:
-            await self._service.close_model(name)
+            await self._service.routing.unload(name)
         except ServingError as error:
             self._tell("rollout", model=name, kept=str(error))
         else:
@@ -202,19 +202,19 @@ class Canary:
     async def _arms(self, stable: str, canary: str, strata: frozenset[str]) -> _Arms:
         """Open both models of a rollout; each is NAME@DIGEST."""
         (old, old_digest), (new, new_digest) = named(stable), named(canary)
-        self._service.held = frozenset((old, new))
+        self._service.routing.held = frozenset((old, new))
         faults = [await self._serve(old, old_digest), await self._serve(new, new_digest), self._strata_fault(strata)]
-        now, threshold = self._service.snapshot.stable, self._service.snapshot.threshold
+        now, threshold = self._service.routing.snapshot.stable, self._service.routing.snapshot.threshold
         fault = next((fault for fault in faults if fault), None)
         if fault is None and old not in (now.short.name, now.long.name):
             fault = f"{old} is not what this server answers with; that is {now.short.name}"
-        there = ServedModel(new, self._service.reads(new) if fault is None else None)
+        there = RoutedModel(new, self._service.routing.reads(new) if fault is None else None)
         short, long = (there if served.name == old else served for served in (now.short, now.long))
         return _Arms(now, ArmModels(short, long, now.experts), threshold, fault)
 
     def _strata_fault(self, strata: frozenset[str]) -> str | None:
         """Why this server cannot count by the rollout's strata; None if it can."""
-        lanes = self._service.lanes
+        lanes = self._service.routing.lanes
         if strata.issuperset(bands()) or (lanes is not None and strata.issuperset(lanes.strata)):
             return None
         return "the rollout is compared by other lanes than this server's; start it with --lanes and the same folder"
@@ -223,7 +223,7 @@ class Canary:
         """Open a model with these weights under this name; the reason if that is impossible."""
         if name not in self._service.models:
             try:
-                await self._service.open_model(name, self._path_of(name))
+                await self._service.models.open(name, self._path_of(name))
             except Exception as error:  # of any kind: the rollout ends, because another attempt would fail too
                 refused = str(error) if isinstance(error, NextvecError) else f"{type(error).__name__}: {error}"
                 self._tell("rollout", model=name, refused=refused)
@@ -231,9 +231,9 @@ class Canary:
             self._opened.add(name)
         elif name in self._retiring:  # since the last rollout; it stays open because it is held, until this one ends
             self._opened.add(name)
-        found, stable = self._service.models[name].engine, self._service.models[self._service.stable].engine
+        found, stable = self._service.models[name].engine, self._service.routing.stable_model.engine
         if found.bank.fingerprint != stable.bank.fingerprint:
-            return f"{name} looks predictions up in another bank than {self._service.stable}"
+            return f"{name} looks predictions up in another bank than {self._service.routing.stable}"
         return (
             None if found.digest == digest else f"{name} is served with other weights, {found.digest[:12]}, than {digest[:12]}"
         )

@@ -147,8 +147,8 @@ class ServedLanes:
         self.metrics.expert_failures(lane).inc()
         self.metrics.expert_up(lane).set(int(self.health[lane].up))
 
-    def anew(self, model: str) -> None:
-        """A model is there again: nobody waits out the pause of its lanes."""
+    def model_renewed(self, model: str) -> None:
+        """A model runs again or was reloaded: its lanes are tried at once, without the pause."""
         for lane, name in self.experts.items():
             if name == model:
                 self.health[lane].anew()
@@ -167,8 +167,8 @@ class ServedLanes:
         self.tallies[name].labels += 1
         self.tallies[name].hits += hit
 
-    def told(self) -> list[dict[str, object]]:
-        """Every lane that has an expert or was asked for: what a page shows."""
+    def status(self) -> list[dict[str, object]]:
+        """Every lane that has an expert or got a request, with its counts, JSON-able."""
         found: list[dict[str, object]] = []
         for lane, tally in self.tallies.items():
             expert = self.experts.get(lane)

@@ -18,7 +18,7 @@ ROOT = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 
 
 @dataclass(frozen=True)
-class Place:
+class ListenAddress:
     """Where a server listens and who may ask.
 
     Attributes:
@@ -68,7 +68,7 @@ def check_host(host: str, access: Access) -> None:
 
 
 @contextmanager
-def bound(place: Place) -> Generator[socket.socket]:
+def bound(place: ListenAddress) -> Generator[socket.socket]:
     """A socket that is bound but does not listen yet; a socket in the file system is removed at the end.
 
     Raises:
@@ -89,7 +89,7 @@ def bound(place: Place) -> Generator[socket.socket]:
         yield listener
 
 
-def listen(listener: socket.socket, place: Place) -> None:
+def listen(listener: socket.socket, place: ListenAddress) -> None:
     """Take connections. Another server may have begun to since the socket was bound.
 
     Raises:
@@ -103,7 +103,7 @@ def listen(listener: socket.socket, place: Place) -> None:
 
 
 @contextmanager
-def _bound_to_path(place: Place, path: Path) -> Generator[socket.socket]:
+def _bound_to_path(place: ListenAddress, path: Path) -> Generator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as listener:
         try:
             with _locked(path.parent):

@@ -11,9 +11,10 @@ import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from nextvec.serving import heads
-from nextvec.serving.lingering import Lingering
-from nextvec.serving.wire import PROBLEM, RefusedError
+from nextvec.serving import request_head
+from nextvec.serving.connection_close import LingeringTransport
+from nextvec.serving.refusal import RefusedError
+from nextvec.wire.media import PROBLEM
 
 HEADER_SECONDS, MOST_HEADERS = 5.0, 32 << 10
 MOST_CONNECTIONS = 4096
@@ -42,7 +43,7 @@ class Guarded(HttpToolsProtocol):
     - **One request at a time.** The parser gets the bytes of the next request when the answer to the last one is complete and
       taken. Until then they are held as they came, and the socket is not read: at most one read (64 to 256 KiB) and one
       request a connection, whatever a client pipelines.
-    - **A client that does not read** is closed by :class:`Lingering`; while its buffer is full it is not read either.
+    - **A client that does not read** is closed by :class:`LingeringTransport`; while its buffer is full it is not read either.
     - **Shedding.** A server that is asked for twice what it can do keeps nine tenths of its goodput only if a refusal costs
       less than a tenth of an answer (from a s + (2 - a) r = 1 with s = 1), so a refusal is written before a task, a scope or
       a body exist.
@@ -51,7 +52,7 @@ class Guarded(HttpToolsProtocol):
     """
 
     hooks: Hooks
-    transport: Lingering  # type: ignore[assignment]
+    transport: LingeringTransport  # type: ignore[assignment]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -62,7 +63,7 @@ class Guarded(HttpToolsProtocol):
         self._size, self._left = 0, 0  # bytes of this head so far; bytes of the declared body to come
 
     def connection_made(self, transport: Any) -> None:
-        held = Lingering(transport, self.loop.call_later)
+        held = LingeringTransport(transport, self.loop.call_later)
         super().connection_made(held)
         self.flow = self._flow = _Flow(held)
         self._wait_for_head()
@@ -114,7 +115,7 @@ class Guarded(HttpToolsProtocol):
         parser: Any = self.parser
         length = _declared(self.headers)
         self._left = length
-        wrong = heads.fault(parser.get_http_version(), self.url, self.headers, parser.should_upgrade())
+        wrong = request_head.fault(parser.get_http_version(), self.url, self.headers, parser.should_upgrade())
         if wrong is None and len(self.connections) > MOST_CONNECTIONS:
             wrong = 503, f"the server has {MOST_CONNECTIONS} connections, its most; try again later"
         if wrong is not None:

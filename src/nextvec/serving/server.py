@@ -13,13 +13,15 @@ from typing import Any
 import torch
 import uvicorn
 
+from nextvec.serving.answering import Answering
 from nextvec.serving.app import application
 from nextvec.serving.canary import Canary
-from nextvec.serving.guard import App, Guard, Log
-from nextvec.serving.isolated import Answering
-from nextvec.serving.listening import BACKLOG, Place, bound, listen
+from nextvec.serving.guard import App, Guard
+from nextvec.serving.limits import Limits
+from nextvec.serving.listening import BACKLOG, ListenAddress, bound, listen
+from nextvec.serving.log import Log
 from nextvec.serving.protocol import Guarded, Hooks, protocol
-from nextvec.serving.service import Limits, Service
+from nextvec.serving.service import Service
 
 DRAIN_SECONDS, STOP_SECONDS = 2.0, 20.0
 FRESH_SECONDS = 1.0  # that a stopping server waits for the request of a connection that it has just accepted
@@ -114,7 +116,7 @@ def serve(
     runs: Mapping[str, Path],
     open_run: Callable[[Path], Answering],
     sessions: Path,
-    place: Place,
+    place: ListenAddress,
     limits: Limits,
     announce: Callable[[str], None],
     log_requests: bool = False,
@@ -143,7 +145,7 @@ async def _serve(
     runs: Mapping[str, Path],
     open_run: Callable[[Path], Answering],
     sessions: Path,
-    place: Place,
+    place: ListenAddress,
     limits: Limits,
     listener: socket.socket,
     announce: Callable[[str], None],
@@ -152,10 +154,14 @@ async def _serve(
 ) -> None:
     service = Service(runs, open_run, sessions, limits)
     log, canary = Log(service.metrics, log_requests), None
-    service.tell = log.line
+    service.listeners.log = log.line
     try:
-        if service.contexts.cut:
-            log.line("torn", bytes=service.contexts.cut, detail="the end of the log was torn and has been put aside")
+        if service.contexts.log.cut:
+            log.line(
+                "torn",
+                bytes=service.contexts.log.cut,
+                detail="the last record of the log was incomplete; it was moved to a file beside the log",
+            )
         canary = join(service, log.line) if join is not None else None
         guard = application(service, log, place.access, canary, place.root)
         listen(listener, place)
