@@ -22,6 +22,7 @@ PLAN = Plan(50.0, 0.001, STEPS, CanaryStep(0.0, 10.0, 1_000), max_wait=500.0, si
 QUICK = Plan(
     50.0, 0.001, tuple(replace(canary_step, dwell=0.0) for canary_step in STEPS), CanaryStep(0.0, 0.0, 1_000), lease=1.0
 )
+PATIENT = replace(QUICK, lease=3.0)  # which a loaded machine renews in time, too
 NAMES = ["DRAFT", "SHADOW", *(f"CANARY({step})" for step in range(4)), "FULL", "ROLLING_BACK"]
 UP = ["SHADOW", "CANARY(0)", "CANARY(1)", "CANARY(2)", "CANARY(3)", "FULL", "PROMOTED"]
 PAUSES = [f"PAUSED({name})" for name in UP[:-1]]

@@ -25,6 +25,7 @@ from nextvec.rollout.records import ConflictError, LedgerError
 from nextvec.rollout.sqlite import SqliteDatabase
 from nextvec.rollout.status import status
 from nextvec.rollout.transition import Command
+from tests.conftest import examples
 from tests.rollout.drive import alike
 from tests.rollout.rollouts import (
     MEMORY,
@@ -166,7 +167,7 @@ def test_routers_give_the_canary_up_when_nobody_watches(ledger: Ledger, clock: C
     assert chosen(router, clock).arm == "canary"
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(doings=st.lists(st.sampled_from(["tick", "poll"]) | st.floats(0.1, 20), min_size=3, max_size=30))
 def test_no_router_outlives_a_lease_after_the_last_beat(doings: list[str | float]) -> None:
     with TemporaryDirectory(dir=MEMORY) as folder:

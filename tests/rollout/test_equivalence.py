@@ -14,6 +14,7 @@ from nextvec.rollout.simulation.harms import Harm
 from nextvec.rollout.simulation.traffic import synthetic
 from nextvec.rollout.threshold import Threshold, learn
 from nextvec.rollout.units import bands
+from tests.conftest import examples
 from tests.rollout.one_by_one import OneByOne
 
 WEIGHTS = (5.0, 20.0, 50.0, 98.0)
@@ -72,7 +73,7 @@ def compare(harm: Harm, shadow: bool, dwell: float, units: int, seed: int, settl
     return simulated
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10))
 @given(
     harm=harms,
     shadow=st.booleans(),

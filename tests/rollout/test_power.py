@@ -16,6 +16,7 @@ from nextvec.rollout.guardrails import (
 )
 from nextvec.rollout.plan import canary_steps
 from nextvec.rollout.power import detectable, needed
+from tests.conftest import examples
 
 
 def until_caught(harm: float, weight: float, base: float, runs: int, seed: int) -> np.ndarray:
@@ -40,7 +41,7 @@ def test_needed_is_what_a_simulation_needs_or_a_little_more(harm: float, weight:
         assert 0.95 * measured <= claimed <= 1.45 * measured
 
 
-@settings(max_examples=8)
+@settings(max_examples=examples(8))
 @given(st.sampled_from([5.0, 25.0, 50.0]), st.floats(1.5, 40), st.sampled_from([0.001, 0.02]))
 def test_detectable_and_needed_are_one_statement_read_in_two_directions(weight: float, harm: float, base: float) -> None:
     units = needed(harm, weight, base, 0.0025)[1]

@@ -15,6 +15,7 @@ from nextvec.rollout.opening import open_ledger
 from nextvec.rollout.records import ConflictError
 from nextvec.rollout.state import LIVE, TERMINAL, Phase, State
 from nextvec.rollout.transition import Command, Readings, transition
+from tests.conftest import examples
 from tests.rollout.drive import alike
 from tests.rollout.interrupted import Interrupted
 from tests.rollout.rollouts import ALLOWED, MEMORY, Clock, climb, drafted, follower, said
@@ -144,4 +145,4 @@ class RolloutMachine(RuleBasedStateMachine):
 
 
 TestRolloutMachine = RolloutMachine.TestCase
-TestRolloutMachine.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
+TestRolloutMachine.settings = settings(max_examples=examples(30), stateful_step_count=20)

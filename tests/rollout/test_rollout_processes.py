@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +20,14 @@ from tests.rollout import postgres
 from tests.rollout.drive import NEW, OLD
 from tests.rollout.rollouts import (
     EARLY,
+    PATIENT,
     QUICK,
     STEPS,
     UP,
     drafted,
     steps,
 )
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,7 @@ def test_a_controller_killed_at_any_point_of_a_transaction_is_replaced(tmp_path:
 
 @pytest.mark.integration
 def test_two_controllers_and_one_is_killed(where: str) -> None:
-    ledger = drafted(where, replace(QUICK, steps=tuple(replace(canary_step, dwell=0.3) for canary_step in STEPS)))
+    ledger = drafted(where, replace(PATIENT, steps=tuple(replace(canary_step, dwell=0.3) for canary_step in STEPS)))
     first = process(where, "one", "controller:after_commit:kill:4")
     assert first.stdout is not None
     assert first.stdout.readline() == "holds 1\n"
@@ -99,14 +101,9 @@ def test_two_controllers_and_one_is_killed(where: str) -> None:
     ledger.close()
 
 
-def wait_for(what: Callable[[], bool]) -> None:
-    while not what():
-        time.sleep(0.02)
-
-
 @pytest.mark.integration
 def test_a_controller_that_was_stopped_finds_its_token_stale(where: str) -> None:
-    slow = replace(QUICK, steps=(replace(QUICK.steps[0], dwell=1e6), *QUICK.steps[1:]), max_wait=1e7)
+    slow = replace(PATIENT, steps=(replace(QUICK.steps[0], dwell=1e6), *QUICK.steps[1:]), max_wait=1e7)
     ledger = drafted(where, slow)
     stopped = process(where, "one", "controller:before_begin:stop:40")
     router = Follower(ledger, "r", "observer", OLD, NEW)
@@ -115,12 +112,12 @@ def test_a_controller_that_was_stopped_finds_its_token_stale(where: str) -> None
         router.poll()
         return route(EARLY, 1, None, {}, router.snapshot, now=time.monotonic()).arm
 
-    wait_for(lambda: arm() == "canary")
+    until(lambda: arm() == "canary")
     assert os.WIFSTOPPED(os.waitpid(stopped.pid, os.WUNTRACED)[1])
-    wait_for(lambda: arm() == "stable")  # the lease has run out
+    until(lambda: arm() == "stable")  # the lease has expired
     assert ledger.record("r").state == "CANARY(0)"
     heir = process(where, "two")
-    wait_for(lambda: arm() == "canary")  # watched again
+    until(lambda: arm() == "canary")  # watched again
     assert ledger.record("r").holder == "two"
     stopped.send_signal(signal.SIGCONT)
     assert stopped.stdout is not None

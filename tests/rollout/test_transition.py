@@ -17,6 +17,7 @@ from nextvec.rollout.plan import CanaryStep, Plan
 from nextvec.rollout.records import ConflictError
 from nextvec.rollout.state import TERMINAL
 from nextvec.rollout.transition import Command, Readings, is_ready, transition
+from tests.conftest import examples
 from tests.rollout.rollouts import ALL_OK, ALLOWED, ENOUGH, NAMES, PAUSES, PLAN, UP, drafted, said, state
 
 
@@ -177,7 +178,7 @@ observations = st.builds(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(name=st.sampled_from([*NAMES, *PAUSES, "PROMOTED", "ROLLED_BACK", "REJECTED"]), seen=observations)
 def test_every_step_is_an_edge_and_rises_on_evidence_only(name: str, seen: Readings) -> None:
     before = state(name)

@@ -250,7 +250,7 @@ def test_a_request_that_cannot_be_read_is_a_line_in_the_log_and_a_count(run: Pat
         problem = json.loads(got.partition(b"\r\n\r\n")[2])
         assert 'nextvec_requests_total{route="other",status="400"} 1.0' in httpx.get(f"{server.url}/metrics").text
         server.process.send_signal(signal.SIGTERM)
-        server.process.wait(30)
+        server.process.wait(PATIENCE)
     (line,) = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert (line["event"], line["status"], line["request"]) == ("refused", 400, problem["request"])
     assert line["detail"] == problem["detail"]

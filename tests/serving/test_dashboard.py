@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from math import log, sin
 from pathlib import Path
@@ -58,7 +58,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 SHOWN = ("desktop", "dark", "phone")
 FOR_DOCS = os.environ.get("NEXTVEC_SCREENSHOTS") == "docs"
 TOPICS = sorted(name for name, text in topics.items() if 1_200 < len(text) < 8_000)
-SMALL = TrainSettings(context=24, batch=4, updates=30, evaluate_every=15, hidden=16, slots=64, working=24, pool=100)
+SMALL = TrainSettings.of(context=24, batch=4, updates=30, evaluate_every=15, hidden=16, slots=64, working=24, pool=100)
 STEPS = tuple(CanaryStep(weight, 0.0, 5_000) for weight in STEP_WEIGHTS)
 PLAN = Plan(3.0, 0.01, STEPS, CanaryStep(0.0, 0.0, 1_000), lease=60.0)
 PARAGRAPH = (
@@ -190,7 +190,7 @@ def text_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     bank = ingest(folder / "texts", folder / "bank", MiniLM(), Chunking(size=300))
     runs = []
     for name, seed in (("guide", 0), ("guide-next", 1)):
-        run = begin(folder / name, "default", replace(SMALL, seed=seed), bank)
+        run = begin(folder / name, "default", SMALL.replaced(seed=seed), bank)
         for _ in train(run, bank):
             pass
         runs.append(run.path)
@@ -505,8 +505,7 @@ def test_a_person_holds_a_rollout_and_takes_it_back_by_keyboard(
         assert [it for it in page.evaluate(CONTRAST) if it["ratio"] < 4.5] == []
         page.locator("#hand").screenshot(path=tmp_path / "hand.png")
         assert ledger.record(rollout).state == "CANARY(2)"
-        page.wait_for_timeout(6_200)
-        assert page.get_by_role("button", name="Abort", exact=True).is_visible()
+        page.get_by_role("button", name="Abort", exact=True).wait_for()
         page.keyboard.press("Enter")
         page.keyboard.press("Enter")
         until(lambda: ledger.record(rollout).state in ("ROLLING_BACK", "ROLLED_BACK"))

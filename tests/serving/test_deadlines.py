@@ -233,7 +233,7 @@ def test_a_long_append_is_refused_at_its_deadline_and_read_once(runs: dict[str, 
         service.contexts.open("a")
         reading = engine.read = Gate(engine.read)  # type: ignore[attr-defined]
         with pytest.raises(RefusedError) as refused:
-            await say(service, "a", rows, 0.2)
+            await say(service, "a", rows, 1.0)
         told = refused.value.members
         assert (refused.value.status, told["seq"], told["length"], told["applied"]) == (504, 1, 2_500, True)
         with pytest.raises(RefusedError) as waiting:  # another one waits for the same reading, and no longer than it may
@@ -455,7 +455,7 @@ def test_after_a_504_the_client_goes_on_and_the_same_append_again_applies_once(r
             assert (await session.append(rows_of(1, 2), k=3)).length == 21
             assert (await session.append(rows_of(1, 3))).seq == 3
 
-    served(runs, tmp_path, talk, deadline=0.2)
+    served(runs, tmp_path, talk, deadline=1.0)
 
 
 def test_after_a_conflict_the_client_knows_where_the_session_stands(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -506,7 +506,7 @@ def test_readiness_sees_a_blocked_encoder_and_a_full_disk(runs: dict[str, Path],
         service.contexts.log.free = 1 << 62
         assert "disk" in str(unready(service))
 
-    served(runs, tmp_path, talk, deadline=0.05)
+    served(runs, tmp_path, talk, deadline=1.0)
 
 
 def test_a_handler_that_is_cancelled_ends_what_it_asked_for() -> None:

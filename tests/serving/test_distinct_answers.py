@@ -21,6 +21,7 @@ from nextvec.wire.limits import MOST_ROWS
 from nextvec.wire.media import F32
 from tests.conftest import walk_bank
 from tests.serving.server import DIM, asking, make_run, serving
+from tests.waiting import PATIENCE
 
 EVERY = 3  # of all rows is one and the same
 
@@ -70,7 +71,7 @@ def test_every_row_that_holds_a_predicted_vector_is_its_label(run: Path, tmp_pat
 
         async def append(name: str, row: int, named: bool, k: int) -> None:
             vectors = from_rows(rows[row : row + 1], [row] if named else None)
-            until = asyncio.get_running_loop().time() + 60
+            until = asyncio.get_running_loop().time() + PATIENCE
             await service.sessions.append(name, vectors, None, k, asking(name), until)
 
         for name, named, k in (("a", True, place + 1), ("b", False, place + 1), ("c", True, place), ("d", False, place)):

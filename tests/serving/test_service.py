@@ -263,7 +263,7 @@ def test_a_record_without_a_rollout_forgets_idle_sessions(runs: dict[str, Path],
         for n in range(20):
             service.contexts.open(f"s{n}")
             await say(service, f"s{n}", rows_of(1, n))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while service.outcomes.pending:
                 await asyncio.sleep(0.01)
         assert sorted(s.session for s in settled) == sorted(f"s{n}" for n in range(20))
@@ -302,12 +302,12 @@ def test_a_model_that_is_closed_gives_its_last_answers_and_is_freed(runs: dict[s
 
         def held(questions: Any) -> Any:
             begun.set()
-            release.wait(60)
+            release.wait(PATIENCE)
             return answers(questions)
 
         engine.answers = held  # type: ignore[method-assign]
         asked = asyncio.ensure_future(say(service, "a", rows_of(1, 2)))
-        await asyncio.to_thread(begun.wait, 60)
+        await asyncio.to_thread(begun.wait, PATIENCE)
         service.routing.promote("new", "stable")
         closing = asyncio.ensure_future(service.routing.unload("stable"))
         await asyncio.sleep(0)

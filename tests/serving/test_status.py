@@ -23,6 +23,7 @@ from nextvec.routing import ArmModels, RoutedModel
 from nextvec.serving.observations import Closed, Observation, Pair
 from nextvec.serving.participation import Participation
 from nextvec.serving.rollout_state import rollout_state
+from tests.waiting import PATIENCE
 
 OLD, NEW = (ArmModels(RoutedModel(name), RoutedModel(name)) for name in ("old", "new"))
 PLAN = Plan(3.0, 0.01, (CanaryStep(5.0, 60.0, 40), CanaryStep(98.0, 0.0, 40)), CanaryStep(0.0, 60.0, 50))
@@ -167,11 +168,13 @@ def test_a_status_imports_no_torch(ledger: Ledger) -> None:
         "assert not {'torch', 'uvicorn', 'tokenizers'} & set(sys.modules), 'a module that takes a second'; sys.exit(code)"
     )
     words = ["rollout", "status", "--ledger", ledger.where, "--json"]
-    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["next"]["units_needed"] == 50
     shown = subprocess.run(
-        [sys.executable, "-c", program, *words[:-1]], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program, *words[:-1]], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert shown.returncode == 0, shown.stderr
     assert "50 more mirrored sessions" in shown.stdout

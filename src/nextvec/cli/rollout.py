@@ -1,96 +1,20 @@
 """The verb `rollout`: start, follow and control the rollout of a canary."""
 
-import getpass
 import json
 import sys
 import time
-from argparse import SUPPRESS, ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nextvec.cli.serving import add_verify
 from nextvec.errors import DataError, ServingError, SettingsError
 
 if TYPE_CHECKING:
     from nextvec.inference import Engine
     from nextvec.rollout.ledger import Ledger
-
-LEDGER = "rollouts.db"
-PEOPLE = {
-    "pause": "keep the weight; judging continues, and harm still causes a rollback",
-    "resume": "continue after a pause",
-    "abort": "give all traffic to stable, now",
-    "promote": "go one step up without sufficient evidence; refused if a stream is WORSE",
-}
-
-
-def add_arguments(rollout: ArgumentParser) -> None:
-    """What `nextvec rollout` takes."""
-    actions = rollout.add_subparsers(dest="action", required=True, metavar="ACTION")
-
-    def action(name: str, what: str) -> ArgumentParser:
-        added = actions.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
-        added.add_argument("--json", action="store_true", default=SUPPRESS, help="print JSON on standard output, nothing else")
-        return added
-
-    def of_ledger(name: str, what: str, one: bool = True) -> ArgumentParser:
-        added = action(name, what)
-        if one:
-            added.add_argument("rollout", nargs="?", metavar="ROLLOUT", help="its id (the one under way, or the last)")
-        added.add_argument("--ledger", default=LEDGER, metavar="FILE|URL", help=f"SQLite or postgresql://… ({LEDGER})")
-        added.add_argument("--route", default="default", help="whose rollouts (default)")
-        return added
-
-    start = of_ledger("start", "check a canary, draft its rollout, and begin the shadow", one=False)
-    start.add_argument("canary", type=Path, metavar="RUN", help="run to roll out; its folder is next to the stable run's")
-    start.add_argument("--over", type=Path, required=True, metavar="RUN", help="the run that answers now (stable)")
-    start.add_argument("--id", help="of the rollout (the run's name and the time)")
-    start.add_argument("--bank", type=Path, help="where candidates come from (default: the bank each was trained on)")
-    add_verify(start)
-    start.add_argument("--weights", choices=("auto", "float32", "bfloat16", "int8"), default="auto", help="as the server holds")
-    start.add_argument(
-        "--harm", type=float, default=3.0, help="harm that every step detects, as a multiple of stable's rate (3)"
-    )
-    start.add_argument("--base", type=float, default=0.01, help="share of stable's sessions that fail, estimated (0.01)")
-    start.add_argument("--dwell", type=float, default=900.0, metavar="SECONDS", help="minimum duration of a step (900)")
-    start.add_argument("--pairs", type=int, default=1_000, help="mirrored sessions in the shadow (1000)")
-    start.add_argument(
-        "--lanes",
-        type=Path,
-        metavar="FOLDER",
-        help="compare by lane; the servers' --lanes folder (default: by length)",
-    )
-    start.add_argument("--gated", action="store_true", help="a person confirms every step")
-    start.add_argument("--budget", type=float, default=100.0, metavar="MS", help="P95 limit of the checks' answers (100)")
-    _by(start)
-    of_ledger("status", "show the state of a rollout, its evidence and the smallest detectable effects")
-    watch = of_ledger("watch", "follow a rollout until it ends; exit code 0 if it is promoted")
-    watch.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="between two reads of the ledger (2)")
-    for name, what in PEOPLE.items():
-        person = of_ledger(name, what)
-        person.add_argument("--reason", default="", help="why, for the ledger")
-        person.add_argument("--epoch", type=int, help="only if the rollout is still in this epoch")
-        _by(person)
-    of_ledger("history", "list every change of all rollouts, or of one")
-    of_ledger("verify", "check the hash chain from the first row to the last", one=False)
-    of_ledger("export", "print every row as a line of JSON, also of a damaged ledger", one=False)
-    simulate = action("simulate", "simulate rollouts: false rollbacks, and the time until a harmful canary is rolled back")
-    simulate.add_argument(
-        "traffic",
-        nargs="?",
-        type=Path,
-        help=".jsonl or .parquet of time, session, n_vectors, latency_ms, failed, hit (default: generated)",
-    )
-    simulate.add_argument("--rollouts", type=int, default=100, help="of each harm (100)")
-    simulate.add_argument("--requests", type=int, default=200_000, help="of generated traffic (200000)")
-    simulate.add_argument("--seed", type=int, default=0, help="0")
-
-
-def _by(action: ArgumentParser) -> None:
-    action.add_argument("--by", default=getpass.getuser(), metavar="NAME", help="the person, for the ledger (your user name)")
 
 
 def rollout(arguments: Namespace) -> int:

@@ -42,7 +42,7 @@ class RunStates:
             name=name,
             recipe=run.recipe,
             model=run.settings.model,
-            context=run.settings.context,
+            context=run.settings.passages.context,
             updates=history[-1]["update"] if history else None,
             kept=kept_at(run) if best else None,
             valid=None if best is None else Interval(best["hit@5"], best["low"], best["high"]),
