@@ -26,11 +26,18 @@ from nextvec.evaluation.results import evaluation_results, held_out_exam
 from nextvec.inference import Engine
 from nextvec.ingestion import Chunking, ingest
 from nextvec.lanes import by_clusters
-from nextvec.rollout.judge import ALPHA_OK, STREAMS, WEIGHTS, Evidence, Rung
-from nextvec.rollout.ledger import Ledger, open_ledger
-from nextvec.rollout.plan import Command, Controller, Follower, Plan, create, intervene
+from nextvec.rollout.controller import Controller
+from nextvec.rollout.evalues import ALPHA_OK
+from nextvec.rollout.evidence import Evidence
+from nextvec.rollout.follower import Follower
+from nextvec.rollout.guardrails import STREAMS
+from nextvec.rollout.ledger import Ledger
+from nextvec.rollout.lifecycle import create, intervene
+from nextvec.rollout.opening import open_ledger
+from nextvec.rollout.plan import STEP_WEIGHTS, CanaryStep, Plan
 from nextvec.rollout.promotions import identity
-from nextvec.rollout.report import report
+from nextvec.rollout.status import status
+from nextvec.rollout.transition import Command
 from nextvec.rollout.units import bands
 from nextvec.runs import Run, TrainSettings
 from nextvec.serving.keys import Key
@@ -39,7 +46,7 @@ from nextvec.serving.load import within
 from nextvec.serving.recent import BINS, MOST_SESSIONS, SECONDS, Recent, percentiles
 from nextvec.serving.rollout_state import rollout_state
 from nextvec.training import begin, train
-from tests.serving.drive import NEW, OLD, alike
+from tests.rollout.drive import NEW, OLD, alike
 from tests.serving.server import Running, make_run, serving
 from tests.serving.test_lanes import spoil
 from tests.waiting import PATIENCE, until
@@ -52,8 +59,8 @@ SHOWN = ("desktop", "dark", "phone")
 FOR_DOCS = os.environ.get("NEXTVEC_SCREENSHOTS") == "docs"
 TOPICS = sorted(name for name, text in topics.items() if 1_200 < len(text) < 8_000)
 SMALL = TrainSettings.of(context=24, batch=4, updates=30, evaluate_every=15, hidden=16, slots=64, working=24, pool=100)
-RUNGS = tuple(Rung(weight, 0.0, 5_000) for weight in WEIGHTS)
-PLAN = Plan(3.0, 0.01, RUNGS, Rung(0.0, 0.0, 1_000), lease=60.0)
+STEPS = tuple(CanaryStep(weight, 0.0, 5_000) for weight in STEP_WEIGHTS)
+PLAN = Plan(3.0, 0.01, STEPS, CanaryStep(0.0, 0.0, 1_000), lease=60.0)
 PARAGRAPH = (
     "When something goes wrong a program can say so: it raises an exception, and whoever called it may catch that and go on."
 )
@@ -142,10 +149,10 @@ def test_sessions_are_remembered_up_to_a_bound_the_latest_first() -> None:
 
 def test_a_rollout_is_told_as_the_ledger_and_the_judge_have_it(tmp_path: Path) -> None:
     with rollout_at(tmp_path / "rollouts.db", 2, "old", "new") as ledger:
-        full = report(ledger, "r")
+        full = status(ledger, "r")
         told = rollout_state(full)
     assert full["state"] == "CANARY(2)"
-    assert [stop.weight for stop in told.ladder] == [0.0, *WEIGHTS, 100.0]
+    assert [stop.weight for stop in told.ladder] == [0.0, *STEP_WEIGHTS, 100.0]
     assert (told.at, told.weight, told.down, told.paused) == (3, 25.0, False, False)
     evidence = Evidence.from_json(full["evidence"])
     for stream in told.streams:
@@ -153,7 +160,7 @@ def test_a_rollout_is_told_as_the_ledger_and_the_judge_have_it(tmp_path: Path) -
         assert (stream.worse.log_e, stream.ok.log_e) == pytest.approx(evidence.log_e(name))
         assert stream.ok.bound == pytest.approx(-log(ALPHA_OK))
         assert stream.verdict == evidence.verdict().streams[name]
-        assert stream.arms["stable"].units == evidence.seen(name, "stable")
+        assert stream.arms["stable"].units == evidence.count(name, "stable")
     assert {stream.stream for stream in told.streams} == set(STREAMS)
     assert told.seen == sum(
         event.count for event in alike(25.0, 4_000) if event.stream == "assign"
@@ -163,10 +170,10 @@ def test_a_rollout_is_told_as_the_ledger_and_the_judge_have_it(tmp_path: Path) -
 def test_where_a_rollout_fell_from_is_told(tmp_path: Path) -> None:
     with rollout_at(tmp_path / "rollouts.db", 1, "old", "new") as ledger:
         intervene(ledger, "r", Command("pause", "ann"))
-        paused = rollout_state(report(ledger, "r"))
+        paused = rollout_state(status(ledger, "r"))
         assert (paused.at, paused.paused, paused.weight) == (2, True, 10.0)
         intervene(ledger, "r", Command("abort", "ann", "enough"))
-        fallen = rollout_state(report(ledger, "r"))
+        fallen = rollout_state(status(ledger, "r"))
         assert (fallen.at, fallen.down, fallen.weight) == (2, True, 0.0)
 
 
@@ -341,13 +348,13 @@ def json_of(keys: list[Key]) -> str:
 
 
 @contextmanager
-def rollout_at(where: Path, rung: int, stable: str, canary: str, name: str = "r") -> Generator[Ledger]:
-    """A real rollout that stands on a rung of the canary, carried there by a person, with what equal arms show on the way."""
+def rollout_at(where: Path, step: int, stable: str, canary: str, name: str = "r") -> Generator[Ledger]:
+    """A real rollout that stands at a canary step, carried there by a person, with what equal arms show on the way."""
     ledger = open_ledger(where)
     create(ledger, name, "default", PLAN, stable=stable, canary=canary, actor="ann", evidence=Evidence((*bands(), "all")))
     intervene(ledger, name, Command("start", "ann", "200 replays, P95 1.4 ms"))
     controller, router = Controller(ledger, name, "controller"), Follower(ledger, name, "router", OLD, NEW)
-    for n in range(rung + 2):
+    for n in range(step + 2):
         if n:
             intervene(ledger, name, Command("promote", "ann"))
         for event in alike(router.poll().weight, 4_000 if n else 900):

@@ -14,7 +14,7 @@ from nextvec.client import Client
 from nextvec.inference import Engine
 from nextvec.serving import openapi
 from nextvec.serving.limits import Limits
-from nextvec.serving.observations import Settled
+from nextvec.serving.observations import LabelledPrediction
 from nextvec.serving.payload import from_rows
 from nextvec.serving.service import Service
 from nextvec.wire.limits import MOST_ROWS
@@ -66,7 +66,7 @@ def test_every_row_that_holds_a_predicted_vector_is_its_label(run: Path, tmp_pat
     last = (len(rows) - 1) // EVERY * EVERY
 
     async def main() -> None:
-        service, settled = Service({"stable": run}, lambda name: engine, tmp_path / "s", Limits()), list[Settled]()
+        service, settled = Service({"stable": run}, lambda name: engine, tmp_path / "s", Limits()), list[LabelledPrediction]()
         service.listeners.record = settled.append
 
         async def append(name: str, row: int, named: bool, k: int) -> None:

@@ -24,13 +24,14 @@ from nextvec.evaluation.by_lane import SURE
 from nextvec.evaluation.by_lane import UNSURE as UNSURE_FIGURES
 from nextvec.inference import Engine
 from nextvec.lanes import Anchors, Lanes, by_clusters
-from nextvec.rollout.judge import CANARY, FAIL, STABLE, Evidence
-from nextvec.rollout.ledger import open_ledger
-from nextvec.routing import UNSURE, Lineup, Served, Snapshot
+from nextvec.rollout.evidence import Evidence
+from nextvec.rollout.guardrails import CANARY, FAIL, STABLE
+from nextvec.rollout.opening import open_ledger
+from nextvec.routing import UNSURE, ArmModels, RoutedModel, Snapshot
 from nextvec.serving.lanes import ENOUGH, FIRST, MOST, Health, ServedLanes, strata
 from nextvec.serving.limits import Limits
 from nextvec.serving.metrics import Metrics
-from nextvec.serving.observations import Event, Seen
+from nextvec.serving.observations import Observation, SessionEvent
 from nextvec.serving.payload import from_rows
 from nextvec.serving.service import Service
 from nextvec.serving.state_rebuild import INLINE
@@ -371,25 +372,25 @@ def test_a_rollout_of_the_shared_model_leaves_experts_their_lanes(made: Path, an
     """In both arms, so that such sessions are no evidence; the others carry their lane to the judge."""
 
     async def talk(service: Service, lanes: ServedLanes) -> None:
-        events: list[Event] = []
+        events: list[SessionEvent] = []
         service.listeners.observe = events.append
         experts = service.routing.snapshot.stable.experts
         await service.models.open("new", made / "run1")
-        new = Lineup(Served("new"), Served("new"), experts)
+        new = ArmModels(RoutedModel("new"), RoutedModel("new"), experts)
         service.routing.adopt(Snapshot(1, service.routing.snapshot.stable, new, 100.0, "r", time.monotonic() + 3600))
         service.contexts.open("mine")
         assert (await say(service, "mine", in_lane(anchors, 1))).model == "expert"
         assert events == []
         service.contexts.open("other")
         assert (await say(service, "other", in_lane(anchors, 2))).model == "new"
-        assert {e.lane for e in events if isinstance(e, Seen)} == {anchors.names[2]}
+        assert {e.lane for e in events if isinstance(e, Observation)} == {anchors.names[2]}
 
     served(made, tmp_path, talk)
 
 
 def test_harm_in_one_lane_alone_is_found_and_named(anchors: Anchors) -> None:
     """Failures of one lane's sessions, none elsewhere: the judge says worse, and the evidence where."""
-    from nextvec.rollout.judge import Event as Judged
+    from nextvec.rollout.evidence import UnitOutcome as Judged
 
     evidence = Evidence(strata(anchors))
     for lane in strata(anchors):

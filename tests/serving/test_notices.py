@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from nextvec.rollout.ledger import open_ledger
+from nextvec.rollout.opening import open_ledger
 from nextvec.serving.notices import Notices
 from tests.serving.server import serving
 from tests.serving.test_canary import QUICK, draft, until

@@ -16,11 +16,12 @@ from nextvec.client import Client
 from nextvec.errors import ServingError
 from nextvec.inference import Engine
 from nextvec.rollout.ledger import Ledger
-from nextvec.rollout.plan import Command, intervene
+from nextvec.rollout.lifecycle import intervene
 from nextvec.rollout.promotions import Promotion, start
+from nextvec.rollout.transition import Command
 from tests.serving.orders import ENDS, ORDERS
 from tests.serving.server import Running, rows_of, serving
-from tests.serving.test_canary import PERSON, QUICK, RUNGS, draft, spoil, state, talk, until
+from tests.serving.test_canary import PERSON, QUICK, STEPS, draft, spoil, state, talk, until
 from tests.waiting import PATIENCE
 
 
@@ -58,7 +59,7 @@ def lives(process: int) -> bool:
 
 
 def promote(server: Running) -> None:
-    for _ in range(len(RUNGS) + 1):
+    for _ in range(len(STEPS) + 1):
         httpx.post(f"{server.url}/v1/rollouts/r/promote").raise_for_status()
 
 
@@ -90,7 +91,7 @@ def test_the_command_of_before_a_promotion_serves_the_promoted_model_and_every_s
 @pytest.mark.parametrize("fault", ["gone", "other weights"])
 def test_a_promoted_model_that_cannot_be_served_stops_the_start_in_one_line(ledger: Ledger, folder: Path, fault: str) -> None:
     draft(ledger, folder)
-    for _ in range(len(RUNGS) + 1):
+    for _ in range(len(STEPS) + 1):
         intervene(ledger, "r", Command("promote", PERSON))
     assert state(ledger) == "PROMOTED"
     if fault == "gone":

@@ -1,4 +1,4 @@
-"""The verb `rollout`: a canary, step by step, from the shadow to the new stable model or back."""
+"""The verb `rollout`: start, follow and control the rollout of a canary."""
 
 import json
 import sys
@@ -41,9 +41,11 @@ def _start(arguments: Namespace) -> int:
     from nextvec.cli.banks import open_bank_of
     from nextvec.cli.show import Bars
     from nextvec.inference import Engine
-    from nextvec.rollout.judge import Evidence, Rung
-    from nextvec.rollout.plan import Command, Plan, create, intervene
+    from nextvec.rollout.evidence import Evidence
+    from nextvec.rollout.lifecycle import create, intervene
+    from nextvec.rollout.plan import CanaryStep, Plan
     from nextvec.rollout.promotions import identity
+    from nextvec.rollout.transition import Command
     from nextvec.rollout.units import bands
     from nextvec.runs import Run
     from nextvec.serving.preflight import preflight
@@ -56,8 +58,8 @@ def _start(arguments: Namespace) -> int:
             raise SettingsError(f"{name!r} is not 1 to 64 of A-Z a-z 0-9 _ -")
     if min(arguments.dwell, arguments.pairs, arguments.budget) <= 0:
         raise SettingsError("--dwell, --pairs and --budget must be above 0")
-    plan = Plan.catching(arguments.harm, arguments.base, arguments.dwell)
-    plan = Plan(plan.harm, plan.base, plan.rungs, Rung(0.0, arguments.dwell, arguments.pairs), gated=arguments.gated)
+    plan = Plan.detecting(arguments.harm, arguments.base, arguments.dwell)
+    plan = Plan(plan.harm, plan.base, plan.steps, CanaryStep(0.0, arguments.dwell, arguments.pairs), gated=arguments.gated)
     ledger = _opened(arguments, create=True)
     runs = [Run.open(path) for path in (arguments.over, arguments.canary)]
     stable, canary = (Engine.open(run, open_bank_of(run, arguments), weights=arguments.weights) for run in runs)
@@ -65,7 +67,7 @@ def _start(arguments: Namespace) -> int:
         checked = preflight(stable, canary, arguments.budget, progress=bars)
     models = [identity(name, engine.digest) for name, engine in zip(names, (stable, canary), strict=True)]
     if models[0] == models[1]:
-        raise ServingError(f"{names[1]} is the stable model itself; there is nothing to try")
+        raise ServingError(f"{names[1]} is the stable model itself; there is nothing to compare")
     evidence = Evidence(_strata(arguments.lanes, stable) if arguments.lanes else bands())
     create(
         ledger, chosen, arguments.route, plan, stable=models[0], canary=models[1], actor=arguments.by, evidence=evidence
@@ -79,15 +81,16 @@ def _start(arguments: Namespace) -> int:
         for failure in checked.failures:
             print(f"  refused: {failure}")
         if not checked.failures:
-            steps = ", ".join(f"{rung.weight:g} % for {rung.units:,} sessions" for rung in plan.rungs)
+            steps = ", ".join(f"{step.weight:g} % for {step.units:,} sessions" for step in plan.steps)
             print(f"  {plan.shadow.units:,} mirrored sessions, then {steps}")
-            print(f"  each step sees failures {plan.harm:g} times a rate of {plan.base:.2%} in 90 of 100 rollouts")
+            print(f"  each step detects failures at {plan.harm:g} times a rate of {plan.base:.2%} in 90 of 100 rollouts")
     return 1 if checked.failures else 0
 
 
 def _intervene(arguments: Namespace) -> int:
-    from nextvec.rollout.plan import Command, intervene
-    from nextvec.rollout.report import caution
+    from nextvec.rollout.lifecycle import intervene
+    from nextvec.rollout.status import caution
+    from nextvec.rollout.transition import Command
 
     ledger = _opened(arguments)
     which = _which(ledger, arguments)
@@ -104,10 +107,10 @@ def _intervene(arguments: Namespace) -> int:
 
 def _status(arguments: Namespace) -> int:
     from nextvec.cli import show_rollout
-    from nextvec.rollout.report import report
+    from nextvec.rollout.status import status
 
     ledger = _opened(arguments)
-    found = report(ledger, _which(ledger, arguments))
+    found = status(ledger, _which(ledger, arguments))
     if arguments.json:
         print(json.dumps(found))
     else:
@@ -116,18 +119,18 @@ def _status(arguments: Namespace) -> int:
 
 
 def _watch(arguments: Namespace) -> int:
-    from nextvec.rollout.plan import Phase
-    from nextvec.rollout.report import report
+    from nextvec.rollout.state import Phase
+    from nextvec.rollout.status import status
 
     if arguments.every <= 0:
         raise SettingsError("--every must be above 0 seconds")
     ledger = _opened(arguments)
-    which, told = _which(ledger, arguments), 0
+    which, printed = _which(ledger, arguments), 0
     while True:
-        found = report(ledger, which)
-        for row in found["steps"][told:]:
+        found = status(ledger, which)
+        for row in found["steps"][printed:]:
             _line(row, arguments.json)
-        told = len(found["steps"])
+        printed = len(found["steps"])
         if found["ended"]:
             return 0 if found["state"] == Phase.PROMOTED else 1
         time.sleep(arguments.every)
@@ -143,7 +146,7 @@ def _line(row: dict[str, Any], as_json: bool) -> None:
 
 
 def _history(arguments: Namespace) -> int:
-    from nextvec.rollout.report import weights
+    from nextvec.rollout.status import weights
 
     ledger = _opened(arguments)
     rows = ledger.rows(arguments.rollout)
@@ -164,12 +167,12 @@ def _verify(arguments: Namespace) -> int:
     if arguments.json:
         print(json.dumps({"rows": count, "head": head}))
     else:
-        print(f"{ledger.where}: {count} rows, every one as it was written; head {head[:16] or '-'}")
+        print(f"{ledger.where}: {count} rows, all as they were written; head {head[:16] or '-'}")
     return 0
 
 
 def _export(arguments: Namespace) -> int:
-    from nextvec.rollout.ledger import open_damaged
+    from nextvec.rollout.opening import open_damaged
 
     for row in open_damaged(arguments.ledger).export():
         print(json.dumps(row))
@@ -178,7 +181,9 @@ def _export(arguments: Namespace) -> int:
 
 def _simulate(arguments: Namespace) -> int:
     from nextvec.cli import show, show_rollout
-    from nextvec.rollout.simulate import EQUAL, HARMS, recorded, simulate, synthetic
+    from nextvec.rollout.simulation.harms import EQUAL, HARMS
+    from nextvec.rollout.simulation.table import simulate
+    from nextvec.rollout.simulation.traffic import recorded, synthetic
 
     if min(arguments.rollouts, arguments.requests) < 1:
         raise SettingsError("--rollouts and --requests must be 1 or more")
@@ -199,10 +204,10 @@ def _simulate(arguments: Namespace) -> int:
 
 
 def _opened(arguments: Namespace, create: bool = False) -> "Ledger":
-    from nextvec.rollout.ledger import open_ledger
+    from nextvec.rollout.opening import open_ledger
 
     if not create and "://" not in arguments.ledger and not Path(arguments.ledger).exists():
-        raise ServingError(f"{arguments.ledger}: there is no ledger; `nextvec rollout start` makes one")
+        raise ServingError(f"{arguments.ledger}: there is no ledger; `nextvec rollout start` creates one")
     return open_ledger(arguments.ledger)
 
 

@@ -15,7 +15,8 @@ from nextvec.errors import ServingError, SettingsError
 from nextvec.inference import Engine, bank_of
 from nextvec.kernels.weights import WeightFormat
 from nextvec.lanes import Anchors
-from nextvec.rollout.ledger import Ledger, open_ledger
+from nextvec.rollout.ledger import Ledger
+from nextvec.rollout.opening import open_ledger
 from nextvec.rollout.promotions import Start, promotions, start
 from nextvec.runs import Run
 from nextvec.serving.canary import Canary, Terms
@@ -28,7 +29,7 @@ from nextvec.serving.limits import Limits
 from nextvec.serving.listening import ListenAddress
 from nextvec.serving.log import Log
 from nextvec.serving.notices import Notices
-from nextvec.serving.observations import Settled
+from nextvec.serving.observations import LabelledPrediction
 from nextvec.serving.server import serve as run_server
 from nextvec.serving.service import Service
 from nextvec.serving.watchdog import Watchdog
@@ -201,11 +202,11 @@ def _joined(
     return Canary(service, ledger, lambda name: _beside(arguments.run[0], name), tell, terms, start.digests, notices)
 
 
-def _recording(path: Path, service: Service) -> Callable[[Settled], None]:
+def _recording(path: Path, service: Service) -> Callable[[LabelledPrediction], None]:
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     log = Log(service.metrics, descriptor=descriptor)
 
-    def record(s: "Settled") -> None:
+    def record(s: "LabelledPrediction") -> None:
         said = {"time": s.time, "session": s.session, "n_vectors": s.vectors}
         log.line("answer", **said, latency_ms=1e3 * s.seconds, failed=s.failed, hit=s.hit)
 

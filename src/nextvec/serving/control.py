@@ -1,4 +1,4 @@
-"""The rollout over HTTP: how it stands, and what a person wants of it."""
+"""The rollout over HTTP: its status, and commands of a person."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,9 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from nextvec.errors import ServingError
-from nextvec.rollout.ledger import ConflictError, LedgerError
-from nextvec.rollout.plan import Command, intervene
-from nextvec.rollout.report import caution
+from nextvec.rollout.lifecycle import intervene
+from nextvec.rollout.records import ConflictError, LedgerError
+from nextvec.rollout.status import caution
+from nextvec.rollout.transition import Command
 from nextvec.serving.canary import Canary
 from nextvec.serving.parameters import named
 from nextvec.serving.payload import from_json
@@ -25,7 +26,7 @@ T = TypeVar("T")
 
 
 class Control:
-    """Handlers of what people may do. The ledger is asked in a thread: answers to others do not wait for its disk."""
+    """Handlers of status and commands. The ledger is read in a thread, so other requests do not wait for its disk."""
 
     def __init__(self, canary: Canary | None) -> None:
         self._canary = canary
@@ -33,7 +34,7 @@ class Control:
     async def rollouts(self, _: Request) -> Response:
         if self._canary is None:
             return _json(RolloutList(None, [], None, False))
-        return _json(msgspec.convert(await _asked(self._canary.told), RolloutList))
+        return _json(msgspec.convert(await _in_thread(self._canary.status), RolloutList))
 
     async def intervene(self, request: Request) -> Response:
         canary = self._canary
@@ -46,17 +47,17 @@ class Control:
         body = await request.body()
         reason = from_json(body, ReasonRequest).reason if body else ""
         command = Command(verb, request.state.actor, reason)
-        record = await _asked(lambda: intervene(canary.ledger, rollout, command))
+        record = await _in_thread(lambda: intervene(canary.ledger, rollout, command))
         return _json(RolloutChange(rollout, record.state, record.epoch, caution(record)))
 
 
-async def _asked(call: Callable[[], T]) -> T:
+async def _in_thread(call: Callable[[], T]) -> T:
     try:
         return await asyncio.get_running_loop().run_in_executor(None, call)
     except ConflictError as error:
         raise RefusedError(409, str(error)) from None
     except LedgerError:
-        raise RefusedError(503, "the ledger of rollouts cannot be read or written; answers go on") from None
+        raise RefusedError(503, "the ledger of rollouts cannot be read or written; predictions are still answered") from None
     except ServingError as error:
         raise RefusedError(404, str(error)) from None
 

@@ -64,7 +64,7 @@ class Handlers:
     def __init__(self, service: Service, canary: Canary | None = None, root: str = "") -> None:
         self.service, self.control = service, Control(canary)
         self._document = msgspec.json.encode(openapi.document(service.dim, root))
-        self._overviews = Overviews(service, canary.told if canary is not None else lambda: None)
+        self._overviews = Overviews(service, canary.status if canary is not None else lambda: None)
         self._pages = {path: page(path, root) for path in FILES}
 
     def by_operation(self) -> dict[str, Callable[..., Awaitable[Response]]]:

@@ -11,7 +11,7 @@ import msgspec
 
 import nextvec
 from nextvec.bank import Bank
-from nextvec.rollout.ledger import LedgerError
+from nextvec.rollout.records import LedgerError
 from nextvec.serving.load import load_of
 from nextvec.serving.rollout_state import rollout_state
 from nextvec.serving.run_state import RunStates
@@ -42,7 +42,7 @@ class Overviews:
     """Makes overviews. Whatever needs a disk is read in a thread, and at most once in :data:`FRESH` seconds.
 
     Args:
-        rollouts: the status of rollouts, see :meth:`nextvec.serving.canary.Canary.told`; None on a server that takes part in
+        rollouts: the status of rollouts, see :meth:`nextvec.serving.canary.Canary.status`; None on a server that takes part in
             none.
     """
 

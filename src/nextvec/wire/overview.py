@@ -149,7 +149,7 @@ class RolloutState(Body, frozen=True):
     canary: str
     parent: str | None
     steps: list[dict[str, Any]]
-    unseen: Annotated[list[dict[str, Any]], Meta(description="Smallest detectable effects.")]
+    detectable: Annotated[list[dict[str, Any]], Meta(description="Smallest detectable effects.")]
     next: Annotated[dict[str, Any], Meta(description="What the next step waits for.")]
     cause: Annotated[str | None, Meta(description="Why it ended.")]
     harm: Annotated[float, Meta(description="Multiple of the failure rate that the plan detects.")]

@@ -569,10 +569,10 @@ function stream(it) {
 }
 
 function unseen(now) {
-  const names = ["fail", "slow", "miss", "unlabelled"], weights = [...new Set(now.unseen.map((it) => it.weight))];
+  const names = ["fail", "slow", "miss", "unlabelled"], weights = [...new Set(now.detectable.map((it) => it.weight))];
   const card = make("div", { class: "card" }, make("h3", {}, "Smallest detectable effect"));
   if (!weights.length) return put(card, {}, [make("p", { class: "empty" }, "No sessions were compared yet, so no effect is detectable.")]);
-  const rows = weights.map((weight) => [`${weight} %`, ...names.map((name) => harm(now.unseen.find((it) => it.weight === weight && it.stream === name)))]);
+  const rows = weights.map((weight) => [`${weight} %`, ...names.map((name) => harm(now.detectable.find((it) => it.weight === weight && it.stream === name)))]);
   const heads = [["At weight", "name"], ...names.map((name) => [STREAMS[name][0], "n"])];
   return put(card, {}, [make("p", { class: "legend" }, "As a multiple of the stable model’s rate: 9 of 10 rollouts with as many sessions would detect it. Smaller effects can be present."), table(heads, rows, "Smallest detectable effect by weight", "brief")]);
 }

@@ -17,21 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextvec.errors import ServingError
-from nextvec.rollout import ledger as ledger_module
-from nextvec.rollout.ledger import (
-    GENESIS,
-    ConflictError,
-    Entry,
-    Ledger,
-    LedgerError,
-    PostgresLedger,
-    Record,
-    SqliteLedger,
-    Turn,
-    open_ledger,
-)
+from nextvec.rollout.ledger import Ledger
+from nextvec.rollout.opening import open_ledger
+from nextvec.rollout.postgres import PostgresDatabase
+from nextvec.rollout.records import ConflictError, Decision, Entry, LedgerError, Record
+from nextvec.rollout.schema import GENESIS
+from nextvec.rollout.sqlite import SqliteDatabase
 from tests.conftest import examples
-from tests.serving import postgres
+from tests.rollout import postgres
 
 DRAFT = Entry("", "DRAFT", "drafted", {"plan": [5.0, 10.0]}, "ann")
 
@@ -60,14 +53,14 @@ def ledger(where: str) -> Generator[Ledger]:
 def moved(to: str, evidence: Any = None, ends: bool = False, actor: str = "controller") -> Any:
     """A decision to move, whatever the record."""
 
-    def decide(record: Record, reports: list[Any]) -> Turn:
-        return Turn(record.watched, record.heard, reports, Entry(record.state, to, "because", evidence, actor, ends))
+    def decide(record: Record, reports: list[Any]) -> Decision:
+        return Decision(record.watched, record.last_unit, reports, Entry(record.state, to, "because", evidence, actor, ends))
 
     return decide
 
 
-def still(record: Record, reports: list[Any]) -> Turn:
-    return Turn(record.watched + 1, record.heard, [*(record.evidence or []), *reports], None)
+def still(record: Record, reports: list[Any]) -> Decision:
+    return Decision(record.watched + 1, record.last_unit, [*(record.evidence or []), *reports], None)
 
 
 def ladder(where: str, names: tuple[str, ...] = ("SHADOW", "CANARY(0)", "CANARY(1)", "ROLLING_BACK")) -> None:
@@ -75,7 +68,7 @@ def ladder(where: str, names: tuple[str, ...] = ("SHADOW", "CANARY(0)", "CANARY(
     ledger = open_ledger(where)
     token = ledger.acquire(ledger.create("r", "main", DRAFT), "one")
     for name in names:
-        ledger.turn("r", token, moved(name, {"units": 3, "text": "ü" * 200}))
+        ledger.tick("r", token, moved(name, {"units": 3, "text": "ü" * 200}))
     ledger.close()
 
 
@@ -97,7 +90,7 @@ def test_rows_are_chained_and_the_state_is_the_last(ledger: Ledger) -> None:
     record = ledger.create("r", "main", DRAFT)
     assert (record.state, record.epoch, record.active, record.holder) == ("DRAFT", 1, True, "")
     token = ledger.acquire(record, "one")
-    after = ledger.turn("r", token, moved("SHADOW", {"units": 7}, actor="bob"))
+    after = ledger.tick("r", token, moved("SHADOW", {"units": 7}, actor="bob"))
     first, second = ledger.rows("r")
     assert (first.prev_hash, second.prev_hash) == (GENESIS, first.hash)
     assert (after.row, after.state, after.epoch) == (second, "SHADOW", 2)
@@ -128,20 +121,20 @@ def test_a_stale_token_writes_nothing(ledger: Ledger) -> None:
     new = ledger.acquire(ledger.record("r"), "two")
     before = ledger.record("r")
     with pytest.raises(ConflictError, match=f"token {old} of rollout 'r' is stale: 'two' holds {new}"):
-        ledger.turn("r", old, moved("SHADOW"))
+        ledger.tick("r", old, moved("SHADOW"))
     ledger.release("r", old)
     assert ledger.record("r") == before
-    assert ledger.turn("r", new, moved("SHADOW")).state == "SHADOW"
+    assert ledger.tick("r", new, moved("SHADOW")).state == "SHADOW"
 
 
 def test_who_beats_is_not_taken_over(ledger: Ledger) -> None:
     seen = ledger.create("r", "main", DRAFT)
     token = ledger.acquire(seen, "one")
-    with pytest.raises(ConflictError, match="is driven by 'one'"):
+    with pytest.raises(ConflictError, match="is held by 'one'"):
         ledger.acquire(seen, "two")
     seen = ledger.record("r")
-    ledger.turn("r", token, still)
-    with pytest.raises(ConflictError, match="is driven by 'one'"):
+    ledger.tick("r", token, still)
+    with pytest.raises(ConflictError, match="is held by 'one'"):
         ledger.acquire(seen, "two")
 
 
@@ -158,12 +151,12 @@ def test_a_person_changes_only_the_epoch_that_was_seen(ledger: Ledger) -> None:
 
 def test_a_route_has_one_rollout_at_a_time(ledger: Ledger) -> None:
     token = ledger.acquire(ledger.create("r", "main", DRAFT), "one")
-    with pytest.raises(ConflictError, match="route 'main' has rollout 'r' under way; end it first"):
+    with pytest.raises(ConflictError, match="route 'main' has the active rollout 'r'; end it first"):
         ledger.create("s", "main", DRAFT)
     with pytest.raises(ConflictError, match="rollout 'r' exists"):
         ledger.create("r", "other", DRAFT)
     ledger.create("t", "other", DRAFT)
-    ledger.turn("r", token, moved("REJECTED", ends=True))
+    ledger.tick("r", token, moved("REJECTED", ends=True))
     assert ledger.active("main") is None
     ledger.create("s", "main", DRAFT)
     assert [ledger.active(route).row.rollout for route in ("main", "other")] == ["s", "t"]  # type: ignore[union-attr]
@@ -179,7 +172,7 @@ def test_the_database_itself_allows_one_active_rollout_and_no_double_step(where:
 
 
 def test_an_unknown_rollout_is_named(ledger: Ledger) -> None:
-    for ask in (lambda: ledger.record("x"), lambda: ledger.exchange("x", "a", 0), lambda: ledger.turn("x", 1, still)):
+    for ask in (lambda: ledger.record("x"), lambda: ledger.exchange("x", "a", 0), lambda: ledger.tick("x", 1, still)):
         with pytest.raises(ServingError, match="has no rollout 'x'"):
             ask()
     assert ledger.rows("x") == []
@@ -190,10 +183,10 @@ def test_a_report_is_taken_once(ledger: Ledger) -> None:
     for _ in range(3):  # a router that did not hear that it was heard
         ledger.exchange("r", "a", 1, 1, {"n": 1})
     ledger.exchange("r", "b", 1, 1, {"n": 10})
-    assert ledger.turn("r", token, still).evidence == [{"n": 1}, {"n": 10}]
+    assert ledger.tick("r", token, still).evidence == [{"n": 1}, {"n": 10}]
     ledger.exchange("r", "a", 1, 1, {"n": 1})
     ledger.exchange("r", "a", 1, 2, {"n": 2})
-    assert ledger.turn("r", token, still).evidence == [{"n": 1}, {"n": 10}, {"n": 2}]
+    assert ledger.tick("r", token, still).evidence == [{"n": 1}, {"n": 10}, {"n": 2}]
 
 
 def test_a_decision_that_fails_takes_nothing(ledger: Ledger) -> None:
@@ -201,20 +194,20 @@ def test_a_decision_that_fails_takes_nothing(ledger: Ledger) -> None:
     ledger.exchange("r", "a", 1, 1, {"n": 1})
     before = ledger.record("r")
 
-    def broken(record: Record, reports: list[Any]) -> Turn:
+    def broken(record: Record, reports: list[Any]) -> Decision:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        ledger.turn("r", token, broken)
+        ledger.tick("r", token, broken)
     assert ledger.record("r") == before
-    assert ledger.turn("r", token, still).evidence == [{"n": 1}]
+    assert ledger.tick("r", token, still).evidence == [{"n": 1}]
 
 
 def test_an_ended_rollout_takes_no_reports(ledger: Ledger) -> None:
     token = ledger.acquire(ledger.create("r", "main", DRAFT), "one")
-    ledger.turn("r", token, moved("REJECTED", ends=True))
+    ledger.tick("r", token, moved("REJECTED", ends=True))
     ledger.exchange("r", "a", 2, 1, {"n": 1})
-    assert ledger.turn("r", token, still).evidence == []
+    assert ledger.tick("r", token, still).evidence == []
 
 
 def test_the_slowest_router_is_known(ledger: Ledger) -> None:
@@ -238,8 +231,8 @@ def test_threads_share_a_ledger(ledger: Ledger) -> None:
         thread.start()
     taken: list[Any] = []
     while any(thread.is_alive() for thread in threads):
-        taken += ledger.turn("r", token, moved("SHADOW")).evidence
-    taken += ledger.turn("r", token, moved("SHADOW")).evidence
+        taken += ledger.tick("r", token, moved("SHADOW")).evidence
+    taken += ledger.tick("r", token, moved("SHADOW")).evidence
     assert sorted(taken) == sorted([name, n] for name in "abc" for n in range(1, 11))
     ledger.verify()
 
@@ -290,7 +283,9 @@ def test_a_forged_row_with_a_sound_hash_is_refused(where: str) -> None:
 def test_a_damaged_ledger_can_be_exported(where: str) -> None:
     ladder(where)
     execute(where, "UPDATE ledger SET evidence = '{' WHERE seq = 2", "DELETE FROM ledger WHERE seq = 4")
-    damaged = PostgresLedger(where) if where.startswith("postgresql") else SqliteLedger(where, read_only=True)
+    damaged = (
+        Ledger(PostgresDatabase(where)) if where.startswith("postgresql") else Ledger(SqliteDatabase(where, read_only=True))
+    )
     rows = list(damaged.export())
     assert [row["seq"] for row in rows] == [1, 2, 3, 4, 5]
     assert ["damaged" in row for row in rows] == [False, True, False, True, False]
@@ -348,7 +343,7 @@ def test_a_torn_file_is_refused(sound: Path, tmp_path_factory: Any, length: int)
 def assert_exportable(path: Path) -> None:
     """What is left comes out, or one clear error does."""
     try:
-        opened = SqliteLedger(path, read_only=True)
+        opened = Ledger(SqliteDatabase(path, read_only=True))
     except LedgerError:
         return
     try:
@@ -374,18 +369,18 @@ def test_a_torn_row_is_named_by_its_number(sound: Path, tmp_path: Path) -> None:
 
 def test_a_full_disk_is_one_line_and_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
-    opened = SqliteLedger(path)
+    opened = Ledger(SqliteDatabase(path))
     token = opened.acquire(opened.create("r", "main", DRAFT), "one")
     before = opened.record("r")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (Path(f"{path}-wal").stat().st_size, hard))
     try:
         with pytest.raises(LedgerError, match=r"ledger\.db: "):
-            opened.turn("r", token, moved("SHADOW"))
+            opened.tick("r", token, moved("SHADOW"))
         assert opened.record("r") == before
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert opened.turn("r", token, moved("SHADOW")).state == "SHADOW"
+    assert opened.tick("r", token, moved("SHADOW")).state == "SHADOW"
     assert opened.verify() == 2
     opened.close()
 
@@ -393,10 +388,10 @@ def test_a_full_disk_is_one_line_and_changes_nothing(tmp_path: Path) -> None:
 def test_a_ledger_opened_to_read_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     ladder(str(path))
-    opened = SqliteLedger(path, read_only=True)
+    opened = Ledger(SqliteDatabase(path, read_only=True))
     assert opened.verify() == 5
     with pytest.raises(LedgerError, match="readonly"):
-        opened.turn("r", 1, moved("FULL"))
+        opened.tick("r", 1, moved("FULL"))
     opened.close()
 
 
@@ -421,28 +416,19 @@ def test_a_lost_connection_is_made_anew(socket: str) -> None:
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()",
     )
     with pytest.raises(LedgerError, match=r"terminat|closed|lost"):
-        opened.turn("r", token, still)
-    assert opened.turn("r", token, moved("SHADOW")).state == "SHADOW"
+        opened.tick("r", token, still)
+    assert opened.tick("r", token, moved("SHADOW")).state == "SHADOW"
     opened.close()
 
 
 @pytest.mark.integration
 def test_a_commit_is_on_disk_before_it_counts(tmp_path: Path, socket: str) -> None:
-    local = SqliteLedger(tmp_path / "ledger.db")
-    assert local._run("PRAGMA synchronous") == [(2,)]
-    assert local._run("PRAGMA journal_mode") == [("wal",)]
+    local = SqliteDatabase(tmp_path / "ledger.db")
+    assert local.run("PRAGMA synchronous") == [(2,)]
+    assert local.run("PRAGMA journal_mode") == [("wal",)]
     local.close()
-    remote = PostgresLedger(postgres.database(socket))
-    with remote._transaction(write=False):
-        assert remote._run("SHOW synchronous_commit") == [("on",)]
-        assert remote._run("SHOW fsync") == [("on",)]
+    remote = PostgresDatabase(postgres.database(socket))
+    with remote.transaction(write=False):
+        assert remote.run("SHOW synchronous_commit") == [("on",)]
+        assert remote.run("SHOW fsync") == [("on",)]
     remote.close()
-
-
-def test_a_failpoint_is_silent_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    killed: list[int] = []
-    monkeypatch.setattr(ledger_module.os, "kill", lambda pid, signal: killed.append(signal))
-    ledger_module.failpoint("before_commit")
-    monkeypatch.setenv(ledger_module.FAILPOINT, "before_commit:stop:1")
-    ledger_module.failpoint("after_commit")
-    assert killed == []

@@ -8,19 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from nextvec.rollout.judge import ASSIGN, CANARY, MISS, NEITHER, STABLE, Event, Evidence, Rung
-from nextvec.rollout.ledger import Ledger, open_ledger
-from nextvec.rollout.plan import Command, Controller, Follower, Plan, create, intervene
-from nextvec.rollout.report import caution, report
+from nextvec.rollout.controller import Controller
+from nextvec.rollout.evidence import Evidence, UnitOutcome
+from nextvec.rollout.follower import Follower
+from nextvec.rollout.guardrails import ASSIGN, CANARY, MISS, NEITHER, STABLE
+from nextvec.rollout.ledger import Ledger
+from nextvec.rollout.lifecycle import create, intervene
+from nextvec.rollout.opening import open_ledger
+from nextvec.rollout.plan import CanaryStep, Plan
+from nextvec.rollout.status import caution, status
+from nextvec.rollout.transition import Command
 from nextvec.rollout.units import bands
-from nextvec.routing import Lineup, Served
-from nextvec.serving.observations import Closed, Pair, Seen
+from nextvec.routing import ArmModels, RoutedModel
+from nextvec.serving.observations import Closed, Observation, Pair
 from nextvec.serving.participation import Participation
 from nextvec.serving.rollout_state import rollout_state
 from tests.waiting import PATIENCE
 
-OLD, NEW = (Lineup(Served(name), Served(name)) for name in ("old", "new"))
-PLAN = Plan(3.0, 0.01, (Rung(5.0, 60.0, 40), Rung(98.0, 0.0, 40)), Rung(0.0, 60.0, 50))
+OLD, NEW = (ArmModels(RoutedModel(name), RoutedModel(name)) for name in ("old", "new"))
+PLAN = Plan(3.0, 0.01, (CanaryStep(5.0, 60.0, 40), CanaryStep(98.0, 0.0, 40)), CanaryStep(0.0, 60.0, 50))
 
 
 class Clock:
@@ -58,9 +64,9 @@ def test_a_status_counts_what_the_next_step_waits_for(ledger: Ledger, clock: Clo
     follower, controller, _ = driven(ledger, clock)
     turn(follower, controller)
     clock.now = 5.0
-    follower.observe(Event(MISS, NEITHER, None, count=32, stratum=bands()[0]))
+    follower.observe(UnitOutcome(MISS, NEITHER, None, count=32, stratum=bands()[0]))
     turn(follower, controller)
-    found = report(ledger, "r")
+    found = status(ledger, "r")
     step = found["next"]
     assert (step["kind"], step["units"], step["units_needed"], step["pairs"]["miss"]) == ("pairs", 32, 50, 32)
     assert step["missing"] == [
@@ -68,18 +74,18 @@ def test_a_status_counts_what_the_next_step_waits_for(ledger: Ledger, clock: Clo
     ]  # fmt: skip
     intervene(ledger, "r", Command("promote", "ann"))
     for arm, count in ((STABLE, 19), (CANARY, 1)):
-        follower.observe(Event(ASSIGN, arm, 5.0, count=count, stratum=bands()[0]))
+        follower.observe(UnitOutcome(ASSIGN, arm, 5.0, count=count, stratum=bands()[0]))
     turn(follower, controller)
-    step = report(ledger, "r")["next"]
+    step = status(ledger, "r")["next"]
     assert step["sessions"] == {"stable": 19, "canary": 1}
     assert step["missing"][0] == "20 more sessions at 5 % (20 of 40)"
-    assert rollout_state(report(ledger, "r")).next == step
+    assert rollout_state(status(ledger, "r")).next == step
 
 
 def test_a_promoted_rollout_gives_all_to_the_canary_and_waits_for_nothing(ledger: Ledger) -> None:
     for _ in range(3):
         intervene(ledger, "r", Command("promote", "ann"))
-    found = report(ledger, "r")
+    found = status(ledger, "r")
     assert (found["state"], found["weight"], found["next"]["missing"]) == ("PROMOTED", 100.0, [])
     assert found["steps"][-1]["weight"] == [98.0, 100.0]
     assert rollout_state(found).weight == 100.0
@@ -90,7 +96,7 @@ def test_a_promotion_by_hand_without_traffic_is_warned_of(ledger: Ledger, clock:
     warned = caution(intervene(ledger, "r", Command("promote", "ann")))
     assert warned is not None
     assert "without traffic" in warned
-    follower.observe(Event(ASSIGN, STABLE, 5.0, count=7, stratum=bands()[0]))
+    follower.observe(UnitOutcome(ASSIGN, STABLE, 5.0, count=7, stratum=bands()[0]))
     turn(follower, controller)
     assert caution(intervene(ledger, "r", Command("pause", "ann"))) is None
     warned = caution(intervene(ledger, "r", Command("promote", "ann")))
@@ -102,11 +108,11 @@ def test_a_rollback_says_why_in_plain_words(ledger: Ledger, clock: Clock) -> Non
     intervene(ledger, "r", Command("promote", "ann"))
     for n in range(20):
         why = "the process did not answer for 10 s" if n % 4 else "no answer within 200 ms"
-        part.observe(Seen("fail", "canary", f"s{n}", 5.0, 1.0, 3, cause=why))
+        part.observe(Observation("fail", "canary", f"s{n}", 5.0, 1.0, 3, cause=why))
     turn(follower, controller)
     turn(follower, controller)
     turn(follower, controller)
-    found = report(ledger, "r")
+    found = status(ledger, "r")
     assert found["state"] == "ROLLED_BACK"
     assert found["cause"] == (
         "worse: fail (the process did not answer for 10 s (15 times), no answer within 200 ms (5 times))"
@@ -119,21 +125,21 @@ def test_an_alarm_says_what_stable_had_to_answer_for(ledger: Ledger, clock: Cloc
     follower.alarm = alarms.append  # type: ignore[method-assign]
     for n in range(20):
         bad = n % 5 > 0
-        part.observe(Seen("fail", "canary", f"s{n}", 5.0, float(bad), 3, cause="it raised Fault" if bad else ""))
+        part.observe(Observation("fail", "canary", f"s{n}", 5.0, float(bad), 3, cause="it raised Fault" if bad else ""))
     assert alarms[0] == "stable had to answer 16 of the canary's last 20 requests: it raised Fault (16 times)"
     clock.now = 61.0  # what is older than a minute no longer counts
     alarms.clear()
-    part.observe(Seen("fail", "canary", "t", 5.0, 1.0, 3, cause="it raised Fault"))
+    part.observe(Observation("fail", "canary", "t", 5.0, 1.0, 3, cause="it raised Fault"))
     assert alarms == []
 
 
 def test_sessions_count_although_they_never_end(ledger: Ledger, clock: Clock) -> None:
     follower, _, part = driven(ledger, clock)
-    counted: list[Event] = []
+    counted: list[UnitOutcome] = []
     follower.observe = counted.append  # type: ignore[method-assign]
     for n in range(3):
         clock.now = float(n)
-        part.observe(Seen("fail", "canary", f"s{n}", 5.0, 0.0, 3))
+        part.observe(Observation("fail", "canary", f"s{n}", 5.0, 0.0, 3))
         part.observe(Pair("miss", f"p{n}", False, n == 0, 3))
     clock.now = 61.5
     part.settle(60.0)
@@ -141,12 +147,12 @@ def test_sessions_count_although_they_never_end(ledger: Ledger, clock: Clock) ->
         ("fail", False, 0.0), ("miss", True, 1.0), ("fail", False, 0.0), ("miss", True, 0.0),
     ]  # fmt: skip
     counted.clear()
-    part.observe(Seen("fail", "canary", "s0", 5.0, 1.0, 3))  # its time at risk is over
+    part.observe(Observation("fail", "canary", "s0", 5.0, 1.0, 3))  # its time at risk is over
     part.observe(Pair("miss", "p0", False, True, 3))
     for name in ("s0", "p0"):
         part.observe(Closed(name))
     assert counted == []
-    part.observe(Seen("fail", "canary", "s2", 5.0, 1.0, 3))  # that of this one is not
+    part.observe(Observation("fail", "canary", "s2", 5.0, 1.0, 3))  # that of this one is not
     assert [(e.stream, e.bad) for e in counted] == [("fail", True)]
     counted.clear()
     for n in range(20):
