@@ -10,10 +10,12 @@ import pytest
 from nextvec.bank import Bank
 from nextvec.cli.main import main
 from nextvec.errors import ExamError
-from nextvec.evaluation.runs import Sitting, evaluate
-from nextvec.experiments.comparison import Comparison, Race, compare, race
+from nextvec.evaluation.results import EvaluationResult
+from nextvec.evaluation.runs import evaluate
+from nextvec.experiments.comparison import Comparison, TimeToReach, compare, time_to_reach
 from nextvec.ranks import Ranks
 from nextvec.runs import Run
+from nextvec.runs.records import Timing
 from nextvec.training import begin, train
 from tests.conftest import walk_bank
 from tests.test_training import SMALL, on_disk
@@ -24,7 +26,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bank and two trained runs that differ in seed and context, made once."""
     folder = tmp_path_factory.mktemp("comparison")
     bank = on_disk(walk_bank(documents=24), folder / "bank")
-    for name, settings in {"a": SMALL, "b": replace(SMALL, seed=1, context=5, lr=3e-2)}.items():
+    for name, settings in {"a": SMALL, "b": SMALL.replaced(seed=1, context=5, lr=3e-2)}.items():
         list(train(begin(folder / name, "test", settings, bank), bank))
     return folder
 
@@ -40,7 +42,7 @@ def test_a_run_is_not_better_than_itself(runs: tuple[Run, Run, Bank]) -> None:
     for k in (1, 5, 10):
         assert (found.lift(k).value, found.lift(k).low, found.lift(k).high) == (0, 0, 0)
         assert found.verdict(k) == "cannot be told apart"
-    assert found.race.a_seconds == found.race.b_seconds
+    assert found.time.a_seconds == found.time.b_seconds
 
 
 def test_the_figures_are_those_of_evaluate_and_the_lift_is_their_difference(runs: tuple[Run, Run, Bank]) -> None:
@@ -54,13 +56,13 @@ def test_the_figures_are_those_of_evaluate_and_the_lift_is_their_difference(runs
     by_row = reports[0].ranks.hits(5) - reports[1].ranks.hits(5)
     assert found.lift().value == pytest.approx(by_row.mean(), abs=1e-12)
     assert back.lift().value == -found.lift().value
-    assert {found.sat_a.context, found.sat_b.context} == {20, 5}
+    assert {found.result_a.context, found.result_b.context} == {20, 5}
 
 
 def test_one_context_may_be_given_to_both(runs: tuple[Run, Run, Bank]) -> None:
     a, b, bank = runs
     found = compare(a, b, bank, "valid", context=3, pool=30)
-    assert (found.sat_a.context, found.sat_b.context, found.part) == (3, 3, "valid")
+    assert (found.result_a.context, found.result_b.context, found.part) == (3, 3, "valid")
 
 
 @pytest.mark.parametrize(("above", "verdict"), [(0, "better"), (20, "worse"), (7, "cannot be told apart")])
@@ -70,8 +72,8 @@ def test_the_verdict_is_what_the_interval_allows(runs: tuple[Run, Run, Bank], ab
     clusters = np.repeat(np.arange(10), 20)
     other = Ranks(rng.integers(0, 15, 200), np.zeros(200, int), np.full(200, 30), clusters)
     own = replace(other, above=rng.integers(0, 15, 200) if verdict.startswith("cannot") else np.full(200, above))
-    sat = [Sitting("x", 30, 5, ranks, np.arange(len(ranks))) for ranks in (own, other)]
-    assert Comparison(a, b, "test", *sat, Race(None, None, None)).verdict() == verdict
+    results = [EvaluationResult("x", 30, 5, ranks, np.arange(len(ranks))) for ranks in (own, other)]
+    assert Comparison(a, b, "test", *results, TimeToReach(None, None, None)).verdict() == verdict
 
 
 def test_other_banks_and_other_test_documents_are_no_comparison(runs: tuple[Run, Run, Bank], tmp_path: Path) -> None:
@@ -82,7 +84,7 @@ def test_other_banks_and_other_test_documents_are_no_comparison(runs: tuple[Run,
         compare(a, foreign, bank, pool=30)
     with pytest.raises(ExamError, match="a was trained on another bank"):
         compare(a, a, elsewhere, pool=30)
-    fewer = begin(tmp_path / "fewer", "test", replace(SMALL, valid=0.05, test=0.05), bank)
+    fewer = begin(tmp_path / "fewer", "test", SMALL.replaced(valid=0.05, test=0.05), bank)
     known = set(fewer.origin.parts["train"]) & set(a.origin.parts["test"])
     assert known
     with pytest.raises(ExamError, match=f"fewer was trained on {len(known)} test documents of .*a;"):
@@ -103,24 +105,24 @@ def test_the_same_examined_part_does_not_excuse_training_on_the_test(runs: tuple
         compare(a, short, bank, pool=30)
 
 
-def looked(path: Path, bank: Bank, hits: list[float], seconds: list[float], **settings: object) -> Run:
-    """A run whose looks are given."""
-    run = begin(path, "test", replace(SMALL, **settings), bank)  # type: ignore[arg-type]
+def validated(path: Path, bank: Bank, hits: list[float], seconds: list[float], **settings: object) -> Run:
+    """A run whose validations are given."""
+    run = begin(path, "test", SMALL.replaced(**settings), bank)
     run.record([{"update": 4 * n, "valid": {"hit@5": h}, "best": h == max(hits)} for n, h in enumerate(hits)], None)
-    run.record_clock([(4 * n, s, s) for n, s in enumerate(seconds)])
+    run.record_timing(Timing(tuple((4 * n, s, s) for n, s in enumerate(seconds))))
     return run
 
 
-def test_time_to_reach_is_read_off_the_looks(runs: tuple[Run, Run, Bank], tmp_path: Path) -> None:
+def test_time_to_reach_is_read_off_the_validations(runs: tuple[Run, Run, Bank], tmp_path: Path) -> None:
     bank = runs[2]
-    slow = looked(tmp_path / "slow", bank, [0.1, 0.2, 0.5, 0.4], [0.0, 20.0, 30.0, 40.0])
-    fast = looked(tmp_path / "fast", bank, [0.1, 0.6, 0.7], [0.0, 5.0, 11.0])
-    other = looked(tmp_path / "other", bank, [0.9], [1.0], pool=20)
-    assert race(fast, slow) == Race(0.5, 5.0, 30.0)
-    assert race(fast, slow).ratio == 6.0
-    assert race(slow, fast) == Race(0.7, None, 11.0)
-    assert race(slow, fast).ratio is None
-    assert race(other, slow) == Race(None, None, None)
+    slow = validated(tmp_path / "slow", bank, [0.1, 0.2, 0.5, 0.4], [0.0, 20.0, 30.0, 40.0])
+    fast = validated(tmp_path / "fast", bank, [0.1, 0.6, 0.7], [0.0, 5.0, 11.0])
+    other = validated(tmp_path / "other", bank, [0.9], [1.0], pool=20)
+    assert time_to_reach(fast, slow) == TimeToReach(0.5, 5.0, 30.0)
+    assert time_to_reach(fast, slow).ratio == 6.0
+    assert time_to_reach(slow, fast) == TimeToReach(0.7, None, 11.0)
+    assert time_to_reach(slow, fast).ratio is None
+    assert time_to_reach(other, slow) == TimeToReach(None, None, None)
 
 
 def test_the_verb_prints_one_object_or_a_table(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

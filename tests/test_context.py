@@ -1,4 +1,4 @@
-"""What context is worth: equal runs, one exam, and a far part that is disturbed exactly as said."""
+"""The context experiment: equal runs, one exam, and a far context that is disturbed exactly as specified."""
 
 import json
 from collections.abc import Iterator
@@ -144,8 +144,8 @@ def test_runs_differ_in_nothing_but_their_context(found: ContextExperiment, cont
         assert trained["updates"] == [4, 4]
         assert all(update in (0, 2, 4) for update in trained["kept_at"])
         run = Run.open(run_folder(found, trained["context"]))
-        settings.append({**vars(run.settings), "context": 0, "batch": 0})
-        assert (run.settings.context, run.settings.batch) == (trained["context"], trained["batch"])
+        settings.append({**run.settings.flat(), "context": 0, "batch": 0})
+        assert (run.settings.passages.context, run.settings.optimizer.batch) == (trained["context"], trained["batch"])
     assert all(other == settings[0] for other in settings)
     targets = [trained["targets_per_update"] for trained in content["trained"]]
     assert max(targets) / min(targets) < 1.1
@@ -192,10 +192,10 @@ def test_what_is_compared_with_itself_changes_nothing(content: dict[str, Any]) -
 def test_verdicts_follow_from_the_intervals(content: dict[str, Any]) -> None:
     for said, trained in zip(content["verdicts"], content["trained"][1:], strict=False):
         change = trained["change"]
-        words = "is worth" if change["low"] > 0 else "costs" if change["high"] < 0 else "is not shown"
+        words = "gains" if change["low"] > 0 else "loses" if change["high"] < 0 else "is not shown"
         assert said.startswith(f"context {trained['name']} {words}")
         assert f"{100 * change['value']:+.1f}" in said
-    assert content["verdicts"][-1].startswith("what lies more than 4 vectors back is ")
+    assert content["verdicts"][-1].startswith("the context beyond the last 4 vectors ")
 
 
 def test_where_few_rows_have_the_context_all_are_asked_and_it_is_said(place: Path) -> None:
@@ -268,7 +268,7 @@ def test_the_command_prints_tables_and_one_object(place: Path, capsys: pytest.Ca
 
 def test_the_split_is_the_one_the_runs_hold_out(found: ContextExperiment) -> None:
     run = Run.open(run_folder(found, 5))
-    bank, settings = found.exam.bank, TrainSettings()
-    parts = split(bank, settings.valid, settings.test)
+    bank, settings = found.exam.bank, TrainSettings.of()
+    parts = split(bank, settings.split.valid, settings.split.test)
     assert np.array_equal(run.split(bank).test, parts.test)
     assert set(found.exam.clusters.tolist()) <= set(parts.test.tolist())

@@ -10,7 +10,7 @@ from nextvec.bank import Bank, Distinct
 from nextvec.bank.distinct import ROUNDING
 from nextvec.evaluation import Exam
 from nextvec.index import ApproximateIndex, ExactIndex, allowed_rows
-from nextvec.inference import Engine, Question
+from nextvec.inference import Engine, PredictionRequest
 from nextvec.kernels.scan_rows import FORMATS, RowFormat
 from nextvec.models.baselines import ExponentialMean
 from nextvec.vectors import unit_rows
@@ -91,8 +91,8 @@ def test_a_row_that_repeats_its_document_is_not_scored(repeating: tuple[Bank, np
 def test_engines_answer_distinct_vectors_in_batches_too(repeating: tuple[Bank, np.ndarray]) -> None:
     bank, chosen = repeating
     engine = Engine(ExponentialMean(torch.zeros(DIM), 0.5), bank)
-    questions = [Question(engine.session(), bank.rows[n : n + 1].astype(np.float32), 10) for n in range(5)]
-    for answer in engine.answers(questions):
+    requests = [PredictionRequest(engine.session(), bank.rows[n : n + 1].astype(np.float32), 10) for n in range(5)]
+    for answer in engine.answers(requests):
         assert not isinstance(answer, Exception)
         assert len({int(chosen[e.row]) for e in answer}) == 10
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from nextvec.bank import Bank
 from nextvec.errors import ExamError
 from nextvec.evaluation import Exam, examine, predict_rows
+from nextvec.evaluation.candidates import CandidateSets
 from nextvec.models import GRU, MemoryGRU
 from nextvec.models.baselines import CopyLast, ExponentialMean
 from tests.conftest import walk_bank
@@ -100,12 +101,10 @@ def test_what_the_context_holds_is_no_candidate_whatever_the_context(bank: Bank)
 def test_a_pool_that_holds_the_far_past_is_caught(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: only the truth and the row before it are excluded, as if the context were one vector long."""
 
-    def short_memory(self: Exam, block: slice, width: int) -> np.ndarray:
-        columns = self._columns()[0]
-        said = self.classes[np.stack([self.rows[block], self.rows[block] - 1], axis=1)]
-        return ~(columns[None, :, None] == said[:, None, :]).any(axis=2)
+    def short_memory(self: CandidateSets, r: int) -> np.ndarray:
+        return self.held[max(self.starts[r], self.stops[r] - 2) : self.stops[r]]
 
-    monkeypatch.setattr(Exam, "_admissible", short_memory)
+    monkeypatch.setattr(CandidateSets, "excluded", short_memory)
     assert exam(bank).copies_of_the_past() > 0
 
 
@@ -176,6 +175,32 @@ def test_an_exam_of_many_rows_is_sampled_without_regard_to_order(bank: Bank) -> 
     small = exam(bank, max_rows=31)
     assert len(small.rows) == 31
     assert set(small.rows.tolist()) <= set(exam(bank).rows.tolist())
+
+
+@given(st.integers(0, 1000), st.sampled_from([2, POOL, None]))
+def test_the_candidates_of_a_row_are_those_of_the_definition(seed: int, pool: int | None) -> None:
+    bank = walk_bank(documents=6, length=30, dim=4, seed=seed)
+    repeated = bank.rows.astype(np.float32).copy()
+    repeated[::5] = repeated[2]
+    bank = Bank.from_numpy(repeated, bank.lengths)
+    sat = Exam.over(bank, np.array([0, 2, 5]), "test", pool)
+    sets = sat.candidate_sets
+    for r, row in enumerate(sat.rows.tolist()):
+        first = int(bank.offsets[sat.clusters[r]])
+        allowed = [c for c in sat.order.tolist() if c not in sat.classes[first : row + 1]]
+        assert sets.columns[sets.of_row(r)].tolist() == (allowed if pool is None else allowed[: pool - 1])
+        assert sets.counts[r] == len(sets.of_row(r)) + 1
+
+
+def test_a_report_finds_the_candidates_once_for_all_predictors(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[CandidateSets] = []
+    of = CandidateSets.of
+    monkeypatch.setattr(CandidateSets, "of", staticmethod(lambda *a: made.append(of(*a)) or made[-1]))
+    report = examine(exam(bank), CopyLast(bank.dim), "copy last", torch.zeros(bank.dim), 20, (bank, np.array([1, 2])))
+    assert (len(report.baselines), len(made)) == (12, 1)
+    held = [made[0].columns, made[0].truths, made[0].held, made[0].starts, made[0].stops, made[0].limits, made[0].counts]
+    scored = sum(int(bank.lengths[m]) for m in (0, 3, 7))
+    assert sum(array.nbytes for array in held) <= 8 * (scored + len(made[0].columns)) + 40 * len(report.ranks)
 
 
 # Every scored row has as many candidates as any other

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -47,7 +46,7 @@ at_most = 0.9
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gate")
     bank = on_disk(walk_bank(documents=24), folder / "bank")
-    for name, settings in {"run": SMALL, "other": replace(SMALL, seed=1)}.items():
+    for name, settings in {"run": SMALL, "other": SMALL.replaced(seed=1)}.items():
         list(train(begin(folder / name, "test", settings, bank), bank))
     return folder
 

@@ -91,8 +91,9 @@ def test_a_search_finds_the_nearest_distinct_vectors(index: Index, bank: Bank) -
     assert (found.rows >= 0).all()
     right = [row in by_sorting(bank, q, 10, everything) for q, rows in zip(asked, found.rows, strict=True) for row in rows]
     assert all(right) if index.exact else np.mean(right) > 0.9
-    from_tensor = index.search(torch.from_numpy(asked), 10)
-    assert (from_tensor.rows == found.rows).all() and (from_tensor.scores == found.scores).all()
+    for same in (torch.from_numpy(asked), np.asfortranarray(asked), asked.astype(np.float64)):
+        again = index.search(same, 10)
+        assert (again.rows == found.rows).all() and (again.scores == found.scores).all()
 
 
 def test_one_query_and_many_have_the_same_answers(index: Index, bank: Bank) -> None:

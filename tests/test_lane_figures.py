@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-from dataclasses import replace
 from math import log2
 from pathlib import Path
 
@@ -18,22 +17,22 @@ from nextvec.evaluation import Exam, predict_rows
 from nextvec.evaluation.by_lane import UNSURE, ExpertUse, expert_use, lane_figures, places_by_lane
 from nextvec.experiments.comparison import compare
 from nextvec.lanes import Lanes, by_chance, by_clusters
-from nextvec.models import ExpertGRU
 from nextvec.models.baselines import CopyLast
 from nextvec.ranks import Ranks
-from nextvec.reproduction.experts_study import KINDS, changed
+from nextvec.reproduction.expert_gru import ExpertGRU
+from nextvec.reproduction.expert_kinds import KINDS, settings_of_kind
 from nextvec.runs import Run, TrainSettings
 from nextvec.training import begin, train
 from tests.conftest import walk_bank
 from tests.laws.test_models import experts
 from tests.test_training import on_disk
 
-SMALL = TrainSettings(context=20, batch=3, updates=4, evaluate_every=4, hidden=8, slots=16, working=8, pool=30)
+SMALL = TrainSettings.of(context=20, batch=3, updates=4, evaluate_every=4, hidden=8, slots=16, working=8, pool=30)
 HITS = (1, 5)
 
 
 def finished(path: Path, bank: Bank, **changes: object) -> Run:
-    run = begin(path, "test", replace(SMALL, **changes), bank)  # type: ignore[arg-type]
+    run = begin(path, "test", SMALL.replaced(**changes), bank)
     list(train(run, bank))
     return run
 
@@ -107,9 +106,9 @@ def test_use_counts_the_positions_that_each_prediction_ended_at() -> None:
         with torch.no_grad():
             _, _, routing = model.routed(model.start(1), x)
         p = routing.probabilities[0, -1].double()
-        np.testing.assert_allclose(found.heard[n], routing.weights[0, -1], atol=1e-5)
+        np.testing.assert_allclose(found.weights[n], routing.weights[0, -1], atol=1e-5)
         assert found.entropy[n] == pytest.approx(float(-(p * p.log2()).sum()), abs=1e-4)
-    assert found.heard.shape == (4, 6)
+    assert found.weights.shape == (4, 6)
     assert not model.training
 
 
@@ -135,7 +134,7 @@ def test_a_run_with_experts_is_told_lane_by_lane(tmp_path: Path, capsys: pytest.
     assert main(["evaluate", str(run.path), "--pool", "30", "--lanes", str(tmp_path / "lanes")]) == 0
     shown = capsys.readouterr().out
     assert "random 1" in shown
-    assert "experts heard" in shown or "of 4 heard" in shown
+    assert "experts heard" in shown or "of 4 active" in shown
     by_chance(walk_bank(documents=30, seed=4), 3).save(tmp_path / "others")
     assert main(["evaluate", str(run.path), "--pool", "30", "--lanes", str(tmp_path / "others")]) == 2
     assert "not of this one" in capsys.readouterr().err
@@ -147,7 +146,9 @@ def test_an_expert_answers_its_lane_in_the_shared_models_place(tmp_path: Path) -
     lanes = dealt(bank)
     lanes.save(tmp_path / "lanes")
     shared = finished(tmp_path / "shared", bank)
-    expert = finished(tmp_path / "expert", bank, lanes=str(tmp_path / "lanes"), only=lanes.names[1], updates=12, lr=0.01)
+    expert = finished(
+        tmp_path / "expert", bank, lane_folder=str(tmp_path / "lanes"), lane_filter=lanes.names[1], updates=12, lr=0.01
+    )
     routed = compare(shared, shared, bank, pool=30, lanes=lanes, experts={lanes.names[1]: expert})
     alone = compare(expert, shared, bank, pool=30, lanes=lanes)
     mine = lanes.names[1]
@@ -155,7 +156,7 @@ def test_an_expert_answers_its_lane_in_the_shared_models_place(tmp_path: Path) -
         expected = alone.to_json()["lanes"][name]["lift"]["hit@5"]["value"] if name == mine else 0
         assert lane["lift"]["hit@5"]["value"] == pytest.approx(expected)
     assert alone.lanes[mine].size
-    with pytest.raises(SettingsError, match="an expert answers lane 'law'; known: random 0"):
+    with pytest.raises(SettingsError, match="an expert is named for lane 'law'; known: random 0"):
         compare(shared, shared, bank, pool=30, lanes=lanes, experts={"law": expert})
     knows = finished(tmp_path / "knows", bank, valid=0.1, test=0.05)
     with pytest.raises(ExamError, match="or on test documents of"):
@@ -167,10 +168,10 @@ def test_an_expert_answers_its_lane_in_the_shared_models_place(tmp_path: Path) -
 
 def test_kinds_are_equal_in_what_they_say_they_are() -> None:
     """Parameters of the whole, and of what one position computes, to the few that gates have."""
-    base = replace(SMALL, expert_width=32)
+    base = SMALL.replaced(model="experts", expert_width=32)
     sizes: dict[str, int] = {}
     for kind in KINDS:
-        model = _built(changed(base, kind))
+        model = _built(settings_of_kind(base, kind))
         sizes[kind] = sum(parameter.numel() for parameter in model.parameters())
         if isinstance(model, ExpertGRU):
             sizes[f"{kind}, each"] = sum(parameter.numel() for parameter in model.experts.blocks[0].parameters())
@@ -180,14 +181,14 @@ def test_kinds_are_equal_in_what_they_say_they_are() -> None:
     assert sizes["clusters"] - 15 * sizes["clusters, each"] == pytest.approx(sizes["active"], abs=1)
     assert sizes["active"] - sizes["one"] == sizes["active, each"] + 1
     with pytest.raises(SettingsError, match="no kind 'many'"):
-        changed(base, "many")
+        settings_of_kind(base, "many")
 
 
 def test_the_experiment_trains_examines_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bank = on_disk(walk_bank(documents=30), tmp_path / "bank")
     lanes = dealt(bank)
     lanes.save(tmp_path / "lanes")
-    small = [f"--set={name}={getattr(SMALL, name)}" for name in ("context", "batch", "updates", "hidden", "slots", "working")]
+    small = [f"--set={name}={SMALL.flat()[name]}" for name in ("context", "batch", "updates", "hidden", "slots", "working")]
     command = ["experiment", "experts", "--bank", str(tmp_path / "bank"), "--out", str(tmp_path / "out"), "--seeds", "2"]
     command += ["--pool", "30", "--lanes", str(tmp_path / "lanes"), "--kinds", "one,active,clusters", *small]
     assert main([*command, "--set", "pool=30", "--json"]) == 0

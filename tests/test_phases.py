@@ -15,13 +15,14 @@ import pytest
 from nextvec.bank import Bank
 from nextvec.cli.main import main
 from nextvec.errors import RunError, SettingsError
-from nextvec.experiments.answers import average, average_lift
+from nextvec.experiments.seeds import average, average_lift
 from nextvec.lanes import by_chance
 from nextvec.ranks import Ranks, clustered_rate, paired_lift
 from nextvec.recipes import recipe
-from nextvec.report.phases_page import phase_title, write_phases_page
-from nextvec.reproduction.phase_table import RECIPES, Phases, parts_of, reported
+from nextvec.reproduction.phase_table import Phases
 from nextvec.reproduction.phases import phases
+from nextvec.reproduction.phases_page import phase_title, write_phases_page
+from nextvec.reproduction.reported import RECIPES, parts_of, reported
 from nextvec.runs import Run
 from tests.conftest import walk_bank
 from tests.test_training import on_disk
@@ -68,7 +69,7 @@ def test_lanes_of_a_phase_average_to_the_whole(table: dict[str, Any], place: Pat
         assert sum(lane["rows"] * lane["hit@5"]["value"] for lane in row["lanes"].values()) / rows == pytest.approx(
             row["hit@5"]["value"]
         )
-    assert "Lane by lane" in (place / "all" / "phases.html").read_text()
+    assert "Figures by lane" in (place / "all" / "phases.html").read_text()
 
 
 def test_every_recipe_of_the_table_exists() -> None:
@@ -92,10 +93,13 @@ def test_what_was_reported_stands_beside_a_phase_with_its_candidates() -> None:
 
 def test_all_recipes_and_contexts_sit_one_exam(found: Phases) -> None:
     sat = {
-        (run.path, file.name.split("-")[0]) for p in found.table for run in p.runs for file in (run.path / "sittings").iterdir()
+        (run.path, file.name.split("-")[0])
+        for p in found.table
+        for run in p.runs
+        for file in (run.path / "evaluations").iterdir()
     }
     assert {exam for _, exam in sat} == {exam.id for exam in found.exams.values()}
-    assert len({run.settings.context for p in found.table for run in p.runs}) == 2
+    assert len({run.settings.passages.context for p in found.table for run in p.runs}) == 2
     rows = [exam.rows.tolist() for exam in found.exams.values()]
     assert all(other == rows[0] for other in rows)
 
@@ -127,7 +131,7 @@ def test_the_baseline_beside_a_phase_is_the_best_on_that_exam(found: Phases) -> 
         beside = phase.baselines[phase.pool]
         best = max(ranks.hits(5).mean() for ranks in beside.values())
         assert beside[phase.best_baseline].hits(5).mean() == best
-        expected = average(phase.answers[phase.pool], 5).value - best
+        expected = average(phase.ranks[phase.pool], 5).value - best
         assert phase.lift().value == pytest.approx(expected)
 
 
@@ -221,7 +225,7 @@ def test_the_page_holds_every_figure_and_nothing_from_elsewhere(place: Path, tab
 def test_a_table_without_an_illusion_has_a_page(tmp_path: Path, table: dict[str, Any]) -> None:
     write_phases_page(tmp_path / "p.html", {**table, "illusion": {"untrained": "", "steps": []}, "waiting": ["phase2/seed-0"]})
     page = (tmp_path / "p.html").read_text()
-    assert "The illusion" not in page
+    assert "Effect of the shrinking pool" not in page
     assert "phase2/seed-0" in page
 
 

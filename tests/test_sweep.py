@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 
 from nextvec.bank import Bank
+from nextvec.cli import experiments
 from nextvec.cli.main import main
-from nextvec.errors import DataError, NextvecError, RunError, SettingsError
+from nextvec.errors import DataError, RunError, SettingsError
 from nextvec.evaluation import Exam
-from nextvec.evaluation.runs import sittings
-from nextvec.experiments import sweep as sweeping
-from nextvec.experiments.runs import Plan, train_all
+from nextvec.evaluation.results import evaluation_results, held_out_exam
+from nextvec.experiments.executor import Executor, LocalProcesses, Task, TaskEvent, TaskFinished
+from nextvec.experiments.runs import train_all
 from nextvec.experiments.search import Span, _distribution, parse_over, search
-from nextvec.experiments.sweep import sweep
+from nextvec.experiments.sweep import SweepSettings, sweep
 from nextvec.runs import Run, TrainSettings
 from nextvec.training import begin, train
 from tests.conftest import walk_bank
@@ -56,30 +57,26 @@ def bank(place: Path) -> Bank:
 
 
 class Here:
-    """Trains in this process, which starts faster than another; may be told to die before a run."""
+    """An executor that trains in this process, which starts faster than another; may be told to die before a run."""
 
     def __init__(self) -> None:
         self.trained: list[Path] = []
         self.dies_before = -1
 
-    def __call__(
-        self, plans: Sequence[Plan], bank: Bank, jobs: int = 1, progress: object = None
-    ) -> Iterator[tuple[Run, NextvecError | None]]:
-        for plan in plans:
+    def execute(self, tasks: Sequence[Task], bank: Path) -> Generator[TaskEvent]:
+        for task in tasks:
             if len(self.trained) == self.dies_before:
                 raise KeyboardInterrupt
-            run = begin(plan.path, plan.recipe, plan.settings, bank)
-            if not run.finished:
-                self.trained.append(plan.path)
-            list(train(run, bank))
-            yield run, None
+            opened = Bank.open(bank)
+            run = begin(task.path, task.recipe, task.settings, opened)
+            self.trained.append(task.path)
+            list(train(run, opened))
+            yield TaskFinished(task)
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> Here:
-    trainer = Here()
-    monkeypatch.setattr(sweeping, "train_each", trainer)
-    return trainer
+def here() -> Here:
+    return Here()
 
 
 def figures(found: Any) -> Any:
@@ -90,7 +87,9 @@ def figures(found: Any) -> Any:
 
 
 def test_a_grid_is_judged_on_valid_by_one_exam_and_sorted(bank: Bank, tmp_path: Path, here: Here) -> None:
-    found = sweep("default", bank, tmp_path / "s", {"lr": ["1e-4", "0.03"], "hidden": [8, 4]}, seeds=2, sets=SETS)
+    found = sweep(
+        "default", bank, tmp_path / "s", {"lr": ["1e-4", "0.03"], "hidden": [8, 4]}, seeds=2, sets=SETS, executor=here
+    )
     record = json.loads((tmp_path / "s" / "sweep.json").read_text())
     assert record == json.loads(json.dumps(found.to_json()))
     assert len(here.trained) == record["runs"] == record["finished"] == 8
@@ -109,51 +108,47 @@ def test_a_grid_is_judged_on_valid_by_one_exam_and_sorted(bank: Bank, tmp_path: 
         assert point["hit@5"]["low"] <= point["hit@5"]["value"] <= point["hit@5"]["high"]
         for seed in point["seeds"]:
             run = Run.open(tmp_path / "s" / seed["run"])
-            assert (run.settings.seed, run.settings.lr) == (seed["seed"], point["values"]["lr"])
-            (sat,) = sittings(run, bank, "valid", pools=(30,))
-            assert sat.ranks.hits(5).mean() == seed["hit@5"]
+            assert (run.settings.seed, run.settings.optimizer.lr) == (seed["seed"], point["values"]["lr"])
+            (result,) = evaluation_results(run, [held_out_exam(run, bank, "valid", 30)])
+            assert result.ranks.hits(5).mean() == seed["hit@5"]
     best = record["points"][0]["over_best"]
     assert (best["value"], best["low"], best["high"]) == (0, 0, 0)
 
 
 def test_the_same_call_trains_nothing_twice_and_a_longer_list_only_what_is_new(bank: Bank, tmp_path: Path, here: Here) -> None:
-    first = sweep("default", bank, tmp_path / "s", {"lr": [1e-3]}, seeds=1, sets=SETS)
-    again = sweep("default", bank, tmp_path / "s", {"lr": [1e-3]}, seeds=1, sets=SETS)
+    first = sweep("default", bank, tmp_path / "s", {"lr": [1e-3]}, seeds=1, sets=SETS, executor=here)
+    again = sweep("default", bank, tmp_path / "s", {"lr": [1e-3]}, seeds=1, sets=SETS, executor=here)
     assert first.to_json() == again.to_json()
-    sweep("default", bank, tmp_path / "s", {"lr": [1e-3, 1e-2]}, seeds=1, sets=SETS)
+    sweep("default", bank, tmp_path / "s", {"lr": [1e-3, 1e-2]}, seeds=1, sets=SETS, executor=here)
     assert [path.parent.name for path in here.trained] == ["default-lr=0.001", "default-lr=0.01"]
 
 
-def test_a_run_that_fails_is_on_record_and_the_others_go_on(
-    bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def ask() -> Any:
-        return json.loads(
-            json.dumps(sweep("default", bank, tmp_path / "s", {"lr": [1e-3, 1e-2]}, seeds=1, sets=SETS).to_json())
-        )
+def test_a_run_that_fails_is_on_record_and_the_others_go_on(bank: Bank, tmp_path: Path, here: Here) -> None:
+    def ask(executor: Executor) -> Any:
+        found = sweep("default", bank, tmp_path / "s", {"lr": [1e-3, 1e-2]}, seeds=1, sets=SETS, executor=executor)
+        return json.loads(json.dumps(found.to_json()))
 
-    settings = sweeping.Question.of("default", bank, tmp_path / "s", SETS, 1, 1, 2000).plans({"lr": 1e-3})[0].settings
+    (task,) = SweepSettings.of("default", bank, tmp_path / "s", SETS, 1, 2000).tasks({"lr": 1e-3})
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "sweep.lock").touch()
-    held = begin(tmp_path / "s" / "default-lr=0.001" / "seed-0", "default", settings, bank)
+    held = begin(tmp_path / "s" / "default-lr=0.001" / "seed-0", "default", task.settings, bank)
     with held.training():
-        found = ask()
+        found = ask(LocalProcesses())
         with pytest.raises(RunError, match=r"seed-0: .* is being trained by another process"):
-            train_all([Plan(held.path, "default", settings)], bank)
+            train_all([task], bank, LocalProcesses())
     assert (found["runs"], found["finished"], found["failed"], found["best"]) == (2, 1, 1, "lr=0.01")
     lost = found["points"][1]
     assert (lost["values"], "hit@5" in lost) == ({"lr": 1e-3}, False)
     assert "is being trained by another process" in lost["seeds"][0]["failed"]
     assert json.loads((tmp_path / "s" / "sweep.json").read_text()) == found
-    monkeypatch.setattr(sweeping, "train_each", Here())
-    mended = ask()
+    mended = ask(here)
     assert (mended["finished"], mended["failed"]) == (2, 0)
 
 
 def test_two_sweeps_of_one_folder_do_not_meet(bank: Bank, tmp_path: Path, here: Here) -> None:
-    question = sweeping.Question.of("default", bank, tmp_path / "s", SETS, 1, 1, 2000)
-    with question.held(), pytest.raises(RunError, match="being swept by another process"):
-        sweep("default", bank, tmp_path / "s", {"lr": [1e-3]}, seeds=1, sets=SETS)
+    settings = SweepSettings.of("default", bank, tmp_path / "s", SETS, 1, 2000)
+    with settings.held(), pytest.raises(RunError, match="being swept by another process"):
+        sweep("default", bank, tmp_path / "s", {"lr": [1e-3]}, seeds=1, sets=SETS, executor=here)
     assert here.trained == []
 
 
@@ -170,7 +165,7 @@ BAD = {
     "not a number": (["--over", "lr=1e-3,fast"], "lr=fast: must be of type float"),
     "no values": (["--over", "lr="], "want NAME=VALUE"),
     "no name": (["--over", "0.1,0.2"], "want NAME=VALUE"),
-    "twice a value": (["--over", "lr=0.001,1e-3"], "lr=0.001 is asked for twice"),
+    "twice a value": (["--over", "lr=0.001,1e-3"], "lr=0.001 is listed twice"),
     "twice a name": (["--over", "lr=1e-3", "--over", "lr=1e-2"], "lr is given twice"),
     "seeds as values": (["--over", "seed=1,2"], "seed cannot be swept: it is --seeds"),
     "another exam": (["--over", "test=0.1,0.3"], "test cannot be swept"),
@@ -245,7 +240,7 @@ def test_a_killed_sweep_keeps_what_was_finished_and_goes_on(
     assert main(ask(folder)) == 0
     resumed = json.loads(capsys.readouterr().out)
     assert {f: (f.stat().st_mtime_ns, f.read_bytes()) for f in before} == before
-    monkeypatch.setattr(sweeping, "train_each", Here())
+    monkeypatch.setattr(experiments, "LocalProcesses", lambda jobs: Here())
     assert main(ask(tmp_path / "whole")) == 0
     whole = json.loads(capsys.readouterr().out)
     assert whole["finished"] == 4
@@ -267,7 +262,7 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been(bank: Bank, tmp_path: Pat
     over = {"lr": Span(1e-4, 1e-1), "hidden": Span(4, 8), "model": ["memory_gru", "gru"]}
 
     def ask(folder: Path, trials: int) -> Any:
-        return search("default", bank, folder, over, trials, seeds=1, sets=SETS).to_json()
+        return search("default", bank, folder, over, trials, seeds=1, sets=SETS, executor=here).to_json()
 
     whole = ask(tmp_path / "whole", 3)
     assert len(whole["points"]) == 3
@@ -307,15 +302,17 @@ def test_a_span_of_a_decade_is_searched_by_factors() -> None:
 
 def test_settings_that_only_fit_together_can_be_searched(bank: Bank, tmp_path: Path, here: Here) -> None:
     over = {"hard_low": [0.92], "hard_high": Span(0.95, 0.99)}  # 0.92 alone is above the recipe's hard_high
-    (point,) = search("default", bank, tmp_path / "s", over, 1, seeds=1, sets=SETS).points
+    (point,) = search("default", bank, tmp_path / "s", over, 1, seeds=1, sets=SETS, executor=here).points
     assert 0.95 <= point.values["hard_high"] <= 0.99
 
 
 def test_settings_of_a_point_are_those_of_the_recipe_but_for_its_values(bank: Bank, tmp_path: Path) -> None:
-    plans = sweeping.Question.of("default", bank, tmp_path, [*SETS, "seed=7"], 2, 1, 2000).plans({"lr": 0.5, "pool": 30})
-    base = TrainSettings(context=20, batch=3, updates=8, evaluate_every=4, hidden=8, slots=16, working=8, pool=30, negatives=30)
-    changed = {name for name in vars(base) if getattr(plans[0].settings, name) != getattr(base, name)}
+    tasks = SweepSettings.of("default", bank, tmp_path, [*SETS, "seed=7"], 2, 2000).tasks({"lr": 0.5, "pool": 30})
+    base = TrainSettings.of(
+        context=20, batch=3, updates=8, evaluate_every=4, hidden=8, slots=16, working=8, pool=30, negatives=30
+    )
+    changed = {name for name, value in base.flat().items() if tasks[0].settings.flat()[name] != value}
     assert changed == {"lr", "seed"}
-    assert [plan.settings.seed for plan in plans] == [7, 8]
+    assert [task.settings.seed for task in tasks] == [7, 8]
     with pytest.raises(SettingsError, match="pool cannot be swept"):
-        sweeping.Question.of("default", bank, tmp_path, SETS, 1, 1, 2000).settled({"pool": 20})
+        SweepSettings.of("default", bank, tmp_path, SETS, 1, 2000).parsed({"pool": 20})

@@ -1,10 +1,10 @@
-"""The main job on text that every machine has: documentation in, an honest report out."""
+"""The demo: from the documentation inside Python to a report."""
 
 # Axes: T chunks, D width.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ from nextvec.evaluation import Exam, Report, examine, predict_rows
 from nextvec.evaluation.report import baselines
 from nextvec.inference import Engine
 from nextvec.ingestion import Document, documentation, ingest
+from nextvec.pages.demo_page import write_demo_page
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks, Rate, paired_lift
 from nextvec.recipes import recipe
-from nextvec.report import write_page
 from nextvec.runs import Run, load_model
-from nextvec.training import Event, begin, train
+from nextvec.training import Tracker, begin, train
 
 CHARACTERS_PER_CHUNK = 236
 CONTEXTS = (1, 10, 100, 500)
@@ -51,7 +51,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Guess:
-    """A chunk the model expects, and whether it is the one that truly came."""
+    """A predicted chunk, and whether it is the true one."""
 
     text: str
     document: str
@@ -61,7 +61,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Example:
-    """What was read last, what was expected, what came and at which rank."""
+    """One scored row: the chunks read last, the predicted ones, the true one and its rank."""
 
     document: str
     read: tuple[str, ...]
@@ -73,7 +73,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Demo:
-    """Everything the demo found."""
+    """The results of the demo."""
 
     report: Report
     curve: tuple[CurvePoint, ...]
@@ -107,14 +107,15 @@ def demo(
     out: str | Path,
     size: int = DEFAULT_SIZE,
     progress: Progress = silent,
-    on_event: Callable[[Event], None] = lambda _: None,
+    trackers: Sequence[Tracker] = (),
 ) -> Demo:
     """From the documentation inside Python to ``out/report.json`` and ``out/report.html``.
 
-    What lies in ``out`` from an earlier call is used again; a killed demo goes on.
+    The bank and the run of an earlier call in ``out`` are used again; a killed demo continues.
 
     Args:
-        size: chunks to embed, about.
+        size: approximate number of chunks to encode.
+        trackers: receive the events of the training.
 
     Raises:
         DataError: a size too small to hold an exam, or ``out`` made with another size.
@@ -123,8 +124,8 @@ def demo(
     bank = _bank(folder, size, progress)
     clock.lap("ingest")
     run = begin(folder / "run", "default", recipe("default", len(bank)), bank)
-    for event in train(run, bank):
-        on_event(event)
+    for _ in train(run, bank, trackers):
+        pass
     clock.lap("train")
     model, centre = load_model(run)
     parts = run.split(bank)
@@ -136,7 +137,7 @@ def demo(
     clock.lap("curve and examples")
     found = Demo(report, curve, examples, run, bank, clock.laps)
     write_atomically(folder / "report.json", json.dumps(found.to_json(), indent=1) + "\n")
-    write_page(folder / "report.html", found.to_json())
+    write_demo_page(folder / "report.html", found.to_json())
     return found
 
 
@@ -166,7 +167,7 @@ def _bank(folder: Path, size: int, progress: Progress) -> Bank:
 
 
 def _curve(exam: Exam, model: Any, report: Report, rivals: dict[str, Any], progress: Progress) -> tuple[CurvePoint, ...]:
-    """The same exam at several context lengths, beside the best baseline at each."""
+    """Hit@5 on the same exam at several context lengths, for the model and for the best baseline."""
     best = report.best_baseline
     rival = rivals[best]
     first: Ranks | None = None
@@ -183,7 +184,7 @@ def _curve(exam: Exam, model: Any, report: Report, rivals: dict[str, Any], progr
 
 
 def _examples(exam: Exam, model: Any, ranks: Ranks) -> tuple[Example, ...]:
-    """Five scored rows at even steps through the exam: neither chosen for success nor for failure."""
+    """Five scored rows at even steps through the exam, so that they are not selected by their result."""
     places = np.linspace(0, len(exam.rows) - 1, EXAMPLES + 2).astype(int)[1:-1]
     return tuple(_example(exam, model, ranks, int(place)) for place in places)
 

@@ -1,29 +1,36 @@
-"""Frozen settings: overridden by name, unknown names are errors, written and read back whole."""
+"""Frozen settings: bounds on fields, values parsed from text, JSON in both directions. Unknown names are errors."""
 
 import dataclasses
-import difflib
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from nextvec.errors import SettingsError
+from nextvec.errors import SettingsError, did_you_mean
 
 S = TypeVar("S")
 
 
-def override(settings: S, assignments: Iterable[str]) -> S:
-    """``settings`` with each ``name=value`` applied.
+def bounded(default: Any, least: int | float, most: int | float) -> Any:
+    """A dataclass field with a default and bounds, both included, which :func:`check_bounds` checks; None is always valid."""
+    return dataclasses.field(default=default, metadata={"least": least, "most": most})
+
+
+def check_bounds(settings: object) -> None:
+    """Check every field of a dataclass that was declared by :func:`bounded`.
 
     Raises:
-        SettingsError: an unknown name, or a value that is not of its type.
+        SettingsError: a value outside its bounds.
     """
-    changes: dict[str, Any] = {}
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals:
-            raise SettingsError(f"--set {assignment!r} is not of the form name=value")
-        changes[name] = _parsed(type(settings), name, value)
-    return dataclasses.replace(settings, **changes)  # type: ignore[type-var]
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+        value = getattr(settings, field.name)
+        if "least" not in field.metadata or value is None:
+            continue
+        least, most = field.metadata["least"], field.metadata["most"]
+        if not least <= value <= most:
+            nearest = most if value > most else least
+            raise SettingsError(
+                f"{field.name}={value}: must be between {least:,} and {most:,}; the nearest right one is {nearest:g}"
+            )
 
 
 def to_json(settings: object) -> dict[str, Any]:
@@ -47,7 +54,7 @@ def from_json(kind: type[S], values: Mapping[str, Any]) -> S:
 
 
 def fits(hint: Any, value: object) -> bool:
-    """Whether something that was read from JSON is of a type: a plain one, a choice, or a list or dict of such."""
+    """Whether a value that was read from JSON has a type: a plain one, a choice, or a list or dict of such types."""
     origin, given = get_origin(hint), get_args(hint)
     if hint is Any:
         return True
@@ -71,14 +78,19 @@ def fits(hint: Any, value: object) -> bool:
 def _hint(kind: type, name: str) -> Any:
     hints = get_type_hints(kind)
     if name not in hints:
-        near = difflib.get_close_matches(name, hints, n=1)
-        known = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(hints)}"
-        raise SettingsError(f"{kind.__name__} has no setting {name!r}; {known}")
+        raise SettingsError(f"{kind.__name__} has no setting {name!r}; {did_you_mean(name, hints)}")
     return hints[name]
 
 
-def _parsed(kind: type, name: str, text: str) -> Any:
-    hint = _hint(kind, name)
+def parsed(hint: Any, name: str, text: str) -> Any:
+    """The value that ``text`` stands for, as the type ``hint``; ``none`` is None where the type allows it.
+
+    Args:
+        name: of the setting, for the message.
+
+    Raises:
+        SettingsError: the text is not of that type.
+    """
     if get_origin(hint) in (Union, types.UnionType):
         if text == "none":
             return None

@@ -18,9 +18,10 @@ from nextvec.rollout.plan import Command, Plan, create, intervene
 from nextvec.rollout.promotions import identity
 from nextvec.rollout.units import bands
 from nextvec.serving.canary import Canary, Terms
-from nextvec.serving.service import Asking, Limits, Service
-from nextvec.serving.wire import from_rows
-from tests.serving.server import rows_of
+from nextvec.serving.limits import Limits
+from nextvec.serving.payload import from_rows
+from nextvec.serving.service import Service
+from tests.serving.server import asking, rows_of
 from tests.waiting import PATIENCE
 
 RUNGS = (Rung(5.0, 0.0, 10**6), Rung(98.0, 0.0, 10**6))
@@ -42,8 +43,8 @@ async def end(runs: Path, folder: Path, verbs: tuple[str, ...], order: str) -> s
     for _ in range(3):  # the lease begins when a beat has been seen
         await asyncio.to_thread(part._turn)
     heard: list[Any] = []
-    observe = service.observe
-    service.observe = lambda happened: (heard.append(happened), observe(happened))[1]
+    observe = service.listeners.observe
+    service.listeners.observe = lambda happened: (heard.append(happened), observe(happened))[1]
     await session(service, "a")
     assert heard, "the session is not under observation"
     for verb in verbs:
@@ -63,7 +64,7 @@ async def end(runs: Path, folder: Path, verbs: tuple[str, ...], order: str) -> s
     await session(service, "b")
     await part.close()
     await service.close()
-    return service.stable
+    return service.routing.stable
 
 
 def carried_out(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *given: Any) -> None:
@@ -76,9 +77,9 @@ def carried_out(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *g
 
 
 async def session(service: Service, name: str) -> None:
-    await service.open(name)
+    await service.sessions.open(name)
     until = asyncio.get_running_loop().time() + PATIENCE
-    await service.append(name, from_rows(rows_of(1)), None, 3, Asking(name, None, {}, frozenset()), until)
+    await service.sessions.append(name, from_rows(rows_of(1)), None, 3, asking(name), until)
 
 
 def main(runs: str) -> None:

@@ -15,21 +15,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from nextvec.errors import ServingError
-from nextvec.serving.contexts import (
-    HEAD,
-    NOTHING,
-    OPEN,
-    SUFFIX,
-    WHOLE,
-    ConflictError,
-    Contexts,
-    FullError,
-    _Record,
-    begun,
-    narrow,
-    rewritten,
-)
-from nextvec.serving.wire import F16, Vectors, decode, from_rows
+from nextvec.serving.context_log import SUFFIX, FullError
+from nextvec.serving.context_record import HEAD, NOTHING, OPEN, WHOLE, Record
+from nextvec.serving.context_view import ConflictError, first_record, narrow, rewritten
+from nextvec.serving.contexts import Contexts
+from nextvec.serving.payload import Vectors, decode, from_rows
+from nextvec.wire.media import F16
 
 DIM = 3
 
@@ -51,7 +42,7 @@ def contexts(tmp_path: Path) -> Iterator[Contexts]:
 
 def restore(contexts: Contexts, session: str, rows: np.ndarray, seq: int, digest: bytes) -> bool:
     before = contexts.view(session) if session in contexts else None
-    whole = begun(session, rows, seq, digest, before)
+    whole = first_record(session, rows, seq, digest, before)
     if whole is not None:
         contexts.restore(whole, before)
     return whole is not None
@@ -61,7 +52,7 @@ def compact(contexts: Contexts) -> None:
     for session in contexts.oldest():
         view = contexts.view(session)
         contexts.rewrite(rewritten(session, view), view)
-    contexts.give_up_oldest()
+    contexts.remove_oldest()
 
 
 def test_only_the_next_append_applies_and_the_last_may_come_again(contexts: Contexts) -> None:
@@ -80,13 +71,13 @@ def test_only_the_next_append_applies_and_the_last_may_come_again(contexts: Cont
 def test_a_restored_context_is_there_whole_or_not_at_all_wherever_the_log_is_cut(tmp_path: Path) -> None:
     held = Contexts(tmp_path / "s", DIM, "e")
     held.open("a")
-    before, digest, rows = held.bytes, bytes(range(16)), rows_of(5, 1)
+    before, digest, rows = held.log.bytes, bytes(range(16)), rows_of(5, 1)
     assert restore(held, "b", rows, 3, digest)
     assert not restore(held, "b", rows, 3, digest)  # the same again
     for other in ((rows, 2, digest), (rows, 3, bytes(16)), (rows[:4], 3, digest), (-rows, 3, digest)):
         with pytest.raises(ConflictError, match="not empty"):
             restore(held, "b", *other)
-    whole = held.bytes
+    whole = held.log.bytes
     held.close()
     (log,) = (tmp_path / "s").glob(f"*{SUFFIX}")
     data = log.read_bytes()
@@ -106,7 +97,7 @@ def test_a_restored_context_is_there_whole_or_not_at_all_wherever_the_log_is_cut
 def test_a_context_that_was_made_ready_before_another_write_is_not_restored(contexts: Contexts) -> None:
     contexts.open("a")
     before = contexts.view("a")
-    whole = begun("a", rows_of(4, 1), 2, bytes(16), before)
+    whole = first_record("a", rows_of(4, 1), 2, bytes(16), before)
     assert whole is not None
     contexts.append("a", vectors(1, 2), 1)
     with pytest.raises(ConflictError, match="not empty"):
@@ -122,7 +113,7 @@ def test_an_empty_session_that_takes_a_context_is_the_same_session(contexts: Con
     assert contexts.head("a").incarnation == incarnation
     assert contexts.head("a").bytes == HEAD.size + 1 + halves.size * 2  # as halves: nothing is lost
     np.testing.assert_array_equal(contexts.view("a").read(), halves)
-    contexts.failure = "a test"
+    contexts.log.failure = "a test"
     with pytest.raises(FullError):
         restore(contexts, "b", halves, 2, bytes(16))
     assert "b" not in contexts
@@ -153,10 +144,10 @@ def test_a_session_made_again_is_another_one_whatever_the_log_went_through(tmp_p
 def test_a_log_from_before_incarnations_opens(tmp_path: Path) -> None:
     held = Contexts(tmp_path, DIM, "e")
     # A session's first record pointed to nothing then, and so did one that was written again as a whole.
-    held._append(_Record(OPEN, "a", False, 0, 0, 0, NOTHING, bytes(16), b"", 0))
+    held._write(Record(OPEN, "a", False, 0, 0, 0, NOTHING, bytes(16), b"", 0))
     held.append("a", vectors(2, 1), 1)
     whole = vectors(3, 2)
-    held._append(_Record(WHOLE, "b", False, 3, 2, 3, NOTHING, whole.digest, whole.payload, 0))
+    held._write(Record(WHOLE, "b", False, 3, 2, 3, NOTHING, whole.digest, whole.payload, 0))
     held.close()
     again = Contexts(tmp_path, DIM, "e")
     assert (again.head("a").incarnation, again.head("b").incarnation) == (NOTHING, NOTHING)
@@ -207,7 +198,7 @@ def test_a_torn_tail_is_put_aside_and_the_rest_is_kept(tmp_path: Path, cut: int)
     os.truncate(file, file.stat().st_size - cut)
     again = Contexts(tmp_path, DIM, "e")
     assert again.head("a").seq == 1
-    assert again.cut > 0
+    assert again.log.cut > 0
     assert len(list(tmp_path.glob("*.cut-*"))) == 1
     assert again.append("a", vectors(2, 2), 2)
     np.testing.assert_array_equal(again.view("a").read(), np.concatenate([rows_of(2, 1), rows_of(2, 2)]))
@@ -258,8 +249,9 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 import numpy as np
-from nextvec.serving.contexts import Contexts, FullError
-from nextvec.serving.wire import from_rows
+from nextvec.serving.context_log import FullError
+from nextvec.serving.contexts import Contexts
+from nextvec.serving.payload import from_rows
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 held = Contexts(Path(sys.argv[1]), 3, "e")
 held.open("a")
@@ -286,7 +278,7 @@ def test_a_full_disk_refuses_appends_keeps_reads_and_passes(tmp_path: Path) -> N
     assert ran.returncode == 0, ran.stderr
     again = Contexts(tmp_path, DIM, "e")
     assert again.head("a").seq == int(ran.stdout)
-    assert again.cut == 0
+    assert again.log.cut == 0
     again.close()
 
 
@@ -297,7 +289,7 @@ def test_after_a_failed_sync_nothing_is_written(contexts: Contexts, monkeypatch:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "fdatasync", broken)
-    contexts.sync(contexts.unsynced())
+    contexts.log.sync(contexts.log.unsynced())
     with pytest.raises(FullError, match="Input/output"):
         contexts.append("a", vectors())
     assert contexts.head("a").seq == 0
@@ -308,7 +300,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from nextvec.serving.contexts import Contexts
-from nextvec.serving.wire import from_rows
+from nextvec.serving.payload import from_rows
 held = Contexts(Path(sys.argv[1]), 3, "e", segment_bytes=4_000)
 held.open("a")
 while True:
@@ -343,7 +335,7 @@ def test_a_reader_keeps_its_context_while_it_is_rewritten_and_given_up(tmp_path:
     view, found = held.view("a"), []
     reader = threading.Thread(target=lambda: found.extend(view.read() for _ in range(50)))
     reader.start()
-    while len(held._segments) > 2:
+    while len(held.log.segments) > 2:
         compact(held)
         held.append("a", vectors(1, 0))
     reader.join()
@@ -394,7 +386,7 @@ class Log(RuleBasedStateMachine):
     def delete(self, name: str) -> None:
         assert self.held.delete(name) == (self.truth.pop(name, None) is not None)
 
-    @precondition(lambda self: len(self.held._segments) > 1)
+    @precondition(lambda self: len(self.held.log.segments) > 1)
     @rule()
     def compact(self) -> None:
         compact(self.held)
@@ -403,7 +395,7 @@ class Log(RuleBasedStateMachine):
     def reopen(self) -> None:
         self.held.close()
         self.held = self._opened()
-        assert self.held.cut == 0
+        assert self.held.log.cut == 0
 
     @invariant()
     def equal(self) -> None:
@@ -416,7 +408,7 @@ class Log(RuleBasedStateMachine):
             if parts:
                 np.testing.assert_array_equal(self.held.view(name).read(), np.concatenate(parts))
         assert self.held._live == live
-        assert self.held.bytes >= live
+        assert self.held.log.bytes >= live
 
     def teardown(self) -> None:
         self.held.close()
@@ -435,9 +427,9 @@ def test_waste_is_seen_and_given_back(tmp_path: Path) -> None:
     assert not held.wasteful()
     for n in range(55):
         held.delete(f"s{n}")
-    most = held.bytes
+    most = held.log.bytes
     while held.wasteful():
         compact(held)
-    assert held.bytes < most / 2
+    assert held.log.bytes < most / 2
     np.testing.assert_array_equal(held.view("s59").read(), rows_of(4, 59))
     held.close()

@@ -6,7 +6,6 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -17,15 +16,20 @@ from starlette.requests import Request
 from nextvec.client import AsyncClient, OverloadedError, ReplacedError, SeqConflictError
 from nextvec.inference import Engine
 from nextvec.routing import BUCKETS, Lineup, Served, Snapshot, bucket
-from nextvec.serving.app import Handlers, application
-from nextvec.serving.guard import Log
+from nextvec.serving.app import application
+from nextvec.serving.disconnects import unless_disconnected
+from nextvec.serving.limits import Limits
+from nextvec.serving.log import Log
+from nextvec.serving.observations import Event, Seen, Settled
 from nextvec.serving.overview import unready
+from nextvec.serving.payload import from_rows
+from nextvec.serving.refusal import RefusedError
+from nextvec.serving.round_robin import RoundRobinThread, Steps
 from nextvec.serving.server import _config, _Server
-from nextvec.serving.service import Asking, Event, Limits, Seen, Service, Settled
-from nextvec.serving.texts import ALWAYS, BATCH, FRESH_SECONDS, Texts
-from nextvec.serving.turns import Steps, Turns
-from nextvec.serving.wire import F32, RefusedError, from_rows
-from tests.serving.server import DIM, rows_of
+from nextvec.serving.service import Service
+from nextvec.serving.text_encoding import ALWAYS, BATCH, FRESH_SECONDS, TextEncoding
+from nextvec.wire.media import F32
+from tests.serving.server import DIM, asking, rows_of
 
 LONG = 60.0  # seconds that no sound test needs
 Talk = Callable[[Service, list[Event]], Awaitable[None]]
@@ -39,7 +43,7 @@ def runs(made: Path) -> dict[str, Path]:
 def served(runs: dict[str, Path], folder: Path, talk: Talk, **limits: Any) -> None:
     async def main() -> None:
         service, events = Service(runs, lambda run: Engine.open(run), folder / "s", Limits(**limits)), []
-        service.observe = events.append
+        service.listeners.observe = events.append
         try:
             await asyncio.wait_for(talk(service, events), LONG)
         finally:
@@ -100,7 +104,7 @@ async def until(what: Callable[[], bool]) -> None:
 
 async def say(service: Service, session: str, rows: np.ndarray, seconds: float = LONG, k: int = 5) -> Any:
     deadline = asyncio.get_running_loop().time() + seconds
-    return await service.append(session, from_rows(rows), None, k, Asking(session, None, {}, frozenset()), deadline)
+    return await service.sessions.append(session, from_rows(rows), None, k, asking(session), deadline)
 
 
 def rollout(weight: float) -> Snapshot:
@@ -134,10 +138,10 @@ def encoder(engine: Any) -> Gate:
 
 def test_a_hanging_canary_leaves_stable_its_time(runs: dict[str, Path], tmp_path: Path) -> None:
     async def talk(service: Service, events: list[Event]) -> None:
-        service.adopt(rollout(100.0))
+        service.routing.adopt(rollout(100.0))
         service.contexts.open("a")
         hung = service.models["new"].engine.answers = Gate(service.models["new"].engine.answers)  # type: ignore[method-assign]
-        service.models["stable"].line._waits.append(14.75)  # so 29.5 of 30 seconds are stable's
+        service.models["stable"].queue._waits.append(14.75)  # so 29.5 of 30 seconds are stable's
         answer = await say(service, "a", rows_of(1), 30.0)
         assert (answer.arm, answer.reason, hung.begun) == ("stable", "canary late", 1)
         assert of(events, "fail") == [("canary", 1.0)]
@@ -149,9 +153,9 @@ def test_where_stable_needs_all_the_time_a_canary_is_not_tried_and_not_judged(ru
     async def talk(service: Service, events: list[Event]) -> None:
         for arm in ("stable", "canary"):
             service.contexts.open(named(arm))
-        service.models["stable"].line._waits.extend([20.0] * 256)
+        service.models["stable"].queue._waits.extend([20.0] * 256)
         service.models["new"].engine.answers = None  # type: ignore[assignment, method-assign]
-        service.adopt(rollout(50.0))
+        service.routing.adopt(rollout(50.0))
         assert (await say(service, named("canary"), rows_of(1), 30.0)).reason == "canary not tried"
         assert (await say(service, named("stable"), rows_of(1), 30.0)).arm == "stable"
         assert events == []  # of either arm, or one would have fewer requests than the other
@@ -162,7 +166,7 @@ def test_where_stable_needs_all_the_time_a_canary_is_not_tried_and_not_judged(ru
 @pytest.mark.parametrize("arm", ["stable", "canary"])
 def test_a_request_without_an_answer_counts_against_its_arm(runs: dict[str, Path], tmp_path: Path, arm: str) -> None:
     async def talk(service: Service, events: list[Event]) -> None:
-        service.adopt(rollout(50.0))
+        service.routing.adopt(rollout(50.0))
         name = named(arm)
         service.contexts.open(name)
         gates = [Gate(model.engine.answers) for model in service.models.values()]
@@ -186,7 +190,7 @@ def test_both_arms_fail_by_one_rule(runs: dict[str, Path], tmp_path: Path) -> No
     """Stable's answer that took longer than a canary may is a failure, too: or an incident of both would condemn one."""
 
     async def talk(service: Service, events: list[Event]) -> None:
-        service.adopt(rollout(50.0))
+        service.routing.adopt(rollout(50.0))
         service.contexts.open(named("stable"))
         await say(service, named("stable"), rows_of(1))
         assert of(events, "fail") == [("stable", 1.0)]
@@ -200,16 +204,16 @@ def test_both_arms_fail_by_one_rule(runs: dict[str, Path], tmp_path: Path) -> No
 def test_a_request_that_ends_in_the_queue_costs_no_state(runs: dict[str, Path], tmp_path: Path) -> None:
     async def talk(service: Service, events: list[Event]) -> None:
         model = service.models["stable"]
-        model.line.apart = True
+        model.queue.in_thread = True
         for session in ("a", "b"):
-            await service.open(session)
+            await service.sessions.open(session)
             await say(service, session, rows_of(40, 1))
         gate = Gate(model.engine.answers)
         model.engine.answers = gate  # type: ignore[method-assign]
         first = asyncio.create_task(say(service, "a", rows_of(1, 2)))
         await until(lambda: gate.begun == 1)
         second = asyncio.create_task(say(service, "b", rows_of(1, 3)))
-        await until(lambda: len(model.line) == 1)
+        await until(lambda: len(model.queue) == 1)
         second.cancel()  # as its deadline does
         await asyncio.gather(second, return_exceptions=True)
         assert service.states.length("b", model.engine.digest) == 40  # still there, for the next request
@@ -233,17 +237,20 @@ def test_a_long_append_is_refused_at_its_deadline_and_read_once(runs: dict[str, 
         told = refused.value.members
         assert (refused.value.status, told["seq"], told["length"], told["applied"]) == (504, 1, 2_500, True)
         with pytest.raises(RefusedError) as waiting:  # another one waits for the same reading, and no longer than it may
-            await service.predict("a", 5, Asking("a", None, {}, frozenset()), asyncio.get_running_loop().time() + 0.2)
+            await service.sessions.predict("a", 5, asking("a"), asyncio.get_running_loop().time() + 0.2)
         assert waiting.value.status == 504
         holding = asyncio.ensure_future(say(service, "a", rows_of(1, 2)))
         await asyncio.sleep(0)
-        for ask in (service.open, service.delete):  # behind the same session's request, and no longer than they may
+        for ask in (
+            service.sessions.open,
+            service.sessions.delete,
+        ):  # behind a request of the session
             with pytest.raises(RefusedError) as behind:
                 await ask("a", asyncio.get_running_loop().time() + 0.05)
             assert behind.value.status == 504
         reading.open()
         assert (await holding).length == 2_501
-        answer = await service.predict("a", 5, Asking("a", None, {}, frozenset()), asyncio.get_running_loop().time() + LONG)
+        answer = await service.sessions.predict("a", 5, asking("a"), asyncio.get_running_loop().time() + LONG)
         assert reading.begun == 3  # segments of 1,024, each once
         want = Engine.open(runs["stable"]).session()
         want.push_many(rows)
@@ -260,8 +267,8 @@ def test_a_reading_that_outlives_its_session_is_not_the_next_ones_state(runs: di
         reading = engine.read = Gate(engine.read)  # type: ignore[attr-defined]
         with pytest.raises(RefusedError):
             await say(service, "a", rows_of(20, 1), 0.2)
-        await service.delete("a")
-        await service.open("a")
+        await service.sessions.delete("a")
+        await service.sessions.open("a")
         rows = rows_of(30, 2)
         await say(service, "a", rows, k=0)
         reading.open()
@@ -274,7 +281,7 @@ def test_a_reading_that_outlives_its_session_is_not_the_next_ones_state(runs: di
     served(runs, tmp_path, talk)
 
 
-# Texts
+# TextEncoding
 
 
 def test_jobs_take_turns_and_one_that_is_cancelled_ends() -> None:
@@ -288,7 +295,7 @@ def test_jobs_take_turns_and_one_that_is_cancelled_ends() -> None:
         return name
 
     async def main() -> None:
-        turns = Turns("test")
+        turns = RoundRobinThread("test")
         long, gone, short = turns.run(steps("l", 3)), turns.run(steps("g", 2)), turns.run(steps("s", 1))
         await until(lambda: "g0" in order)
         gone.cancel()
@@ -306,7 +313,7 @@ def test_jobs_take_turns_and_one_that_is_cancelled_ends() -> None:
 def test_a_long_text_holds_up_no_short_one_no_label_and_no_vectors(runs: dict[str, Path], tmp_path: Path) -> None:
     async def talk(service: Service, _: list[Event]) -> None:
         settled: list[Settled] = []
-        service.record = settled.append
+        service.listeners.record = settled.append
         gate = encoder(service.models["stable"].engine)
         async with live(service) as url, AsyncClient(url) as client:
             one, two, three = [await client.session(name) for name in ("one", "two", "three")]
@@ -388,7 +395,7 @@ def test_a_text_that_cannot_be_encoded_in_time_is_refused_with_what_can(runs: di
 
     async def main() -> None:
         nonlocal now
-        texts = Texts(lambda: now)
+        texts = TextEncoding(lambda: now)
         deadline = asyncio.get_running_loop().time() + LONG
         assert len(await texts.rows(engine, "x", deadline)) == 1  # two words say nothing of a long text
         assert len(await texts.rows(engine, "x" * 100_000, deadline)) == 10_000  # nothing is known yet
@@ -412,7 +419,7 @@ def test_a_text_that_would_be_late_for_others_is_refused_as_overload(runs: dict[
     gate = encoder(engine)
 
     async def main() -> None:
-        texts = Texts(lambda: 0.0)
+        texts = TextEncoding(lambda: 0.0)
         texts.pace, texts._measured = 1e-3, 0.0
         deadline = asyncio.get_running_loop().time() + LONG
         first = asyncio.ensure_future(texts.rows(engine, "x" * 50_000, deadline))
@@ -441,7 +448,7 @@ def test_after_a_504_the_client_goes_on_and_the_same_append_again_applies_once(r
             for again in (False, True):
                 with pytest.raises(OverloadedError) as late:
                     await session.append(rows, k=3)
-                assert late.value.problem["applied"] is True
+                assert late.value.problem.applied is True
                 assert (session.seq, session.length, again) == (1, 20, again)
             reading.open()
             assert (await session.append(rows, k=3)).length == 20
@@ -496,7 +503,7 @@ def test_readiness_sees_a_blocked_encoder_and_a_full_disk(runs: dict[str, Path],
         assert "encoder" in str(unready(service))
         gate.open()
         await until(lambda: unready(service) is None)
-        service.contexts.free = 1 << 62
+        service.contexts.log.free = 1 << 62
         assert "disk" in str(unready(service))
 
     served(runs, tmp_path, talk, deadline=1.0)
@@ -518,9 +525,7 @@ def test_a_handler_that_is_cancelled_ends_what_it_asked_for() -> None:
         async def receive() -> Any:
             return await asyncio.Event().wait()
 
-        handlers = Handlers.__new__(Handlers)
-        task = asyncio.create_task(handlers._unless_gone(Request({"type": "http"}, receive), asked(), watched=True))
-        handlers.service = SimpleNamespace(waiting=0)  # type: ignore[assignment]
+        task = asyncio.create_task(unless_disconnected(Request({"type": "http"}, receive), asked()))
         await begun.wait()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -28,14 +28,15 @@ from nextvec.rollout.judge import CANARY, FAIL, STABLE, Evidence
 from nextvec.rollout.ledger import open_ledger
 from nextvec.routing import UNSURE, Lineup, Served, Snapshot
 from nextvec.serving.lanes import ENOUGH, FIRST, MOST, Health, ServedLanes, strata
+from nextvec.serving.limits import Limits
 from nextvec.serving.metrics import Metrics
 from nextvec.serving.observations import Event, Seen
-from nextvec.serving.rebuild import INLINE
-from nextvec.serving.service import Asking, Limits, Service
-from nextvec.serving.wire import from_rows
+from nextvec.serving.payload import from_rows
+from nextvec.serving.service import Service
+from nextvec.serving.state_rebuild import INLINE
 from tests.command import nextvec
 from tests.serving.faults import FAULTS
-from tests.serving.server import DIM, rows_of, serving
+from tests.serving.server import DIM, asking, rows_of, serving
 from tests.waiting import PATIENCE, until
 
 LANES = 3
@@ -62,7 +63,7 @@ def served(made: Path, folder: Path, talk: Callable[[Service, ServedLanes], Awai
         service = Service(runs, lambda run: Engine.open(run), folder / "s", Limits(budget=PATIENCE, deadline=PATIENCE))
         found = Anchors.open(made / "lanes", service.encoder, service.dim)
         lanes = ServedLanes(found, {found.names[lane]: "expert"}, service.metrics)
-        service.specialise(lanes)
+        service.routing.specialise(lanes)
         try:
             return await talk(service, lanes)
         finally:
@@ -73,7 +74,7 @@ def served(made: Path, folder: Path, talk: Callable[[Service, ServedLanes], Awai
 
 async def say(service: Service, session: str, rows: np.ndarray, lane: str | None = None) -> Any:
     until = asyncio.get_running_loop().time() + PATIENCE
-    return await service.append(session, from_rows(rows, None), None, 5, Asking(session, lane, {}, frozenset()), until)
+    return await service.sessions.append(session, from_rows(rows, None), None, 5, asking(session, lane), until)
 
 
 def in_lane(anchors: Anchors, lane: int, count: int = 3, seed: int = 0) -> np.ndarray:
@@ -128,7 +129,7 @@ def test_a_deleted_sessions_lane_is_not_its_successors(made: Path, anchors: Anch
         for lane in (0, 2):
             service.contexts.open("s")
             assert (await say(service, "s", in_lane(anchors, lane, 6))).lane == anchors.names[lane]
-            await service.delete("s")
+            await service.sessions.delete("s")
             assert lanes.length("s") == 0
 
     served(made, tmp_path, talk)
@@ -193,12 +194,12 @@ def test_whole_contexts_are_routed_each_by_its_own_lane(made: Path, anchors: Anc
     async def talk(service: Service, lanes: ServedLanes) -> None:
         contexts = [in_lane(anchors, lane, count) for lane, count in ((1, 3), (2, 3), (1, 3 * INLINE))]
         until = asyncio.get_running_loop().time() + PATIENCE
-        found = await service.once(contexts, 5, Asking("", None, {}, frozenset()), until)
+        found = await service.predictions.once(contexts, 5, asking(""), until)
         assert [a.model for a in found] == ["expert", "shared", "expert"]
         for answer, rows in zip(found, contexts, strict=True):
             assert [e.row for e in answer.expected] == answered(service.models[answer.model].engine, rows)
         service.models["expert"].engine.predict = FAULTS["raises"]  # type: ignore[method-assign]
-        sick = (await service.once(contexts[:1], 5, Asking("", None, {}, frozenset()), until))[0]
+        sick = (await service.predictions.once(contexts[:1], 5, asking(""), until))[0]
         assert (sick.model, sick.reason) == ("shared", "expert RuntimeError")
         assert [e.row for e in sick.expected] == answered(service.models["shared"].engine, contexts[0])
 
@@ -213,7 +214,7 @@ def test_a_long_session_is_answered_by_the_shared_model_until_the_expert_has_rea
         rows = in_lane(anchors, 1, 4 * INLINE)
         warming = await say(service, "s", rows)
         assert (warming.model, warming.reason) == ("shared", "expert warming")
-        await asyncio.gather(*service._working.values())
+        await asyncio.gather(*service.background.tasks.values())
         after = await say(service, "s", rows[:1])
         assert (after.model, after.reason) == ("expert", "no canary, expert")
         assert [e.row for e in after.expected] == answered(service.models["expert"].engine, np.concatenate([rows, rows[:1]]))
@@ -231,7 +232,7 @@ def test_what_an_expert_fails_at_is_answered_by_the_shared_model(
     async def talk(service: Service, lanes: ServedLanes) -> None:
         now = [0.0]
         lanes.health[anchors.names[1]].clock = lambda: now[0]
-        service.limits = Limits(budget=0.1, deadline=PATIENCE)
+        service.fallback.limits = Limits(budget=0.1, deadline=PATIENCE)
         expert = service.models["expert"].engine
         well, expert.predict = expert.predict, FAULTS[name]  # type: ignore[method-assign]
         service.contexts.open("s")
@@ -247,7 +248,7 @@ def test_what_an_expert_fails_at_is_answered_by_the_shared_model(
         expert.predict = well  # type: ignore[method-assign]
         released.set()
         now[0] += MOST
-        service.limits = Limits(budget=PATIENCE, deadline=PATIENCE)
+        service.fallback.limits = Limits(budget=PATIENCE, deadline=PATIENCE)
         end = time.monotonic() + PATIENCE
         while (answer := await say(service, "s", rows[:1])).model != "expert":
             assert time.monotonic() < end, answer.reason
@@ -275,7 +276,7 @@ def test_a_circuit_opens_is_tried_now_and_then_and_closes() -> None:
         pauses.append(now[0] - began)
         health.failed()
     assert pauses == [min(FIRST * 2**n, MOST) for n in range(10)]
-    health.anew()
+    health.renewed()
     assert health.asked(), "whoever was loaded again is tried at once"
     assert not health.asked()
     health.well()
@@ -371,11 +372,11 @@ def test_a_rollout_of_the_shared_model_leaves_experts_their_lanes(made: Path, an
 
     async def talk(service: Service, lanes: ServedLanes) -> None:
         events: list[Event] = []
-        service.observe = events.append
-        experts = service.snapshot.stable.experts
-        await service.open_model("new", made / "run1")
+        service.listeners.observe = events.append
+        experts = service.routing.snapshot.stable.experts
+        await service.models.open("new", made / "run1")
         new = Lineup(Served("new"), Served("new"), experts)
-        service.adopt(Snapshot(1, service.snapshot.stable, new, 100.0, "r", time.monotonic() + 3600))
+        service.routing.adopt(Snapshot(1, service.routing.snapshot.stable, new, 100.0, "r", time.monotonic() + 3600))
         service.contexts.open("mine")
         assert (await say(service, "mine", in_lane(anchors, 1))).model == "expert"
         assert events == []
@@ -485,9 +486,9 @@ def test_anchors_of_another_encoder_or_damaged_are_refused(made: Path, tmp_path:
 def test_an_expert_of_another_bank_is_refused(made: Path, tmp_path: Path) -> None:
     async def talk(service: Service, lanes: ServedLanes) -> None:
         foreign = replace(service.models["expert"], engine=_of_another_bank(service.models["expert"].engine))
-        service.models = {**service.models, "expert": foreign}
+        service.models._models = {**service.models, "expert": foreign}
         with pytest.raises(ServingError, match="looks predictions up in another bank"):
-            service.specialise(lanes)
+            service.routing.specialise(lanes)
 
     served(made, tmp_path, talk)
 

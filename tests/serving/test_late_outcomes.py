@@ -3,15 +3,14 @@
 import asyncio
 from math import inf
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
 
 from nextvec.serving.causes import cause
 from nextvec.serving.observations import Closed, Event
-from nextvec.serving.rebuild import INLINE
 from nextvec.serving.service import Service
+from nextvec.serving.state_rebuild import INLINE
 from tests.serving.faults import raises
 from tests.serving.server import rows_of
 from tests.serving.test_service import rollout, say, served
@@ -38,31 +37,30 @@ def held(call: Any, gate: asyncio.Event) -> Any:
 def test_nothing_is_told_of_a_session_after_its_end(runs: dict[str, Path], tmp_path: Path, late: str) -> None:
     async def talk(service: Service, events: list[Event]) -> None:
         gate = asyncio.Event()
-        service.mirror = 100.0 if "mirror" in late else 0.0
+        service.background.mirror = 100.0 if "mirror" in late else 0.0
         service.contexts.open("a")
         if late == "warming":
             await say(service, "a", rows_of(INLINE * 4, 1))
-        service.adopt(rollout(50.0 if late == "label" else 100.0 if late == "warming" else 0.0))
-        ask = service.models["new"].line.ask
+        service.routing.adopt(rollout(50.0 if late == "label" else 100.0 if late == "warming" else 0.0))
+        ask = service.models["new"].queue.ask
         if late == "label":
-            service._truth = held(service._truth, gate)  # type: ignore[method-assign]
+            service.outcomes.appended_row = held(service.outcomes.appended_row, gate)  # type: ignore[method-assign]
         elif late == "warming":
-            service._state = held(service._state, gate)  # type: ignore[method-assign]
+            service.inference.warm = held(service.inference.warm, gate)  # type: ignore[method-assign]
             service.models["new"].engine.read = raises  # type: ignore[method-assign]
-            service._surely = lambda *_: answered(([], service.models["stable"]))  # type: ignore
         else:
-            service.models["new"].line.ask = held(raising if late == "failed mirror" else ask, gate)  # type: ignore
+            service.models["new"].queue.ask = held(raising if late == "failed mirror" else ask, gate)  # type: ignore
         await say(service, "a", rows_of(1, 2))
         appended = asyncio.create_task(say(service, "a", rows_of(1, 3), k=0)) if late == "label" else None
-        while appended is not None and "a" in service._promises:  # until the search for the label has begun
+        while appended is not None and "a" in service.outcomes.pending:  # until the search for the label has begun
             await asyncio.sleep(0)
-        service.lapse("a")
+        service.outcomes.lapse("a")
         told = len(events)
         assert events[-1] == Closed("a")
         gate.set()
         if appended is not None:
             await appended
-        await asyncio.gather(*service._working.values(), *service._labelling)
+        await asyncio.gather(*service.background.tasks.values(), *service.outcomes.labelling)
         assert events[told:] == []
 
     served(runs, tmp_path, talk)
@@ -72,26 +70,22 @@ async def raising(*_: Any) -> Any:
     raise ValueError("a fault")
 
 
-async def answered(value: T) -> T:
-    return value
-
-
 def test_a_session_whose_requests_all_failed_ends_too(runs: dict[str, Path], tmp_path: Path) -> None:
     async def talk(service: Service, events: list[Event]) -> None:
-        service.adopt(rollout(100.0))
+        service.routing.adopt(rollout(100.0))
         for model in service.models.values():
             model.engine.predict = raises  # type: ignore[method-assign]
         service.contexts.open("a")
         with pytest.raises(Exception):  # noqa: B017
             await say(service, "a", rows_of(1))
         assert events
-        assert "a" in service._observed.due(inf, 1)  # so that its end will be told
+        assert "a" in service.outcomes.observed.due(inf, 1)  # so that its end will be told
 
     served(runs, tmp_path, talk)
 
 
 def test_causes_of_one_kind_are_one_text_whatever_was_left_of_the_time() -> None:
-    engine = SimpleNamespace()
+    engine = None  # no process has ended
     said = {cause("canary late", engine, 0.9 + n / 1e5) for n in range(2001)}
     assert said == {"no answer within 900 ms", "no answer within 910 ms", "no answer within 920 ms"}
     assert cause("canary late", engine, 1.0) == "no answer within 1000 ms"

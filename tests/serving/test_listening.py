@@ -19,7 +19,7 @@ from nextvec.cli.main import main
 from nextvec.errors import ServingError
 from nextvec.serving.cors import as_origin
 from nextvec.serving.guard import Access
-from nextvec.serving.listening import Place, bound, listen
+from nextvec.serving.listening import ListenAddress, bound, listen
 from tests.serving.server import DIM, Running, rows_of, serving
 from tests.waiting import PATIENCE
 
@@ -109,7 +109,7 @@ def test_the_dashboard_asks_under_the_path_of_a_proxy(proxy: str, slash: str) ->
 @pytest.mark.parametrize("root", ["nv", "/nv/", "/", "/a b", '/"><script>', "//other.example"])
 def test_a_root_path_is_a_path(root: str) -> None:
     with pytest.raises(ServingError, match="--root-path"):
-        Place(root=root).check()
+        ListenAddress(root=root).check()
 
 
 @pytest.mark.integration
@@ -169,12 +169,12 @@ def test_an_address_in_use_is_named(server: Running, run: Path, tmp_path: Path, 
 
 
 def test_an_address_taken_between_binding_and_listening_is_named() -> None:
-    with bound(Place(port=0)) as first:
+    with bound(ListenAddress(port=0)) as first:
         port = first.getsockname()[1]
-        with bound(Place(port=port)) as second:
-            listen(first, Place(port=port))
+        with bound(ListenAddress(port=port)) as second:
+            listen(first, ListenAddress(port=port))
             with pytest.raises(ServingError, match=f"--port {port}.*in use"):
-                listen(second, Place(port=port))
+                listen(second, ListenAddress(port=port))
 
 
 @pytest.mark.integration
@@ -191,7 +191,7 @@ def test_a_socket_in_the_file_system(run: Path, tmp_path: Path) -> None:
             assert client.put("/v1/sessions/a").status_code == 201
             headers = {"content-type": "application/octet-stream"}
             assert client.post("/v1/sessions/a/append", content=rows_of(3).tobytes(), headers=headers).json()["length"] == 3
-        with pytest.raises(ServingError, match="another server listens there"), bound(Place(unix=path)):
+        with pytest.raises(ServingError, match="another server listens there"), bound(ListenAddress(unix=path)):
             pass
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(PATIENCE) == 0
@@ -201,17 +201,17 @@ def test_a_socket_in_the_file_system(run: Path, tmp_path: Path) -> None:
 def test_a_path_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("mine")
-    with pytest.raises(ServingError, match="is no socket"), bound(Place(unix=path)):
+    with pytest.raises(ServingError, match="is no socket"), bound(ListenAddress(unix=path)):
         pass
     assert path.read_text() == "mine"
     for wrong in (tmp_path / "absent" / "s", tmp_path / ("x" * 200)):
-        with pytest.raises(ServingError, match="--unix"), bound(Place(unix=wrong)):
+        with pytest.raises(ServingError, match="--unix"), bound(ListenAddress(unix=wrong)):
             pass
 
 
 def test_a_socket_that_another_server_has_put_there_stays(tmp_path: Path) -> None:
     path = tmp_path / "s"
-    with bound(Place(unix=path)):
+    with bound(ListenAddress(unix=path)):
         path.unlink()
         with socket.socket(socket.AF_UNIX) as other:
             other.bind(str(path))
@@ -219,6 +219,6 @@ def test_a_socket_that_another_server_has_put_there_stays(tmp_path: Path) -> Non
 
 
 def test_a_socket_needs_no_keys_and_takes_no_port(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Place(host="0.0.0.0", unix=tmp_path / "s", access=Access()).check()
+    ListenAddress(host="0.0.0.0", unix=tmp_path / "s", access=Access()).check()
     assert main(["serve", str(run), "--unix", str(tmp_path / "u"), "--port", "1"]) == 2
     assert "--unix" in capsys.readouterr().err

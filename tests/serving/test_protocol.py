@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from nextvec.serving import lingering, protocol
+from nextvec.serving import connection_close, protocol
 from nextvec.serving.protocol import Guarded, Hooks
 from nextvec.serving.server import loop_factory
 from tests.waiting import PATIENCE, until
@@ -271,7 +271,7 @@ def test_a_client_that_pipelines_and_does_not_read_holds_little_and_delays_nobod
 
 
 def test_a_client_that_takes_nothing_is_closed(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lingering, "STALL_SECONDS", 0.05)
+    monkeypatch.setattr(connection_close, "STALL_SECONDS", 0.05)
     with socket.create_connection(door.address) as connection:
         connection.setblocking(False)
         asked = b"GET /big HTTP/1.1\r\nhost: a\r\n\r\n" * 1_000
@@ -328,7 +328,7 @@ class Timers:
 
 def test_a_slow_reader_is_kept_while_it_reads_even_if_its_buffer_stays_full() -> None:
     pipe, timers = Pipe(), Timers()
-    held = lingering.Lingering(pipe, timers.call_later)
+    held = connection_close.LingeringTransport(pipe, timers.call_later)
     held.write(b"x" * 100)
     for _ in range(5):
         pipe.size -= 60  # read
@@ -341,11 +341,11 @@ def test_a_slow_reader_is_kept_while_it_reads_even_if_its_buffer_stays_full() ->
 
 def test_a_closed_connection_waits_for_its_client_within_bounds() -> None:
     pipe, timers = Pipe(), Timers()
-    held = lingering.Lingering(pipe, timers.call_later)
+    held = connection_close.LingeringTransport(pipe, timers.call_later)
     held.close()
     assert pipe.calls == ["eof", "read"]
-    assert [delay for delay, _ in timers.waiting] == [lingering.LINGER_SECONDS]
-    held.drop(lingering.LINGER_BYTES)
+    assert [delay for delay, _ in timers.waiting] == [connection_close.LINGER_SECONDS]
+    held.drop(connection_close.LINGER_BYTES)
     assert "abort" not in pipe.calls
     held.drop(1)
     assert "abort" in pipe.calls

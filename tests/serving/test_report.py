@@ -15,8 +15,8 @@ from nextvec.rollout.report import caution, report
 from nextvec.rollout.units import bands
 from nextvec.routing import Lineup, Served
 from nextvec.serving.observations import Closed, Pair, Seen
-from nextvec.serving.overview import summary
 from nextvec.serving.participation import Participation
+from nextvec.serving.rollout_state import rollout_state
 from tests.waiting import PATIENCE
 
 OLD, NEW = (Lineup(Served(name), Served(name)) for name in ("old", "new"))
@@ -73,7 +73,7 @@ def test_a_status_counts_what_the_next_step_waits_for(ledger: Ledger, clock: Clo
     step = report(ledger, "r")["next"]
     assert step["sessions"] == {"stable": 19, "canary": 1}
     assert step["missing"][0] == "20 more sessions at 5 % (20 of 40)"
-    assert summary(report(ledger, "r"))["next"] == step
+    assert rollout_state(report(ledger, "r")).next == step
 
 
 def test_a_promoted_rollout_gives_all_to_the_canary_and_waits_for_nothing(ledger: Ledger) -> None:
@@ -82,7 +82,7 @@ def test_a_promoted_rollout_gives_all_to_the_canary_and_waits_for_nothing(ledger
     found = report(ledger, "r")
     assert (found["state"], found["weight"], found["next"]["missing"]) == ("PROMOTED", 100.0, [])
     assert found["steps"][-1]["weight"] == [98.0, 100.0]
-    assert summary(found)["weight"] == 100.0
+    assert rollout_state(found).weight == 100.0
 
 
 def test_a_promotion_by_hand_without_traffic_is_warned_of(ledger: Ledger, clock: Clock) -> None:

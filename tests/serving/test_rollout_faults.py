@@ -18,7 +18,8 @@ from nextvec.rollout.plan import Command, Follower, Plan, create, fold, interven
 from nextvec.rollout.promotions import identity
 from nextvec.rollout.units import bands
 from nextvec.serving.canary import Canary, Terms
-from nextvec.serving.service import Limits, Service
+from nextvec.serving.limits import Limits
+from nextvec.serving.service import Service
 from tests.serving.server import rows_of
 from tests.serving.test_canary import PERSON, RUNGS, spoil, state
 from tests.serving.test_service import alone, say
@@ -97,15 +98,15 @@ def test_a_canary_that_is_rejected_in_the_shadow_is_unloaded(ledger: Ledger, run
     async def play(service: Service, part: Canary, said: list[dict[str, Any]]) -> None:
         await turn(part)
         assert set(service.models) == {"run0", "run1"}
-        assert service.models["run0"].line.apart
+        assert service.models["run0"].queue.in_thread
         reject(ledger, "r")
         await turn(part)
         assert state(ledger) == "REJECTED"
         await until(part, lambda: set(service.models) == {"run0"})
-        assert (service.snapshot.canary, service.mirror) == (None, 0.0)
-        assert not service.models["run0"].line.apart
+        assert (service.routing.snapshot.canary, service.background.mirror) == (None, 0.0)
+        assert not service.models["run0"].queue.in_thread
         await say(service, "a", rows_of(1))
-        assert not service._promises  # nothing waits for a label that no rollout counts
+        assert not service.outcomes.pending  # nothing waits for a label that no rollout counts
 
     taking_part(runs, play)
 
@@ -138,7 +139,7 @@ def test_a_promoted_model_that_a_server_could_not_take_part_with_leaves_its_stab
         await turn(part)
         assert str(fold(ledger.rows("r"))) == "PROMOTED"
         await until(part, lambda: set(service.models) == {"run0"})
-        assert service.stable == service.snapshot.stable.short.name == "run0"
+        assert service.routing.stable == service.routing.snapshot.stable.short.name == "run0"
         assert (await say(service, "a", rows_of(1))).model == "run0"
         assert any(line.get("model") == "run1" and line.get("kept") == "run0" for line in said)
 
@@ -168,7 +169,7 @@ def test_a_canary_whose_opening_fails_in_any_way_is_rejected_and_not_opened_agai
 def test_a_model_that_the_next_rollout_found_open_is_not_unloaded_before_its_end(ledger: Ledger, runs: Path) -> None:
     async def play(service: Service, part: Canary, said: list[dict[str, Any]]) -> None:
         await turn(part)
-        async with service._reloading:  # as while a run is opened: unloading waits
+        async with service.models.changing:  # as while a run is opened: unloading waits
             intervene(ledger, "r", Command("abort", PERSON))
             async with asyncio.timeout(PATIENCE):
                 while part._watched is not None:
@@ -181,7 +182,7 @@ def test_a_model_that_the_next_rollout_found_open_is_not_unloaded_before_its_end
         await until(part, lambda: not part._retiring)
         assert set(service.models) == {"run0", "run1"}
         await turn(part)
-        assert service.snapshot.canary == alone("run1")
+        assert service.routing.snapshot.canary == alone("run1")
         reject(ledger, "again")
         await turn(part)
         await until(part, lambda: set(service.models) == {"run0"})  # it was opened for rollouts alone

@@ -17,13 +17,16 @@ import pytest
 from nextvec.errors import NotFiniteError, ServingError
 from nextvec.inference import Engine
 from nextvec.routing import Lineup, Served, Snapshot
+from nextvec.serving.limits import Limits
 from nextvec.serving.observations import Closed, Event, Pair, Seen, Settled
-from nextvec.serving.rebuild import INLINE
-from nextvec.serving.service import Asking, Limits, Service, _Promise
-from nextvec.serving.states import OVERHEAD, States
-from nextvec.serving.wire import RefusedError, from_rows
+from nextvec.serving.outcomes import PendingPrediction
+from nextvec.serving.payload import from_rows
+from nextvec.serving.refusal import RefusedError
+from nextvec.serving.service import Service
+from nextvec.serving.state_cache import OVERHEAD, StateCache
+from nextvec.serving.state_rebuild import INLINE
 from tests.serving.faults import FAULTS, raises
-from tests.serving.server import rows_of
+from tests.serving.server import asking, rows_of
 from tests.waiting import PATIENCE
 
 
@@ -44,7 +47,7 @@ def served(runs: dict[str, Path], folder: Path, talk: Callable[[Service, list[Ev
     async def main() -> Any:
         given = Limits(**{"budget": PATIENCE, "deadline": PATIENCE} | limits)
         service, events = Service(runs, lambda run: Engine.open(run), folder / "s", given), []
-        service.observe = events.append
+        service.listeners.observe = events.append
         try:
             return await talk(service, events)
         finally:
@@ -55,8 +58,7 @@ def served(runs: dict[str, Path], folder: Path, talk: Callable[[Service, list[Ev
 
 async def say(service: Service, session: str, rows: np.ndarray, k: int = 5, ids: list[int] | None = None) -> Any:
     until = asyncio.get_running_loop().time() + PATIENCE
-    asking = Asking(session, None, {}, frozenset())
-    return await service.append(session, from_rows(rows, ids), None, k, asking, until)
+    return await service.sessions.append(session, from_rows(rows, ids), None, k, asking(session), until)
 
 
 def of(events: list[Event], stream: str) -> list[Seen]:
@@ -68,7 +70,7 @@ def test_a_canary_that_fails_is_answered_for(
     runs: dict[str, Path], tmp_path: Path, name: str, released: threading.Event
 ) -> None:
     async def talk(service: Service, events: list[Event]) -> None:
-        service.adopt(rollout(100.0))
+        service.routing.adopt(rollout(100.0))
         service.models["new"].engine.predict = FAULTS[name]  # type: ignore[method-assign]
         service.contexts.open("a")
         answers = [await say(service, "a", rows_of(1, n)) for n in range(3)]
@@ -89,14 +91,14 @@ def test_both_arms_answer_and_switching_is_a_rebuild(runs: dict[str, Path], tmp_
         service.contexts.open("a")
         rows = rows_of(INLINE * 4, 1)
         first = await say(service, "a", rows)
-        service.adopt(rollout(100.0))
+        service.routing.adopt(rollout(100.0))
         warming = await say(service, "a", rows_of(1, 2))
         assert (warming.arm, warming.reason) == ("stable", "canary warming")
         assert events == []  # what a rebuild costs says nothing of the model
-        await asyncio.gather(*service._working.values())
+        await asyncio.gather(*service.background.tasks.values())
         second = await say(service, "a", rows_of(1, 3))
         assert (second.arm, second.model) == ("canary", "new")
-        service.adopt(Snapshot(2, alone("stable")))
+        service.routing.adopt(Snapshot(2, alone("stable")))
         third = await say(service, "a", rows_of(1, 4))
         assert (first.model, third.model) == ("stable", "stable")
         whole = np.concatenate([rows, rows_of(1, 2), rows_of(1, 3), rows_of(1, 4)])
@@ -112,10 +114,10 @@ def test_a_canary_that_cannot_even_read_is_counted(runs: dict[str, Path], tmp_pa
         service.contexts.open("a")
         await say(service, "a", rows_of(INLINE * 4, 1))
         service.models["new"].engine.read = raises  # type: ignore[method-assign]
-        service.adopt(rollout(100.0))
+        service.routing.adopt(rollout(100.0))
         answer = await say(service, "a", rows_of(1, 2))
         assert answer.reason == "canary warming"
-        await asyncio.gather(*service._working.values())
+        await asyncio.gather(*service.background.tasks.values())
         assert [(e.arm, e.value) for e in of(events, "fail")] == [("canary", 1.0)]
 
     served(runs, tmp_path, talk)
@@ -125,7 +127,7 @@ def test_the_next_append_is_the_label(runs: dict[str, Path], tmp_path: Path) -> 
     """Exact Hit@K, by the nearest row of all or by the row that was named, against the definition."""
 
     async def talk(service: Service, events: list[Event]) -> None:
-        service.adopt(rollout(50.0))
+        service.routing.adopt(rollout(50.0))
         service.contexts.open("a")
         bank = service.models["stable"].engine.bank
         rows = np.asarray(bank.rows, np.float32)
@@ -141,7 +143,7 @@ def test_the_next_append_is_the_label(runs: dict[str, Path], tmp_path: Path) -> 
         assert [e.value == 0.0 for e in of(events, "miss")] == hits
         assert 0 < sum(hits) < 30
         assert [e.value for e in of(events, "unlabelled")] == [0.0] * 30
-        await service.delete("a")
+        await service.sessions.delete("a")
         assert of(events, "unlabelled")[-1].value == 1.0
         assert events[-1] == Closed("a")
 
@@ -150,19 +152,19 @@ def test_the_next_append_is_the_label(runs: dict[str, Path], tmp_path: Path) -> 
 
 def test_mirrored_questions_make_pairs_and_no_user_waits(runs: dict[str, Path], tmp_path: Path) -> None:
     async def talk(service: Service, events: list[Event]) -> None:
-        service.adopt(rollout(0.0))
-        service.mirror = 100.0
+        service.routing.adopt(rollout(0.0))
+        service.background.mirror = 100.0
         service.contexts.open("a")
         for n in range(6):
             answer = await say(service, "a", rows_of(1, n))
             assert answer.arm == "stable"
-            await asyncio.gather(*service._working.values())
+            await asyncio.gather(*service.background.tasks.values())
         pairs = [event for event in events if isinstance(event, Pair)]
         assert [p.stream for p in pairs].count("fail") == 6
         assert [p.stream for p in pairs].count("miss") == 5
         service.models["new"].engine.step = raises  # type: ignore[method-assign]
         await say(service, "a", rows_of(1, 9))
-        await asyncio.gather(*service._working.values())
+        await asyncio.gather(*service.background.tasks.values())
         assert [e for e in events if isinstance(e, Pair)][-1].canary_bad
 
     served(runs, tmp_path, talk)
@@ -170,10 +172,10 @@ def test_mirrored_questions_make_pairs_and_no_user_waits(runs: dict[str, Path], 
 
 def test_a_snapshot_of_unknown_models_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
     async def talk(service: Service, _: list[Event]) -> None:
-        before = service.snapshot
+        before = service.routing.snapshot
         with pytest.raises(ServingError, match="not served"):
-            service.adopt(Snapshot(1, alone("other")))
-        assert service.snapshot is before
+            service.routing.adopt(Snapshot(1, alone("other")))
+        assert service.routing.snapshot is before
 
     served(runs, tmp_path, talk)
 
@@ -183,15 +185,15 @@ def test_a_reload_swaps_the_model_and_keeps_the_sessions(runs: dict[str, Path], 
         service.contexts.open("a")
         await say(service, "a", rows_of(30, 1))
         other = Engine.open(runs["new"])
-        service._open_run = lambda _: other
+        service.models.open_run = lambda _: other
         asked = [asyncio.ensure_future(say(service, "a", rows_of(1, n))) for n in range(4)]
-        await service.reload("stable")
+        await service.models.reload("stable")
         assert {(await answer).model for answer in asked} == {"stable"}
         after = await say(service, "a", rows_of(1, 9))
         assert (after.digest, after.length) == (other.digest, 35)
         with pytest.raises(RefusedError):
-            service._open_run = lambda _: raise_(ServingError("gone"))
-            await service.reload("stable")
+            service.models.open_run = lambda _: raise_(ServingError("gone"))
+            await service.models.reload("stable")
         assert (await say(service, "a", rows_of(1, 10))).digest == other.digest
 
     served(runs, tmp_path, talk)
@@ -206,7 +208,7 @@ def test_a_request_past_its_deadline_is_not_computed(runs: dict[str, Path], tmp_
         service.contexts.open("a")
         await say(service, "a", rows_of(1, 1))
         with pytest.raises(RefusedError) as refused:
-            await service.predict("a", 5, Asking("a", None, {}, frozenset()), asyncio.get_running_loop().time() - 1)
+            await service.sessions.predict("a", 5, asking("a"), asyncio.get_running_loop().time() - 1)
         assert refused.value.status == 504
         assert (await say(service, "a", rows_of(1, 2))).length == 2
 
@@ -222,14 +224,12 @@ def test_one_broken_session_does_not_break_its_batch(runs: dict[str, Path], tmp_
         poisoned: Any = service.states._held["s2", engine.digest][0]
         poisoned.prediction = None  # as no sound engine would leave it
         asked = [
-            service.predict(f"s{n}", 3, Asking(f"s{n}", None, {}, frozenset()), asyncio.get_running_loop().time() + PATIENCE)
+            service.sessions.predict(f"s{n}", 3, asking(f"s{n}"), asyncio.get_running_loop().time() + PATIENCE)
             for n in range(5)
         ]
         found = await asyncio.gather(*asked, return_exceptions=True)
         assert [isinstance(answer, Exception) for answer in found] == [False, False, True, False, False]
-        assert (
-            await service.predict("s2", 3, Asking("s2", None, {}, frozenset()), asyncio.get_running_loop().time() + PATIENCE)
-        ).length == 2
+        assert (await service.sessions.predict("s2", 3, asking("s2"), asyncio.get_running_loop().time() + PATIENCE)).length == 2
 
     served(runs, tmp_path, talk)
 
@@ -241,9 +241,9 @@ def test_a_reload_that_cannot_answer_leaves_the_old_model(runs: dict[str, Path],
     async def talk(service: Service, events: list[Event]) -> None:
         engine = Engine.open(runs["stable"])
         engine.predict = broken  # type: ignore[method-assign]
-        service._open_run = lambda _: engine
+        service.models.open_run = lambda _: engine
         with pytest.raises(RefusedError, match="the old model stays") as refused:
-            await service.reload("stable")
+            await service.models.reload("stable")
         assert refused.value.status == 409
         service.contexts.open("a")
         assert (await say(service, "a", rows_of(1))).model == "stable"
@@ -254,12 +254,12 @@ def test_a_reload_that_cannot_answer_leaves_the_old_model(runs: dict[str, Path],
 def test_a_record_without_a_rollout_forgets_idle_sessions(runs: dict[str, Path], tmp_path: Path) -> None:
     async def talk(service: Service, _: list[Event]) -> None:
         settled: list[Settled] = []
-        service.record = settled.append
+        service.listeners.record = settled.append
         for n in range(20):
             service.contexts.open(f"s{n}")
             await say(service, f"s{n}", rows_of(1, n))
         async with asyncio.timeout(PATIENCE):
-            while service._promises:
+            while service.outcomes.pending:
                 await asyncio.sleep(0.01)
         assert sorted(s.session for s in settled) == sorted(f"s{n}" for n in range(20))
         assert {s.hit for s in settled} == {None}
@@ -271,12 +271,12 @@ def test_a_record_without_a_rollout_forgets_idle_sessions(runs: dict[str, Path],
 def test_a_rollout_that_begins_loses_no_record_and_judges_nothing_from_before(runs: dict[str, Path], tmp_path: Path) -> None:
     async def talk(service: Service, events: list[Event]) -> None:
         settled: list[Settled] = []
-        service.record = settled.append
+        service.listeners.record = settled.append
         service.contexts.open("a")
-        service.adopt(rollout(50.0))
+        service.routing.adopt(rollout(50.0))
         await say(service, "a", rows_of(1, 0))
         events.clear()
-        service.adopt(replace(rollout(50.0), rollout="r2"))
+        service.routing.adopt(replace(rollout(50.0), rollout="r2"))
         await say(service, "a", rows_of(1, 1), ids=[0])
         assert [s.hit is None for s in settled] == [False]  # the append labels the prediction that was asked before
         assert of(events, "miss") == of(events, "unlabelled") == []  # but not for the new rollout
@@ -288,10 +288,10 @@ def test_a_model_that_is_closed_gives_its_last_answers_and_is_freed(runs: dict[s
     async def talk(service: Service, _: list[Event]) -> None:
         service.contexts.open("a")
         await say(service, "a", rows_of(2, 1))
-        service.promote("new", "stable")
-        service.promote("stable", "new")
+        service.routing.promote("new", "stable")
+        service.routing.promote("stable", "new")
         old, engine = weakref.ref(service.models["stable"].engine), service.models["stable"].engine
-        service.models["stable"].line.apart = True
+        service.models["stable"].queue.in_thread = True
         begun, release = threading.Event(), threading.Event()
         answers = engine.answers
 
@@ -303,8 +303,8 @@ def test_a_model_that_is_closed_gives_its_last_answers_and_is_freed(runs: dict[s
         engine.answers = held  # type: ignore[method-assign]
         asked = asyncio.ensure_future(say(service, "a", rows_of(1, 2)))
         await asyncio.to_thread(begun.wait, PATIENCE)
-        service.promote("new", "stable")
-        closing = asyncio.ensure_future(service.close_model("stable"))
+        service.routing.promote("new", "stable")
+        closing = asyncio.ensure_future(service.routing.unload("stable"))
         await asyncio.sleep(0)
         assert (await say_other(service)).model == "new"
         release.set()
@@ -317,7 +317,7 @@ def test_a_model_that_is_closed_gives_its_last_answers_and_is_freed(runs: dict[s
         gc.collect()
         assert old() is None
         with pytest.raises(ServingError, match="still needed"):
-            await service.close_model("new")
+            await service.routing.unload("new")
 
     served(runs, tmp_path, talk)
 
@@ -331,14 +331,14 @@ def test_forgetting_a_session_costs_its_own_states_whatever_else_is_held(runs: d
     state = Engine.open(runs["stable"]).session()
     state.push(rows_of(1)[0])
 
-    def held(sessions: int) -> States:
-        states = States(1 << 40)
+    def held(sessions: int) -> StateCache:
+        states = StateCache(1 << 40)
         for n in range(sessions):
             for digest in ("old", "new"):
                 states.put(f"s{n}", digest, state, 100)
         return states
 
-    def lines(states: States) -> int:
+    def lines(states: StateCache) -> int:
         """Lines of Python that forgetting one session takes."""
         count = 0
 
@@ -379,28 +379,28 @@ def test_a_batch_counts_once_among_the_requests_that_wait_for_a_thread(runs: dic
             free.wait(PATIENCE)
 
         model.engine.read = read  # type: ignore[method-assign]
-        service._aside.submit(free.wait, PATIENCE)
+        service.worker.thread.submit(free.wait, PATIENCE)
 
         async def work() -> None:
             background.set()
-            await service._in_thread(lambda: None)
+            await service.worker.run(lambda: None)
 
         deadline = asyncio.get_running_loop().time() + PATIENCE
         contexts = [rows_of(INLINE + 1, n) for n in range(5)]
-        batch = asyncio.create_task(service.once(contexts, 3, Asking("", None, {}, frozenset()), deadline))
-        service._beside(model, "a", work)
+        batch = asyncio.create_task(service.predictions.once(contexts, 3, asking(""), deadline))
+        service.background.run(model, "a", work)
         await background.wait()
-        while not service.apart:
+        while not service.worker.waiting:
             await asyncio.sleep(0)
         for _ in range(20):
             await asyncio.sleep(0)
-        assert service.apart == 1
-        model.line.seconds = 2 * service.limits.budget
+        assert service.worker.waiting == 1
+        model.queue.seconds_per_request = 2 * service.limits.budget
         assert service.overloaded(3)  # this one, the batch, and one that waits for the loop
         free.set()
         batch.cancel()
-        await asyncio.gather(batch, *service._working.values(), return_exceptions=True)
-        assert service.apart == 0
+        await asyncio.gather(batch, *service.background.tasks.values(), return_exceptions=True)
+        assert service.worker.waiting == 0
 
     served(runs, tmp_path, talk)
 
@@ -411,9 +411,9 @@ def test_a_state_that_is_warm_but_for_a_few_vectors_is_kept(runs: dict[str, Path
         await say(service, "a", rows_of(40, 1))
         model = service.models["stable"]
         service.contexts.append("a", from_rows(rows_of(2, 2)))
-        promise = _Promise("canary", frozenset(), 42, 1.0, True)
-        service._warm(model, "a", service.contexts.view("a"), promise, None)
-        await asyncio.gather(*service._working.values())
+        promise = PendingPrediction("canary", frozenset(), 42, 1.0, True)
+        service.background.warm(model, "a", service.contexts.view("a"), promise, None)
+        await asyncio.gather(*service.background.tasks.values())
         assert service.states.length("a", model.engine.digest) == 40
 
     served(runs, tmp_path, talk)

@@ -1,15 +1,16 @@
-"""The verbs that judge runs against each other: arguments to the library, results to the terminal."""
+"""The verbs that compare runs: arguments to the library, results to the terminal."""
 
 from argparse import Namespace
 from collections.abc import Sequence
 
 from nextvec.cli import show, show_experiments
 from nextvec.cli.banks import open_bank, open_bank_of
-from nextvec.cli.verbs import as_json
+from nextvec.cli.output import as_json
 from nextvec.errors import SettingsError
-from nextvec.evaluation.runs import OWN_CONTEXT
+from nextvec.evaluation.results import OWN_CONTEXT
 from nextvec.experiments.comparison import compare as run_compare
 from nextvec.experiments.decision import decide
+from nextvec.experiments.executor import LocalProcesses
 from nextvec.experiments.gate import read_gates
 from nextvec.experiments.search import Span, parse_over, search
 from nextvec.experiments.sweep import sweep as run_sweep
@@ -58,7 +59,7 @@ def gate(arguments: Namespace) -> int:
 def sweep(arguments: Namespace) -> int:
     bank = open_bank(arguments.bank, arguments)
     over = parse_over(arguments.over)
-    shared = (arguments.seeds, arguments.set, arguments.jobs, arguments.rows)
+    shared = (arguments.seeds, arguments.set, LocalProcesses(arguments.jobs), arguments.rows)
     with show.Bars() as bars:
         if arguments.trials:
             found = search(arguments.recipe, bank, arguments.out, over, arguments.trials, *shared, bars).to_json()

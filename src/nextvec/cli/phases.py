@@ -1,16 +1,18 @@
-"""The verbs that tell the story of context: the phases on one exam, and the controlled experiments."""
+"""The verbs of the phases and of the controlled experiments: arguments to the library, results to the terminal."""
 
 from argparse import Namespace
 
 from nextvec.cli import show, show_experts, show_phases
 from nextvec.cli.banks import open_bank
-from nextvec.cli.verbs import as_json
+from nextvec.cli.output import as_json
 from nextvec.errors import SettingsError
 from nextvec.experiments.context import context_experiment
+from nextvec.experiments.executor import LocalProcesses
 from nextvec.lanes import Lanes
-from nextvec.reproduction.experts_study import KINDS, experts_experiment
-from nextvec.reproduction.phase_table import POOLS, RECIPES
+from nextvec.reproduction.expert_kinds import KINDS
+from nextvec.reproduction.experts import experts_experiment
 from nextvec.reproduction.phases import phases as run_phases
+from nextvec.reproduction.reported import POOLS, RECIPES
 
 
 def phases(arguments: Namespace) -> int:
@@ -21,7 +23,16 @@ def phases(arguments: Namespace) -> int:
     lanes = Lanes.open(arguments.lanes, bank) if arguments.lanes and bank else None
     with show.Bars() as bars:
         found = run_phases(
-            arguments.folder, bank, recipes, arguments.seeds, arguments.set, pools, arguments.jobs, arguments.rows, bars, lanes
+            arguments.folder,
+            bank,
+            recipes,
+            arguments.seeds,
+            arguments.set,
+            pools,
+            LocalProcesses(arguments.jobs),
+            arguments.rows,
+            bars,
+            lanes,
         ).to_json()
     if arguments.json:
         return as_json(found)
@@ -46,7 +57,7 @@ def _experts(arguments: Namespace) -> int:
             arguments.seeds,
             arguments.recipe,
             arguments.set,
-            arguments.jobs,
+            LocalProcesses(arguments.jobs),
             arguments.rows,
             arguments.pool,
             bars,
@@ -68,7 +79,7 @@ def _context(arguments: Namespace) -> int:
             arguments.seeds,
             arguments.recipe,
             arguments.set,
-            arguments.jobs,
+            LocalProcesses(arguments.jobs),
             arguments.rows,
             arguments.pool,
             bars,

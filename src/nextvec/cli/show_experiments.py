@@ -17,7 +17,7 @@ Json = Mapping[str, Any]
 
 
 def comparison_table(found: Json) -> None:
-    """Both runs, the lift with its interval, the verdict, and how long each needed."""
+    """Both runs, the lift with its interval, the verdict, and the time that each took."""
     console = Console()
     table = _table("run", "context", "Hit@1", "Hit@5", "95 % interval", "Hit@10", "MRR")
     for side, style in (("a", "bold cyan"), ("b", "")):
@@ -47,21 +47,21 @@ def comparison_table(found: Json) -> None:
 
 
 def decision_table(decision: Decision, record: Path) -> None:
-    """Every gate with what was asked and what was measured."""
+    """Every gate with its bound and the measured figure."""
     console = Console()
-    table = _table("", "gate", "asked", "measured", left=4)
+    table = _table("", "gate", "bound", "measured", left=4)
     for outcome in decision.outcomes:
         gate = outcome.gate
-        asked = f"{gate.bound.replace('_', ' ')} {threshold_text(gate.threshold, gate.metric)}"
+        bound = f"{gate.bound.replace('_', ' ')} {threshold_text(gate.threshold, gate.metric)}"
         mark = "[green]pass[/green]" if outcome.passed else "[bold red]FAIL[/bold red]"
         over = f" over {gate.over}" if gate.over else ""
-        table.add_row(mark, escape(f"{gate.name}{over}"), asked, figure_text(outcome.figure, gate.metric))
+        table.add_row(mark, escape(f"{gate.name}{over}"), bound, figure_text(outcome.figure, gate.metric))
     console.print(table)
     console.print(f"\n[bold]{'passed' if decision.passed else 'not passed'}[/bold]; the record: {record}", highlight=False)
 
 
 def sweep_table(found: Json) -> None:
-    """Points from the best down, what failed and why."""
+    """Points, best first, and why runs failed."""
     console = Console()
     table = _table("point", "Hit@5", "95 %", "seeds", "over the best", "updates", "s")
     for point in found["points"]:
@@ -98,7 +98,7 @@ def sweep_table(found: Json) -> None:
         console.print(
             f"\n[dim]{exam['rows']:,} rows of {exam['documents']} valid documents · "
             f"{candidates_in_words(exam)} candidates each · exam {exam['id']}[/dim]\n"
-            f"[dim]The best of many looks better than it is: compare it on the test part[/dim]",
+            f"[dim]The valid figure of the best of many points is too high: compare it on the test part[/dim]",
             highlight=False,
         )
 
@@ -118,11 +118,11 @@ def _points(lift: Json) -> str:
     return f"{100 * lift['value']:+.1f} ({100 * lift['low']:+.1f} to {100 * lift['high']:+.1f})"
 
 
-def _reached(race: Json) -> str:
-    if race["hit@5"] is None:
-        return "time to reach: not comparable, they looked at different valid exams"
-    if race["a_seconds"] is None:
-        return f"time to reach: A never came to the valid Hit@5 of B, {race['hit@5']:.1%}"
-    times = f", {race['ratio']:.1f} times as fast" if race["ratio"] else ""
-    b = "" if race["b_seconds"] is None else f", B in {race['b_seconds']:,.2f} s"
-    return f"time to reach valid Hit@5 {race['hit@5']:.1%}: A in {race['a_seconds']:,.2f} s{b}{times}"
+def _reached(time: Json) -> str:
+    if time["hit@5"] is None:
+        return "time to reach: not comparable, the runs were validated on different exams"
+    if time["a_seconds"] is None:
+        return f"time to reach: A never reached the valid Hit@5 of B, {time['hit@5']:.1%}"
+    times = f", {time['ratio']:.1f} times as fast" if time["ratio"] else ""
+    b = "" if time["b_seconds"] is None else f", B in {time['b_seconds']:,.2f} s"
+    return f"time to reach valid Hit@5 {time['hit@5']:.1%}: A in {time['a_seconds']:,.2f} s{b}{times}"

@@ -1,4 +1,4 @@
-"""Tables of what experts are worth."""
+"""Tables of the experts experiment."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,26 +12,26 @@ Json = Mapping[str, Any]
 
 
 def experiment_tables(found: Json) -> None:
-    """Every kind beside those without experts, then lane by lane, then whom the experts' predictions heard."""
+    """Every kind against those without experts, then by lane, then the active experts."""
     console = Console()
     kinds = found["kinds"]
-    rivals = [kind["kind"] for kind in kinds if kind["experts"] is None]
+    references = [kind["kind"] for kind in kinds if kind["experts"] is None]
     table = _table("kind", "parameters", "active", "Hit@5", "95 %", "seeds")
-    worth = _table("kind", *(f"over {rival}" for rival in rivals))
+    lifts = _table("kind", *(f"over {reference}" for reference in references))
     for kind in kinds:
         hit, each = kind["hit@5"], [100 * seed for seed in kind["seeds"]]
         shares = (f"{hit['value']:.1%}", f"{100 * hit['low']:.1f}–{100 * hit['high']:.1f}", f"{min(each):.1f}–{max(each):.1f}")
         table.add_row(kind["kind"], f"{kind['parameters']:,}", f"{kind['active']:,}", *shares)
-        worth.add_row(kind["kind"], *(_points(kind["lift"].get(rival)) for rival in rivals))
-    console.print(table, "", worth, "", sep="\n")
+        lifts.add_row(kind["kind"], *(_points(kind["lift"].get(reference)) for reference in references))
+    console.print(table, "", lifts, "", sep="\n")
     for kind in kinds:
         console.print(f"[dim]{kind['kind']}: {kind['what']}[/dim]", highlight=False)
-    if found["lanes"] and rivals:
-        _lanes(console, found, rivals[0])
+    if found["lanes"] and references:
+        _lanes(console, found, references[0])
     for kind in kinds:
         if use := kind["experts"]:
             console.print(
-                f"{kind['kind']}: {use['used']} of {use['experts']} experts heard by 1 % of the rows or more, nobody by "
+                f"{kind['kind']}: {use['used']} of {use['experts']} experts active in 1 % of the rows or more, none active in "
                 f"{use['nobody']:.1%}; entropy {use['entropy_bits']:.2f} bits, {use['entropy_share']:.0%} of even",
                 highlight=False,
             )
@@ -46,16 +46,16 @@ def experiment_tables(found: Json) -> None:
         console.print(f"[dim]{note}[/dim]", highlight=False)
 
 
-def _lanes(console: Console, found: Json, rival: str) -> None:
-    """Points gained over the model without experts; intervals of those that lie off 0, all of them in the JSON."""
+def _lanes(console: Console, found: Json, reference: str) -> None:
+    """Points gained over the model without experts; intervals only where they exclude 0, all of them in the JSON."""
     by_name = {kind["kind"]: kind for kind in found["kinds"]}
-    names = [name for name in by_name if name != rival]
-    table = _table("lane", rival, *(name[:6] for name in names))
+    names = [name for name in by_name if name != reference]
+    table = _table("lane", reference, *(name[:6] for name in names))
     table.padding = (0, 1, 0, 0)
     shown: list[str] = []
     for lane in found["lanes"]:
-        gains = {name: by_name[name]["lanes"][lane]["lift"][rival] for name in names}
-        own = f"{by_name[rival]['lanes'][lane]['hit@5']['value']:.1%}"
+        gains = {name: by_name[name]["lanes"][lane]["lift"][reference] for name in names}
+        own = f"{by_name[reference]['lanes'][lane]['hit@5']['value']:.1%}"
         table.add_row(lane, own, *(_gain(gain) for gain in gains.values()))
         shown += [f"{name} in {lane}: {_points(gain)}" for name, gain in gains.items() if _is_shown(gain)]
     console.print("", table, sep="\n")
@@ -64,7 +64,7 @@ def _lanes(console: Console, found: Json, rival: str) -> None:
     )
     sizes = ", ".join(f"{lane} {held['rows']:,} of {held['documents']:,}" for lane, held in found["lanes"].items())
     console.print(f"[dim]rows of documents: {sizes}[/dim]", highlight=False)
-    console.print(f"[dim]bold: the interval lies off 0; {chance} by chance[/dim]", *shown, "", sep="\n", highlight=False)
+    console.print(f"[dim]bold: the interval excludes 0; {chance} by chance[/dim]", *shown, "", sep="\n", highlight=False)
 
 
 def _gain(lift: Json) -> str:

@@ -12,10 +12,10 @@ Json = Mapping[str, Any]
 
 
 def phases_table(found: Json) -> None:
-    """Every phase on the one exam, what each is worth, then what a shrinking pool alone shows."""
+    """Every phase on one exam, its lift, and the effect of the shrinking pool."""
     console, exam = Console(), found["exam"]
     table = _table("recipe", "context", "Hit@1", "Hit@5", "95 %", "Hit@10", "reported")
-    worth = _table("recipe", "change", "lift", "verdict")
+    lifts = _table("recipe", "change", "lift", "verdict")
     for row in found["phases"]:
         hit, reported = row["hit@5"], row["reported"]
         style = "bold cyan" if row["lift"]["low"] > 0 else ""
@@ -30,17 +30,17 @@ def phases_table(found: Json) -> None:
             style=style,
         )
         change = _points(row["change"]) if row["change"] else ""
-        worth.add_row(row["recipe"], change, _points(row["lift"]), row["verdict"], style=style)
-    console.print(table, "", worth, sep="\n")
+        lifts.add_row(row["recipe"], change, _points(row["lift"]), row["verdict"], style=style)
+    console.print(table, "", lifts, sep="\n")
     for row in found["phases"]:
         if use := row["experts"]:
             console.print(
-                f"{row['recipe']}: {use['used']} of {use['experts']} experts heard by 1 % of the rows or more, nobody by "
+                f"{row['recipe']}: {use['used']} of {use['experts']} experts active in 1 % of the rows or more, none active in "
                 f"{use['nobody']:.1%}; gate entropy {use['entropy_bits']:.2f} bits, {use['entropy_share']:.0%} of even",
                 highlight=False,
             )
     if found["illusion"]["steps"]:
-        _illusion(console, found)
+        _pool_effect(console, found)
     _terms(console, exam, found["notes"])
     if found["waiting"]:
         console.print(f"[dim]not finished: {', '.join(found['waiting'])}[/dim]", highlight=False)
@@ -50,10 +50,10 @@ def phases_table(found: Json) -> None:
 
 
 def context_tables(found: Json) -> None:
-    """The verdicts, then Hit@5 by trained context, by what may be read, and with the far part disturbed."""
+    """The verdicts, then Hit@5 by trained context, by context in the exam, and with a disturbed far context."""
     console = Console()
-    for said in found["verdicts"]:
-        console.print(f"[bold]{said}[/bold]", highlight=False)
+    for verdict in found["verdicts"]:
+        console.print(f"[bold]{verdict}[/bold]", highlight=False)
     effects = {
         "trained with": found["trained"],
         f"trained with {found['longest']:,}, may read": found["truncated"],
@@ -69,7 +69,7 @@ def context_tables(found: Json) -> None:
     _terms(console, found["exam"], found["notes"])
 
 
-def _illusion(console: Console, found: Json) -> None:
+def _pool_effect(console: Console, found: Json) -> None:
     name, steps = found["illusion"]["untrained"], found["illusion"]["steps"]
     table = _table("phase", "candidates", "reported", f"among them: {name}", f"among {candidates_in_words(found['exam'])}")
     for step in steps:
@@ -77,7 +77,9 @@ def _illusion(console: Console, found: Json) -> None:
         reported = f"{step['reported']['hit@5']:.1%}"
         table.add_row(step["phase"], f"{step['pool']:,}", reported, *(f"{value:.1%}" for value in shown))
     console.print("", table, sep="\n")
-    console.print("[dim]untrained: what climbs in one column and not in the other is the pool, not the model[/dim]")
+    console.print(
+        "[dim]untrained: a rise in the first of these two columns alone comes from the pool, not from the model[/dim]"
+    )
 
 
 def _terms(console: Console, exam: Json, notes: list[str]) -> None:

@@ -1,10 +1,8 @@
-"""Detectors for what made earlier numbers unbelievable; each can fail, and says what it saw."""
+"""The audit of a bank: checks for properties of a bank that make its figures unreliable. Each check can fail."""
 
 # Axes: N rows, D width, M documents.
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,6 +12,7 @@ from nextvec.bank.verification import content_fingerprint
 from nextvec.errors import DataError, ExamError
 from nextvec.evaluation.audit_text import truncated, unreadable
 from nextvec.evaluation.exam import Exam
+from nextvec.evaluation.finding import Finding
 from nextvec.windows import Split, missed_shares, rows_of, split
 
 BLOCK = 65_536
@@ -21,36 +20,18 @@ DUPLICATES, LEAK = 0.2, 0.05
 SAMPLE = 4_096
 ROWS_TO_BELIEVE, DOCUMENTS_TO_BELIEVE = 1_000, 5
 POOL = 1_000
-VALID, TEST = 0.15, 0.2  # shares of the rows, as a training holds them out by default
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one detector saw.
-
-    Attributes:
-        passed: whether numbers measured on this bank can be believed, as far as this detector sees.
-        says: one sentence for the reader.
-        figures: what it measured.
-    """
-
-    passed: bool
-    says: str
-    figures: Mapping[str, float | int | str]
-
-    def to_json(self) -> dict[str, Any]:
-        return {"passed": self.passed, "says": self.says, **self.figures}
+VALID, TEST = 0.15, 0.2  # shares of the rows that a training holds out by default
 
 
 def audit(bank: Bank) -> dict[str, Finding]:
-    """Run every detector."""
-    detectors: dict[str, Callable[[Bank], Finding]] = {
+    """Run every check."""
+    checks: dict[str, Callable[[Bank], Finding]] = {
         "fingerprint": _fingerprint,
         "unit_rows": _unit_rows,
         "documents": _documents,
         "encoder": _encoder,
-        "truncated": lambda bank: Finding(*truncated(bank)),
-        "unreadable": lambda bank: Finding(*unreadable(bank)),
+        "truncated": truncated,
+        "unreadable": unreadable,
         "order": _order,
         "duplicates": _duplicates,
         "shares": _shares,
@@ -61,7 +42,7 @@ def audit(bank: Bank) -> dict[str, Finding]:
         "oracle_ignorance": _oracle_ignorance,
         "context_excluded": _context_excluded,
     }
-    return {name: detector(bank) for name, detector in detectors.items()}
+    return {name: check(bank) for name, check in checks.items()}
 
 
 def _fingerprint(bank: Bank) -> Finding:
@@ -99,14 +80,16 @@ def _documents(bank: Bank) -> Finding:
 def _encoder(bank: Bank) -> Finding:
     known = bank.manifest.encoder_fingerprint not in ("", "unknown")
     says = (
-        "all rows come from one known encoder" if known else "the encoder is not on record: text cannot be added or asked for"
+        "all rows come from one known encoder"
+        if known
+        else "the encoder is unknown: text can be neither added nor sent as a query"
     )
-    # Ready vectors are a legitimate source, with text beside them or not; text that was cut here was encoded here.
+    # A bank of ready vectors may have an unknown encoder; text that was chunked here was encoded here.
     return Finding(known or not bank.manifest.reads_text, says, {"encoder": bank.manifest.encoder})
 
 
 def _order(bank: Bank) -> Finding:
-    """Neighbours must be more alike than rows drawn at random from the same documents, or order was lost."""
+    """Neighbouring rows must be more alike than rows drawn at random from the same documents; otherwise the order was lost."""
     rng = np.random.default_rng(0)
     longer = rows_of(bank, range(bank.num_documents), skip=1)
     if len(longer) < 2:
@@ -140,10 +123,10 @@ def _duplicates(bank: Bank) -> Finding:
 
 
 def _parts(bank: Bank) -> Split:
-    """As a training splits the bank by default.
+    """The split that a training makes by default.
 
     Raises:
-        DataError: it cannot be split.
+        DataError: the bank cannot be split.
     """
     return split(bank, VALID, TEST)
 
@@ -159,7 +142,7 @@ def _shares(bank: Bank) -> Finding:
 
 
 def _leakage(bank: Bank) -> Finding:
-    """Documents are disjoint by construction; rows said in both parts are what could still leak."""
+    """The parts share no documents by construction; a row that occurs in two parts could still leak."""
     try:
         parts = _parts(bank)
     except DataError as error:
@@ -179,7 +162,7 @@ def _exam(bank: Bank) -> Exam:
     try:
         documents = _parts(bank).test
     except DataError:
-        documents = np.arange(bank.num_documents)  # what can be seen without a split
+        documents = np.arange(bank.num_documents)  # a bank that cannot be split is examined whole
     exam = Exam.over(bank, documents, "test", None)
     return exam.among(min(POOL, exam.largest_pool))
 
@@ -197,7 +180,7 @@ def _exam_size(bank: Bank) -> Finding:
     )
 
 
-def _sat(bank: Bank, says: str, judge: Callable[[Exam], tuple[bool, dict[str, float | int | str]]]) -> Finding:
+def _examined(bank: Bank, says: str, judge: Callable[[Exam], tuple[bool, dict[str, float | int | str]]]) -> Finding:
     try:
         passed, figures = judge(_exam(bank))
     except ExamError as error:
@@ -206,19 +189,19 @@ def _sat(bank: Bank, says: str, judge: Callable[[Exam], tuple[bool, dict[str, fl
 
 
 def _candidates(bank: Bank) -> Finding:
-    """A pool that shrinks along a document makes later rows easier, and a longer context look better."""
+    """A pool that shrinks along a document makes later rows easier, which looks like a gain of longer contexts."""
 
     def judge(exam: Exam) -> tuple[bool, dict[str, float | int | str]]:
         ranked = exam.rank(torch.zeros(len(exam.rows), bank.dim)).candidates
-        asked = np.minimum(POOL, exam.admissible)
+        available = np.minimum(POOL, exam.admissible)
         figures: dict[str, float | int | str] = {
-            "least": int(asked.min()),
-            "most": int(asked.max()),
+            "least": int(available.min()),
+            "most": int(available.max()),
             "largest_pool": exam.largest_pool,
         }
-        return bool((asked == POOL).all() and (ranked == exam.pool).all()), figures
+        return bool((available == POOL).all() and (ranked == exam.pool).all()), figures
 
-    return _sat(bank, f"every row that the test part scores has {POOL:,} candidates, wherever it stands", judge)
+    return _examined(bank, f"every row that the test part scores has {POOL:,} candidates, wherever it stands", judge)
 
 
 def _oracle_truth(bank: Bank) -> Finding:
@@ -226,7 +209,7 @@ def _oracle_truth(bank: Bank) -> Finding:
         hit = float(exam.rank(exam.truths()).hits(1).mean())
         return hit > 0.999, {"hit@1": hit}
 
-    return _sat(bank, "predicting the truth itself scores 100 %", judge)
+    return _examined(bank, "predicting the truth itself scores 100 %", judge)
 
 
 def _oracle_ignorance(bank: Bank) -> Finding:
@@ -235,7 +218,7 @@ def _oracle_ignorance(bank: Bank) -> Finding:
         hit, chance = float(ranks.hits(5).mean()), ranks.chance(5)
         return abs(hit - chance) < 1e-12, {"hit@5": hit, "chance": chance}
 
-    return _sat(bank, "a predictor that prefers nothing scores exactly chance", judge)
+    return _examined(bank, "a predictor that prefers nothing scores exactly chance", judge)
 
 
 def _context_excluded(bank: Bank) -> Finding:
@@ -243,4 +226,4 @@ def _context_excluded(bank: Bank) -> Finding:
         read = exam.copies_of_the_past()
         return read == 0, {"candidates_already_read": read}
 
-    return _sat(bank, "no candidate is a row that the context already holds", judge)
+    return _examined(bank, "no candidate is a row that the context already holds", judge)

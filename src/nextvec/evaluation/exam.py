@@ -1,6 +1,6 @@
-"""The exam: which rows are predicted and what they are told apart from, fixed before any model is seen."""
+"""The exam: the rows that are predicted and the candidates of each, fixed before any model is evaluated."""
 
-# Axes: R scored rows, C columns, D width, N rows of the bank.
+# Axes: R scored rows, B rows of a block, C columns, D width, N rows of the bank.
 
 import hashlib
 from dataclasses import dataclass, field, replace
@@ -8,12 +8,13 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from nextvec.bank import Bank
 from nextvec.bank.hashing import GOLDEN, mix64
 from nextvec.errors import ExamError
+from nextvec.evaluation.candidates import CandidateSets
 from nextvec.ranks import Ranks
 from nextvec.windows import rows_of, salted
 
@@ -27,22 +28,22 @@ class Exam:
     """Scored rows and their candidates; neither depends on the context length, the model or the run.
 
     A candidate is a distinct vector (:class:`~nextvec.bank.distinct.Distinct`).
-    For a scored row the pool is the first ``pool - 1`` admissible candidates of
-    one fixed order, and the truth. Not admissible is what its document has
-    already said, however short the context, and copies of the truth. So a row
-    that repeats what its document has said is not scored: an answer leaves out
-    what the context holds, and can never name it. The order is a salted shuffle
-    of the rows of the examined documents, then one of the rest of the bank.
-    Every scored row has exactly ``pool`` candidates; a pool that one row cannot
-    fill is refused.
+    The candidates of a scored row are the truth and the first ``pool - 1``
+    admissible candidates of one fixed order. Vectors that its document holds
+    before the row are not admissible, however short the context, and neither are
+    copies of the truth. A row that repeats a vector of its document is not
+    scored: a prediction never names a vector of its context. The order is a salted
+    shuffle of the rows of the examined documents, then one of the rest of the
+    bank. Every scored row has exactly ``pool`` candidates; a pool that one row
+    cannot fill is refused.
 
     Attributes:
-        bank: what is examined.
-        part: ``valid``, ``test`` or ``all``, in words, for the reader.
+        bank: whose documents are examined.
+        part: ``valid``, ``test`` or ``all``, for the reader.
         rows: [R] scored rows, ascending.
         pool: candidates per row, the truth among them; None for all that are
             admissible, which are fewer for rows that stand late in a long document.
-        id: hash of all the above; two reports are comparable when it is equal.
+        id: hash of the attributes above and the order; two reports are comparable when their ids are equal.
         repeats: rows of the documents that are not scored because they repeat their own document.
     """
 
@@ -64,7 +65,7 @@ class Exam:
         max_rows: int = 2000,
         history: int = 1,
     ) -> "Exam":
-        """An exam over some documents.
+        """The exam over some documents.
 
         Args:
             pool: candidates per scored row; None ranks against the whole bank.
@@ -75,14 +76,7 @@ class Exam:
             ExamError: too few rows to score that are new to their documents, or a scored row that has fewer admissible
                 candidates than ``pool``.
         """
-        every = rows_of(bank, documents, skip=max(1, history))
-        rows = _new_to_their_documents(bank, every)
-        repeats = len(every) - len(rows)
-        if len(rows) < MINIMUM_ROWS:
-            raise ExamError(
-                f"only {len(rows)} rows of the {part} documents can be scored; an exam needs at least {MINIMUM_ROWS} rows that "
-                f"have {max(1, history)} or more before them in their document and repeat none of them"
-            )
+        rows, repeats = _scored_rows(bank, documents, part, max(1, history))
         if len(rows) > max_rows:
             rows = np.sort(rows[np.argsort(_hashes(rows, 1), kind="stable")[:max_rows]])
         classes = bank.distinct.classes
@@ -99,19 +93,14 @@ class Exam:
             raise ExamError(
                 f"pool {pool:,}: every scored row must have that many candidates; the largest pool that works for the "
                 f"{self.part} documents is {self.largest_pool:,}, of {len(self.order):,} distinct rows in the bank without "
-                f"what a row's own document said before it; choose 2 to {self.largest_pool:,}, or all"
+                f"those that a row's own document holds before it; choose 2 to {self.largest_pool:,}, or all"
             )
         return replace(self, pool=pool, id=_id(self.bank, self.part, self.rows, pool, self.order))
 
     @cached_property
     def admissible(self) -> Int64[np.ndarray, " R"]:
-        """Candidates that each scored row could have, the truth among them: distinct rows that its document has not said."""
-        bank = self.bank
-        owner = bank.document_of(np.arange(len(bank), dtype=np.int64))
-        new = np.zeros(len(bank) + 1, dtype=np.int64)  # one for each row that its document says for the first time
-        new[1 + np.unique(owner * len(bank) + self.classes, return_index=True)[1]] = 1
-        said = np.cumsum(new)
-        return len(self.order) - (said[self.rows + 1] - said[self._starts]) + 1
+        """Candidates that each scored row could have: its truth, and the vectors that its document does not hold before it."""
+        return _admissible(self.bank, self.rows)
 
     @property
     def largest_pool(self) -> int:
@@ -128,11 +117,16 @@ class Exam:
         """The document of each scored row."""
         return self.bank.document_of(self.rows)
 
-    def rank(self, predicted_RD: Float[Tensor, "R D"]) -> Ranks:
-        """Where the truth of each scored row comes when candidates are sorted by their product with the prediction.
+    @cached_property
+    def candidate_sets(self) -> CandidateSets:
+        """The candidates of each scored row: found once, and read by every ranking."""
+        return CandidateSets.of(self.rows, self._starts, self.classes, self.order, self.pool)
 
-        The truth's score is read from the same product as the others', so a
-        tie is a tie to the last bit.
+    def rank(self, predicted_RD: Float[Tensor, "R D"]) -> Ranks:
+        """The rank of each scored row's truth when candidates are sorted by their product with the prediction.
+
+        The truth's score is read from the same product as the others' scores, so
+        a tie is a tie to the last bit.
 
         Raises:
             ExamError: a wrong number of predictions, or one that is not finite.
@@ -141,77 +135,66 @@ class Exam:
             raise ExamError(f"predictions are {list(predicted_RD.shape)}; want [{len(self.rows)}, {self.bank.dim}]")
         if not torch.isfinite(predicted_RD).all():
             raise ExamError("a prediction is not finite (NaN or infinity); the model is broken")
-        columns, truth = self._columns()
-        vectors_CD = torch.from_numpy(self.bank.rows[columns]).float()
-        above, tied, counts = (np.empty(len(self.rows), dtype=np.int64) for _ in range(3))
+        sets = self.candidate_sets
+        vectors_CD = torch.from_numpy(self.bank.rows[sets.columns]).float()
+        above, tied = (np.empty(len(self.rows), dtype=np.int64) for _ in range(2))
         for start in range(0, len(self.rows), BLOCK):
-            block = slice(start, min(start + BLOCK, len(self.rows)))
-            scores = (predicted_RD[block].float() @ vectors_CD.T).numpy()
-            admissible = self._admissible(block, len(columns))
-            own = np.take_along_axis(scores, truth[block, None], axis=1)
-            above[block] = ((scores > own) & admissible).sum(1)
-            tied[block] = ((scores == own) & admissible).sum(1)
-            counts[block] = admissible.sum(1) + 1
-        return Ranks(above, tied, counts, self.clusters)
+            scores_BC = (predicted_RD[start : start + BLOCK].float() @ vectors_CD.T).numpy()
+            for r, scores in enumerate(scores_BC, start):
+                above[r], tied[r] = sets.compare(r, scores)
+        return Ranks(above, tied, sets.counts, self.clusters)
 
     def truths(self) -> Float[Tensor, "R D"]:
-        """The vectors to be predicted, for oracles."""
+        """The true vectors, for oracles."""
         return torch.from_numpy(self.bank.rows[self.rows]).float()
 
     def copies_of_the_past(self) -> int:
-        """Candidates, over all scored rows, that equal the truth or anything their document said before; none, if sound.
+        """Candidates, over all scored rows, that equal the truth or an earlier vector of its document; 0 in a correct exam.
 
-        Compared vector by vector with the whole past, not by how the pool was made.
+        Compares vector by vector with the whole past, independently of how the candidates were found.
         """
-        columns, _ = self._columns()
-        found = 0
-        for start in range(0, len(self.rows), BLOCK):
-            block = slice(start, start + BLOCK)
-            admissible = self._admissible(block, len(columns))
-            for allowed, row, first in zip(admissible, self.rows[block], self._starts[block], strict=True):
-                found += int(np.isin(columns[allowed], self.classes[first : row + 1]).sum())
+        sets, found = self.candidate_sets, 0
+        for r, (row, first) in enumerate(zip(self.rows.tolist(), self._starts.tolist(), strict=True)):
+            found += int(np.isin(sets.columns[sets.of_row(r)], self.classes[first : row + 1]).sum())
         return found
 
     @property
     def _starts(self) -> Int64[np.ndarray, " R"]:
         return self.bank.offsets[self.clusters]
 
-    def _depth(self) -> int:
-        """How far down the order any scored row may have to look for its candidates."""
-        if self.pool is None:
-            return len(self.order)
-        past = self.rows - self.bank.offsets[self.clusters] + 1
-        return min(len(self.order), self.pool - 1 + int(past.max()))
 
-    def _columns(self) -> tuple[Int64[np.ndarray, " C"], Int64[np.ndarray, " R"]]:
-        """The candidates in order, then truths that are not among them; and each row's own column."""
-        ordered = self.order[: self._depth()]
-        own = self.classes[self.rows]
-        columns = np.concatenate([ordered, np.setdiff1d(own, ordered)])
-        place = np.full(len(self.bank), -1, dtype=np.int64)
-        place[columns] = np.arange(len(columns))
-        return columns, place[own]
+def largest_pool(bank: Bank, documents: Int64[np.ndarray, " M"], part: str) -> int:
+    """The largest pool that every row of some documents can fill: that of an exam over all their rows, without its order.
 
-    def _admissible(self, block: slice, width: int) -> Bool[np.ndarray, "R C"]:
-        depth = self._depth()
-        place = np.full(len(self.bank), -1, dtype=np.int64)
-        place[self.order[:depth]] = np.arange(depth)
-        rows = self.rows[block]
-        admissible = np.zeros((len(rows), width), dtype=bool)
-        admissible[:, :depth] = True
-        for i, (row, document) in enumerate(zip(rows.tolist(), self.clusters[block].tolist(), strict=True)):
-            said = place[self.classes[self.bank.offsets[document] : row + 1]]
-            admissible[i, said[said >= 0]] = False
-        if self.pool is not None:
-            admissible &= np.cumsum(admissible, axis=1) <= self.pool - 1
-        return admissible
+    Raises:
+        ExamError: too few rows to score.
+    """
+    rows, _ = _scored_rows(bank, documents, part, 1)
+    return int(_admissible(bank, rows).min())
 
 
-def _new_to_their_documents(bank: Bank, rows: Int64[np.ndarray, " R"]) -> Int64[np.ndarray, " kept"]:
-    """The rows whose vectors their documents have not held before."""
-    everything = np.arange(len(bank), dtype=np.int64)
-    said = bank.distinct.numbers * bank.num_documents + bank.document_of(everything)
-    return np.intersect1d(rows, np.unique(said, return_index=True)[1])
+def _scored_rows(
+    bank: Bank, documents: Int64[np.ndarray, " M"], part: str, history: int
+) -> tuple[Int64[np.ndarray, " R"], int]:
+    """The rows whose vectors their documents have not held before, and how many rows are left out because they were.
+
+    Raises:
+        ExamError: too few rows to score.
+    """
+    every = np.sort(rows_of(bank, documents, skip=history))
+    rows = every[bank.new_in_document[every]]
+    if len(rows) < MINIMUM_ROWS:
+        raise ExamError(
+            f"only {len(rows)} rows of the {part} documents can be scored; an exam needs at least {MINIMUM_ROWS} rows that "
+            f"have {history} or more before them in their document and repeat none of them"
+        )
+    return rows, len(every) - len(rows)
+
+
+def _admissible(bank: Bank, rows: Int64[np.ndarray, " R"]) -> Int64[np.ndarray, " R"]:
+    """For each row, the distinct vectors of the bank that its document does not hold before it, its own among them."""
+    held = np.concatenate([[0], np.cumsum(bank.new_in_document, dtype=np.int64)])
+    return len(bank.distinct) - (held[rows + 1] - held[bank.offsets[bank.document_of(rows)]]) + 1
 
 
 def _candidate_order(

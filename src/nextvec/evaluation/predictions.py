@@ -1,6 +1,6 @@
-"""A model's predictions for scored rows, exactly as it would make them one by one."""
+"""The predictions of a model for scored rows, equal to those that it makes one by one."""
 
-# Axes: R scored rows, B passages, T positions, D width, W what is asked for.
+# Axes: R scored rows, B passages, T positions, D width, W width of the output.
 
 from collections.abc import Callable
 from itertools import chain, pairwise
@@ -42,14 +42,14 @@ def at_rows(
     context: int | None,
     progress: Progress = silent,
 ) -> Float[Tensor, "R W"]:
-    """What a model, in evaluation mode, says where it has read up to each row (ascending), but not the row.
+    """An output of a model, in evaluation mode, after it has read the rows before each row (ascending).
 
-    Rows whose windows start at the same place share one passage: a causal
-    model says the same at a position whatever follows, so this is exact.
+    Rows whose windows start at the same place share one passage. This is exact:
+    the output of a causal model at a position does not depend on later rows.
 
     Args:
-        every: what is asked of the model at every position, [B, T, D] to [B, T, W].
-        last: the same at the last position alone, [B, T, D] to [B, W].
+        every: the output at every position, [B, T, D] to [B, T, W].
+        last: the output at the last position alone, [B, T, D] to [B, W].
         width: W.
     """
     starts, stops, members = _cheapest(bank, rows, context or int(bank.lengths.max()), model.reach)
@@ -78,7 +78,7 @@ def at_rows(
 
 
 def _batch_size(ascending_lengths: Int64[np.ndarray, " W"]) -> int:
-    """How many of the shortest passages fit when all are padded to the longest of them."""
+    """How many of the shortest passages fit into a batch when all are padded to the longest of them."""
     positions = ascending_lengths * np.arange(1, len(ascending_lengths) + 1)
     return max(1, int((positions <= POSITIONS).sum()))
 
@@ -86,7 +86,7 @@ def _batch_size(ascending_lengths: Int64[np.ndarray, " W"]) -> int:
 def _cheapest(
     bank: Bank, rows: Int64[np.ndarray, " R"], context: int, reach: int | None
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Passages that give each row its context; what lies beyond the model's reach is left out where that saves reading."""
+    """Passages that give each row its context; rows beyond the model's reach are left out where that saves computation."""
     whole = _shared(scoring_windows(bank, rows, context))
     if reach is None or reach >= context:
         return whole
@@ -95,7 +95,7 @@ def _cheapest(
 
 
 def _shared(windows: Windows) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Distinct starts, the last stop of each, and which windows share it."""
+    """Distinct starts, the last stop of each, and the windows that share it."""
     edges = [*np.flatnonzero(np.diff(windows.starts, prepend=-1)).tolist(), len(windows)]
     groups = [np.arange(first, last) for first, last in pairwise(edges)]
     starts = np.array([windows.starts[group[0]] for group in groups])

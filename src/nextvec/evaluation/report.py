@@ -1,4 +1,4 @@
-"""What an exam found: the model beside every baseline, chance, and the paired lift over the best of them."""
+"""The report of an exam: the model, every baseline, chance, and the paired lift over the best baseline."""
 
 # Axes: R scored rows, D width.
 
@@ -17,7 +17,7 @@ from nextvec.evaluation.by_lane import ExpertUse, expert_use, lane_figures, plac
 from nextvec.evaluation.exam import Exam
 from nextvec.evaluation.predictions import predict_rows
 from nextvec.lanes import Lanes
-from nextvec.models import ExpertGRU, Recurrent
+from nextvec.models import Recurrent
 from nextvec.models.baselines import Constant, CopyLast, ExponentialMean, MeanOfAll, Successor
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks, Rate, candidate_terms, candidates_in_words, paired_lift
@@ -30,18 +30,18 @@ LOOKUP_ROWS = 20_000
 
 @dataclass(frozen=True)
 class Report:
-    """A finished exam.
+    """The ranks of a model and of every baseline on one exam.
 
     Attributes:
-        exam, part: identity of the exam, and which documents it examines.
+        exam, part: id of the exam, and the documents that it scores.
         bank, encoder: fingerprint and encoder of the bank.
         context: vectors read at most; None for all.
         full_context: share of scored rows whose document had that many before them.
         ranks: of the model.
         baselines: ranks of every baseline, on the same rows and candidates.
-        notes: what a reader must know beside the numbers.
-        lanes: which of the scored rows lie in each lane; empty where none were given.
-        use: whom a model with experts heard; None of other models.
+        notes: facts that a reader needs beside the numbers.
+        lanes: the scored rows of each lane; empty without lanes.
+        use: the active experts of a model with experts; None for other models.
     """
 
     exam: str
@@ -60,11 +60,11 @@ class Report:
 
     @property
     def best_baseline(self) -> str:
-        """The baseline with the highest Hit@5 on this very exam: chosen after the fact, in the baselines' favour."""
+        """The baseline with the highest Hit@5 on this exam: chosen after the fact, in favour of the baselines."""
         return max(self.baselines, key=lambda name: self.baselines[name].hits(5).mean())
 
     def lift(self, k: int = 5, over: str | None = None) -> Rate:
-        """Hit@k above a baseline's (the best one's by default), paired by row, resampled by document."""
+        """Hit@k minus that of a baseline (by default the best one), paired by row, resampled by document."""
         return paired_lift(self.ranks, self.baselines[over or self.best_baseline], k)
 
     def to_json(self) -> dict[str, Any]:
@@ -139,10 +139,10 @@ def examine(
     progress: Progress = silent,
     lanes: Lanes | None = None,
 ) -> Report:
-    """Let the model and every baseline sit the same exam.
+    """Evaluate the model and every baseline on one exam.
 
     Args:
-        lanes: of the exam's bank, to tell its figures lane by lane.
+        lanes: of the exam's bank, for the figures of each lane.
 
     Raises:
         ExamError: the model is not as wide as the bank.
@@ -150,16 +150,16 @@ def examine(
     if model.dim != exam.bank.dim:
         raise ExamError(f"the model reads vectors {model.dim} wide; the bank's are {exam.bank.dim} wide")
 
-    def ranks(sitting: Recurrent[Any], show: Progress = silent) -> Ranks:
-        return exam.rank(predict_rows(sitting, exam.bank, exam.rows, context, show))
+    def ranks(predictor: Recurrent[Any], show: Progress = silent) -> Ranks:
+        return exam.rank(predict_rows(predictor, exam.bank, exam.rows, context, show))
 
     own = ranks(model, progress)
-    beside: dict[str, Ranks] = {}
-    rivals = list(baselines(centre, train))
-    for done, (rival, predictor) in enumerate(rivals):
-        progress("baselines", done, len(rivals))
-        beside[rival] = ranks(predictor)
-    progress("baselines", len(rivals), len(rivals))
+    of_baselines: dict[str, Ranks] = {}
+    predictors = list(baselines(centre, train))
+    for done, (baseline, predictor) in enumerate(predictors):
+        progress("baselines", done, len(predictors))
+        of_baselines[baseline] = ranks(predictor)
+    progress("baselines", len(predictors), len(predictors))
     past = exam.rows - exam.bank.offsets[exam.clusters]
     full = float((past >= context).mean()) if context else 1.0
     documents = len(np.unique(exam.clusters))
@@ -173,10 +173,10 @@ def examine(
         full,
         documents,
         own,
-        beside,
+        of_baselines,
         (*notes, *_left_out(exam)),
         places_by_lane(lanes, exam.bank, exam.rows) if lanes else {},
-        expert_use(model, exam.bank, exam.rows, context) if isinstance(model, ExpertGRU) else None,
+        expert_use(model, exam.bank, exam.rows, context) if model.num_experts else None,
     )
 
 
@@ -184,7 +184,7 @@ def _left_out(exam: Exam) -> tuple[str, ...]:
     if not exam.repeats:
         return ()
     return (
-        f"{exam.repeats:,} rows that repeat their own document are not scored: an answer leaves out what its context holds",
+        f"{exam.repeats:,} rows that repeat their own document are not scored: predictions leave out what their context holds",
     )
 
 

@@ -1,4 +1,4 @@
-"""Two runs, one exam: which is better, by how much, and how long each needed."""
+"""Comparison of two runs on one exam: which is better, by how much, and how long each took to train."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,23 +11,23 @@ from nextvec.bank import Bank
 from nextvec.errors import ExamError, SettingsError
 from nextvec.evaluation.by_lane import lane_figures, places_by_lane
 from nextvec.evaluation.report import HITS
-from nextvec.evaluation.runs import OWN_CONTEXT, Sitting, sittings
+from nextvec.evaluation.results import OWN_CONTEXT, EvaluationResult, evaluation_results, held_out_exam
 from nextvec.lanes import Lanes
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Rate, candidate_terms, paired_lift
 from nextvec.runs import Run
 
-NOWHERE = np.array([], np.int64)
+NO_ROWS = np.array([], np.int64)
 Verdict = Literal["better", "worse", "cannot be told apart"]
 
 
 @dataclass(frozen=True)
-class Race:
-    """How long two runs trained until their looks at the valid exam reached one Hit@5: the second run's best.
+class TimeToReach:
+    """How long two runs trained until one of their validations reached a Hit@5: the best one of the second run.
 
     Attributes:
-        hit5: that best; None where the two looked at different valid exams.
-        a_seconds, b_seconds: until the first look that was as good; None where none was.
+        hit5: that Hit@5; None where the two runs were validated on different exams.
+        a_seconds, b_seconds: until the first validation that was as good; None where none was.
     """
 
     hit5: float | None
@@ -36,7 +36,7 @@ class Race:
 
     @property
     def ratio(self) -> float | None:
-        """How many times as fast the first was there; seconds of one machine only."""
+        """How many times as fast the first run was; only comparable for runs of one machine."""
         return self.b_seconds / self.a_seconds if self.a_seconds and self.b_seconds else None
 
     def to_json(self) -> dict[str, float | None]:
@@ -45,40 +45,40 @@ class Race:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs that sat the same exam: each one's figures, and the first's lift over the second.
+    """Two runs on the same exam: the figures of each, and the lift of the first over the second.
 
     Attributes:
         a, b: the runs.
-        part: whose documents were examined.
-        sat_a, sat_b: their ranks, and the context each read.
-        race: time to reach the second run's best.
-        lanes: which of the scored rows lie in each lane; empty where none were given.
-        experts: by lane, the runs that answered in the first's place.
+        part: of the split, whose documents were scored.
+        result_a, result_b: their ranks, and the context that each read.
+        time: to reach the best validation of the second run.
+        lanes: the scored rows of each lane; empty without lanes.
+        experts: by lane, the runs whose predictions replace those of the first.
     """
 
     a: Run
     b: Run
     part: str
-    sat_a: Sitting
-    sat_b: Sitting
-    race: Race
+    result_a: EvaluationResult
+    result_b: EvaluationResult
+    time: TimeToReach
     lanes: Mapping[str, Int64[np.ndarray, " kept"]] = field(default_factory=dict)
     experts: Mapping[str, Run] = field(default_factory=dict)
 
     def lift(self, k: int = 5) -> Rate:
-        """Hit@k of the first above the second's, paired by row, resampled by document."""
-        return paired_lift(self.sat_a.ranks, self.sat_b.ranks, k)
+        """Hit@k of the first run minus that of the second, paired by row, resampled by document."""
+        return paired_lift(self.result_a.ranks, self.result_b.ranks, k)
 
     def verdict(self, k: int = 5) -> Verdict:
-        """What the interval of the lift allows to say of the first run."""
+        """Whether the interval of the lift shows the first run to be better or worse."""
         lift = self.lift(k)
         return "better" if lift.low > 0 else "worse" if lift.high < 0 else "cannot be told apart"
 
     def to_json(self) -> dict[str, Any]:
-        ranks = self.sat_a.ranks
+        ranks = self.result_a.ranks
         return {
             "exam": {
-                "id": self.sat_a.exam,
+                "id": self.result_a.exam,
                 "part": self.part,
                 "rows": len(ranks),
                 "documents": len(np.unique(ranks.clusters)),
@@ -86,12 +86,12 @@ class Comparison:
                 "bank": self.a.origin.bank,
                 "chance": {f"hit@{k}": ranks.chance(k) for k in HITS},
             },
-            "a": _figures(self.a, self.sat_a),
-            "b": _figures(self.b, self.sat_b),
+            "a": _figures(self.a, self.result_a),
+            "b": _figures(self.b, self.result_b),
             "lift": {f"hit@{k}": {**self.lift(k).to_json(), "verdict": self.verdict(k)} for k in HITS},
             "verdict": self.verdict(),
-            "time_to_reach": self.race.to_json(),
-            "lanes": lane_figures(self.lanes, self.sat_a.ranks, self.sat_b.ranks, HITS),
+            "time_to_reach": self.time.to_json(),
+            "lanes": lane_figures(self.lanes, self.result_a.ranks, self.result_b.ranks, HITS),
             "experts": {lane: str(run.path) for lane, run in self.experts.items()},
         }
 
@@ -108,52 +108,57 @@ def compare(
     lanes: Lanes | None = None,
     experts: Mapping[str, Run] | None = None,
 ) -> Comparison:
-    """Let two runs sit the same exam, on the bank that both were trained on.
+    """Evaluate two runs on the same exam, over the bank that both were trained on.
 
     Args:
         context: vectors read at most before each scored row; None for all its
             document has; by default what each run was trained with.
         pool: candidates per scored row; None for the whole bank.
         rows: scored rows at most.
-        lanes: of that bank, to tell the lift lane by lane.
-        experts: by lane, runs that answer it in the first's place, as a server routes by lane.
+        lanes: of that bank, for the lift of each lane.
+        experts: by lane, runs whose predictions replace those of the first, as a server routes by lane.
 
     Raises:
-        SettingsError: an expert of a lane that is none.
+        SettingsError: an expert of an unknown lane.
         ExamError: they were trained on different banks or hold out different documents.
         RunError: an untrained run.
     """
-    _refuse_other_documents(a, b, bank, part)
-    sat_a, sat_b = (sittings(run, bank, part, context, (pool,), rows, progress)[0] for run in (a, b))
-    places = places_by_lane(lanes, bank, sat_a.rows) if lanes else {}
+    check_comparable(a, b, bank, part)
+    exam = held_out_exam(a, bank, part, pool, rows)
+
+    def result(run: Run) -> EvaluationResult:
+        return evaluation_results(run, [exam], context, progress)[0]
+
+    result_a, result_b = result(a), result(b)
+    places = places_by_lane(lanes, bank, exam.rows) if lanes else {}
     for lane, run in (experts or {}).items():
         if lanes is None or lane not in lanes.names:
             known = ", ".join(lanes.names) if lanes else "none without lanes"
-            raise SettingsError(f"an expert answers lane {lane!r}; known: {known}")
+            raise SettingsError(f"an expert is named for lane {lane!r}; known: {known}")
         _refuse_known_documents(run, b, bank)
-        sat = sittings(run, bank, part, context, (pool,), rows, progress)[0]
-        sat_a = replace(sat_a, ranks=sat_a.ranks.replaced(places.get(lane, NOWHERE), sat.ranks))
-    return Comparison(a, b, part, sat_a, sat_b, race(a, b), places, experts or {})
+        ranks = result_a.ranks.replaced(places.get(lane, NO_ROWS), result(run).ranks)
+        result_a = replace(result_a, ranks=ranks)
+    return Comparison(a, b, part, result_a, result_b, time_to_reach(a, b), places, experts or {})
 
 
-def race(a: Run, b: Run) -> Race:
+def time_to_reach(a: Run, b: Run) -> TimeToReach:
     """How long ``a`` and ``b`` trained until they reached the best valid Hit@5 of ``b``."""
     best = b.best_hit5
-    if best is None or not _same_looks(a, b):
-        return Race(None, None, None)
-    return Race(best, _seconds_until(a, best), _seconds_until(b, best))
+    if best is None or not _same_validation(a, b):
+        return TimeToReach(None, None, None)
+    return TimeToReach(best, _seconds_until(a, best), _seconds_until(b, best))
 
 
-def _same_looks(a: Run, b: Run) -> bool:
-    def looked_at(run: Run) -> tuple[Any, ...]:
-        return run.origin.bank, set(run.origin.parts["valid"]), run.settings.pool
+def _same_validation(a: Run, b: Run) -> bool:
+    def exam_of(run: Run) -> tuple[Any, ...]:
+        return run.origin.bank, set(run.origin.parts["valid"]), run.settings.validation.pool
 
-    return looked_at(a) == looked_at(b)
+    return exam_of(a) == exam_of(b)
 
 
 def _seconds_until(run: Run, hit5: float) -> float | None:
-    clock = dict(run.clock())
-    return next((clock.get(look["update"]) for look in run.history() if look["valid"]["hit@5"] >= hit5), None)
+    clock = dict(run.timing().clock)
+    return next((clock.get(validation["update"]) for validation in run.history() if validation["valid"]["hit@5"] >= hit5), None)
 
 
 def _refuse_known_documents(expert: Run, b: Run, bank: Bank) -> None:
@@ -163,7 +168,12 @@ def _refuse_known_documents(expert: Run, b: Run, bank: Bank) -> None:
         )
 
 
-def _refuse_other_documents(a: Run, b: Run, bank: Bank, part: Literal["valid", "test"]) -> None:
+def check_comparable(a: Run, b: Run, bank: Bank, part: Literal["valid", "test"]) -> None:
+    """
+    Raises:
+        ExamError: two runs were trained on different banks, hold out different documents of ``part``, or one was trained
+            on test documents of the other.
+    """
     for run in (a, b):
         if run.origin.bank != bank.fingerprint:
             raise ExamError(
@@ -185,6 +195,6 @@ def _refuse_other_documents(a: Run, b: Run, bank: Bank, part: Literal["valid", "
         )
 
 
-def _figures(run: Run, sat: Sitting) -> dict[str, Any]:
-    hits = {f"hit@{k}": sat.ranks.hit(k).to_json() for k in HITS}
-    return {"run": str(run.path), "recipe": run.recipe, "context": sat.context, **hits, "mrr": sat.ranks.mrr().to_json()}
+def _figures(run: Run, result: EvaluationResult) -> dict[str, Any]:
+    hits = {f"hit@{k}": result.ranks.hit(k).to_json() for k in HITS}
+    return {"run": str(run.path), "recipe": run.recipe, "context": result.context, **hits, "mrr": result.ranks.mrr().to_json()}

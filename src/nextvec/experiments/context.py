@@ -1,10 +1,9 @@
-"""Is context the lever? Runs that differ in nothing but the context they were trained with, on one exam."""
+"""The context experiment: runs that differ only in the context they were trained with, on one exam."""
 
 # Axes: R scored rows, D width.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from nextvec.bank import Bank
 from nextvec.bank.layout import write_atomically
 from nextvec.errors import ExamError, SettingsError
 from nextvec.evaluation import Exam, predict_rows
+from nextvec.evaluation.ranks_file import digest, kept_ranks
 from nextvec.evaluation.report import baselines
-from nextvec.experiments.answers import average, average_lift, digest, few_documents, kept_at, read_ranks, write_ranks
 from nextvec.experiments.context_effects import (
     FOREIGN,
     REMOVED,
@@ -29,24 +28,27 @@ from nextvec.experiments.context_effects import (
     verdicts,
 )
 from nextvec.experiments.disturbance import Source, foreign, intact, predict_disturbed, shuffled
-from nextvec.experiments.runs import Plan, train_all
+from nextvec.experiments.executor import Executor, LocalProcesses, Task
+from nextvec.experiments.runs import train_all
+from nextvec.experiments.seeds import average, average_lift, few_documents, kept_at
 from nextvec.models import Recurrent
+from nextvec.pages.context_page import write_context_page
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks
 from nextvec.recipes import recipe as settings_of
-from nextvec.report.phases_page import write_context_page
 from nextvec.runs import Run, TrainSettings, load_model
 from nextvec.runs.run import BEST
-from nextvec.settings import override
+from nextvec.runs.settings import override
 from nextvec.windows import Split, split, training_windows
 
 CONTEXTS = (100, 500, 1000)
 TRUNCATED = (1, 5, 20, 100, 500, 1000)
-NEAR = 100  # vectors that stay as they are when what lies before them is disturbed
+NEAR = 100  # vectors that stay intact when those before them are disturbed
 ENOUGH_ROWS = 300  # with a full context, for an exam of only such rows
 TOO_FEW = 30
-UNEQUAL = 0.03  # by how much the targets of an update may differ between contexts, where whole passages allow
-NEVER = 1_000_000  # looks without progress: every run makes all its updates
+RANKS = "ranks"  # folder
+UNEQUAL = 0.03  # share by which the targets of an update may differ between contexts, where whole passages allow it
+NO_EARLY_STOP = 1_000_000  # validations without progress: every run makes all its updates
 
 Rows = Int64[np.ndarray, " R"]
 
@@ -58,20 +60,20 @@ def context_experiment(
     seeds: int = 3,
     recipe: str = "default",
     sets: Sequence[str] = (),
-    jobs: int = 1,
+    executor: Executor | None = None,
     rows: int = 2000,
     pool: int | None = 1000,
     progress: Progress = silent,
 ) -> ContextExperiment:
-    """Train one run per context and seed, all with equal updates of equal numbers of targets, and let them sit one exam.
+    """Train one run per context and seed, all with equal updates of equal numbers of targets, and evaluate all on one exam.
 
-    The exam asks only rows that have the longest context before them where 300
+    The exam scores only rows that have the longest context before them where 300
     such rows exist, else all rows. ``folder/context.json`` and ``context.html``
-    are written at the end. Killed at any moment, the same call goes on.
+    are written at the end. After a kill the same call goes on.
 
     Args:
-        sets: ``name=value`` settings that every run is changed by.
-        jobs: runs trained at a time.
+        sets: ``name=value`` settings of every run.
+        executor: trains the runs; one process of this machine by default.
         rows: scored rows at most; pool: candidates each, None for the whole bank.
 
     Raises:
@@ -81,20 +83,20 @@ def context_experiment(
     """
     folder, contexts = Path(folder), sorted(set(contexts))
     settings = _settings(recipe, len(bank), contexts, seeds, sets)
-    parts = split(bank, settings.valid, settings.test)
-    exam, history = _exam(bank, parts, contexts[-1], pool, rows)  # before training: what cannot be sat costs nothing
+    parts = split(bank, settings.split.valid, settings.split.test)
+    exam, history = _exam(bank, parts, contexts[-1], pool, rows)  # before training: an exam that is refused has cost nothing
     equal = _equal_targets(bank, parts, settings, contexts)
-    plans = [
-        Plan(
+    tasks = [
+        Task(
             folder / f"context-{context}" / f"seed-{seed}",
             recipe,
-            replace(settings, context=context, batch=equal[context][0], seed=seed),
+            settings.replaced(context=context, batch=equal[context][0], seed=seed),
         )
         for context in contexts
         for seed in range(seeds)
     ]
-    runs = train_all(plans, bank, jobs, progress)
-    by_context = {c: [run for run in runs if run.settings.context == c] for c in contexts}
+    runs = train_all(tasks, bank, executor or LocalProcesses(), progress)
+    by_context = {c: [run for run in runs if run.settings.passages.context == c] for c in contexts}
     found = _Findings(folder, exam, parts, progress).over(by_context, equal, recipe, history)
     content = found.to_json()
     write_atomically(folder / "context.json", json.dumps(content, indent=1) + "\n")
@@ -103,7 +105,7 @@ def context_experiment(
 
 
 class _Findings:
-    """Lets runs answer one exam in many ways; every answer is kept on disk by all it depends on."""
+    """Evaluates runs on one exam in many ways; ranks are kept on disk, named by everything they depend on."""
 
     def __init__(self, folder: Path, exam: Exam, parts: Split, progress: Progress) -> None:
         self.folder, self.exam, self.bank, self.parts, self.progress = folder, exam, exam.bank, parts, progress
@@ -145,17 +147,17 @@ class _Findings:
         )
 
     def _disturbances(self, runs: list[Run], longest: int, near: int, full: Rows, notes: list[str]) -> tuple[Effect, ...]:
-        def sat(kind: str, far: Source) -> list[Ranks]:
+        def ranks(kind: str, far: Source) -> list[Ranks]:
             return [self._disturbed(run, longest, near, kind, far) for run in runs]
 
-        # Predicted the same way as what it is compared to, not read off shared passages: no rounding can pass for an effect.
-        whole = sat("intact", partial(intact, near))
+        # Predicted in the same way as the disturbed contexts, not in shared passages, so that rounding is no effect.
+        whole = ranks("intact", partial(intact, near))
         effects = [
             self._effect("intact", whole, whole, full),
-            self._effect(SHUFFLED, sat("shuffled", partial(shuffled, near)), whole, full),
+            self._effect(SHUFFLED, ranks("shuffled", partial(shuffled, near)), whole, full),
         ]
         try:
-            other = sat("foreign", partial(foreign, self.bank, self.parts.test))
+            other = ranks("foreign", partial(foreign, self.bank, self.parts.test))
             effects.append(self._effect(FOREIGN, other, whole, full))
         except ExamError as error:
             notes.append(f"no far part was taken from another document: {error}")
@@ -171,10 +173,10 @@ class _Findings:
         return Effect(name, average(seeds, 5), each, average_lift(seeds, against, 5), restricted)
 
     def _trained(self, runs: list[Run], effect: Effect, batch: int, targets: float) -> Trained:
-        context = runs[0].settings.context
+        context = runs[0].settings.passages.context
         own = [self._truncated(run, context) for run in runs]
-        beside = self._baselines(runs[0], context)
-        best = max(beside, key=lambda name: beside[name].hits(5).mean())
+        of_baselines = self._baselines(runs[0], context)
+        best = max(of_baselines, key=lambda name: of_baselines[name].hits(5).mean())
         return Trained(
             context,
             batch,
@@ -184,7 +186,7 @@ class _Findings:
             tuple(run.seconds() for run in runs),
             float((self.past >= context).mean()),
             effect,
-            (best, beside[best].hit(5), average_lift(own, [beside[best]], 5)),
+            (best, of_baselines[best].hit(5), average_lift(own, [of_baselines[best]], 5)),
         )
 
     def _truncated(self, run: Run, context: int) -> Ranks:
@@ -198,25 +200,23 @@ class _Findings:
 
     def _kept(self, run: Run, how: str, predicted: Callable[[Recurrent[Any]], Tensor]) -> Ranks:
         name = digest(self.exam.id, how, (run.path / BEST).read_bytes())
-        file = self.folder / "answers" / f"{how}-{name}.safetensors"
-        if not file.exists():
-            model, _ = load_model(run)
-            write_ranks(file, {"model": self.exam.rank(predicted(model))})
-        return read_ranks(file)["model"]
+        file = self.folder / RANKS / f"{how}-{name}.safetensors"
+        return kept_ranks(file, lambda: {"model": self.exam.rank(predicted(load_model(run)[0]))})["model"]
 
     def _baselines(self, run: Run, context: int) -> dict[str, Ranks]:
         _, centre = load_model(run)
-        rivals = list(baselines(centre, (self.bank, self.parts.train)))
-        name = digest(self.exam.id, *(name for name, _ in rivals), self.parts.train.tobytes())
-        file = self.folder / "answers" / f"baselines-{context}-{name}.safetensors"
-        if not file.exists():
+        predictors = list(baselines(centre, (self.bank, self.parts.train)))
+        name = digest(self.exam.id, *(name for name, _ in predictors), self.parts.train.tobytes())
+
+        def ranked() -> dict[str, Ranks]:
             found: dict[str, Ranks] = {}
-            for done, (rival, predictor) in enumerate(rivals):
-                self.progress("baselines", done, len(rivals))
-                found[rival] = self.exam.rank(predict_rows(predictor, self.bank, self.exam.rows, context))
-            self.progress("baselines", len(rivals), len(rivals))
-            write_ranks(file, found)
-        return read_ranks(file)
+            for done, (baseline, predictor) in enumerate(predictors):
+                self.progress("baselines", done, len(predictors))
+                found[baseline] = self.exam.rank(predict_rows(predictor, self.bank, self.exam.rows, context))
+            self.progress("baselines", len(predictors), len(predictors))
+            return found
+
+        return kept_ranks(self.folder / RANKS / f"baselines-{context}-{name}.safetensors", ranked)
 
 
 def _settings(recipe: str, rows: int, contexts: Sequence[int], seeds: int, sets: Sequence[str]) -> TrainSettings:
@@ -229,11 +229,11 @@ def _settings(recipe: str, rows: int, contexts: Sequence[int], seeds: int, sets:
         name = assignment.partition("=")[0]
         if name in decided:
             raise SettingsError(f"{name} is decided by {decided[name]}; it cannot be set")
-    return replace(override(settings_of(recipe, rows), sets), patience=NEVER, seconds=None)
+    return override(settings_of(recipe, rows), sets).replaced(patience=NO_EARLY_STOP, seconds=None)
 
 
 def _exam(bank: Bank, parts: Split, longest: int, pool: int | None, rows: int) -> tuple[Exam, int]:
-    """Only rows that have the longest context before them, where there are enough; else all."""
+    """The exam, and the rows that each scored row has before it: the longest context where enough rows have it, else 1."""
     available = int(np.maximum(bank.lengths[parts.test] - longest, 0).sum())
     history = longest if available >= ENOUGH_ROWS else 1
     return Exam.over(bank, parts.test, "test", pool, rows, history), history
@@ -243,11 +243,13 @@ def _equal_targets(bank: Bank, parts: Split, settings: TrainSettings, contexts: 
     """By context, the passages of a batch and the targets of an update, as equal as whole passages allow.
 
     The longest context has at least the recipe's own number of targets, and up to
-    twice as many where the others, of finer grain, then come nearer to it.
-    Passages are counted as they are: many documents end before a long one does.
+    twice as many where shorter passages can then match it better. The targets of
+    a passage are the mean over the passages of the bank: many documents end
+    before a long passage does.
     """
-    if settings.supervision == "last":
-        return {context: (settings.batch, float(settings.batch * settings.accumulate)) for context in contexts}
+    if settings.passages.supervision == "last":
+        o = settings.optimizer
+        return {context: (o.batch, float(o.batch * o.accumulate)) for context in contexts}
 
     def of_a_passage(context: int) -> float:
         windows = training_windows(bank, parts.train, context, np.random.default_rng(0))
@@ -260,19 +262,19 @@ def _equal_targets(bank: Bank, parts: Split, settings: TrainSettings, contexts: 
         return {context: max(1, round(passages * longest / mean)) for context, mean in targets.items()}
 
     def off(passages: int) -> float:
-        """How far the worst is from equal."""
+        """The largest relative difference to the longest context."""
         return max(abs(n * targets[c] / (passages * longest) - 1) for c, n in batches(passages).items())
 
-    least = max(1, round(settings.batch * of_a_passage(settings.context) / longest))
+    least = max(1, round(settings.optimizer.batch * of_a_passage(settings.passages.context) / longest))
     choices = range(least, 2 * least + 1)
     chosen = batches(next((n for n in choices if off(n) <= UNEQUAL), min(choices, key=off)))
-    return {c: (batch, batch * targets[c] * settings.accumulate) for c, batch in chosen.items()}
+    return {c: (batch, batch * targets[c] * settings.optimizer.accumulate) for c, batch in chosen.items()}
 
 
 def _noted_rows(full: int, rows: int, longest: int) -> str:
     if full == rows:
         return f"every scored row has {longest:,} rows before it"
-    said = f"{full:,} of {rows:,} scored rows have {longest:,} rows before them; the others read all there is"
+    note = f"{full:,} of {rows:,} scored rows have {longest:,} rows before them; the others read what their document has"
     if full >= TOO_FEW:
-        return said
-    return f"{said}. Too few for figures of their own: what {longest:,} vectors are worth to rows that have them is unknown"
+        return note
+    return f"{note}. Too few for figures of their own: the value of {longest:,} vectors for rows that have them is unknown"

@@ -1,4 +1,4 @@
-"""What the context experiment found: effects of one treatment each, and what their intervals allow to say."""
+"""The results of the context experiment: the effect of each treatment, and the verdicts that their intervals allow."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ SHUFFLED, FOREIGN, REMOVED = "far part shuffled", "far part of another document"
 
 @dataclass(frozen=True)
 class Effect:
-    """One treatment of the context on the exam, and what it changed.
+    """The effect of one treatment of the context.
 
     Attributes:
-        name: what was read.
+        name: of the treatment.
         hit5: averaged over seeds, row by row.
         seeds: Hit@5 of every seed.
-        change: to what it is measured against, paired by row.
-        full: the same two on only the rows that have the longest context before
-            them; None where all rows do, or too few.
+        change: against its reference, paired by row.
+        full: both figures over only the rows that have the longest context before
+            them; None where all rows have it, or too few.
     """
 
     name: str
@@ -39,13 +39,13 @@ class Effect:
 
 @dataclass(frozen=True)
 class Trained:
-    """Runs of one context: how they were trained, how they did, and the best that learns nothing with that context.
+    """Runs of one context: their training, their figures, and the best baseline with that context.
 
     Attributes:
         context, batch: of the runs; targets: scored rows of an update, on average.
-        updates, kept_at, seconds: of every seed; the update whose weights were kept is 0 for the untrained model.
+        updates, kept_at, seconds: of every seed; ``kept_at`` is 0 where the untrained model was kept.
         full_context: share of scored rows that have this context before them.
-        effect: Hit@5, and the change to the shortest context.
+        effect: Hit@5, and its change against the shortest context.
         baseline: name of the best baseline with this context, its Hit@5, and the lift over it.
     """
 
@@ -77,14 +77,14 @@ class Trained:
 
 @dataclass(frozen=True)
 class ContextExperiment:
-    """What was found.
+    """The results of all treatments.
 
     Attributes:
         exam: the one exam; history: rows that each scored row has before it, at least.
-        trained: by trained context, shortest first.
-        truncated: the longest-context model with less to read, against all it was trained with.
-        disturbed: its far context shuffled, and taken from elsewhere, against the intact one.
-        near: vectors that stay as they are; far_share: scored rows that have any before those.
+        trained: one per trained context, shortest first.
+        truncated: the longest-context model with fewer vectors to read, against its full context.
+        disturbed: the same model with its far context shuffled, replaced or left out, against the intact context.
+        near: vectors that stay intact; far_share: share of scored rows that have any before those.
         full_rows: scored rows that have the longest context before them.
     """
 
@@ -132,26 +132,26 @@ class ContextExperiment:
 
 def verdicts(trained: Sequence[Trained], disturbed: Sequence[Effect], near: int) -> tuple[str, ...]:
     shortest = trained[0].effect.name
-    said = [f"context {t.effect.name} {_worth(t.effect.change, shortest)}" for t in trained[1:]]
+    trained_verdicts = [f"context {t.effect.name} {_worth(t.effect.change, shortest)}" for t in trained[1:]]
     effects = {effect.name: effect.change for effect in disturbed}
-    return (*said, _reading(effects, near))
+    return (*trained_verdicts, _reading(effects, near))
 
 
 def _worth(change: Rate, shortest: str) -> str:
     points = f"{100 * change.value:+.1f} [{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
     if change.low > 0:
-        return f"is worth {points} points of Hit@5 over {shortest}"
+        return f"gains {points} points of Hit@5 over {shortest}"
     if change.high < 0:
-        return f"costs: {points} points of Hit@5 against {shortest}"
-    return f"is not shown to be worth anything over {shortest}: {points} points of Hit@5"
+        return f"loses {points} points of Hit@5 against {shortest}"
+    return f"is not shown to differ from {shortest}: {points} points of Hit@5"
 
 
 def _reading(changes: Mapping[str, Rate], near: int) -> str:
-    """What the far part of the context is read as: order matters, or only what is there, or neither is shown."""
-    what = f"what lies more than {near:,} vectors back"
+    """The verdict on the far context: its order matters, or only its content, or neither is shown."""
+    far = f"the context beyond the last {near:,} vectors"
     order, other = changes[SHUFFLED], changes.get(FOREIGN, changes[REMOVED])
     if order.high < 0:
-        return f"{what} is read in order"
+        return f"{far} has an effect, and so has its order"
     if other.high < 0:
-        return f"{what} is read only as a bag"
-    return f"{what} is not shown to be read at all"
+        return f"{far} has an effect, but its order is not shown to have one"
+    return f"{far} is not shown to have an effect"

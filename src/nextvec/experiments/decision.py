@@ -1,4 +1,4 @@
-"""A decision: every gate answered by measuring, and written down with all that is needed to measure again."""
+"""A decision: the figure of every gate, recorded with everything that is needed to measure it again."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from nextvec.runs.run import BEST
 
 @dataclass(frozen=True)
 class Outcome:
-    """A gate and what was measured for it."""
+    """A gate and the figure that was measured for it."""
 
     gate: Gate
     figure: Figure
@@ -34,20 +34,20 @@ class Outcome:
     def to_json(self) -> dict[str, Any]:
         measured = self.figure.to_json() if isinstance(self.figure, Rate) else {"value": self.figure}
         gate = self.gate
-        asked = {"name": gate.name, "metric": gate.metric, gate.bound: gate.threshold}
-        return {**asked, **({"over": gate.over} if gate.over else {}), "measured": measured, "passed": self.passed}
+        bound = {"name": gate.name, "metric": gate.metric, gate.bound: gate.threshold}
+        return {**bound, **({"over": gate.over} if gate.over else {}), "measured": measured, "passed": self.passed}
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Every gate with its figure, and all that is needed to measure again.
+    """Every gate with its figure, and everything that is needed to measure it again.
 
     Attributes:
-        gates: name of the file; run: where it lay; finished: why its training ended, None if it has not.
-        exam, part, context, rows: what was sat; candidates: ``pool``, least and most
+        gates: name of the file; run: its folder; finished: why its training ended, None if it has not.
+        exam, part, context, rows: of the evaluation; candidates: ``pool``, least and most
             (:func:`~nextvec.ranks.candidate_terms`); chance: of Hit@1/5/10 on it.
         bank, weights: fingerprints; date: of the measurement, UTC.
-        alarms: of the training; latency: in full, where a gate asked for some of it.
+        alarms: of the training; latency: in full, where a gate bounds some of it.
     """
 
     gates: str
@@ -93,7 +93,7 @@ class Decision:
         }
 
     def write(self, folder: Path) -> Path:
-        """Leave the record in ``folder``, for programs and for people; the path of the first."""
+        """Write the record to ``folder`` as JSON and as Markdown; the path of the JSON file."""
         stem = f"decision-{self.gates}"
         write_atomically(folder / f"{stem}.md", _page(self))
         write_atomically(folder / f"{stem}.json", json.dumps(self.to_json(), indent=1) + "\n")
@@ -101,11 +101,11 @@ class Decision:
 
 
 def decide(run: Run, bank: Bank, gates: Gates, progress: Progress = silent) -> Decision:
-    """Measure what each gate asks for; nothing is measured that none asks for.
+    """Measure the figures that the gates bound, and no others.
 
     Raises:
-        SettingsError: a gain over nothing.
-        ExamError: the exam cannot be sat, or not by the run that a gain is over.
+        SettingsError: a gain without a run that it is over.
+        ExamError: too few rows to score, or a gain over a run that does not hold out the same documents.
         RunError: an untrained run.
     """
     for gate in gates.gates:
@@ -113,15 +113,15 @@ def decide(run: Run, bank: Bank, gates: Gates, progress: Progress = silent) -> D
             raise SettingsError(f'gate {gate.name!r}: {gate.metric} needs a run: over = "RUN" in the file, or --over RUN')
     measured = Measured(run, bank, gates.terms, progress)
     outcomes = tuple(Outcome(gate, METRICS[gate.metric].measure(measured, gate.over or "")) for gate in gates.gates)
-    ranks = measured.sitting.ranks
+    ranks = measured.result.ranks
     timed = any(gate.metric.endswith("_ms") for gate in gates.gates)
     return Decision(
         gates=gates.name,
         run=str(run.path),
         finished=run.finished,
-        exam=measured.sitting.exam,
+        exam=measured.result.exam,
         part=gates.terms.part,
-        context=measured.sitting.context,
+        context=measured.result.context,
         candidates=candidate_terms(ranks.candidates),
         rows=len(ranks),
         chance={f"hit@{k}": ranks.chance(k) for k in HITS},
@@ -160,7 +160,7 @@ def _page(decision: Decision) -> str:
             "",
             "A figure with a 95 % interval passes only where the worse end of the interval does.",
             "",
-            "| | gate | asked | measured |",
+            "| | gate | bound | measured |",
             "|---|---|---|---|",
             *rows,
             "",

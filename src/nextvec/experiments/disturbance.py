@@ -1,4 +1,4 @@
-"""The far part of a context, disturbed: predictions when something else is read in its place."""
+"""Disturbed contexts: predictions when other rows replace the far part of the context."""
 
 # Axes: R scored rows, B passages, T positions, D width, F far vectors, M documents.
 
@@ -18,7 +18,7 @@ from nextvec.models import Recurrent
 from nextvec.progress import Progress, silent
 
 Source = Callable[[int, int], Int64[np.ndarray, " F"]]
-"""Called with a scored row and how many far vectors it has; the rows that are read in their place, in order."""
+"""Called with a scored row and the number of its far vectors; returns the rows that replace them, in order."""
 
 
 @torch.inference_mode()
@@ -31,7 +31,7 @@ def predict_disturbed(
     far: Source,
     progress: Progress = silent,
 ) -> Float[Tensor, "R D"]:
-    """The prediction for each row when other rows stand in place of all but the last ``near`` of its context."""
+    """The prediction for each row when other rows replace all but the last ``near`` rows of its context."""
     first = np.maximum(bank.offsets[bank.document_of(rows)], rows - context)
     device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
     out = torch.empty(len(rows), bank.dim)
@@ -43,7 +43,7 @@ def predict_disturbed(
             edge = max(start, row - near)
             x_BTD[b, : edge - start] = bank.rows[far(row, edge - start)]
             x_BTD[b, edge - start : row - start] = bank.rows[edge:row]
-        # Shorter passages end in zeros, which a causal model has not read where it predicts.
+        # Shorter passages end in zeros; a causal model predicts before it reads them.
         y_BTD = model(torch.from_numpy(x_BTD).float().to(device))
         out[torch.from_numpy(batch)] = y_BTD[torch.arange(len(batch)), torch.from_numpy(lengths - 1)].float().cpu()
         done += len(batch)
@@ -57,12 +57,12 @@ def intact(near: int, row: int, count: int) -> Int64[np.ndarray, " F"]:
 
 
 def shuffled(near: int, row: int, count: int) -> Int64[np.ndarray, " F"]:
-    """The same rows in another order, which depends on nothing but the scored row."""
+    """The same rows in another order, which depends only on the scored row."""
     return np.random.default_rng(row).permutation(intact(near, row, count))
 
 
 def foreign(bank: Bank, documents: Int64[np.ndarray, " M"], row: int, count: int) -> Int64[np.ndarray, " F"]:
-    """As many rows of another document: of the next in ``documents`` that is long enough; else of the longest, end to end.
+    """As many rows of another document: the next of ``documents`` that is long enough; else of several, longest first.
 
     Raises:
         ExamError: the other documents do not hold so many rows.

@@ -1,6 +1,5 @@
-"""Gates: what a run must reach, written in TOML."""
+"""Gates: bounds on the figures of a run, written in TOML."""
 
-import difflib
 import math
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -9,8 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from nextvec.errors import SettingsError
-from nextvec.evaluation.runs import OWN_CONTEXT
+from nextvec.errors import SettingsError, did_you_mean
+from nextvec.evaluation.results import OWN_CONTEXT
 from nextvec.experiments.metrics import METRICS, Figure, Terms
 from nextvec.ranks import Rate
 
@@ -20,13 +19,13 @@ BOUNDS = ("at_least", "at_most")
 
 @dataclass(frozen=True)
 class Gate:
-    """One figure that must be at least, or at most, so much.
+    """A lower or an upper bound on one figure.
 
     Attributes:
         name: for the reader.
         metric: one of :data:`~nextvec.experiments.metrics.METRICS`.
-        bound: ``at_least`` or ``at_most``; threshold: so much.
-        over: the run that a gain is taken over.
+        bound: ``at_least`` or ``at_most``; threshold: the bound itself.
+        over: the run that a gain is over.
     """
 
     name: str
@@ -36,7 +35,7 @@ class Gate:
     over: str | None = None
 
     def passes(self, figure: Figure) -> bool:
-        """Where there is an interval, its worse end must clear the threshold."""
+        """Whether the figure keeps the bound; of a figure with an interval, whether its worse end does."""
         low, high = (figure.low, figure.high) if isinstance(figure, Rate) else (figure, figure)
         return low >= self.threshold if self.bound == "at_least" else high <= self.threshold
 
@@ -57,15 +56,18 @@ def shipped() -> dict[str, Path]:
 
 
 def read_gates(file: str | Path, over: str | None = None) -> Gates:
-    """Gates from a file, or shipped ones by their bare name; ``over`` fills in where a gain names no run.
+    """Gates from a file, or shipped gates by name.
+
+    Args:
+        over: the run of every gain that names none.
 
     Raises:
-        SettingsError: no such file, or something in it that is unknown or makes no sense.
+        SettingsError: no such file, or an unknown name or a wrong value in it.
     """
     path = Path(file)
     if not path.is_file():
         if str(file) not in shipped():
-            raise SettingsError(f"there is no file of gates {str(file)!r}; {_near(str(file), shipped())}")
+            raise SettingsError(f"there is no file of gates {str(file)!r}; {did_you_mean(str(file), shipped())}")
         path = shipped()[str(file)]
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -73,10 +75,10 @@ def read_gates(file: str | Path, over: str | None = None) -> Gates:
         raise SettingsError(f"{path} is not TOML: {error}") from None
     try:
         _known(content, ("exam", "gate"), "the file")
-        asked = content.get("gate", [])
-        if not isinstance(asked, list) or not asked:
+        tables = content.get("gate", [])
+        if not isinstance(tables, list) or not tables:
             raise SettingsError("no gate; write at least one [[gate]]")
-        return Gates(path.stem, _terms(content.get("exam", {})), tuple(_gate(table, over) for table in asked))
+        return Gates(path.stem, _terms(content.get("exam", {})), tuple(_gate(table, over) for table in tables))
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from None
 
@@ -87,7 +89,7 @@ def _terms(table: Any) -> Terms:
     _known(table, ("part", "context", "pool", "rows"), "[exam]")
     part = table.get("part", "test")
     if part not in PARTS:
-        raise SettingsError(f"part = {part!r}; {_near(str(part), PARTS)}")
+        raise SettingsError(f"part = {part!r}; {did_you_mean(str(part), PARTS)}")
     words: dict[str, int | None] = {"own": OWN_CONTEXT, "all": None}
     context = _whole(table, "context", OWN_CONTEXT, 1, words)
     pool = _whole(table, "pool", 1000, 2, {"all": None})
@@ -140,10 +142,4 @@ def _known(given: Iterable[str], known: Iterable[str], where: str) -> None:
     names = list(known)
     for name in given:
         if name not in names:
-            raise SettingsError(f"{where} has no {name!r}; {_near(name, names)}")
-
-
-def _near(word: str, known: Iterable[str]) -> str:
-    names = list(known)
-    near = difflib.get_close_matches(word, names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+            raise SettingsError(f"{where} has no {name!r}; {did_you_mean(name, names)}")

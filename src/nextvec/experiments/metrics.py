@@ -1,4 +1,4 @@
-"""The figures of one run that a gate can ask for."""
+"""Metrics: the figures of one run that a gate can bound."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -7,14 +7,15 @@ from functools import cached_property
 from typing import Literal
 
 from nextvec.bank import Bank
-from nextvec.evaluation import Report
+from nextvec.evaluation import Exam, Report
 from nextvec.evaluation.report import HITS
-from nextvec.evaluation.runs import OWN_CONTEXT, Sitting, evaluate, sittings
-from nextvec.experiments.comparison import compare
+from nextvec.evaluation.results import OWN_CONTEXT, EvaluationResult, evaluation_results, held_out_exam
+from nextvec.evaluation.runs import report_on
+from nextvec.experiments.comparison import check_comparable
 from nextvec.inference import Engine
 from nextvec.inference.latency import AnswerLatency, answers
 from nextvec.progress import Progress
-from nextvec.ranks import Rate
+from nextvec.ranks import Rate, paired_lift
 from nextvec.runs import Run
 
 Figure = Rate | float
@@ -22,7 +23,7 @@ Figure = Rate | float
 
 @dataclass(frozen=True)
 class Terms:
-    """The exam that gates are judged on: part, vectors read, candidates, scored rows at most."""
+    """The exam of the gates: part of the split, vectors read, candidates per row, scored rows at most."""
 
     part: Literal["valid", "test"] = "test"
     context: int | None = OWN_CONTEXT
@@ -31,34 +32,43 @@ class Terms:
 
 
 class Measured:
-    """The figures of one run, each measured when it is first asked for and not again."""
+    """The figures of one run; each is measured on first use and then kept."""
 
     def __init__(self, run: Run, bank: Bank, terms: Terms, progress: Progress) -> None:
         self.run, self.bank, self.terms, self.progress = run, bank, terms, progress
 
     @cached_property
-    def sitting(self) -> Sitting:
-        t = self.terms
-        return sittings(self.run, self.bank, t.part, t.context, (t.pool,), t.rows, self.progress)[0]
+    def exam(self) -> Exam:
+        return held_out_exam(self.run, self.bank, self.terms.part, self.terms.pool, self.terms.rows)
+
+    @cached_property
+    def result(self) -> EvaluationResult:
+        return evaluation_results(self.run, [self.exam], self.terms.context, self.progress)[0]
 
     @cached_property
     def report(self) -> Report:
-        t = self.terms
-        return evaluate(self.run, self.bank, t.part, t.context, t.pool, t.rows, self.progress)
+        return report_on(self.run, self.exam, self.terms.context, progress=self.progress)
 
     @cached_property
     def latency(self) -> AnswerLatency:
-        context = self.sitting.context or int(self.bank.lengths.max())
+        context = self.result.context or int(self.bank.lengths.max())
         return answers(Engine.open(self.run, self.bank), (context,), self.bank.rows[:context], progress=self.progress)[0]
 
     def gain(self, over: str, k: int) -> Rate:
-        t = self.terms
-        return compare(self.run, Run.open(over), self.bank, t.part, t.context, t.pool, t.rows, self.progress).lift(k)
+        """Hit@k minus that of another run, which must hold out the same documents.
+
+        Raises:
+            ExamError: it does not.
+        """
+        other = Run.open(over)
+        check_comparable(self.run, other, self.bank, self.terms.part)
+        theirs = evaluation_results(other, [self.exam], self.terms.context, self.progress)[0]
+        return paired_lift(self.result.ranks, theirs.ranks, k)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How a figure is measured (over which run, if any), and between what it can lie."""
+    """How a figure is measured, given a measured run and the path of the run that a gain is over; and its bounds."""
 
     measure: Callable[[Measured, str], Figure]
     least: float = 0.0
@@ -66,7 +76,7 @@ class Metric:
 
 
 def _hit(k: int) -> Metric:
-    return Metric(lambda m, _: m.sitting.ranks.hit(k), most=1.0)
+    return Metric(lambda m, _: m.result.ranks.hit(k), most=1.0)
 
 
 def _lift(k: int) -> Metric:
@@ -84,7 +94,7 @@ def _updates(run: Run) -> float:
 
 METRICS: Mapping[str, Metric] = {
     **{f"hit@{k}": _hit(k) for k in HITS},
-    "mrr": Metric(lambda m, _: m.sitting.ranks.mrr(), most=1.0),
+    "mrr": Metric(lambda m, _: m.result.ranks.mrr(), most=1.0),
     **{f"lift:hit@{k}": _lift(k) for k in HITS},
     **{f"gain:hit@{k}": _gain(k) for k in HITS},
     "alarms": Metric(lambda m, _: float(len(m.run.alarms()))),
@@ -93,12 +103,12 @@ METRICS: Mapping[str, Metric] = {
     "step_p95_ms": Metric(lambda m, _: m.latency.step.p95),
     "search_p95_ms": Metric(lambda m, _: m.latency.both.p95),
 }
-"""Figures a gate can ask for: on the exam, paired over the best baseline (``lift``) or another run (``gain``), of the
-training, and milliseconds of one step on one thread as it is served, alone or with exact search of the bank."""
+"""Figures that a gate can bound: of the exam; paired over the best baseline (``lift``) or over another run (``gain``); of
+the training; and milliseconds of one step on one thread as served, alone or with exact search of the bank."""
 
 
 def figure_text(figure: Figure, metric: str) -> str:
-    """As a reader wants it: shares in per cent, lifts in points, the rest as it is."""
+    """The figure with its interval: shares in per cent, lifts in points."""
     if not isinstance(figure, Rate):
         return threshold_text(figure, metric)
     form = "+.2f" if _in_points(metric) else ".2f"
@@ -106,7 +116,7 @@ def figure_text(figure: Figure, metric: str) -> str:
 
 
 def threshold_text(value: float, metric: str) -> str:
-    """What is asked for, in the same words."""
+    """A threshold in the unit of its metric."""
     if _in_points(metric):
         return f"{100 * value:+.2f} points"
     return f"{value:.2%}" if METRICS[metric].most == 1 else f"{value:,.4g}"

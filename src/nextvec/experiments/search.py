@@ -1,4 +1,4 @@
-"""Searches: where no grid is known, Optuna proposes the next point from what the points before it reached."""
+"""Searches: Optuna proposes the next point of a sweep from the results of the points before it."""
 
 import hashlib
 import itertools
@@ -9,20 +9,21 @@ from typing import Any
 
 from nextvec.bank import Bank
 from nextvec.errors import SettingsError
+from nextvec.experiments.executor import Executor, LocalProcesses
 from nextvec.experiments.points import Point, Sweep
-from nextvec.experiments.sweep import Question, judged, parse_list
+from nextvec.experiments.sweep import SweepSettings, add_points, parse_list
 from nextvec.progress import Progress, silent
-from nextvec.runs.run import generator_seed
+from nextvec.runs.seeds import generator_seed
 
 STORAGE = "trials.sqlite"
-PROPOSAL = 11  # purpose of a generator, beside those of training
+PROPOSAL = 11  # number of a random generator; those of training have others
 DECADE = 10
 DIGITS = 4
 
 
 @dataclass(frozen=True)
 class Span:
-    """All values from ``low`` to ``high``, both included; by factors where they are a factor of 10 or more apart."""
+    """All values from ``low`` to ``high``, both included; on a logarithmic scale where their ratio is 10 or more."""
 
     low: Any
     high: Any
@@ -55,41 +56,42 @@ def search(
     trials: int,
     seeds: int = 3,
     sets: Sequence[str] = (),
-    jobs: int = 1,
+    executor: Executor | None = None,
     rows: int = 2000,
     progress: Progress = silent,
 ) -> Sweep:
     """Let Optuna propose ``trials`` points, one after the other, for the highest mean Hit@5 on the valid part.
 
-    What it proposes depends on the settings, the number of the trial and the
-    trials before it alone, so a search that was killed goes on as if it had not
-    been; more trials go on from those there are. Only the seeds of one trial
-    run side by side.
+    A proposal depends only on the settings, the number of the trial and the
+    trials before it. So a search that was killed goes on as if it had not been
+    killed, and a call with more trials goes on from the finished ones. Only the
+    seeds of one trial are trained at the same time.
 
-    Args: as :func:`~nextvec.experiments.sweep.sweep`'s, with :class:`Span` where any value between two will do.
+    Args: as :func:`~nextvec.experiments.sweep.sweep`'s; a :class:`Span` allows all values between two.
 
     Raises: as :func:`~nextvec.experiments.sweep.sweep`, and SettingsError without Optuna.
     """
-    question = Question.of(name, bank, folder, sets, seeds, jobs, rows)
+    settings = SweepSettings.of(name, bank, folder, sets, seeds, rows)
+    trained_by = executor or LocalProcesses()
     ends = [(v.low, v.high) if isinstance(v, Span) else v for v in over.values()]
-    # Settings that do not go together are refused before any run.
-    corners = [question.settled(dict(zip(over, corner, strict=True))) for corner in itertools.product(*ends)]
+    # Settings that contradict each other are refused before any run.
+    corners = [settings.parsed(dict(zip(over, corner, strict=True))) for corner in itertools.product(*ends)]
     space = {s: _distribution(s, isinstance(v, Span), [corner[s] for corner in corners]) for s, v in over.items()}
-    with question.held():
-        study = _study(question, over)
+    with settings.held():
+        study = _study(settings, over, rows)
         points: list[Point] = []
         for number in range(trials):
-            values = question.settled(_proposed(study, number, space, question.base.seed))
-            asked = [] if any(point.values == values for point in points) else [values]
-            points = list(judged(question, asked, points, progress).points)
+            values = settings.parsed(_proposed(study, number, space, settings.base.seed))
+            added = [] if any(point.values == values for point in points) else [values]
+            points = list(add_points(settings, added, points, trained_by, progress).points)
             _tell(study, number, next(point for point in points if point.values == values))
-        return Sweep.of(question.folder, name, bank, points)
+        return Sweep.of(settings.folder, name, bank, points)
 
 
-def _distribution(name: str, is_span: bool, settled: Sequence[Any]) -> Any:
+def _distribution(name: str, is_span: bool, values: Sequence[Any]) -> Any:
     if not is_span:
-        return _optuna().distributions.CategoricalDistribution(list(dict.fromkeys(settled)))
-    low, high = settled[0], settled[-1]
+        return _optuna().distributions.CategoricalDistribution(list(dict.fromkeys(values)))
+    low, high = values[0], values[-1]
     if isinstance(low, bool) or not isinstance(low, int | float) or not isinstance(high, int | float):
         raise SettingsError(f"{name} has no values between {low} and {high}; list them: --over {name}=V,V,…")
     if low >= high:
@@ -109,21 +111,21 @@ def _optuna() -> Any:
     return optuna
 
 
-def _study(question: Question, over: Mapping[str, Values]) -> Any:
-    """Kept in the folder under the name of what is asked, so that another question does not learn from this one."""
-    asked = f"{question.recipe} {question.base} {question.seeds} {question.rows} {question.bank.fingerprint} {dict(over)}"
+def _study(settings: SweepSettings, over: Mapping[str, Values], rows: int) -> Any:
+    """The study of these settings, kept in the folder under a hash of them, so that other settings have other studies."""
+    named = f"{settings.recipe} {settings.base} {settings.seeds} {rows} {settings.bank.fingerprint} {dict(over)}"
     return _optuna().create_study(
-        storage=f"sqlite:///{question.folder.resolve() / STORAGE}",
-        study_name=hashlib.sha256(asked.encode()).hexdigest()[:16],
+        storage=f"sqlite:///{settings.folder.resolve() / STORAGE}",
+        study_name=hashlib.sha256(named.encode()).hexdigest()[:16],
         direction="maximize",
         load_if_exists=True,
     )
 
 
 def _proposed(study: Any, number: int, space: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """The values of a trial: those on record, or new ones."""
+    """The values of a trial: the recorded ones, else newly proposed ones."""
     if number == len(study.trials):
-        # A sampler that lived on would propose otherwise after a kill than without one.
+        # A new sampler for each trial: one that is kept would propose other values without a kill than after one.
         study.sampler = _optuna().samplers.TPESampler(seed=generator_seed(seed, PROPOSAL, number) % 2**32)
         study.ask(dict(space))
     found = study.trials[number].params

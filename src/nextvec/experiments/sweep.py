@@ -1,11 +1,11 @@
-"""Sweeps: one question about settings, many runs, judged on one valid exam and never on the test part."""
+"""Sweeps: a recipe trained with many values of some settings, compared on one valid exam and never on the test part."""
 
 import fcntl
 import itertools
 import json
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +13,36 @@ from nextvec.bank import Bank
 from nextvec.bank.layout import write_atomically
 from nextvec.errors import NextvecError, RunError, SettingsError
 from nextvec.evaluation import Exam
-from nextvec.evaluation.runs import Sitting, sittings
+from nextvec.evaluation.results import evaluation_results
+from nextvec.experiments.executor import Executor, LocalProcesses, Task
 from nextvec.experiments.points import Point, Sweep, Trial, assignments
-from nextvec.experiments.runs import Plan, stored, train_each
+from nextvec.experiments.runs import stored, train_each
 from nextvec.progress import Progress, silent
 from nextvec.recipes import recipe
 from nextvec.runs import Run, TrainSettings
-from nextvec.settings import override
+from nextvec.runs.settings import override
 from nextvec.training import begin
 from nextvec.windows import split
 
 RECORD, LOCK = "sweep.json", "sweep.lock"
-# Points that differ in these would sit different exams, or are no points at all.
+# Points that differ in these would be evaluated on different exams, or are seeds of one point.
 FIXED = {
-    "valid": "decides who is examined",
-    "test": "decides who is examined",
+    "valid": "decides which documents the exam scores",
+    "test": "decides which documents the exam scores",
     "pool": "is part of the exam",
     "seed": "is --seeds",
 }
 
 
 @dataclass(frozen=True)
-class Question:
+class SweepSettings:
     """What all points of a sweep share.
 
     Attributes:
-        recipe, base: a recipe and its settings, where they are not swept.
+        recipe, base: the recipe, and its settings where they are not swept.
+        folder: of the runs.
         seeds: runs per point, counted from the recipe's own seed.
-        jobs: runs at a time; rows: of the exam, at most.
+        exam: over the valid documents; every run is evaluated on it.
     """
 
     recipe: str
@@ -48,12 +50,12 @@ class Question:
     bank: Bank
     folder: Path
     seeds: int
-    jobs: int
-    rows: int
+    exam: Exam
 
     @staticmethod
-    def of(name: str, bank: Bank, folder: str | Path, sets: Sequence[str], seeds: int, jobs: int, rows: int) -> "Question":
-        """
+    def of(name: str, bank: Bank, folder: str | Path, sets: Sequence[str], seeds: int, rows: int) -> "SweepSettings":
+        """The settings of a sweep, checked; arguments as :func:`sweep`'s.
+
         Raises:
             SettingsError: a recipe or setting that does not exist or does not fit.
             DataError: a bank in memory, or one that cannot be split.
@@ -61,17 +63,18 @@ class Question:
         """
         base = override(recipe(name, len(bank)), sets)
         stored(bank)
-        parts = split(bank, base.valid, base.test)
-        for part in ("train", "valid", "test"):
-            Exam.over(bank, parts.part(part), part, base.pool, rows)
-        return Question(name, base, bank, Path(folder), seeds, jobs, rows)
+        parts = split(bank, base.split.valid, base.split.test)
+        exams = {
+            part: Exam.over(bank, parts.part(part), part, base.validation.pool, rows) for part in ("train", "valid", "test")
+        }
+        return SweepSettings(name, base, bank, Path(folder), seeds, exams["valid"])
 
     @contextmanager
     def held(self) -> Generator[None]:
-        """Make the folder and hold it; the kernel lets go of it when the process dies.
+        """Make the folder and lock it; the kernel unlocks it when the process dies.
 
         Raises:
-            RunError: it holds something else, or is being swept by another process.
+            RunError: the folder holds something else, or another process sweeps it.
         """
         lock = self.folder / LOCK
         if self.folder.exists() and not lock.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
@@ -84,8 +87,8 @@ class Question:
                 raise RunError(f"{self.folder} is being swept by another process") from None
             yield
 
-    def settled(self, values: Mapping[str, object]) -> dict[str, Any]:
-        """The values of a point, as the settings hold them.
+    def parsed(self, values: Mapping[str, object]) -> dict[str, Any]:
+        """The values of a point, of the types of the settings.
 
         Raises:
             SettingsError: a setting that does not exist or must not be swept, or a value that does not fit.
@@ -94,17 +97,24 @@ class Question:
             if name in FIXED:
                 raise SettingsError(f"{name} cannot be swept: it {FIXED[name]}")
         settings = override(self.base, assignments(values))
-        return {name: getattr(settings, name) for name in values}
+        settled = {"model": settings.model, **settings.flat()}
+        return {name: settled[name] for name in values}
 
-    def plans(self, values: Mapping[str, Any]) -> list[Plan]:
-        """The runs of a point, one a seed."""
+    def tasks(self, values: Mapping[str, Any]) -> list[Task]:
+        """The runs of a point, one per seed."""
         settings = override(self.base, assignments(values))
         place = self.folder / f"{self.recipe}-{','.join(assignments(values))}"
         seeds = range(settings.seed, settings.seed + self.seeds)
-        return [Plan(place / f"seed-{seed}", self.recipe, replace(settings, seed=seed)) for seed in seeds]
+        return [Task(place / f"seed-{seed}", self.recipe, settings.replaced(seed=seed)) for seed in seeds]
 
-    def sit(self, run: Run) -> Sitting:
-        return sittings(run, self.bank, "valid", pools=(self.base.pool,), max_rows=self.rows)[0]
+    def trial(self, run: Run, error: NextvecError | None) -> Trial:
+        """A run that ended: evaluated, or with the reason why it failed."""
+        if error is None:
+            try:
+                return Trial(run, evaluation_results(run, [self.exam])[0])
+            except NextvecError as refused:
+                error = refused
+        return Trial(run, failed=str(error))
 
 
 def sweep(
@@ -114,54 +124,58 @@ def sweep(
     over: Mapping[str, Sequence[object]],
     seeds: int = 3,
     sets: Sequence[str] = (),
-    jobs: int = 1,
+    executor: Executor | None = None,
     rows: int = 2000,
     progress: Progress = silent,
 ) -> Sweep:
-    """Train a recipe at every combination of some values and judge all on the valid part; kept in ``folder``.
+    """Train a recipe with every combination of some values and evaluate all runs on the valid part.
 
-    ``sweep.json`` is written anew after every run. Killed at any moment, the
-    same call goes on. A run that fails is on record with its reason, the others
-    go on, and the same call tries it again.
+    ``sweep.json`` in ``folder`` is written anew after every run. After a kill the
+    same call goes on. A run that fails is recorded with its reason; the others go
+    on, and the same call tries it again.
 
     Args:
         over: values by setting.
         seeds: runs per point, counted from the recipe's own seed.
         sets: ``name=value`` for settings that are not swept.
-        jobs: runs at a time.
+        executor: trains the runs; one process of this machine by default.
         rows: scored rows of the exam at most.
 
     Raises:
         SettingsError: a setting or value that does not exist or does not fit; nothing is trained then.
         DataError: a bank in memory, or one that cannot be split.
         ExamError: a bank too small for the exam.
-        RunError: the folder holds something else, or is being swept.
+        RunError: the folder holds something else, or another process sweeps it.
     """
-    question = Question.of(name, bank, folder, sets, seeds, jobs, rows)
-    asked = [question.settled(dict(zip(over, values, strict=True))) for values in itertools.product(*over.values())]
-    for n, values in enumerate(asked):
-        if values in asked[:n]:
-            raise SettingsError(f"{' '.join(assignments(values))} is asked for twice; list every value once")
-    with question.held():
-        return judged(question, asked, [], progress)
+    settings = SweepSettings.of(name, bank, folder, sets, seeds, rows)
+    grid = [settings.parsed(dict(zip(over, values, strict=True))) for values in itertools.product(*over.values())]
+    for n, values in enumerate(grid):
+        if values in grid[:n]:
+            raise SettingsError(f"{' '.join(assignments(values))} is listed twice; list every value once")
+    with settings.held():
+        return add_points(settings, grid, [], executor or LocalProcesses(), progress)
 
 
-def judged(
-    question: Question, asked: Sequence[Mapping[str, Any]], before: Sequence[Point], progress: Progress = silent
+def add_points(
+    settings: SweepSettings,
+    added: Sequence[Mapping[str, Any]],
+    before: Sequence[Point],
+    executor: Executor,
+    progress: Progress = silent,
 ) -> Sweep:
-    """Train and judge some points beside those that were judged ``before``; the record is written after every run."""
-    points = [*before, *(_begun(question, values) for values in asked)]
-    plans = [plan for values in asked for plan in question.plans(values)]
-    for run, error in train_each(plans, question.bank, question.jobs, progress):
-        ended = _judged(question, run, error)
+    """Train and evaluate the ``added`` points, beside those of ``before``; ``sweep.json`` is written after every run."""
+    points = [*before, *(_begun(settings, values) for values in added)]
+    tasks = [task for values in added for task in settings.tasks(values)]
+    for run, error in train_each(tasks, settings.bank, executor, progress):
+        ended = settings.trial(run, error)
         points = [point.with_trial(ended) for point in points]
-        found = Sweep.of(question.folder, question.recipe, question.bank, points)
-        write_atomically(question.folder / RECORD, json.dumps(found.to_json(), indent=1) + "\n")
-    return Sweep.of(question.folder, question.recipe, question.bank, points)
+        found = Sweep.of(settings.folder, settings.recipe, settings.bank, points)
+        write_atomically(settings.folder / RECORD, json.dumps(found.to_json(), indent=1) + "\n")
+    return Sweep.of(settings.folder, settings.recipe, settings.bank, points)
 
 
-def _begun(question: Question, values: Mapping[str, Any]) -> Point:
-    runs = [begin(plan.path, plan.recipe, plan.settings, question.bank) for plan in question.plans(values)]
+def _begun(settings: SweepSettings, values: Mapping[str, Any]) -> Point:
+    runs = [begin(task.path, task.recipe, task.settings, settings.bank) for task in settings.tasks(values)]
     return Point(values, tuple(Trial(run) for run in runs))
 
 
@@ -176,12 +190,3 @@ def parse_list(text: str) -> tuple[str, list[str]]:
     if not equals or not name.strip() or "" in values:
         raise SettingsError(f"--over {text!r}: want NAME=VALUE,VALUE,… or, with --trials, NAME=LOW..HIGH")
     return name.strip(), values
-
-
-def _judged(question: Question, run: Run, error: NextvecError | None) -> Trial:
-    if error is None:
-        try:
-            return Trial(run, question.sit(run))
-        except NextvecError as refused:
-            error = refused
-    return Trial(run, failed=str(error))

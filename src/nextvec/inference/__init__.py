@@ -1,7 +1,7 @@
 """Inference with a trained run: sessions, predictions for whole files, latency, and the export as ONNX."""
 
-from nextvec.inference.engine import Engine, Question, bank_of
+from nextvec.inference.engine import Engine, PredictionRequest, bank_of
 from nextvec.inference.expected import Expected
 from nextvec.inference.session import Session
 
-__all__ = ["Engine", "Expected", "Question", "Session", "bank_of"]
+__all__ = ["Engine", "Expected", "PredictionRequest", "Session", "bank_of"]

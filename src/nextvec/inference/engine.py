@@ -5,6 +5,7 @@
 import hashlib
 import json
 import math
+import os
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from nextvec.index import ExactIndex, Index, allowed_rows
 from nextvec.inference import snapshot
 from nextvec.inference.expected import Expected, context_chunks
 from nextvec.inference.forms import Forms
+from nextvec.inference.place import ComputePlace, StatusListener
 from nextvec.inference.session import Session
 from nextvec.inference.states import Batches, owned
 from nextvec.ingestion import Chunking
@@ -42,12 +44,12 @@ TOGETHER = 256  # sessions in one step: enough to use the processor, and it boun
 
 
 @dataclass(eq=False)
-class Question:
-    """What a session reads, and how much it is asked then.
+class PredictionRequest:
+    """One inference request: vectors to append to a session, and the number of candidates to return.
 
     Attributes:
-        state: the session; unknown after an error.
-        rows: vectors [T, D] that it has not read; emptied once it has, so that nothing is read twice.
+        state: the session; undefined after an error.
+        rows: vectors [T, D] to read; emptied when they have been read, so that none is read twice.
         k: candidates wanted; 0 for none.
     """
 
@@ -125,7 +127,9 @@ class Engine:
         chosen: WeightFormat = fastest_format() if weights == "auto" else weights
         model, _ = load_model(opened)
         facts = json.dumps(frozen.to_json(opened.settings), sort_keys=True)
-        return Engine(pack(model, chosen), held, index, _digest(model, f"{facts} {chosen}"), chosen, opened.settings.context)
+        return Engine(
+            pack(model, chosen), held, index, _digest(model, f"{facts} {chosen}"), chosen, opened.settings.passages.context
+        )
 
     @property
     def dim(self) -> int:
@@ -222,17 +226,17 @@ class Engine:
             for rows, scores in zip(found.rows.tolist(), found.scores.tolist(), strict=True)
         ]
 
-    def answers(self, questions: Sequence[Question]) -> list[list[Expected] | Exception]:
-        """One batched step and one batched search for questions of different sessions.
+    def answers(self, requests: Sequence[PredictionRequest]) -> list[list[Expected] | Exception]:
+        """One batched step and one batched search for requests of distinct sessions.
 
-        If the batch fails, each question is answered alone, so that only its own session fails.
+        If the batch fails, the requests are answered one by one, so that an error concerns one session alone.
         """
         try:
-            return list(self._answers(questions))
+            return list(self._answers(requests))
         except Exception as error:
-            if len(questions) == 1:
+            if len(requests) == 1:
                 return [error]
-            return [self.answers([question])[0] for question in questions]
+            return [self.answers([request])[0] for request in requests]
 
     def nearest(self, vectors: np.ndarray) -> Int64[np.ndarray, " R"]:
         """For each vector [R, D] the first row of the bank that holds it, or the first row of the nearest vector.
@@ -289,20 +293,41 @@ class Engine:
         """
         return self.encoder.encode(chunks, "passage").rows
 
-    def _answers(self, questions: Sequence[Question]) -> list[list[Expected]]:
-        stepping = [question for question in questions if len(question.rows) == 1]
+    # An engine in the server's own process starts and ends with it: the life cycle of an isolated engine is empty here.
+
+    @property
+    def place(self) -> ComputePlace:
+        """This process."""
+        return ComputePlace(isolated=False, pid=os.getpid())
+
+    @property
+    def fault(self) -> str | None:
+        """None: an engine in this process can always be asked."""
+        return None
+
+    def subscribe(self, listener: StatusListener) -> None:
+        """Does nothing: the status of an engine in this process never changes."""
+
+    def retire(self) -> None:
+        """Does nothing: states in this process stay usable when another engine answers."""
+
+    def close(self) -> None:
+        """Does nothing: there is no process to end."""
+
+    def _answers(self, requests: Sequence[PredictionRequest]) -> list[list[Expected]]:
+        stepping = [request for request in requests if len(request.rows) == 1]
         if stepping:
-            self.step([question.state for question in stepping], np.concatenate([question.rows for question in stepping]))
-        for question in stepping:
-            question.rows = question.rows[:0]
-        for question in questions:
-            if len(question.rows):
-                question.state.push_many(question.rows)
-                question.rows = question.rows[:0]
-        searching = [question for question in questions if question.k]
+            self.step([request.state for request in stepping], np.concatenate([request.rows for request in stepping]))
+        for request in stepping:
+            request.rows = request.rows[:0]
+        for request in requests:
+            if len(request.rows):
+                request.state.push_many(request.rows)
+                request.rows = request.rows[:0]
+        searching = [request for request in requests if request.k]
         found = self.predict([q.state for q in searching], max(q.k for q in searching)) if searching else []
-        of = {id(question): expected for question, expected in zip(searching, found, strict=True)}
-        answers = [of.get(id(question), [])[: question.k] for question in questions]
+        of = {id(request): expected for request, expected in zip(searching, found, strict=True)}
+        answers = [of.get(id(request), [])[: request.k] for request in requests]
         if not all(math.isfinite(expected.score) for answer in answers for expected in answer):
             raise NotFiniteError("the engine found a score that is not finite")
         return answers

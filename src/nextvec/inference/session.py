@@ -136,6 +136,11 @@ class Session:
         self._unseen = (*self._unseen, rows)
 
     @property
+    def lost(self) -> bool:
+        """False: the state lies in this object."""
+        return False
+
+    @property
     def num_bytes(self) -> int:
         """Memory in bytes of the state, the prediction and the rows seen."""
         return (

@@ -34,7 +34,8 @@ def nearest_compiled(
     compiled = loaded()
     assert compiled is not None
     count, dim = queries.shape
-    asking = (address(np.ascontiguousarray(queries)), count, dim, *terms(parts), UP)
+    own = np.ascontiguousarray(queries)  # named, so that it lives as long as its address is used
+    query_terms = (address(own), count, dim, *terms(parts), UP)
     mask, names, ends = allowed, None, None
     if allowed is not None:
         mask = np.ascontiguousarray(allowed)
@@ -47,11 +48,11 @@ def nearest_compiled(
     def read(pieces: list[Piece]) -> Best:
         scores, rows = np.empty((count, k), np.float32), np.empty((count, k), np.int64)
         given = (PieceC * len(pieces))(*((ctypes.addressof(part.c), start, stop) for part, start, stop in pieces))
-        decided = compiled.nextvec_scan_nearest(given, len(pieces), *asking, filters, address(scores), address(rows), k)
+        decided = compiled.nextvec_scan_nearest(given, len(pieces), *query_terms, filters, address(scores), address(rows), k)
         if decided == -1:
             check_finite(parts, queries)
         if decided < 0:
-            raise MemoryError(f"no memory to search with {count} queries")
+            raise MemoryError(f"memory for a search with {count} queries is lacking")
         return Best(scores, rows, decided)
 
     found = _side_by_side(read, _pieces(parts, count, threads))

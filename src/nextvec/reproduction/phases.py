@@ -1,8 +1,8 @@
-"""The predecessor's phases again, ours and as published, on one exam; and what its shrinking pool alone would have shown."""
+"""The predecessor's phases trained again, in our form and as published, and evaluated on one exam."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +14,24 @@ from nextvec.bank.layout import read_json, write_atomically
 from nextvec.errors import ExamError, RunError, SettingsError
 from nextvec.evaluation import Exam, predict_rows
 from nextvec.evaluation.by_lane import expert_use, places_by_lane
+from nextvec.evaluation.ranks_file import digest, read_ranks, write_ranks
 from nextvec.evaluation.report import baselines
-from nextvec.evaluation.runs import sittings
-from nextvec.experiments.answers import average, digest, few_documents, read_ranks, write_ranks
-from nextvec.experiments.runs import Plan, train_all
+from nextvec.evaluation.results import evaluation_results
+from nextvec.experiments.executor import Executor, LocalProcesses, Task
+from nextvec.experiments.runs import refuse_failed, train_each
+from nextvec.experiments.seeds import average, few_documents
 from nextvec.inference import bank_of
 from nextvec.lanes import Lanes
-from nextvec.models import ExpertGRU
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks
 from nextvec.recipes import recipe as settings_of
-from nextvec.report.phases_page import write_phases_page
-from nextvec.reproduction.phase_table import (
-    FIXED_POOL,
-    FORMS,
-    ORDER,
-    POOLS,
-    RECIPES,
-    SHRINKING,
-    Phase,
-    Phases,
-    Pool,
-    Step,
-    parts_of,
-)
+from nextvec.reproduction.families import EXPERTS_FAMILY
+from nextvec.reproduction.phase_table import Phase, Phases, Step
+from nextvec.reproduction.phases_page import write_phases_page
+from nextvec.reproduction.reported import FIXED_POOL, FORMS, ORDER, POOLS, RECIPES, SHRINKING, Pool, parts_of
 from nextvec.runs import Run, load_model
 from nextvec.runs.run import BEST, RUN
-from nextvec.settings import override
+from nextvec.runs.settings import TrainSettings, override, reads
 from nextvec.windows import Split
 
 
@@ -51,80 +42,81 @@ def phases(
     seeds: int = 1,
     sets: Sequence[str] = (),
     pools: Sequence[Pool] = POOLS,
-    jobs: int = 1,
+    executor: Executor | None = None,
     rows: int = 2000,
     progress: Progress = silent,
     lanes: Lanes | None = None,
 ) -> Phases:
-    """Train what is missing in ``folder/<recipe>/seed-<s>`` and let every finished run there sit one exam.
+    """Train the missing runs in ``folder/<recipe>/seed-<s>`` and evaluate every finished run there on one exam.
 
     ``folder/phases.json`` and ``phases.html`` are written anew whenever a run
-    ends. Killed at any moment, the same call goes on.
+    ends. After a kill the same call goes on.
 
     Args:
-        bank: what to train on; without one nothing is trained, and the table is
-            built from the finished runs that the folder holds.
-        sets: ``name=value`` settings that every recipe is changed by.
+        bank: to train on; without one nothing is trained, and the table is
+            built from the finished runs of the folder.
+        sets: ``name=value`` settings of every recipe.
         pools: candidates per scored row; those that a scored row cannot fill are left out, with a note.
-        jobs: runs trained at a time.
+        executor: trains the runs; one process of this machine by default.
         rows: scored rows at most.
-        lanes: of the bank, to tell each phase's figures lane by lane.
+        lanes: of the bank, for the figures of each lane.
 
     Raises:
         SettingsError: an unknown recipe or setting.
         RunError: no finished run and no bank; or runs of another bank or with other settings.
-        ExamError: runs that hold out other documents, or too little to score.
+        ExamError: runs that hold out different documents, or too few rows to score.
     """
     folder = Path(folder)
     if bank is None:
         table = _Table(folder, _bank_of(folder), pools, rows, progress, lanes)
         return table.write(())
     table = _Table(folder, bank, pools, rows, progress, lanes)
-    plans = _plans(folder, bank, recipes, seeds, sets)
-
-    def follow(what: str, done: int, total: int) -> None:
-        progress(what, done, total)
-        if table.grew():
-            table.write([plan.path for plan in plans])
-
-    train_all(plans, bank, jobs, follow)
-    return table.write([plan.path for plan in plans])
+    tasks = _tasks(folder, bank, recipes, seeds, sets)
+    planned, failed = [task.path for task in tasks], []
+    with closing(train_each(tasks, bank, executor or LocalProcesses(), progress)) as ended:
+        for run, error in ended:
+            if error is not None:
+                failed.append((run, error))
+            elif table.grew():
+                table.write(planned)
+    refuse_failed(failed, len(tasks))
+    return table.write(planned)
 
 
 class _Table:
-    """What was already read of a folder, so that a run that ends costs its own exam and no other's."""
+    """The table of a folder. It keeps what it has evaluated, so that each run is evaluated once."""
 
     def __init__(
         self, folder: Path, bank: Bank, pools: Sequence[Pool], rows: int, progress: Progress, lanes: Lanes | None
     ) -> None:
         if not pools:
-            raise SettingsError("no pool was asked for; name one, like --pools 1000")
+            raise SettingsError("no pool is named; name one, like --pools 1000")
         self.folder, self.bank, self.rows, self.progress, self.lanes = folder, bank, rows, progress, lanes
         self.pools = tuple(dict.fromkeys(pools))
         self.notes: list[str] = []
         self.exams: dict[Pool, Exam] = {}
         self.parts: Split | None = None
-        self._rivals: list[tuple[str, Any]] = []
-        self._answers: dict[Path, dict[Pool, Ranks]] = {}
+        self._predictors: list[tuple[str, Any]] = []
+        self._ranks: dict[Path, dict[Pool, Ranks]] = {}
         self._baselines: dict[int, dict[Pool, dict[str, Ranks]]] = {}
 
     def grew(self) -> bool:
-        """Whether a run has finished since it was last written."""
-        return any(run.path not in self._answers for runs in _finished(self.folder).values() for run in runs)
+        """Whether a run has finished since the last write."""
+        return any(run.path not in self._ranks for runs in _finished(self.folder).values() for run in runs)
 
     def write(self, planned: Iterable[Path]) -> Phases:
-        """Let every finished run sit the exam, and write the table and its page."""
+        """Evaluate every finished run, and write the table and its page."""
         found = _finished(self.folder)
         if not found:
             raise RunError(f"{self.folder} holds no finished run; train some: nextvec phases {self.folder} --bank BANK")
         for runs in found.values():
             for run in runs:
-                self._sit(run)
-        waiting = [str(path.relative_to(self.folder)) for path in planned if path not in self._answers]
+                self._evaluate(run)
+        waiting = [str(path.relative_to(self.folder)) for path in planned if path not in self._ranks]
         table = self._phases(found)
-        untrained, illusion = self._illusion(table)
+        untrained, steps = self._steps(table)
         held = Phases(
-            self.bank, self.exams, self._pool, tuple(table.values()), untrained, illusion, tuple(waiting), tuple(self.notes)
+            self.bank, self.exams, self._pool, tuple(table.values()), untrained, steps, tuple(waiting), tuple(self.notes)
         )
         content = held.to_json()
         write_atomically(self.folder / "phases.json", json.dumps(content, indent=1) + "\n")
@@ -133,21 +125,23 @@ class _Table:
 
     @property
     def _pool(self) -> Pool:
-        """1,000; else the largest there is."""
+        """1,000; else the largest one."""
         numbers = [pool for pool in self.exams if pool is not None]
         return FIXED_POOL if FIXED_POOL in numbers else max(numbers, default=None)
 
-    def _sit(self, run: Run) -> None:
-        if run.path in self._answers:
+    def _evaluate(self, run: Run) -> None:
+        if run.path in self._ranks:
             return
         parts = run.split(self.bank)
         if self.parts is None:
             self._set_exams(run, parts)
             self.notes += few_documents(self.exams[self._pool].clusters)
         elif not all(np.array_equal(getattr(parts, name), getattr(self.parts, name)) for name in ("train", "test")):
-            raise ExamError(f"{run.path} holds out other documents than its neighbours; train all with the same valid and test")
-        sat = sittings(run, self.bank, "test", pools=list(self.exams), max_rows=self.rows, progress=self.progress)
-        self._answers[run.path] = {sitting.pool: sitting.ranks for sitting in sat}
+            raise ExamError(
+                f"{run.path} holds out other documents than the runs beside it; train all with the same valid and test"
+            )
+        results = evaluation_results(run, list(self.exams.values()), progress=self.progress)
+        self._ranks[run.path] = {result.pool: result.ranks for result in results}
 
     def _set_exams(self, run: Run, parts: Split) -> None:
         whole = Exam.over(self.bank, parts.test, "test", None, self.rows)
@@ -161,35 +155,34 @@ class _Table:
             raise ExamError(f"the largest pool that every scored row can fill is {most:,}; name a smaller one, or all")
         self.exams = {pool: whole.among(pool) for pool in fitting}
         _, centre = load_model(run)
-        self._rivals = list(baselines(centre, (self.bank, parts.train)))
+        self._predictors = list(baselines(centre, (self.bank, parts.train)))
         self.parts = parts
 
     def _phases(self, found: Mapping[str, Sequence[Run]]) -> dict[str, Phase]:
         table: dict[str, Phase] = {}
         for name in sorted(found, key=_place):
             runs = found[name]
-            answers = {pool: tuple(self._answers[run.path][pool] for run in runs) for pool in self.exams}
-            context = runs[0].settings.context
+            ranks = {pool: tuple(self._ranks[run.path][pool] for run in runs) for pool in self.exams}
+            context = runs[0].settings.passages.context
             before = table.get(_before(name, table))
-            beside = self._beside(context)
+            baseline_ranks = self._baseline_ranks(context)
             use, places = self._use(runs[0]), self._places()
-            table[name] = Phase(name, tuple(runs), answers, beside, self._full(context), self._pool, before, use, places)
+            table[name] = Phase(name, tuple(runs), ranks, baseline_ranks, self._full(context), self._pool, before, use, places)
         return table
 
     def _places(self) -> dict[str, Int64[np.ndarray, " kept"]]:
         return places_by_lane(self.lanes, self.bank, self.exams[self._pool].rows) if self.lanes else {}
 
     def _use(self, run: Run) -> dict[str, Any] | None:
-        """Whom its predictions heard, of its experts; found once, kept on disk."""
-        if run.settings.model != "experts":
+        """The experts that were active in its predictions; computed once, kept on disk. None for a model without experts."""
+        if run.settings.model != EXPERTS_FAMILY.name:
             return None
         exam = self.exams[self._pool]
         weights = (run.path / BEST).read_bytes()
-        file = self.folder / "experts" / f"{digest(exam.id, str(run.settings.context), weights)}.json"
+        file = self.folder / "experts" / f"{digest(exam.id, str(run.settings.passages.context), weights)}.json"
         if not file.exists():
             model, _ = load_model(run)
-            assert isinstance(model, ExpertGRU)
-            found = expert_use(model, self.bank, exam.rows, run.settings.context, self.progress).to_json()
+            found = expert_use(model, self.bank, exam.rows, run.settings.passages.context, self.progress).to_json()
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, json.dumps(found))
         return read_json(file)
@@ -199,11 +192,11 @@ class _Table:
         past = exam.rows - self.bank.offsets[exam.clusters]
         return float((past >= context).mean())
 
-    def _beside(self, context: int) -> dict[Pool, dict[str, Ranks]]:
-        """Every baseline with one context in every pool; predicted once, kept on disk."""
+    def _baseline_ranks(self, context: int) -> dict[Pool, dict[str, Ranks]]:
+        """The ranks of every baseline with one context, by pool; computed once, kept on disk."""
         if context not in self._baselines:
             assert self.parts is not None
-            kind = digest(*(name for name, _ in self._rivals), self.parts.train.tobytes())
+            kind = digest(*(name for name, _ in self._predictors), self.parts.train.tobytes())
             place = self.folder / "baselines"
             files = {pool: place / f"{exam.id}-{context}-{kind}.safetensors" for pool, exam in self.exams.items()}
             if not all(file.exists() for file in files.values()):
@@ -213,47 +206,62 @@ class _Table:
 
     def _predict(self, context: int, files: Mapping[Pool, Path]) -> None:
         found: dict[Pool, dict[str, Ranks]] = {pool: {} for pool in self.exams}
-        for done, (name, rival) in enumerate(self._rivals):
-            self.progress("baselines", done, len(self._rivals))
-            predicted = predict_rows(rival, self.bank, self.exams[self._pool].rows, context)
+        for done, (name, predictor) in enumerate(self._predictors):
+            self.progress("baselines", done, len(self._predictors))
+            predicted = predict_rows(predictor, self.bank, self.exams[self._pool].rows, context)
             for pool, exam in self.exams.items():
                 found[pool][name] = exam.rank(predicted)
-        self.progress("baselines", len(self._rivals), len(self._rivals))
+        self.progress("baselines", len(self._predictors), len(self._predictors))
         for pool, file in files.items():
             write_ranks(file, found[pool])
 
-    def _illusion(self, table: Mapping[str, Phase]) -> tuple[str, tuple[Step, ...]]:
+    def _steps(self, table: Mapping[str, Phase]) -> tuple[str, tuple[Step, ...]]:
         steps = [step for step in SHRINKING if step[2] in self.exams]
         if len(steps) < 2:
             return "", ()
-        first = self._beside(steps[0][1])
+        first = self._baseline_ranks(steps[0][1])
         means = {name: ranks for name, ranks in first[self._pool].items() if name.startswith("exponential mean")}
         name = max(means, key=lambda mean: means[mean].hits(5).mean())
-        climb = [
+        rise = [
             Step(
                 phase,
                 context,
                 pool,
-                (first[pool][name].hit(5), self._beside(context)[self._pool][name].hit(5)),
+                (first[pool][name].hit(5), self._baseline_ranks(context)[self._pool][name].hit(5)),
                 {
-                    form: (average(held.answers[pool], 5), average(held.answers[self._pool], 5))
+                    form: (average(held.ranks[pool], 5), average(held.ranks[self._pool], 5))
                     for form in FORMS
                     if (held := table.get(phase if form == "ours" else f"{phase}-{form}"))
                 },
             )
             for phase, context, pool in steps
         ]
-        return name, tuple(climb)
+        return name, tuple(rise)
 
 
-def _plans(folder: Path, bank: Bank, recipes: Sequence[str], seeds: int, sets: Sequence[str]) -> list[Plan]:
+def _tasks(folder: Path, bank: Bank, recipes: Sequence[str], seeds: int, sets: Sequence[str]) -> list[Task]:
     if any(assignment.startswith("seed=") for assignment in sets):
         raise SettingsError("seed is counted from 0 by --seeds; it cannot be set")
-    plans: list[Plan] = []
-    for name in recipes:
-        settings = override(settings_of(name, len(bank)), sets)
-        plans += [Plan(folder / name / f"seed-{seed}", name, replace(settings, seed=seed)) for seed in range(seeds)]
-    return plans
+    tasks: list[Task] = []
+    for name, settings in _settings(recipes, len(bank), sets).items():
+        tasks += [Task(folder / name / f"seed-{seed}", name, settings.replaced(seed=seed)) for seed in range(seeds)]
+    return tasks
+
+
+def _settings(recipes: Sequence[str], rows: int, sets: Sequence[str]) -> dict[str, TrainSettings]:
+    """The settings of every recipe. An option of some models changes the recipes whose model reads it.
+
+    Raises:
+        SettingsError: an unknown recipe or setting, or an option that no recipe's model reads.
+    """
+    models, rest = [s for s in sets if s.startswith("model=")], [s for s in sets if not s.startswith("model=")]
+    found = {name: override(settings_of(name, rows), models) for name in recipes}
+    read = {name: [s for s in rest if reads(settings.model, s.partition("=")[0])] for name, settings in found.items()}
+    for assignment in rest:
+        if all(assignment not in kept for kept in read.values()):
+            for settings in found.values():
+                override(settings, [assignment])
+    return {name: override(settings, read[name]) for name, settings in found.items()}
 
 
 def _finished(folder: Path) -> dict[str, list[Run]]:
@@ -278,7 +286,7 @@ def _place(recipe: str) -> tuple[int, str]:
 
 
 def _before(recipe: str, table: Mapping[str, Phase]) -> str:
-    """The nearest phase before of the same form that the table holds; for an ablation, what it was taken from."""
+    """The nearest earlier phase of the same form in the table; for an ablation, the recipe without the ablation."""
     phase, form, without = parts_of(recipe)
     suffix = "" if form == "ours" else f"-{form}"
     if without:

@@ -109,7 +109,7 @@ class Canary:
         self._opened: set[str] = set()  # the loop's: models that are served because of a rollout alone
         self._retiring: dict[str, asyncio.Task[None]] = {}  # the loop's: by model
         self._watched: _Watched | None = None  # the thread's
-        service.observe, service.alarm = self._observe, self._alarm
+        service.listeners.observe, service.listeners.alarm = self._observe, self._alarm
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rollout", daemon=True)
         self._thread.start()
@@ -154,17 +154,17 @@ class Canary:
 
     def _adopt(self, snapshot: Snapshot, mirror: float) -> None:
         try:
-            self._service.adopt(snapshot)
+            self._service.routing.adopt(snapshot)
         except ServingError as error:  # the model was there when it was opened
             self._alarm(f"{self.terms.node}: {error}")
         else:
-            self._service.mirror = mirror
+            self._service.background.mirror = mirror
         if self._part is not None:
             self._part.settle(self.terms.settle)
 
     def _promote(self, name: str, over: str) -> None:
         try:
-            self._service.promote(name, over)
+            self._service.routing.promote(name, over)
         except ServingError as error:
             self._tell("rollout", model=name, kept=over, refused=str(error))
             return
@@ -175,19 +175,19 @@ class Canary:
     def _finish(self) -> None:
         """The rollout has ended, or this server stops: unload what was served because of the rollout alone."""
         self._part = None
-        service, snapshot = self._service, self._service.snapshot
+        service, snapshot = self._service, self._service.routing.snapshot
         if self._stop.is_set():
             return
         # A rollout may end between the poll and the tick of one turn: the snapshot of that poll still has the canary.
-        service.adopt(Snapshot(snapshot.epoch, snapshot.stable, threshold=snapshot.threshold))
-        service.mirror, service.held = 0.0, frozenset()
-        for name in sorted(self._opened - service.needed - set(self._retiring)):
+        service.routing.adopt(Snapshot(snapshot.epoch, snapshot.stable, threshold=snapshot.threshold))
+        service.background.mirror, service.routing.held = 0.0, frozenset()
+        for name in sorted(self._opened - service.routing.needed - set(self._retiring)):
             self._retiring[name] = self._loop.create_task(self._retire(name), name=f"unload {name}")
         self._opened.clear()
 
     async def _retire(self, name: str) -> None:
         try:
-            await self._service.close_model(name)
+            await self._service.routing.unload(name)
         except ServingError as error:
             self._tell("rollout", model=name, kept=str(error))
         else:
@@ -198,19 +198,19 @@ class Canary:
     async def _arms(self, stable: str, canary: str, strata: frozenset[str]) -> _Arms:
         """Have both models of a rollout open; each is NAME@DIGEST."""
         (old, old_digest), (new, new_digest) = named(stable), named(canary)
-        self._service.held = frozenset((old, new))
+        self._service.routing.held = frozenset((old, new))
         faults = [await self._serve(old, old_digest), await self._serve(new, new_digest), self._strata_fault(strata)]
-        now, threshold = self._service.snapshot.stable, self._service.snapshot.threshold
+        now, threshold = self._service.routing.snapshot.stable, self._service.routing.snapshot.threshold
         fault = next((fault for fault in faults if fault), None)
         if fault is None and old not in (now.short.name, now.long.name):
             fault = f"{old} is not what this server answers with; that is {now.short.name}"
-        there = Served(new, self._service.reads(new) if fault is None else None)
+        there = Served(new, self._service.routing.reads(new) if fault is None else None)
         short, long = (there if served.name == old else served for served in (now.short, now.long))
         return _Arms(now, Lineup(short, long, now.experts), threshold, fault)
 
     def _strata_fault(self, strata: frozenset[str]) -> str | None:
         """What keeps this server from judging by the rollout's strata, if anything does."""
-        lanes = self._service.lanes
+        lanes = self._service.routing.lanes
         if strata.issuperset(bands()) or (lanes is not None and strata.issuperset(lanes.strata)):
             return None
         return "the rollout is judged by other lanes than this server's; start it with --lanes and the same folder"
@@ -219,7 +219,7 @@ class Canary:
         """Have a model of these weights open under this name; else what is in the way."""
         if name not in self._service.models:
             try:
-                await self._service.open_model(name, self._path_of(name))
+                await self._service.models.open(name, self._path_of(name))
             except Exception as error:  # of any kind: the rollout ends, because another try would fail alike
                 refused = str(error) if isinstance(error, NextvecError) else f"{type(error).__name__}: {error}"
                 self._tell("rollout", model=name, refused=refused)
@@ -227,9 +227,9 @@ class Canary:
             self._opened.add(name)
         elif name in self._retiring:  # since the last rollout; it stays because it is held, until this one ends
             self._opened.add(name)
-        found, stable = self._service.models[name].engine, self._service.models[self._service.stable].engine
+        found, stable = self._service.models[name].engine, self._service.routing.stable_model.engine
         if found.bank.fingerprint != stable.bank.fingerprint:
-            return f"{name} looks predictions up in another bank than {self._service.stable}"
+            return f"{name} looks predictions up in another bank than {self._service.routing.stable}"
         return (
             None if found.digest == digest else f"{name} is served with other weights, {found.digest[:12]}, than {digest[:12]}"
         )

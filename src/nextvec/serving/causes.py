@@ -3,17 +3,17 @@
 from collections import Counter
 from collections.abc import Mapping
 
-from nextvec.serving.isolated import EngineProcess
+from nextvec.serving.answering import Answering
 
 SHOWN = 3  # causes in a text
 
 
-def cause(reason: str, engine: object, late: float) -> str:
+def cause(reason: str, engine: Answering | None, late: float) -> str:
     """What stopped a model from answering.
 
     Args:
         reason: as answers carry it: ``canary late``, ``canary not finite``, ``canary EndedError``.
-        engine: of the model.
+        engine: of the model; None if the model is not served any more.
         late: seconds after which another model answers.
     """
     what = reason.partition(" ")[2]
@@ -22,8 +22,8 @@ def cause(reason: str, engine: object, late: float) -> str:
         return f"no answer within {rounded:g} ms"
     if what == "not finite":
         return "a score that is not finite"
-    if what == "EndedError" and isinstance(engine, EngineProcess) and engine.ended:
-        return engine.ended
+    if what == "EndedError" and engine is not None and engine.place.last_end:
+        return engine.place.last_end
     return f"it raised {what}" if what else reason
 
 
