@@ -19,11 +19,12 @@ from torch.nn.functional import normalize
 
 from nextvec.kernels.library import level
 from nextvec.kernels.weights import WeightFormat
-from nextvec.models import ExpertGRU, MemoryGRU, Recurrent
-from nextvec.models.experts import Experts, LaneScores
+from nextvec.models import MemoryGRU, Recurrent
 from nextvec.models.layers import feed_forward
 from nextvec.models.memory_gru import MemoryGRUState
 from nextvec.models.packed import pack
+from nextvec.reproduction.expert_gru import ExpertGRU, Experts
+from nextvec.reproduction.lane_scores import LaneScores
 from step import Stepping, in_turn
 from table import show
 

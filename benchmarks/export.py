@@ -11,8 +11,9 @@ import onnxruntime
 import torch
 
 from nextvec.inference.export_graphs import StateTensor, graphs
+from nextvec.runs import TrainSettings
+from nextvec.runs.families import family_names
 from nextvec.runs.loading import build
-from nextvec.runs.settings import MODEL_NAMES, TrainSettings
 from table import interleaved, show
 
 DIM, HIDDEN, LENGTH = 384, 256, 300
@@ -22,9 +23,9 @@ STEPS, ROUNDS = 100, 5
 def main() -> None:
     torch.set_num_threads(1)
     rows = []
-    for name in MODEL_NAMES:
+    for name in family_names():
         torch.manual_seed(0)
-        model: Any = build(TrainSettings(model=name, hidden=HIDDEN), 0.05 * torch.randn(DIM), 0.5).eval()
+        model: Any = build(TrainSettings.of(model=name, hidden=HIDDEN), 0.05 * torch.randn(DIM), 0.5).eval()
         step, passage, places = graphs(model)
         rows.append([name, *measured(model, session(step), session(passage), places)])
     columns = ["model", "step µs torch", "ONNX", "times", "passage ms torch", "ONNX", "times"]

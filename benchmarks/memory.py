@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -39,7 +38,7 @@ WAYS: dict[str, dict[str, object]] = {
 
 
 def settings_of(way: str) -> TrainSettings:
-    return replace(ours(45_000, CONTEXT), **{"batch": PASSAGES, **WAYS[way]})  # type: ignore[arg-type]
+    return ours(45_000, CONTEXT).replaced(**{"batch": PASSAGES, **WAYS[way]})
 
 
 def measure(way: str) -> dict[str, float]:

@@ -6,7 +6,6 @@ The same passages, width and loss for all, one thread. The GRU is what the
 others are compared with, in the same run.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,8 @@ from nextvec.bank import Bank
 from nextvec.inference import Engine
 from nextvec.inference.latency import answers
 from nextvec.recipes import ours
+from nextvec.runs.families import family_names
 from nextvec.runs.loading import build
-from nextvec.runs.settings import MODEL_NAMES
 from nextvec.training.gradient import Gradient
 from nextvec.windows import training_windows
 from table import interleaved, show
@@ -33,8 +32,8 @@ def main() -> None:
     windows = training_windows(bank, range(4), CONTEXT, rng)
     chosen = np.flatnonzero(windows.stops - windows.starts == CONTEXT + 1)[:PASSAGES]
     calls, parameters, steps = {}, {}, {}
-    for name in MODEL_NAMES:
-        settings = replace(ours(45_000, CONTEXT), model=name, batch=PASSAGES, negatives=0)
+    for name in family_names():
+        settings = ours(45_000, CONTEXT).replaced(model=name, batch=PASSAGES, negatives=0)
         model: Any = build(settings, torch.zeros(DIM), 0.5)
         parameters[name] = sum(p.numel() for p in model.parameters())
         steps[name] = answers(Engine(model.eval(), bank), (CONTEXT,), bank.rows)[0]
@@ -50,10 +49,12 @@ def main() -> None:
             f"{steps[name].step.p50:.2f} / {steps[name].step.p95:.2f}",
             f"{steps[name].both.p50:.2f} / {steps[name].both.p95:.2f}",
         ]
-        for name in MODEL_NAMES
+        for name in family_names()
     ]
     columns = ["model", "parameters", "positions a CPU s", "of the GRU's", "step ms P50 / P95", "with search"]
-    what = f"hidden {ours(45_000, CONTEXT).hidden}, {DIM}-wide, {PASSAGES} passages of {CONTEXT}, every position a target"
+    what = (
+        f"hidden {ours(45_000, CONTEXT).options.hidden}, {DIM}-wide, {PASSAGES} passages of {CONTEXT}, every position a target"
+    )
     show("Models in training and in use", columns, table, f"{what}; a step comes after {CONTEXT}; search: exact, {ROWS:,} rows")
 
 

@@ -29,7 +29,7 @@ from nextvec.training import begin, train
 from table import show
 
 DIM, ROWS, HIDDEN = 384, 5_000, 128
-SETTINGS = TrainSettings(context=64, batch=2, updates=1, evaluate_every=1, hidden=HIDDEN, slots=256, pool=100)
+SETTINGS = TrainSettings.of(context=64, batch=2, updates=1, evaluate_every=1, hidden=HIDDEN, slots=256, pool=100)
 CONTEXTS, CLIENTS = (100, 1_000, 10_000), (1, 64)
 ROUNDS = 3
 SIZE = 900  # bytes of an answer with ten expected

@@ -38,7 +38,7 @@ from nextvec.training import begin, train
 from table import show
 
 DIM = 16
-SETTINGS = TrainSettings(context=20, batch=3, updates=2, evaluate_every=1, hidden=8, slots=16, working=8, pool=30)
+SETTINGS = TrainSettings.of(context=20, batch=3, updates=2, evaluate_every=1, hidden=8, slots=16, working=8, pool=30)
 RUNGS = (Rung(50.0, 0.0, 10**6), Rung(98.0, 0.0, 10**6))
 EVERY = 0.1  # seconds between two questions for health
 PATIENCE = 120.0  # seconds for a rollout to end
@@ -55,7 +55,7 @@ def runs(folder: Path) -> None:
         writer.finish()
     bank = Bank.open(folder / "bank")
     for seed, name in enumerate(("one", "two", "nan")):
-        settings = TrainSettings(**{**vars(SETTINGS), "seed": seed})
+        settings = SETTINGS.replaced(seed=seed)
         for _ in train(begin(folder / name, "default", settings, bank), bank):
             pass
     weights = folder / "nan" / "best.safetensors"

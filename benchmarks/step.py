@@ -19,8 +19,9 @@ from torch.nn.functional import normalize
 
 from nextvec.kernels.library import level
 from nextvec.kernels.weights import WeightFormat
-from nextvec.models import GRU, LSTM, LinearRecurrence, MemoryGRU, PublishedMemoryGRU, Recurrent, Transformer
+from nextvec.models import GRU, LSTM, LinearRecurrence, MemoryGRU, Recurrent, Transformer
 from nextvec.models.packed import fastest_format, pack, weight_bytes
+from nextvec.reproduction.published import PublishedMemoryGRU
 from table import show
 
 DIM, CONTEXT, ROUNDS, STEPS, WARM = 384, 300, 40, 10, 4

@@ -28,11 +28,11 @@ def main() -> None:
         bank = bank_of(run)
         exam = Exam.over(bank, run.split(bank).test, "test")
         model, _ = load_model(run)
-        plain_RD = predict_rows(model, bank, exam.rows, run.settings.context)
+        plain_RD = predict_rows(model, bank, exam.rows, run.settings.passages.context)
         plain = exam.rank(plain_RD)
         for form in FORMATS:
             packed = pack(model, form)
-            predicted_RD = predict_rows(packed, bank, exam.rows, run.settings.context)
+            predicted_RD = predict_rows(packed, bank, exam.rows, run.settings.passages.context)
             ranks = exam.rank(predicted_RD)
             lift = paired_lift(ranks, plain, 5)
             cosine = float((predicted_RD * plain_RD).sum(1).mean())

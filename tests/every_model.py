@@ -7,7 +7,6 @@ last prediction of each model and weight format, whose weights are random.
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,10 @@ from nextvec.kernels.library import level
 from nextvec.kernels.weights import FORMATS, WeightFormat
 from nextvec.models.packed import pack
 from nextvec.runs import TrainSettings
+from nextvec.runs.families import family_names
 from nextvec.runs.loading import build
-from nextvec.runs.settings import MODEL_NAMES
 from nextvec.training import begin, train
+from tests.settings import fitting
 
 PRECISIONS = ("float32", "bfloat16")
 SMALL: dict[str, Any] = {
@@ -57,11 +57,11 @@ def main(folder: str) -> None:
     bank = Bank.from_numpy(rows, [20] * 12)
     losses: dict[str, float] = {}
     predictions: dict[str, list[float]] = {}
-    for model in MODEL_NAMES:
-        settings = TrainSettings(model=model, **SMALL)
+    for model in family_names():
+        settings = fitting(model, **SMALL)
         for precision in PRECISIONS:
             name = f"{model} {precision}"
-            losses[name] = loss(Path(folder) / name, replace(settings, precision=precision), bank)
+            losses[name] = loss(Path(folder) / name, settings.replaced(precision=precision), bank)
         for weights in FORMATS:
             predictions[f"{model} {weights}"] = prediction(settings, weights, torch.from_numpy(bank.document(0)).float())
     print(json.dumps({"kernels": level(), "losses": losses, "predictions": predictions}))

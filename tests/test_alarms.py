@@ -13,7 +13,7 @@ from nextvec.training import Alarmed, begin, train
 from nextvec.training.alarms import collapse, explosion, few_updates, small_exam
 from tests.conftest import walk_bank
 
-SMALL = TrainSettings(context=20, batch=3, updates=12, evaluate_every=4, hidden=8, slots=16, working=8, pool=30, patience=50)
+SMALL = TrainSettings.of(context=20, batch=3, updates=12, evaluate_every=4, hidden=8, slots=16, working=8, pool=30, patience=50)
 
 
 def noise(count: int = 300, dim: int = 24) -> Tensor:

@@ -15,6 +15,7 @@ from nextvec.evaluation.runs import evaluate
 from nextvec.experiments.comparison import Comparison, TimeToReach, compare, time_to_reach
 from nextvec.ranks import Ranks
 from nextvec.runs import Run
+from nextvec.runs.records import Timing
 from nextvec.training import begin, train
 from tests.conftest import walk_bank
 from tests.test_training import SMALL, on_disk
@@ -25,7 +26,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bank and two trained runs that differ in seed and context, made once."""
     folder = tmp_path_factory.mktemp("comparison")
     bank = on_disk(walk_bank(documents=24), folder / "bank")
-    for name, settings in {"a": SMALL, "b": replace(SMALL, seed=1, context=5, lr=3e-2)}.items():
+    for name, settings in {"a": SMALL, "b": SMALL.replaced(seed=1, context=5, lr=3e-2)}.items():
         list(train(begin(folder / name, "test", settings, bank), bank))
     return folder
 
@@ -83,7 +84,7 @@ def test_other_banks_and_other_test_documents_are_no_comparison(runs: tuple[Run,
         compare(a, foreign, bank, pool=30)
     with pytest.raises(ExamError, match="a was trained on another bank"):
         compare(a, a, elsewhere, pool=30)
-    fewer = begin(tmp_path / "fewer", "test", replace(SMALL, valid=0.05, test=0.05), bank)
+    fewer = begin(tmp_path / "fewer", "test", SMALL.replaced(valid=0.05, test=0.05), bank)
     known = set(fewer.origin.parts["train"]) & set(a.origin.parts["test"])
     assert known
     with pytest.raises(ExamError, match=f"fewer was trained on {len(known)} test documents of .*a;"):
@@ -106,9 +107,9 @@ def test_the_same_examined_part_does_not_excuse_training_on_the_test(runs: tuple
 
 def validated(path: Path, bank: Bank, hits: list[float], seconds: list[float], **settings: object) -> Run:
     """A run whose validations are given."""
-    run = begin(path, "test", replace(SMALL, **settings), bank)  # type: ignore[arg-type]
+    run = begin(path, "test", SMALL.replaced(**settings), bank)
     run.record([{"update": 4 * n, "valid": {"hit@5": h}, "best": h == max(hits)} for n, h in enumerate(hits)], None)
-    run.record_clock([(4 * n, s, s) for n, s in enumerate(seconds)])
+    run.record_timing(Timing(tuple((4 * n, s, s) for n, s in enumerate(seconds))))
     return run
 
 

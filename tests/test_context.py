@@ -144,8 +144,8 @@ def test_runs_differ_in_nothing_but_their_context(found: ContextExperiment, cont
         assert trained["updates"] == [4, 4]
         assert all(update in (0, 2, 4) for update in trained["kept_at"])
         run = Run.open(run_folder(found, trained["context"]))
-        settings.append({**vars(run.settings), "context": 0, "batch": 0})
-        assert (run.settings.context, run.settings.batch) == (trained["context"], trained["batch"])
+        settings.append({**run.settings.flat(), "context": 0, "batch": 0})
+        assert (run.settings.passages.context, run.settings.optimizer.batch) == (trained["context"], trained["batch"])
     assert all(other == settings[0] for other in settings)
     targets = [trained["targets_per_update"] for trained in content["trained"]]
     assert max(targets) / min(targets) < 1.1
@@ -268,7 +268,7 @@ def test_the_command_prints_tables_and_one_object(place: Path, capsys: pytest.Ca
 
 def test_the_split_is_the_one_the_runs_hold_out(found: ContextExperiment) -> None:
     run = Run.open(run_folder(found, 5))
-    bank, settings = found.exam.bank, TrainSettings()
-    parts = split(bank, settings.valid, settings.test)
+    bank, settings = found.exam.bank, TrainSettings.of()
+    parts = split(bank, settings.split.valid, settings.split.test)
     assert np.array_equal(run.split(bank).test, parts.test)
     assert set(found.exam.clusters.tolist()) <= set(parts.test.tolist())

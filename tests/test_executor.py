@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,7 @@ from tests.test_training import SMALL, on_disk
 
 pytestmark = pytest.mark.integration  # each test starts processes
 
-LONG = replace(SMALL, updates=120, evaluate_every=20, patience=100)
+LONG = SMALL.replaced(updates=120, evaluate_every=20, patience=100)
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +46,14 @@ def of_task(events: Sequence[TaskEvent], task: Task) -> list[TaskEvent]:
 
 
 def test_every_task_starts_progresses_and_ends_in_order(bank: Path, tmp_path: Path) -> None:
-    asked = tasks(tmp_path, SMALL, replace(SMALL, seed=1), replace(SMALL, seed=2))
+    asked = tasks(tmp_path, SMALL, SMALL.replaced(seed=1), SMALL.replaced(seed=2))
     events = list(LocalProcesses(2).execute(asked, bank))
     for task in asked:
         first, *between, last = of_task(events, task)
         assert (first, last) == (TaskStarted(task), TaskFinished(task))
         trained = [event.event for event in between if isinstance(event, TaskProgressed)]
         assert len(trained) == len(between)
-        assert [e.update for e in trained if isinstance(e, Stepped)] == list(range(1, SMALL.updates + 1))
+        assert [e.update for e in trained if isinstance(e, Stepped)] == list(range(1, SMALL.optimizer.updates + 1))
         history = Run.open(task.path).history()
         assert [e.record for e in trained if isinstance(e, Evaluated)][:-1] == history[:-1]
         assert isinstance(trained[-1], Finished)
@@ -62,7 +61,7 @@ def test_every_task_starts_progresses_and_ends_in_order(bank: Path, tmp_path: Pa
 
 
 def test_a_killed_worker_fails_its_own_run_and_the_same_call_resumes_it(bank: Path, tmp_path: Path) -> None:
-    asked = tasks(tmp_path, LONG, SMALL, replace(SMALL, seed=1))
+    asked = tasks(tmp_path, LONG, SMALL, SMALL.replaced(seed=1))
     events: list[TaskEvent] = []
     for event in LocalProcesses().execute(asked, bank):
         events.append(event)
@@ -86,7 +85,7 @@ def test_a_killed_worker_fails_its_own_run_and_the_same_call_resumes_it(bank: Pa
 
 
 def test_a_closed_call_leaves_no_process_and_its_run_can_be_resumed(bank: Path, tmp_path: Path) -> None:
-    asked = tasks(tmp_path, LONG, replace(LONG, seed=1))
+    asked = tasks(tmp_path, LONG, LONG.replaced(seed=1))
     events = LocalProcesses(2).execute(asked, bank)
     while not isinstance(next(events), TaskProgressed):
         pass
@@ -98,7 +97,7 @@ def test_a_closed_call_leaves_no_process_and_its_run_can_be_resumed(bank: Path, 
 
 
 def test_a_task_that_is_refused_stops_no_other(bank: Path, tmp_path: Path) -> None:
-    asked = tasks(tmp_path, replace(SMALL, pool=10_000), SMALL)
+    asked = tasks(tmp_path, SMALL.replaced(pool=10_000), SMALL)
     events = list(LocalProcesses().execute(asked, bank))
     (failed,) = (event for event in events if isinstance(event, TaskFailed))
     assert (failed.task, isinstance(failed.error, NextvecError)) == (asked[0], True)
@@ -111,7 +110,7 @@ def test_no_task_is_no_work(bank: Path) -> None:
 
 
 def test_all_runs_are_trained_before_the_failed_ones_are_named(bank: Path, tmp_path: Path) -> None:
-    asked = tasks(tmp_path, SMALL, replace(SMALL, seed=1), replace(SMALL, seed=2))
+    asked = tasks(tmp_path, SMALL, SMALL.replaced(seed=1), SMALL.replaced(seed=2))
     opened = Bank.open(bank)
     held = [begin(task.path, task.recipe, task.settings, opened) for task in asked[:2]]
     with held[0].training(), held[1].training(), pytest.raises(RunError, match=r"run-[01]: .*; 2 of 3 runs failed"):

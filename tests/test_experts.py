@@ -1,7 +1,6 @@
 """Experts: who is heard, who is computed, how lanes are followed, and how they are trained."""
 
 from collections import Counter
-from dataclasses import replace
 from math import log2
 from pathlib import Path
 from typing import Any
@@ -20,21 +19,25 @@ from nextvec.errors import DataError, RunError, SettingsError
 from nextvec.evaluation.runs import evaluate
 from nextvec.inference.states import num_bytes
 from nextvec.lanes import Lanes, by_clusters
-from nextvec.models import ExpertGRU, MemoryGRU
-from nextvec.models.experts import FAST, LaneScores, On, Per, RandomLanes, Routing, balance, chosen
+from nextvec.models import MemoryGRU
+from nextvec.models.hooks import Routing
 from nextvec.models.packed import pack
+from nextvec.reproduction.expert_gru import ExpertGRU
+from nextvec.reproduction.families import find_anchors
+from nextvec.reproduction.gate import On, balance, chosen
+from nextvec.reproduction.lane_scores import FAST, LaneScores, Per, RandomLanes
 from nextvec.runs import Run, TrainSettings, load_model
 from nextvec.runs.loading import build
 from nextvec.runs.run import CHECKPOINT
-from nextvec.settings import override
+from nextvec.runs.settings import override
 from nextvec.training import Evaluated, Finished, begin, train
-from nextvec.training.begin import anchors_of, centre_of
+from nextvec.training.begin import centre_of
 from nextvec.training.gradient import Gradient
 from nextvec.windows import rows_of, training_windows
 from tests.conftest import walk_bank
 
 DIM, COUNT = 12, 6
-SMALL = TrainSettings(
+SMALL = TrainSettings.of(
     model="experts",
     experts=4,
     expert_width=8,
@@ -258,14 +261,14 @@ def test_a_gate_that_is_only_balanced_becomes_even() -> None:
 def test_the_weight_of_balance_pulls_at_the_gate_as_its_definition_does() -> None:
     """The gradient with the term less that without it, beside autograd's of the definition."""
     bank = walk_bank()
-    settings = replace(SMALL, gate_on="both", dropout=0.0, lanes="clusters", batch=64)
+    settings = SMALL.replaced(gate_on="both", dropout=0.0, lanes="clusters", batch=64)
     everything = np.arange(bank.num_documents)
     windows = training_windows(bank, everything, 16, np.random.default_rng(0))
     chosen_windows = np.arange(len(windows))
     pulls: dict[float, list[Tensor]] = {}
     for weight in (0.0, 0.5):
-        s = replace(settings, balance=weight)
-        model = build(s, centre_of(bank, everything), 0.5, anchors_of(s, bank, everything))
+        s = settings.replaced(balance=weight)
+        model = build(s, centre_of(bank, everything), 0.5, find_anchors(s.options, bank, everything, s.seed))
         assert isinstance(model, ExpertGRU)
         gradient = Gradient(model, torch.nn.Parameter(torch.tensor(0.0)), bank, rows_of(bank, everything), s)
         done = gradient.compute(0, windows, chosen_windows, np.array([], np.int64), measure=True)
@@ -286,7 +289,7 @@ def test_the_weight_of_balance_pulls_at_the_gate_as_its_definition_does() -> Non
 
 def test_experts_train_resume_and_are_examined(tmp_path: Path) -> None:
     bank = walk_bank(documents=20)
-    run = begin(tmp_path / "run", "test", replace(SMALL, balance=0.01, gate_on="both", top=2), bank)
+    run = begin(tmp_path / "run", "test", SMALL.replaced(balance=0.01, gate_on="both", top=2), bank)
     assert isinstance(list(train(run, bank))[-1], Finished)
     model, _ = load_model(Run.open(tmp_path / "run"))
     assert isinstance(model, ExpertGRU)
@@ -299,11 +302,11 @@ def test_experts_train_resume_and_are_examined(tmp_path: Path) -> None:
 def test_cluster_lanes_are_found_in_the_training_documents_alone() -> None:
     bank = walk_bank(documents=20)
     some = np.arange(10)
-    found = anchors_of(SMALL, bank, some)
+    found = find_anchors(SMALL.options, bank, some, SMALL.seed)
     changed = Bank.from_numpy(
         np.concatenate([bank.rows[: bank.offsets[10]], -np.asarray(bank.rows[bank.offsets[10] :])]), bank.lengths.tolist()
     )
-    again = anchors_of(SMALL, changed, some)
+    again = find_anchors(SMALL.options, changed, some, SMALL.seed)
     assert found is not None
     assert again is not None
     np.testing.assert_array_equal(found.vectors, again.vectors)
@@ -311,7 +314,7 @@ def test_cluster_lanes_are_found_in_the_training_documents_alone() -> None:
 
 def test_two_stages_train_the_experts_and_then_the_gate_alone(tmp_path: Path) -> None:
     bank = walk_bank(documents=20)
-    run = begin(tmp_path / "run", "test", replace(SMALL, gate_on="both", router=0.25, updates=16), bank)
+    run = begin(tmp_path / "run", "test", SMALL.replaced(gate_on="both", router_fraction=0.25, updates=16), bank)
     start = build(run.settings, torch.zeros(16), run.origin.decay, run.anchors()).state_dict()
     for event in train(run, bank):
         if isinstance(event, Evaluated) and event.update == 12:
@@ -330,8 +333,8 @@ def test_two_stages_train_the_experts_and_then_the_gate_alone(tmp_path: Path) ->
     [
         (["top=5", "experts=4"], "top=5: there are 4 experts; the nearest right one is 4"),
         (["lanes=random", "experts=4"], "random lanes are 16"),
-        (["router=0.2"], "choose gate_on=both or state"),
-        (["router=0.2", "gate_on=both", "seconds=5"], "choose one"),
+        (["router_fraction=0.2"], "choose gate_on=both or state"),
+        (["router_fraction=0.2", "gate_on=both", "seconds=5"], "choose one"),
         (["balance=0.1", "segment=8"], "balance needs a whole passage"),
         (["experts=0"], "the nearest right one is 1"),
         (["route_per=chapter"], "must be one of position, document"),
@@ -339,7 +342,7 @@ def test_two_stages_train_the_experts_and_then_the_gate_alone(tmp_path: Path) ->
 )
 def test_settings_that_contradict_each_other_are_refused(sets: list[str], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        override(TrainSettings(), ["model=experts", *sets])
+        override(TrainSettings.of(), ["model=experts", *sets])
 
 
 def test_lanes_that_do_not_fit_are_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -352,14 +355,14 @@ def test_lanes_that_do_not_fit_are_refused_before_anything_is_written(tmp_path: 
         ("nowhere", DataError, "holds no lanes"),
     ):
         with pytest.raises(error, match=message):
-            begin(tmp_path / "run", "test", replace(SMALL, lanes=str(tmp_path / lanes)), bank)
+            begin(tmp_path / "run", "test", SMALL.replaced(lanes=str(tmp_path / lanes)), bank)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_of_lanes_may_be_gone_when_training_goes_on(tmp_path: Path) -> None:
     bank = walk_bank(documents=20)
     by_clusters(bank, 4).save(tmp_path / "lanes")
-    run = begin(tmp_path / "run", "test", replace(SMALL, lanes=str(tmp_path / "lanes")), bank)
+    run = begin(tmp_path / "run", "test", SMALL.replaced(lanes=str(tmp_path / "lanes")), bank)
     (tmp_path / "lanes").rename(tmp_path / "elsewhere")
     assert isinstance(list(train(run, bank))[-1], Finished)
 
@@ -389,9 +392,9 @@ def test_an_expert_of_a_lane_is_trained_on_its_documents_and_sits_everybodys_exa
     bank = walk_bank(documents=40)
     folder = laned(bank, tmp_path / "lanes")
     lanes = Lanes.open(folder, bank)
-    plain = replace(SMALL, model="memory_gru", pool=20)
+    plain = SMALL.replaced(model="memory_gru", pool=20)
     everything = begin(tmp_path / "all", "test", plain, bank)
-    run = begin(tmp_path / "run", "test", replace(plain, lanes=str(folder), only=lanes.names[0]), bank)
+    run = begin(tmp_path / "run", "test", plain.replaced(lane_folder=str(folder), lane_filter=lanes.names[0]), bank)
     inside = {name for name, lane in zip(bank.ids, lanes.of_documents(bank)[0].tolist(), strict=True) if lane == 0}
     for part in ("train", "valid"):
         expected = set(everything.origin.parts[part]) & inside
@@ -405,9 +408,9 @@ def test_an_expert_of_a_lane_is_trained_on_its_documents_and_sits_everybodys_exa
 def test_a_run_may_start_where_another_ended(model: Any, tmp_path: Path) -> None:
     """Before its first update it predicts what the other predicts, experts included: they say nothing yet."""
     bank = walk_bank(documents=20)
-    first = begin(tmp_path / "first", "test", replace(SMALL, model="memory_gru"), bank)
+    first = begin(tmp_path / "first", "test", SMALL.replaced(model="memory_gru"), bank)
     list(train(first, bank))
-    second = begin(tmp_path / "second", "test", replace(SMALL, model=model, start=str(first.path), lr=1e-8), bank)
+    second = begin(tmp_path / "second", "test", SMALL.replaced(model=model, start=str(first.path), lr=1e-8), bank)
     event = next(e for e in train(second, bank) if isinstance(e, Evaluated))
     assert event.record["valid"]["hit@5"] == pytest.approx(first.best_hit5)
     expected, found = (load_model(run)[0](torch.from_numpy(bank.rows[None, :9].astype(np.float32))) for run in (first, second))
@@ -416,9 +419,9 @@ def test_a_run_may_start_where_another_ended(model: Any, tmp_path: Path) -> None
 
 def test_a_start_may_be_gone_when_training_goes_on(tmp_path: Path) -> None:
     bank = walk_bank(documents=20)
-    first = begin(tmp_path / "first", "test", replace(SMALL, model="memory_gru"), bank)
+    first = begin(tmp_path / "first", "test", SMALL.replaced(model="memory_gru"), bank)
     list(train(first, bank))
-    second = begin(tmp_path / "second", "test", replace(SMALL, model="memory_gru", start=str(first.path)), bank)
+    second = begin(tmp_path / "second", "test", SMALL.replaced(model="memory_gru", start=str(first.path)), bank)
     first.path.rename(tmp_path / "elsewhere")
     assert isinstance(list(train(second, bank))[-1], Finished)
 
@@ -426,16 +429,18 @@ def test_a_start_may_be_gone_when_training_goes_on(tmp_path: Path) -> None:
 def test_starts_and_lanes_that_do_not_fit_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     bank = walk_bank(documents=20)
     folder = laned(bank, tmp_path / "lanes")
-    first = begin(tmp_path / "first", "test", replace(SMALL, model="memory_gru"), bank)
+    first = begin(tmp_path / "first", "test", SMALL.replaced(model="memory_gru"), bank)
     with pytest.raises(RunError, match="has it been trained"):
-        begin(tmp_path / "run", "test", replace(SMALL, model="memory_gru", start=str(first.path)), bank)
+        begin(tmp_path / "run", "test", SMALL.replaced(model="memory_gru", start=str(first.path)), bank)
     list(train(first, bank))
     with pytest.raises(RunError, match="not of the same model and sizes"):
-        begin(tmp_path / "run", "test", replace(SMALL, model="memory_gru", hidden=16, start=str(first.path)), bank)
+        begin(tmp_path / "run", "test", SMALL.replaced(model="memory_gru", hidden=16, start=str(first.path)), bank)
     with pytest.raises(RunError, match="is not a run"):
-        begin(tmp_path / "run", "test", replace(SMALL, start=str(tmp_path / "nowhere")), bank)
+        begin(tmp_path / "run", "test", SMALL.replaced(start=str(tmp_path / "nowhere")), bank)
     with pytest.raises(SettingsError, match="has no lane 'cluster 7'; did you mean 'cluster "):
-        begin(tmp_path / "run", "test", replace(SMALL, model="memory_gru", lanes=str(folder), only="cluster 7"), bank)
-    with pytest.raises(SettingsError, match="needs lanes=FOLDER"):
-        replace(SMALL, only="cluster 0")
+        begin(
+            tmp_path / "run", "test", SMALL.replaced(model="memory_gru", lane_folder=str(folder), lane_filter="cluster 7"), bank
+        )
+    with pytest.raises(SettingsError, match="needs lane_folder=FOLDER"):
+        SMALL.replaced(lane_filter="cluster 0")
     assert not (tmp_path / "run").exists()

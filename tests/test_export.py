@@ -25,13 +25,14 @@ from nextvec.inference.export_files import EXAMPLE_CODE
 from nextvec.inference.forms import Forms
 from nextvec.models import Recurrent
 from nextvec.models.hierarchical import Unbranched, UnbranchedState
-from nextvec.runs import Run, TrainSettings, load_model
+from nextvec.runs import Run, load_model
 from nextvec.runs.loading import build
 from nextvec.runs.run import BEST
 from nextvec.training import begin
 from tests.conftest import walk_bank
 from tests.laws.test_models import MODELS, passage, shaken
 from tests.laws.test_models import stepped as stepwise
+from tests.settings import fitting
 from tests.test_cli import write_bank
 
 onnx = pytest.importorskip("onnx")
@@ -71,7 +72,7 @@ def bank_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def begun(path: Path, bank: Path, variant: str) -> Run:
     changes = {"model": variant.split()[0].strip(","), **SMALL, **VARIANTS[variant]}
-    return begin(path, variant, TrainSettings(**changes), Bank.open(bank))
+    return begin(path, variant, fitting(**changes), Bank.open(bank))
 
 
 def finished(path: Path, bank: Path, variant: str) -> Run:

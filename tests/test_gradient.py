@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,16 +16,25 @@ from nextvec.bank import Bank
 from nextvec.errors import SettingsError
 from nextvec.objective import cosine_distance, gradient_norms, info_nce, squared_distance
 from nextvec.runs import TrainSettings
+from nextvec.runs.families import family_names
 from nextvec.runs.loading import build
-from nextvec.runs.settings import MODEL_NAMES
 from nextvec.training.begin import centre_of, present
 from nextvec.training.gradient import Computed, Gradient, in_segments
 from nextvec.windows import Windows, last_windows, rows_of, training_windows
 from tests.conftest import walk_bank
+from tests.settings import fitting
 
-PLAIN = TrainSettings(
-    model="gru", context=16, batch=64, hidden=8, slots=8, working=6, window=9, chunk=5, dropout=0.0, cosine=0.5, mse=0.3
-)
+VALUES: dict[str, Any] = {
+    "context": 16, "batch": 64, "hidden": 8, "slots": 8, "working": 6, "window": 9, "chunk": 5, "dropout": 0.0,
+    "cosine": 0.5, "mse": 0.3,
+}  # fmt: skip
+
+
+def plain(model: str, **changes: Any) -> TrainSettings:
+    return fitting(model, **VALUES, **changes)
+
+
+PLAIN = plain("gru")
 EVERYTHING = np.arange(12)
 
 
@@ -39,9 +47,9 @@ def computed(
         torch.manual_seed(1)
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
-    device = present(settings.device)
+    device = present(settings.compute.device)
     model.to(device)
-    temperature = nn.Parameter(torch.tensor(math.log(settings.temperature), device=device))
+    temperature = nn.Parameter(torch.tensor(math.log(settings.objective.temperature), device=device))
     gradient = Gradient(model.train(), temperature, bank, rows_of(bank, EVERYTHING), settings)
     done = gradient.compute(0, windows, np.arange(len(windows)), np.array(others, np.int64), measure=True)
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in [*model.parameters(), temperature]]
@@ -65,8 +73,8 @@ def assert_same(a: list[Tensor], b: list[Tensor], tolerance: float = 2e-6) -> No
 def test_gradient_caching_is_one_big_batch(model: Any, batch: int) -> None:
     """22 passages in batches of 7 leave a remainder of one; the contrastive loss joins them all."""
     bank = walk_bank()
-    whole, expected, _ = computed(bank, replace(PLAIN, model=model), windows_of(bank), others=[3, 99])
-    cut, found, _ = computed(bank, replace(PLAIN, model=model, batch=batch, cached=True), windows_of(bank), others=[3, 99])
+    whole, expected, _ = computed(bank, plain(model), windows_of(bank), others=[3, 99])
+    cut, found, _ = computed(bank, plain(model).replaced(batch=batch, cached=True), windows_of(bank), others=[3, 99])
     assert cut.loss == pytest.approx(whole.loss, rel=1e-5)
     assert cut.negatives == whole.negatives
     np.testing.assert_array_equal(cut.targets, whole.targets)
@@ -79,8 +87,8 @@ def test_scoring_few_predictions_at_a_time_changes_no_gradient(monkeypatch: pyte
     monkeypatch.setattr("nextvec.training.gradient.BLOCK", 29)
     cut, found, _ = computed(bank, PLAIN, windows_of(bank), others=[3, 99])
     assert_same(expected, found)
-    for name, pull in whole.pulls.items():
-        assert cut.pulls[name] == pytest.approx(pull, rel=1e-4)
+    for name, norm in whole.gradient_norms.items():
+        assert cut.gradient_norms[name] == pytest.approx(norm, rel=1e-4)
         assert cut.terms[name] == pytest.approx(whole.terms[name], rel=1e-4)
     np.testing.assert_array_equal(cut.targets, whole.targets)
     assert cut.negatives == pytest.approx(whole.negatives)
@@ -90,13 +98,13 @@ def test_scoring_few_predictions_at_a_time_changes_no_gradient(monkeypatch: pyte
 def test_accumulation_is_one_big_batch_remainder_included(batch: int) -> None:
     """For losses of one target each; the contrastive one needs the cache, and differs without it."""
     bank = walk_bank()
-    plain = replace(PLAIN, alpha=0.0)
+    plain = PLAIN.replaced(alpha=0.0)
     whole, expected, _ = computed(bank, plain, windows_of(bank))
-    cut, found, _ = computed(bank, replace(plain, batch=batch, cached=False), windows_of(bank))
+    cut, found, _ = computed(bank, plain.replaced(batch=batch, cached=False), windows_of(bank))
     assert cut.loss == pytest.approx(whole.loss, rel=1e-5)
     assert_same(expected, found)
     _, contrastive, _ = computed(bank, PLAIN, windows_of(bank))
-    _, uncached, _ = computed(bank, replace(PLAIN, batch=batch, cached=False), windows_of(bank))
+    _, uncached, _ = computed(bank, PLAIN.replaced(batch=batch, cached=False), windows_of(bank))
     with pytest.raises(AssertionError):
         assert_same(contrastive, uncached)
 
@@ -105,9 +113,9 @@ def test_a_batch_of_256_means_255_negatives_only_with_the_cache() -> None:
     """256 documents with one target each, so that no target's own past is among the others."""
     bank = Bank.from_numpy(np.random.default_rng(0).standard_normal((256 * 5, 8)).astype(np.float32), [5] * 256)
     windows = last_windows(bank, np.arange(256), 4, across=False, rng=np.random.default_rng(0))
-    settings = replace(PLAIN, supervision="last", context=4, batch=8)
+    settings = PLAIN.replaced(supervision="last", context=4, batch=8)
     cached, _, _ = computed(bank, settings, windows)
-    apart, _, _ = computed(bank, replace(settings, cached=False), windows)
+    apart, _, _ = computed(bank, settings.replaced(cached=False), windows)
     assert (cached.negatives, apart.negatives) == (255, 7)
 
 
@@ -127,18 +135,18 @@ def kept_bytes() -> Iterator[list[int]]:
         yield total
 
 
-@pytest.mark.parametrize("model", MODEL_NAMES)
+@pytest.mark.parametrize("model", family_names())
 @pytest.mark.parametrize("segment", [5, 16])
 def test_checkpoints_change_no_gradient(model: Any, segment: int) -> None:
     bank = walk_bank()
-    _, expected, _ = computed(bank, replace(PLAIN, model=model), windows_of(bank))
-    _, found, _ = computed(bank, replace(PLAIN, model=model, segment=segment), windows_of(bank))
+    _, expected, _ = computed(bank, plain(model), windows_of(bank))
+    _, found, _ = computed(bank, plain(model, segment=segment), windows_of(bank))
     assert_same(expected, found, tolerance=1e-5)
 
 
 def test_checkpoints_keep_less() -> None:
     torch.manual_seed(0)
-    model = build(replace(PLAIN, hidden=32), torch.zeros(16), 0.5)
+    model = build(PLAIN.replaced(hidden=32), torch.zeros(16), 0.5)
     x = torch.randn(2, 512, 16)
     with kept_bytes() as whole:
         model(x).sum().backward()
@@ -147,11 +155,11 @@ def test_checkpoints_keep_less() -> None:
     assert 4 * cut[0] < whole[0]
 
 
-@pytest.mark.parametrize("model", MODEL_NAMES)
+@pytest.mark.parametrize("model", family_names())
 def test_bfloat16_points_the_same_way(model: Any) -> None:
     bank = walk_bank()
-    exact, expected, _ = computed(bank, replace(PLAIN, model=model), windows_of(bank))
-    coarse, found, _ = computed(bank, replace(PLAIN, model=model, precision="bfloat16"), windows_of(bank))
+    exact, expected, _ = computed(bank, plain(model), windows_of(bank))
+    coarse, found, _ = computed(bank, plain(model, precision="bfloat16"), windows_of(bank))
     assert coarse.loss == pytest.approx(exact.loss, rel=0.05)
     a, b = (torch.cat([g.flatten() for g in gradients]) for gradients in (expected, found))
     assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.95
@@ -164,8 +172,8 @@ def test_an_accelerator_finds_the_same_gradient(device: Any) -> None:
     if not there:
         pytest.skip(f"this machine has no {device}")
     bank = walk_bank()
-    _, expected, _ = computed(bank, replace(PLAIN, model="memory_gru"), windows_of(bank))
-    _, found, _ = computed(bank, replace(PLAIN, model="memory_gru", device=device), windows_of(bank))
+    _, expected, _ = computed(bank, plain("memory_gru"), windows_of(bank))
+    _, found, _ = computed(bank, plain("memory_gru", device=device), windows_of(bank))
     assert_same(expected, [g.cpu() for g in found], tolerance=1e-4)
 
 
@@ -179,7 +187,7 @@ def test_a_device_that_is_absent_is_named() -> None:
 def test_dropout_falls_alike_in_both_passes_of_gradient_caching() -> None:
     """Else the gradient belongs to no loss: with the same masks, one step against it lowers the very loss it came from."""
     bank = walk_bank()
-    settings = replace(PLAIN, dropout=0.5, batch=4)
+    settings = PLAIN.replaced(dropout=0.5, batch=4)
     before, gradients, gradient = computed(bank, settings, windows_of(bank))
     size = 1e-3
     squared = sum(float(g.square().sum()) for g in gradients)
@@ -190,10 +198,10 @@ def test_dropout_falls_alike_in_both_passes_of_gradient_caching() -> None:
     assert before.loss - after.loss == pytest.approx(size * squared, rel=0.1)
 
 
-def test_each_term_is_told_with_its_pull() -> None:
+def test_each_term_has_its_gradient_norm() -> None:
     bank = walk_bank()
     done, _, _ = computed(bank, PLAIN, windows_of(bank))
-    assert set(done.terms) == set(done.pulls) == {"nce", "cosine", "mse"}
+    assert set(done.terms) == set(done.gradient_norms) == {"nce", "cosine", "mse"}
     assert done.loss == pytest.approx(sum(done.terms.values()), rel=1e-5)
 
 
@@ -241,7 +249,7 @@ def test_copies_are_counted_among_training_rows_only() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"loss_on": "delta"}, "only model=published does"),
+        ({"loss_on": "delta"}, "these models do: published"),
         ({"precision": "float16", "device": "cpu"}, "the nearest right one is bfloat16"),
         ({"alpha": 0.0, "cosine": 0.0, "mse": 0.0}, "minimise nothing"),
         ({"hard_low": 0.9, "hard_high": 0.8}, "must be below hard_high"),
@@ -249,4 +257,4 @@ def test_copies_are_counted_among_training_rows_only() -> None:
 )
 def test_settings_that_contradict_each_other_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        replace(PLAIN, **change)
+        PLAIN.replaced(**change)

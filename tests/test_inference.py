@@ -24,10 +24,11 @@ from nextvec.cli.main import main
 from nextvec.errors import DataError, NotFiniteError
 from nextvec.inference import Engine, Session, batch, snapshot
 from nextvec.kernels.weights import FORMATS, WeightFormat
-from nextvec.models import GRU, LSTM, ExpertGRU, Hierarchical, LinearRecurrence, MemoryGRU, Recurrent, Transformer
+from nextvec.models import GRU, LSTM, Hierarchical, LinearRecurrence, MemoryGRU, Recurrent, Transformer
 from nextvec.models.baselines import CopyLast
-from nextvec.models.experts import RandomLanes
 from nextvec.models.packed import pack
+from nextvec.reproduction.expert_gru import ExpertGRU
+from nextvec.reproduction.lane_scores import RandomLanes
 from tests.conftest import unchecked, walk_bank
 from tests.waiting import until
 
@@ -341,7 +342,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     pq.write_table(pa.table(table), folder / "rows.parquet")
     nv.ingest(folder / "rows.parquet", folder / "bank")
-    small = nv.TrainSettings(context=20, batch=4, updates=20, hidden=16, slots=16, pool=50)
+    small = nv.TrainSettings.of(context=20, batch=4, updates=20, hidden=16, slots=16, pool=50)
     run = nv.begin(folder / "run", "default", small, nv.Bank.open(folder / "bank"))
     for _ in nv.train(run, nv.Bank.open(folder / "bank")):
         pass

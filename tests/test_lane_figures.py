@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-from dataclasses import replace
 from math import log2
 from pathlib import Path
 
@@ -18,9 +17,9 @@ from nextvec.evaluation import Exam, predict_rows
 from nextvec.evaluation.by_lane import UNSURE, ExpertUse, expert_use, lane_figures, places_by_lane
 from nextvec.experiments.comparison import compare
 from nextvec.lanes import Lanes, by_chance, by_clusters
-from nextvec.models import ExpertGRU
 from nextvec.models.baselines import CopyLast
 from nextvec.ranks import Ranks
+from nextvec.reproduction.expert_gru import ExpertGRU
 from nextvec.reproduction.expert_kinds import KINDS, settings_of_kind
 from nextvec.runs import Run, TrainSettings
 from nextvec.training import begin, train
@@ -28,12 +27,12 @@ from tests.conftest import walk_bank
 from tests.laws.test_models import experts
 from tests.test_training import on_disk
 
-SMALL = TrainSettings(context=20, batch=3, updates=4, evaluate_every=4, hidden=8, slots=16, working=8, pool=30)
+SMALL = TrainSettings.of(context=20, batch=3, updates=4, evaluate_every=4, hidden=8, slots=16, working=8, pool=30)
 HITS = (1, 5)
 
 
 def finished(path: Path, bank: Bank, **changes: object) -> Run:
-    run = begin(path, "test", replace(SMALL, **changes), bank)  # type: ignore[arg-type]
+    run = begin(path, "test", SMALL.replaced(**changes), bank)
     list(train(run, bank))
     return run
 
@@ -147,7 +146,9 @@ def test_an_expert_answers_its_lane_in_the_shared_models_place(tmp_path: Path) -
     lanes = dealt(bank)
     lanes.save(tmp_path / "lanes")
     shared = finished(tmp_path / "shared", bank)
-    expert = finished(tmp_path / "expert", bank, lanes=str(tmp_path / "lanes"), only=lanes.names[1], updates=12, lr=0.01)
+    expert = finished(
+        tmp_path / "expert", bank, lane_folder=str(tmp_path / "lanes"), lane_filter=lanes.names[1], updates=12, lr=0.01
+    )
     routed = compare(shared, shared, bank, pool=30, lanes=lanes, experts={lanes.names[1]: expert})
     alone = compare(expert, shared, bank, pool=30, lanes=lanes)
     mine = lanes.names[1]
@@ -167,7 +168,7 @@ def test_an_expert_answers_its_lane_in_the_shared_models_place(tmp_path: Path) -
 
 def test_kinds_are_equal_in_what_they_say_they_are() -> None:
     """Parameters of the whole, and of what one position computes, to the few that gates have."""
-    base = replace(SMALL, expert_width=32)
+    base = SMALL.replaced(model="experts", expert_width=32)
     sizes: dict[str, int] = {}
     for kind in KINDS:
         model = _built(settings_of_kind(base, kind))
@@ -187,7 +188,7 @@ def test_the_experiment_trains_examines_and_goes_on(tmp_path: Path, capsys: pyte
     bank = on_disk(walk_bank(documents=30), tmp_path / "bank")
     lanes = dealt(bank)
     lanes.save(tmp_path / "lanes")
-    small = [f"--set={name}={getattr(SMALL, name)}" for name in ("context", "batch", "updates", "hidden", "slots", "working")]
+    small = [f"--set={name}={SMALL.flat()[name]}" for name in ("context", "batch", "updates", "hidden", "slots", "working")]
     command = ["experiment", "experts", "--bank", str(tmp_path / "bank"), "--out", str(tmp_path / "out"), "--seeds", "2"]
     command += ["--pool", "30", "--lanes", str(tmp_path / "lanes"), "--kinds", "one,active,clusters", *small]
     assert main([*command, "--set", "pool=30", "--json"]) == 0

@@ -11,15 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nextvec.errors import SettingsError
-from nextvec.models import (
-    LSTM,
-    AttentionMixture,
-    Hierarchical,
-    LinearRecurrence,
-    Recurrent,
-    SummaryCache,
-    Transformer,
-)
+from nextvec.models import LSTM, AttentionMixture, Hierarchical, LinearRecurrence, Recurrent, Transformer
 from nextvec.models.baselines import ExponentialMean
 from nextvec.models.linear import scan
 from nextvec.models.window_attention import WindowAttention
@@ -182,89 +174,6 @@ def test_state_is_bounded_by_the_window() -> None:
 def test_a_width_that_heads_cannot_share_is_refused() -> None:
     with pytest.raises(SettingsError, match="width 10 cannot be split into 4 heads"):
         Transformer(torch.zeros(DIM), 0.5, hidden=10, heads=4)
-
-
-# Summaries
-
-
-@pytest.fixture
-def chunked() -> Hierarchical:
-    torch.manual_seed(0)
-    return shaken(Hierarchical(0.1 * torch.randn(DIM), 0.6, hidden=8, layers=2, chunk=CHUNK)).eval()
-
-
-def counters(cache: SummaryCache) -> tuple[int, int]:
-    return cache.hits, cache.misses
-
-
-@torch.no_grad()
-def test_a_cached_prediction_is_the_model_s_own(chunked: Hierarchical) -> None:
-    cache, x = SummaryCache(chunked), passage(1, 5 * CHUNK)[0]
-    for length in (*range(1, 5 * CHUNK + 1), 3, 20):
-        torch.testing.assert_close(cache.predict(x[:length]), chunked(x[None, :length])[0, -1], rtol=0, atol=2e-6)
-    assert cache.misses == 5
-
-
-@torch.no_grad()
-def test_appending_one_vector_reads_no_whole_chunk_again(chunked: Hierarchical, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache, x = SummaryCache(chunked), passage(1, 5 * CHUNK + 3)[0]
-    cache.predict(x[: 5 * CHUNK + 2])
-    assert counters(cache) == (0, 5)
-    lengths: list[int] = []
-    chunked.local.register_forward_hook(lambda _, inputs, __: lengths.append(inputs[0].shape[:2].numel()))
-    cache.predict(x)
-    assert counters(cache) == (5, 5)
-    assert lengths == [3]
-
-
-@torch.no_grad()
-def test_a_changed_old_chunk_is_read_again_and_no_other(chunked: Hierarchical) -> None:
-    cache, x = SummaryCache(chunked), passage(1, 4 * CHUNK + 3)[0]
-    cache.predict(x)
-    changed = x.clone()
-    changed[CHUNK + 2] = x[0]
-    torch.testing.assert_close(cache.predict(changed), chunked(changed[None])[0, -1], rtol=0, atol=2e-6)
-    assert counters(cache) == (3, 4 + 1)
-
-
-@torch.no_grad()
-def test_equal_chunks_are_read_once(chunked: Hierarchical) -> None:
-    cache, x = SummaryCache(chunked), passage(1, CHUNK)[0].repeat(3, 1)
-    torch.testing.assert_close(cache.predict(x), chunked(x[None])[0, -1], rtol=0, atol=2e-6)
-    assert counters(cache) == (2, 1)
-
-
-@torch.no_grad()
-def test_capacity_is_honoured_and_the_least_recently_used_goes_first(chunked: Hierarchical) -> None:
-    cache, x = SummaryCache(chunked, capacity=3), passage(1, 5 * CHUNK)[0]
-    torch.testing.assert_close(cache.predict(x), chunked(x[None])[0, -1], rtol=0, atol=2e-6)
-    assert len(cache) == 3
-    cache.predict(x[2 * CHUNK : 3 * CHUNK])  # chunk 2 is used again, so chunk 3 is the oldest
-    cache.predict(x[:CHUNK])
-    cache.predict(x[2 * CHUNK : 3 * CHUNK])
-    assert counters(cache) == (2, 6)
-    cache.predict(x[3 * CHUNK : 4 * CHUNK])
-    assert counters(cache) == (2, 7)
-    with pytest.raises(SettingsError, match="at least 1"):
-        SummaryCache(chunked, capacity=0)
-
-
-@pytest.mark.parametrize("part", ["local.weight_hh_l1", "trunk.means.logits", "trunk.centre"])
-@torch.no_grad()
-def test_summaries_of_other_weights_are_not_mixed_up(chunked: Hierarchical, part: str) -> None:
-    cache, x = SummaryCache(chunked), passage(1, 3 * CHUNK + 1)[0]
-    before = cache.predict(x)
-    tensor = chunked.state_dict()[part]
-    tensor += 0.5
-    torch.testing.assert_close(cache.predict(x), chunked(x[None])[0, -1], rtol=0, atol=2e-6)
-    assert counters(cache) == (0, 6)
-    tensor -= 0.5
-    torch.testing.assert_close(cache.predict(x), before, rtol=0, atol=1e-5)
-
-
-def test_a_model_in_training_is_not_cached(chunked: Hierarchical) -> None:
-    with pytest.raises(SettingsError, match=r"model\.eval\(\)"):
-        SummaryCache(chunked.train()).predict(passage(1, 9)[0])
 
 
 # The linear recurrence

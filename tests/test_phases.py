@@ -99,7 +99,7 @@ def test_all_recipes_and_contexts_sit_one_exam(found: Phases) -> None:
         for file in (run.path / "evaluations").iterdir()
     }
     assert {exam for _, exam in sat} == {exam.id for exam in found.exams.values()}
-    assert len({run.settings.context for p in found.table for run in p.runs}) == 2
+    assert len({run.settings.passages.context for p in found.table for run in p.runs}) == 2
     rows = [exam.rows.tolist() for exam in found.exams.values()]
     assert all(other == rows[0] for other in rows)
 

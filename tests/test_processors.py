@@ -5,7 +5,6 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,10 +15,11 @@ import torch
 from nextvec.errors import SettingsError
 from nextvec.kernels import build as compiled
 from nextvec.kernels import library
-from nextvec.runs import TrainSettings
-from nextvec.runs.settings import MODEL_NAMES, Precision
+from nextvec.runs.families import family_names
+from nextvec.runs.groups import Precision
 from nextvec.training import begin, train
 from tests.conftest import walk_bank
+from tests.settings import fitting
 from tests.test_training import on_disk
 
 # What oneDNN, torch and the kernels are told to see. They read it when they are loaded, so each is a process of its own.
@@ -30,7 +30,11 @@ PROCESSORS = {
     "without kernels": {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default", "NEXTVEC_KERNELS": "torch"},
 }
 SETS = ("context=20", "batch=3", "updates=2", "evaluate_every=1", "hidden=8", "pool=30")
-SMALL = TrainSettings(context=20, batch=3, updates=2, evaluate_every=1, hidden=8, slots=16, working=8, experts=2, pool=30)
+VALUES: dict[str, Any] = {
+    "context": 20, "batch": 3, "updates": 2, "evaluate_every": 1, "pool": 30,
+    "hidden": 8, "slots": 16, "working": 8, "experts": 2,
+}  # fmt: skip
+SMALL = fitting("memory_gru", **VALUES)
 
 
 def computed_as_on(processor: str, folder: Path) -> dict[str, Any]:
@@ -53,10 +57,10 @@ def test_every_model_precision_and_format_computes_alike_on_every_processor(
     processor: str, here: dict[str, Any], tmp_path: Path
 ) -> None:
     found = computed_as_on(processor, tmp_path)
-    assert found["losses"].keys() == {f"{model} {p}" for model in MODEL_NAMES for p in ("float32", "bfloat16")}
+    assert found["losses"].keys() == {f"{model} {p}" for model in family_names() for p in ("float32", "bfloat16")}
     for name, loss in found["losses"].items():
         assert loss == pytest.approx(here["losses"][name], rel=1e-2 if "bfloat16" in name else 1e-4), name
-    assert len(found["predictions"]) == 3 * len(MODEL_NAMES)
+    assert len(found["predictions"]) == 3 * len(family_names())
     for name, prediction in found["predictions"].items():
         np.testing.assert_allclose(prediction, here["predictions"][name], atol=1e-4, err_msg=name)
 
@@ -67,14 +71,14 @@ def test_an_accelerator_trains_every_model_or_its_absence_is_told_before_anythin
     device: Any, precision: Any, tmp_path: Path
 ) -> None:
     bank = walk_bank()
-    settings = replace(SMALL, device=device, precision=precision)
+    settings = SMALL.replaced(device=device, precision=precision)
     if not (torch.cuda.is_available() if device == "cuda" else torch.backends.mps.is_available()):
         with pytest.raises(SettingsError, match=f"device={device}: this machine has none.*the nearest right one is"):
             begin(tmp_path / "run", "test", settings, bank)
         assert not (tmp_path / "run").exists()
         return
-    for model in MODEL_NAMES:
-        run = begin(tmp_path / model, "test", replace(settings, model=model), bank)
+    for model in family_names():
+        run = begin(tmp_path / model, "test", fitting(model, **VALUES, device=device, precision=precision), bank)
         list(train(run, bank))
         assert np.isfinite(run.history()[-1]["loss"]), model
 
@@ -83,7 +87,7 @@ def test_an_accelerator_trains_every_model_or_its_absence_is_told_before_anythin
 @pytest.mark.parametrize("device", ["cpu", "auto"])
 def test_float16_on_the_processor_is_refused_before_anything_is_written(device: Any, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="the nearest right one is bfloat16"):
-        begin(tmp_path / "run", "test", replace(SMALL, device=device, precision="float16"), walk_bank())
+        begin(tmp_path / "run", "test", SMALL.replaced(device=device, precision="float16"), walk_bank())
     assert not (tmp_path / "run").exists()
 
 

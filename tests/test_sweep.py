@@ -108,7 +108,7 @@ def test_a_grid_is_judged_on_valid_by_one_exam_and_sorted(bank: Bank, tmp_path: 
         assert point["hit@5"]["low"] <= point["hit@5"]["value"] <= point["hit@5"]["high"]
         for seed in point["seeds"]:
             run = Run.open(tmp_path / "s" / seed["run"])
-            assert (run.settings.seed, run.settings.lr) == (seed["seed"], point["values"]["lr"])
+            assert (run.settings.seed, run.settings.optimizer.lr) == (seed["seed"], point["values"]["lr"])
             (result,) = evaluation_results(run, [held_out_exam(run, bank, "valid", 30)])
             assert result.ranks.hits(5).mean() == seed["hit@5"]
     best = record["points"][0]["over_best"]
@@ -308,8 +308,10 @@ def test_settings_that_only_fit_together_can_be_searched(bank: Bank, tmp_path: P
 
 def test_settings_of_a_point_are_those_of_the_recipe_but_for_its_values(bank: Bank, tmp_path: Path) -> None:
     tasks = SweepSettings.of("default", bank, tmp_path, [*SETS, "seed=7"], 2, 2000).tasks({"lr": 0.5, "pool": 30})
-    base = TrainSettings(context=20, batch=3, updates=8, evaluate_every=4, hidden=8, slots=16, working=8, pool=30, negatives=30)
-    changed = {name for name in vars(base) if getattr(tasks[0].settings, name) != getattr(base, name)}
+    base = TrainSettings.of(
+        context=20, batch=3, updates=8, evaluate_every=4, hidden=8, slots=16, working=8, pool=30, negatives=30
+    )
+    changed = {name for name, value in base.flat().items() if tasks[0].settings.flat()[name] != value}
     assert changed == {"lr", "seed"}
     assert [task.settings.seed for task in tasks] == [7, 8]
     with pytest.raises(SettingsError, match="pool cannot be swept"):

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,19 @@ from nextvec.bank import Bank, BankWriter, VectorDocument
 from nextvec.batches import candidates, passages
 from nextvec.errors import DataError, ExamError, RunError, SettingsError
 from nextvec.evaluation.runs import evaluate
-from nextvec.models import MemoryGRU, PublishedMemoryGRU
+from nextvec.models import MemoryGRU
 from nextvec.objective import info_nce, negative_counts
+from nextvec.reproduction.published import PublishedMemoryGRU
 from nextvec.runs import Run, TrainSettings, load_model
 from nextvec.runs.loading import build
-from nextvec.settings import from_json, override, to_json
+from nextvec.runs.records import Timing
+from nextvec.runs.settings import override
+from nextvec.settings import to_json
 from nextvec.training import Evaluated, Finished, Stepped, begin, train
 from nextvec.windows import rows_of, training_windows
 from tests.conftest import walk_bank
 
-SMALL = TrainSettings(context=20, batch=3, updates=12, evaluate_every=4, hidden=8, slots=16, working=8, pool=30)
+SMALL = TrainSettings.of(context=20, batch=3, updates=12, evaluate_every=4, hidden=8, slots=16, working=8, pool=30)
 
 
 def on_disk(bank: Bank, path: Path) -> Bank:
@@ -133,7 +135,7 @@ def test_the_published_write_is_a_convex_step_and_only_its_own_method_writes() -
     before = model.memory.clone()
     model(torch.randn(2, 5, 8))
     assert torch.equal(model.memory, before)
-    model.remember(torch.randn(2, 5, 8))
+    model.after_update(torch.randn(2, 5, 8))
     outer = (model.memory - 0.9 * before) / 0.1
     assert torch.linalg.matrix_rank(outer, atol=1e-4) == 1
 
@@ -181,7 +183,7 @@ def test_the_working_memory_recalls_what_followed_the_last_time() -> None:
 
 def test_training_learns_a_rule_that_no_mean_of_the_context_can_use(tmp_path: Path) -> None:
     bank = rotating_bank()
-    settings = TrainSettings(
+    settings = TrainSettings.of(
         model="gru", context=20, batch=16, updates=150, evaluate_every=50, hidden=64, dropout=0.0, lr=3e-3, pool=200
     )
     run = begin(tmp_path / "run", "test", settings, bank)
@@ -208,14 +210,14 @@ def test_events_say_what_the_history_keeps(tmp_path: Path) -> None:
 def test_patience_ends_training(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).standard_normal((400, 8)).astype(np.float32)
     bank = Bank.from_numpy(rows, [20] * 20)  # noise: nothing to learn
-    settings = TrainSettings(
+    settings = TrainSettings.of(
         context=10, batch=2, updates=400, evaluate_every=2, patience=3, hidden=8, slots=0, working=0, pool=50
     )
     run = begin(tmp_path / "run", "test", settings, bank)
     last = list(train(run, bank))[-1]
     assert isinstance(last, Finished)
     assert last.update < 400
-    assert "no better for 3 looks" in (run.finished or "")
+    assert "no better for 3 validations" in (run.finished or "")
 
 
 def killed_after(command: list[str], environment: dict[str, str], history: Path, looks: int) -> None:
@@ -252,7 +254,15 @@ def test_a_killed_training_resumes_bit_for_bit(tmp_path: Path, command: list[str
         {"ema": 0.9, "precision": "bfloat16", "segment": 7},
         {"model": "published", "supervision": "last", "across": True, "cached": False, "accumulate": 3, "coherence": 0.0},
         {"model": "published", "supervision": "last", "loss_on": "delta", "stop_on": "cosine"},
-        {"model": "experts", "experts": 3, "top": 2, "gate_on": "both", "balance": 0.1, "accumulate": 2, "router": 0.3},
+        {
+            "model": "experts",
+            "experts": 3,
+            "top": 2,
+            "gate_on": "both",
+            "balance": 0.1,
+            "accumulate": 2,
+            "router_fraction": 0.3,
+        },
         {"model": "transformer", "window": 9, "alpha": 0.03, "cosine": 0.5, "mse": 0.1, "learn_temperature": False},
     ],
     ids=lambda sets: "-".join(sets),
@@ -260,7 +270,7 @@ def test_a_killed_training_resumes_bit_for_bit(tmp_path: Path, command: list[str
 def test_whatever_the_settings_a_stopped_training_goes_on_bit_for_bit(sets: dict[str, Any], tmp_path: Path) -> None:
     """Stopped between two looks, in one process; what is on disk is all that the second half has."""
     bank = walk_bank(documents=20)
-    settings = replace(SMALL, updates=20, patience=50, **sets)
+    settings = SMALL.replaced(updates=20, patience=50, **sets)
     whole, stopped = (begin(tmp_path / name, "test", settings, bank) for name in ("whole", "stopped"))
     list(train(whole, bank))
     events = train(stopped, bank)
@@ -278,7 +288,7 @@ def test_averaged_weights_are_the_average(tmp_path: Path) -> None:
     bank = walk_bank(documents=20)
     seen: dict[str, list[torch.Tensor]] = {}
     for ema in (0.0, 0.75):
-        run = begin(tmp_path / f"ema-{ema}", "test", replace(SMALL, updates=3, evaluate_every=1, ema=ema, patience=50), bank)
+        run = begin(tmp_path / f"ema-{ema}", "test", SMALL.replaced(updates=3, evaluate_every=1, ema=ema, patience=50), bank)
         for event in train(run, bank):
             if isinstance(event, Evaluated):
                 tensors, _ = run.load("checkpoint.safetensors")
@@ -300,11 +310,13 @@ def test_patience_knows_the_interval(tmp_path: Path) -> None:
     """Noise makes new bests; only the plain rule takes them for progress."""
     rows = np.random.default_rng(0).standard_normal((400, 8)).astype(np.float32)
     bank = Bank.from_numpy(rows, [20] * 20)
-    plain = TrainSettings(context=10, batch=2, updates=60, evaluate_every=2, patience=99, hidden=8, slots=0, working=0, pool=50)
+    plain = TrainSettings.of(
+        context=10, batch=2, updates=60, evaluate_every=2, patience=99, hidden=8, slots=0, working=0, pool=50
+    )
     progress = {}
     for rule in ("hit@5", "interval"):
         for seed in range(3):
-            run = begin(tmp_path / f"{rule}-{seed}", "test", replace(plain, seed=seed, stop_on=rule), bank)
+            run = begin(tmp_path / f"{rule}-{seed}", "test", plain.replaced(seed=seed, stop_on=rule), bank)
             list(train(run, bank))
             looks = run.history()
             progress[rule] = progress.get(rule, 0) + sum(look["progress"] for look in looks[1:])
@@ -315,25 +327,25 @@ def test_patience_knows_the_interval(tmp_path: Path) -> None:
 
 def test_the_time_foretold_is_measured_against_what_it_became(tmp_path: Path) -> None:
     bank = walk_bank(documents=20)
-    run = begin(tmp_path / "run", "test", replace(SMALL, updates=100), bank)
-    assert (run.eta(), run.eta_error()) == (None, None)
-    run.record_clock([(0, 1.0, 2.0), (20, 10.0, 20.0), (40, 20.0, 40.0)])
+    run = begin(tmp_path / "run", "test", SMALL.replaced(updates=100), bank)
+    assert (run.eta(), run.timing().remaining_error()) == (None, None)
+    run.record_timing(Timing(((0, 1.0, 2.0), (20, 10.0, 20.0), (40, 20.0, 40.0))))
     assert run.eta() == pytest.approx(60.0)  # one second of the wall an update
     assert run.seconds() == 20.0
-    run.record_clock([(0, 1.0, 2.0), *((u, u / 2, float(u)) for u in (20, 40, 60)), (80, 60.0, 120.0)])
+    run.record_timing(Timing(((0, 1.0, 2.0), *((u, u / 2, float(u)) for u in (20, 40, 60)), (80, 60.0, 120.0))))
     # After two looks, 40 more updates were to take 40 seconds; they took 80.
-    assert run.eta_error() == pytest.approx(40 / 80 - 1)
+    assert run.timing().remaining_error() == pytest.approx(40 / 80 - 1)
 
 
 def test_training_ends_when_its_seconds_are_used_up(tmp_path: Path) -> None:
     bank = walk_bank(documents=20)
-    settings = replace(SMALL, updates=100_000, evaluate_every=2, patience=10_000, warmup=0, seconds=1.0)
+    settings = SMALL.replaced(updates=100_000, evaluate_every=2, patience=10_000, warmup=0, seconds=1.0)
     run = begin(tmp_path / "run", "test", settings, bank)
     last = list(train(run, bank))[-1]
     assert isinstance(last, Finished)
     assert last.reason == "seconds used up"
     assert run.seconds() >= 1
-    assert [update for update, _ in run.clock()] == [record["update"] for record in run.history()]
+    assert [update for update, _ in run.timing().clock] == [record["update"] for record in run.history()]
     assert run.history()[-1]["lr"] < run.history()[len(run.history()) // 2]["lr"]  # the rate falls by the clock
 
 
@@ -377,7 +389,7 @@ def test_a_run_refuses_other_settings_and_other_banks(tmp_path: Path) -> None:
     run = begin(tmp_path / "run", "test", SMALL, bank)
     list(train(run, bank))
     with pytest.raises(RunError, match="other settings"):
-        begin(tmp_path / "run", "test", TrainSettings(), bank)
+        begin(tmp_path / "run", "test", TrainSettings.of(), bank)
     other = walk_bank(documents=20, seed=5)
     with pytest.raises(RunError, match="another bank"):
         begin(tmp_path / "run", "test", SMALL, other)
@@ -427,7 +439,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises((SettingsError, DataError), match=message):
-        begin(tmp_path / "run", "test", replace(SMALL, **change), walk_bank(documents=20))
+        begin(tmp_path / "run", "test", SMALL.replaced(**change), walk_bank(documents=20))
     assert not (tmp_path / "run").exists()
 
 
@@ -455,13 +467,13 @@ def test_too_small_a_bank_is_refused_before_anything_is_written(tmp_path: Path) 
 )
 def test_settings_that_make_no_sense_are_named(assignment: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        override(TrainSettings(), [assignment])
+        override(TrainSettings.of(), [assignment])
 
 
 def test_settings_are_read_back_as_they_were_written() -> None:
-    settings = override(TrainSettings(), ["context=7", "lr=0.5", "pool=none", "model=gru"])
-    assert (settings.context, settings.lr, settings.pool, settings.model) == (7, 0.5, None, "gru")
-    assert from_json(TrainSettings, json.loads(json.dumps(to_json(settings)))) == settings
+    settings = override(TrainSettings.of(), ["context=7", "lr=0.5", "pool=none", "model=gru"])
+    assert (settings.passages.context, settings.optimizer.lr, settings.validation.pool, settings.model) == (7, 0.5, None, "gru")
+    assert TrainSettings.from_json(json.loads(json.dumps(to_json(settings)))) == settings
 
 
 def test_all_rows_of_a_bank_are_listed_once() -> None:

@@ -4,7 +4,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks, Rate, paired_lift
 from nextvec.recipes import recipe
 from nextvec.runs import Run, load_model
-from nextvec.training import Event, begin, train
+from nextvec.training import Tracker, begin, train
 
 CHARACTERS_PER_CHUNK = 236
 CONTEXTS = (1, 10, 100, 500)
@@ -107,7 +107,7 @@ def demo(
     out: str | Path,
     size: int = DEFAULT_SIZE,
     progress: Progress = silent,
-    on_event: Callable[[Event], None] = lambda _: None,
+    trackers: Sequence[Tracker] = (),
 ) -> Demo:
     """From the documentation inside Python to ``out/report.json`` and ``out/report.html``.
 
@@ -115,6 +115,7 @@ def demo(
 
     Args:
         size: approximate number of chunks to encode.
+        trackers: receive the events of the training.
 
     Raises:
         DataError: a size too small to hold an exam, or ``out`` made with another size.
@@ -123,8 +124,8 @@ def demo(
     bank = _bank(folder, size, progress)
     clock.lap("ingest")
     run = begin(folder / "run", "default", recipe("default", len(bank)), bank)
-    for event in train(run, bank):
-        on_event(event)
+    for _ in train(run, bank, trackers):
+        pass
     clock.lap("train")
     model, centre = load_model(run)
     parts = run.split(bank)

@@ -1,4 +1,4 @@
-"""What training minimises: InfoNCE over explicitly named negatives, cosine and squared distance, each by its weight."""
+"""The terms of the training loss: InfoNCE over named negatives, the cosine distance and the squared distance."""
 
 # Axes: N predictions, C candidates, D width.
 
@@ -25,18 +25,16 @@ def info_nce(
 
     Args:
         truth_N: column of each prediction's truth.
-        forbidden_NC: candidates that are no negatives of a prediction: rows it
-            has already read (as negatives they would push it away from its own
-            context, which the exam excludes anyway) and copies of its truth.
+        forbidden_NC: candidates that are not negatives of a prediction: copies of its truth, and rows that it has read. As
+            negatives, rows that it has read would move it away from its own context, which the exam excludes anyway.
         temperature: divides the cosines.
-        log_q_C: how often each candidate is drawn, as a logarithm up to a
-            constant. Subtracted from negatives, so that the sum over drawn ones
-            estimates that over all (Bengio and Senecal 2008); not from the
-            truth, which is there with certainty (arXiv 2507.09331).
+        log_q_C: logarithm of how often each candidate is drawn, up to a constant. It is subtracted from the negatives, so
+            that the sum over drawn candidates estimates the sum over all (Bengio and Senecal 2008). It is not subtracted
+            from the truth, which is always present (arXiv 2507.09331).
     """
     if log_q_C is None:
         log_q_C = predicted_ND.new_zeros(len(candidates_CD))
-    # In place where it can be: N x C is the largest thing there is in training.
+    # In place where possible: an N x C matrix is the largest tensor in training.
     logits_NC = torch.addmm(-log_q_C, predicted_ND / temperature, candidates_CD.T)
     logits_NC[torch.arange(len(truth_N), device=truth_N.device), truth_N] += log_q_C[truth_N]
     return cross_entropy(logits_NC.masked_fill_(forbidden_NC, FORBIDDEN), truth_N)
@@ -50,23 +48,23 @@ def cosine_distance(predicted_ND: Float[Tensor, "N D"], truth_ND: Float[Tensor, 
 def squared_distance(predicted_ND: Float[Tensor, "N D"], truth_ND: Float[Tensor, "N D"]) -> Float[Tensor, ""]:
     """Squared distance, summed over the width, mean over predictions.
 
-    On unit vectors it is 2 (1 - cosine) at any width. Averaged over the width,
-    as usual, its weight would shrink with it: at 768 it is 1/384 of the cosine's.
+    On unit vectors it is 2 (1 - cosine) at any width. The usual mean over the width would make its weight depend on the
+    width: at 768 it would be 1/384 of that of 1 - cosine.
     """
     return (predicted_ND - truth_ND).square().sum(-1).mean()
 
 
 def negative_counts(forbidden_NC: Bool[Tensor, "N C"]) -> Int64[Tensor, " N"]:
-    """How many negatives each prediction really has; the truth itself is neither forbidden nor a negative."""
-    # By NumPy: torch would widen every element to eight bytes first.
+    """The number of negatives of each prediction; the truth is neither forbidden nor a negative."""
+    # NumPy counts here because torch would first convert every element to eight bytes.
     forbidden_N = np.count_nonzero(forbidden_NC.cpu().numpy(), axis=1)
     return torch.from_numpy(forbidden_NC.shape[1] - 1 - forbidden_N)
 
 
 def gradient_norms(terms: Mapping[str, Float[Tensor, ""]], predicted_ND: Float[Tensor, "N D"]) -> dict[str, float]:
-    """How hard each weighted term pulls at the predictions: the norm of its gradient there.
+    """The norm of each weighted term's gradient at the predictions.
 
-    Says what a weight is truly worth, which its value does not: a term can be large and flat.
+    It shows the effect of a term's weight. The value of the term does not: a term can be large and have no gradient.
     """
-    pulls = {name: torch.autograd.grad(term, predicted_ND, retain_graph=True)[0] for name, term in terms.items()}
-    return {name: float(pull.norm()) for name, pull in pulls.items()}
+    gradients = {name: torch.autograd.grad(term, predicted_ND, retain_graph=True)[0] for name, term in terms.items()}
+    return {name: float(gradient.norm()) for name, gradient in gradients.items()}

@@ -1,8 +1,8 @@
-"""Frozen settings: override them by name, write them as JSON, read them back. Unknown names are errors."""
+"""Frozen settings: bounds on fields, values parsed from text, JSON in both directions. Unknown names are errors."""
 
 import dataclasses
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from nextvec.errors import SettingsError, did_you_mean
@@ -10,19 +10,27 @@ from nextvec.errors import SettingsError, did_you_mean
 S = TypeVar("S")
 
 
-def override(settings: S, assignments: Iterable[str]) -> S:
-    """``settings`` with each ``name=value`` applied.
+def bounded(default: Any, least: int | float, most: int | float) -> Any:
+    """A dataclass field with a default and bounds, both included, which :func:`check_bounds` checks; None is always valid."""
+    return dataclasses.field(default=default, metadata={"least": least, "most": most})
+
+
+def check_bounds(settings: object) -> None:
+    """Check every field of a dataclass that was declared by :func:`bounded`.
 
     Raises:
-        SettingsError: an unknown name, or a value that is not of its type.
+        SettingsError: a value outside its bounds.
     """
-    changes: dict[str, Any] = {}
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals:
-            raise SettingsError(f"--set {assignment!r} is not of the form name=value")
-        changes[name] = _parsed(type(settings), name, value)
-    return dataclasses.replace(settings, **changes)  # type: ignore[type-var]
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+        value = getattr(settings, field.name)
+        if "least" not in field.metadata or value is None:
+            continue
+        least, most = field.metadata["least"], field.metadata["most"]
+        if not least <= value <= most:
+            nearest = most if value > most else least
+            raise SettingsError(
+                f"{field.name}={value}: must be between {least:,} and {most:,}; the nearest right one is {nearest:g}"
+            )
 
 
 def to_json(settings: object) -> dict[str, Any]:
@@ -74,8 +82,15 @@ def _hint(kind: type, name: str) -> Any:
     return hints[name]
 
 
-def _parsed(kind: type, name: str, text: str) -> Any:
-    hint = _hint(kind, name)
+def parsed(hint: Any, name: str, text: str) -> Any:
+    """The value that ``text`` stands for, as the type ``hint``; ``none`` is None where the type allows it.
+
+    Args:
+        name: of the setting, for the message.
+
+    Raises:
+        SettingsError: the text is not of that type.
+    """
     if get_origin(hint) in (Union, types.UnionType):
         if text == "none":
             return None

@@ -11,22 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from nextvec.models import (
-    GRU,
-    LSTM,
-    AttentionMixture,
-    ExpertGRU,
-    Hierarchical,
-    LinearRecurrence,
-    MemoryGRU,
-    Model,
-    PublishedMemoryGRU,
-    Recurrent,
-    Transformer,
-)
+from nextvec.models import GRU, LSTM, AttentionMixture, Hierarchical, LinearRecurrence, MemoryGRU, Model, Recurrent, Transformer
 from nextvec.models.baselines import Constant, CopyLast, ExponentialMean, MeanOfAll, Successor
-from nextvec.models.experts import LaneScores, On, Per, RandomLanes
 from nextvec.models.working_memory import BLOCK
+from nextvec.reproduction.expert_gru import ExpertGRU
+from nextvec.reproduction.gate import On
+from nextvec.reproduction.lane_scores import LaneScores, Per, RandomLanes
+from nextvec.reproduction.published import PublishedMemoryGRU
 from tests.conftest import unchecked
 
 DIM = 12

@@ -19,9 +19,10 @@ from nextvec.rollout.promotions import identity
 from nextvec.rollout.units import bands
 from nextvec.serving.canary import Canary, Terms
 from nextvec.serving.limits import Limits
+from nextvec.serving.payload import from_rows
 from nextvec.serving.service import Service
-from nextvec.serving.wire import from_rows
 from tests.serving.server import asking, rows_of
+from tests.waiting import PATIENCE
 
 RUNGS = (Rung(5.0, 0.0, 10**6), Rung(98.0, 0.0, 10**6))
 ENDS = {"aborted": ("abort",), "promoted": ("promote", "promote")}
@@ -77,7 +78,7 @@ def carried_out(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *g
 
 async def session(service: Service, name: str) -> None:
     await service.sessions.open(name)
-    until = asyncio.get_running_loop().time() + 60
+    until = asyncio.get_running_loop().time() + PATIENCE
     await service.sessions.append(name, from_rows(rows_of(1)), None, 3, asking(name), until)
 
 

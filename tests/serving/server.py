@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,7 +24,7 @@ from tests.waiting import PATIENCE
 DIM = 16
 # What the server would refuse or break off because the machine is slow; a test whose subject that is names its own.
 PATIENT = ("--budget-ms", "60000", "--deadline-ms", "60000")
-SMALL = TrainSettings(context=20, batch=3, updates=2, evaluate_every=1, hidden=8, slots=16, working=8, pool=30)
+SMALL = TrainSettings.of(context=20, batch=3, updates=2, evaluate_every=1, hidden=8, slots=16, working=8, pool=30)
 
 
 def make_run(folder: Path, seed: int = 0, bank: Bank | None = None) -> Path:
@@ -36,7 +36,7 @@ def make_run(folder: Path, seed: int = 0, bank: Bank | None = None) -> Path:
                 writer.append(VectorDocument(name, f"title {m}", bank.document(m)))
             writer.finish()
     held = Bank.open(folder / "bank")
-    run = begin(folder / f"run{seed}", "default", replace(SMALL, seed=seed), held)
+    run = begin(folder / f"run{seed}", "default", SMALL.replaced(seed=seed), held)
     for _ in train(run, held):
         pass
     return folder / f"run{seed}"

@@ -36,8 +36,8 @@ from nextvec.serving import engine_process, isolated_engine
 from nextvec.serving.answering import Answering, EndedError
 from nextvec.serving.isolated_engine import IsolatedEngine
 from nextvec.serving.limits import Limits
+from nextvec.serving.payload import from_rows
 from nextvec.serving.service import Service
-from nextvec.serving.wire import from_rows
 from tests.serving.server import Running, asking, rows_of, serving
 from tests.waiting import PATIENCE, until
 
@@ -329,7 +329,7 @@ def test_a_canary_whose_process_is_ended_or_hangs_is_answered_for_and_rolled_bac
     start(ledger, folder)
     names = [f"s{n}" for n in range(16)]
     # A process that is stopped is late whatever the budget is; one that has ended says so itself.
-    late = ("--budget-ms", "100") if harm is signal.SIGSTOP else ()
+    late = ("--budget-ms", "500") if harm is signal.SIGSTOP else ()
     with served(folder, "--ledger", str(folder / "rollouts.db"), *late) as server, Client(server.url) as client:
         until(lambda: bool(httpx.get(f"{server.url}/v1/rollouts").json()["watching"]))
         until(lambda: "canary" in {client.session(name).append(rows_of(1), k=3).arm for name in names})

@@ -48,6 +48,7 @@ from nextvec.rollout.judge import (
 )
 from nextvec.rollout.simulate import EQUAL, HARMS, Harm, recorded, simulate, stated, synthetic
 from nextvec.rollout.units import Threshold, Units, band, bands, drawn, settled
+from tests.conftest import examples
 
 BETS = [Fraction(str(ratio)) for ratio in RATIOS]
 WEIGHTS = [Fraction(w, 100) for w in (5, 10, 25, 50, 98)]
@@ -461,7 +462,7 @@ def test_needed_is_what_a_simulation_needs_or_a_little_more(harm: float, weight:
         assert 0.95 * measured <= claimed <= 1.45 * measured
 
 
-@settings(max_examples=8)
+@settings(max_examples=examples(8))
 @given(st.sampled_from([5.0, 25.0, 50.0]), st.floats(1.5, 40), st.sampled_from([0.001, 0.02]))
 def test_detectable_and_needed_are_one_statement_read_in_two_directions(weight: float, harm: float, base: float) -> None:
     units = needed(harm, weight, base, 0.0025)[1]

@@ -31,9 +31,9 @@ from nextvec.serving.lanes import ENOUGH, FIRST, MOST, Health, ServedLanes, stra
 from nextvec.serving.limits import Limits
 from nextvec.serving.metrics import Metrics
 from nextvec.serving.observations import Event, Seen
+from nextvec.serving.payload import from_rows
 from nextvec.serving.service import Service
 from nextvec.serving.state_rebuild import INLINE
-from nextvec.serving.wire import from_rows
 from tests.command import nextvec
 from tests.serving.faults import FAULTS
 from tests.serving.server import DIM, asking, rows_of, serving
@@ -232,7 +232,7 @@ def test_what_an_expert_fails_at_is_answered_by_the_shared_model(
     async def talk(service: Service, lanes: ServedLanes) -> None:
         now = [0.0]
         lanes.health[anchors.names[1]].clock = lambda: now[0]
-        service.limits = Limits(budget=0.1, deadline=PATIENCE)
+        service.fallback.limits = Limits(budget=0.1, deadline=PATIENCE)
         expert = service.models["expert"].engine
         well, expert.predict = expert.predict, FAULTS[name]  # type: ignore[method-assign]
         service.contexts.open("s")
@@ -248,7 +248,7 @@ def test_what_an_expert_fails_at_is_answered_by_the_shared_model(
         expert.predict = well  # type: ignore[method-assign]
         released.set()
         now[0] += MOST
-        service.limits = Limits(budget=PATIENCE, deadline=PATIENCE)
+        service.fallback.limits = Limits(budget=PATIENCE, deadline=PATIENCE)
         end = time.monotonic() + PATIENCE
         while (answer := await say(service, "s", rows[:1])).model != "expert":
             assert time.monotonic() < end, answer.reason
@@ -276,7 +276,7 @@ def test_a_circuit_opens_is_tried_now_and_then_and_closes() -> None:
         pauses.append(now[0] - began)
         health.failed()
     assert pauses == [min(FIRST * 2**n, MOST) for n in range(10)]
-    health.anew()
+    health.renewed()
     assert health.asked(), "whoever was loaded again is tried at once"
     assert not health.asked()
     health.well()
@@ -486,7 +486,7 @@ def test_anchors_of_another_encoder_or_damaged_are_refused(made: Path, tmp_path:
 def test_an_expert_of_another_bank_is_refused(made: Path, tmp_path: Path) -> None:
     async def talk(service: Service, lanes: ServedLanes) -> None:
         foreign = replace(service.models["expert"], engine=_of_another_bank(service.models["expert"].engine))
-        service.models = {**service.models, "expert": foreign}
+        service.models._models = {**service.models, "expert": foreign}
         with pytest.raises(ServingError, match="looks predictions up in another bank"):
             service.routing.specialise(lanes)
 

@@ -30,6 +30,7 @@ from nextvec.rollout.ledger import (
     Turn,
     open_ledger,
 )
+from tests.conftest import examples
 from tests.serving import postgres
 
 DRAFT = Entry("", "DRAFT", "drafted", {"plan": [5.0, 10.0]}, "ann")
@@ -311,7 +312,7 @@ def contents(path: Path) -> tuple[list[dict[str, Any]], Record]:
         opened.close()
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(data=st.data())
 def test_a_flipped_bit_is_refused_or_changes_nothing_that_is_chained(
     sound: Path, tmp_path_factory: Any, data: st.DataObject
@@ -333,7 +334,7 @@ def test_a_flipped_bit_is_refused_or_changes_nothing_that_is_chained(
         assert (record.state, record.epoch) == (was.state, was.epoch)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(length=st.integers(1, 60_000))
 def test_a_torn_file_is_refused(sound: Path, tmp_path_factory: Any, length: int) -> None:
     raw = sound.read_bytes()

@@ -15,8 +15,9 @@ from nextvec.rollout.report import caution, report
 from nextvec.rollout.units import bands
 from nextvec.routing import Lineup, Served
 from nextvec.serving.observations import Closed, Pair, Seen
-from nextvec.serving.overview import summary
 from nextvec.serving.participation import Participation
+from nextvec.serving.rollout_state import rollout_state
+from tests.waiting import PATIENCE
 
 OLD, NEW = (Lineup(Served(name), Served(name)) for name in ("old", "new"))
 PLAN = Plan(3.0, 0.01, (Rung(5.0, 60.0, 40), Rung(98.0, 0.0, 40)), Rung(0.0, 60.0, 50))
@@ -72,7 +73,7 @@ def test_a_status_counts_what_the_next_step_waits_for(ledger: Ledger, clock: Clo
     step = report(ledger, "r")["next"]
     assert step["sessions"] == {"stable": 19, "canary": 1}
     assert step["missing"][0] == "20 more sessions at 5 % (20 of 40)"
-    assert summary(report(ledger, "r"))["next"] == step
+    assert rollout_state(report(ledger, "r")).next == step
 
 
 def test_a_promoted_rollout_gives_all_to_the_canary_and_waits_for_nothing(ledger: Ledger) -> None:
@@ -81,7 +82,7 @@ def test_a_promoted_rollout_gives_all_to_the_canary_and_waits_for_nothing(ledger
     found = report(ledger, "r")
     assert (found["state"], found["weight"], found["next"]["missing"]) == ("PROMOTED", 100.0, [])
     assert found["steps"][-1]["weight"] == [98.0, 100.0]
-    assert summary(found)["weight"] == 100.0
+    assert rollout_state(found).weight == 100.0
 
 
 def test_a_promotion_by_hand_without_traffic_is_warned_of(ledger: Ledger, clock: Clock) -> None:
@@ -161,11 +162,13 @@ def test_a_status_imports_no_torch(ledger: Ledger) -> None:
         "assert not {'torch', 'uvicorn', 'tokenizers'} & set(sys.modules), 'a module that takes a second'; sys.exit(code)"
     )
     words = ["rollout", "status", "--ledger", ledger.where, "--json"]
-    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["next"]["units_needed"] == 50
     shown = subprocess.run(
-        [sys.executable, "-c", program, *words[:-1]], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program, *words[:-1]], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert shown.returncode == 0, shown.stderr
     assert "50 more mirrored sessions" in shown.stdout

@@ -57,12 +57,15 @@ from nextvec.rollout.plan import (
 )
 from nextvec.rollout.report import report
 from nextvec.routing import BUCKETS, Route, bucket, route
+from tests.conftest import examples
 from tests.serving import postgres
 from tests.serving.drive import NEW, OLD, alike
+from tests.waiting import until
 
 RUNGS = tuple(Rung(weight, 10.0, 1_000) for weight in WEIGHTS)
 PLAN = Plan(50.0, 0.001, RUNGS, Rung(0.0, 10.0, 1_000), max_wait=500.0, silence=60.0, longest_pause=200.0)
 QUICK = Plan(50.0, 0.001, tuple(replace(rung, dwell=0.0) for rung in RUNGS), Rung(0.0, 0.0, 1_000), lease=1.0)
+PATIENT = replace(QUICK, lease=3.0)  # which a loaded machine renews in time, too
 NAMES = ["DRAFT", "SHADOW", *(f"CANARY({rung})" for rung in range(4)), "FULL", "ROLLING_BACK"]
 UP = ["SHADOW", "CANARY(0)", "CANARY(1)", "CANARY(2)", "CANARY(3)", "FULL", "PROMOTED"]
 PAUSES = [f"PAUSED({name})" for name in UP[:-1]]
@@ -278,7 +281,7 @@ observations = st.builds(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(name=st.sampled_from([*NAMES, *PAUSES, "PROMOTED", "ROLLED_BACK", "REJECTED"]), seen=observations)
 def test_every_step_is_an_edge_and_rises_on_evidence_only(name: str, seen: Observation) -> None:
     before = state(name)
@@ -477,7 +480,7 @@ def test_routers_give_the_canary_up_when_nobody_watches(ledger: Ledger, clock: C
     assert chosen(router, clock).arm == "canary"
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(doings=st.lists(st.sampled_from(["tick", "poll"]) | st.floats(0.1, 20), min_size=3, max_size=30))
 def test_no_router_outlives_a_lease_after_the_last_beat(doings: list[str | float]) -> None:
     with TemporaryDirectory(dir=MEMORY) as folder:
@@ -831,7 +834,7 @@ class RolloutMachine(RuleBasedStateMachine):
 
 
 TestRolloutMachine = RolloutMachine.TestCase
-TestRolloutMachine.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
+TestRolloutMachine.settings = settings(max_examples=examples(30), stateful_step_count=20)
 
 
 # Real processes
@@ -895,7 +898,7 @@ def test_a_controller_killed_at_a_failpoint_is_replaced(tmp_path: Path, failpoin
 
 @pytest.mark.integration
 def test_two_controllers_and_one_is_killed(where: str) -> None:
-    ledger = drafted(where, replace(QUICK, rungs=tuple(replace(rung, dwell=0.3) for rung in RUNGS)))
+    ledger = drafted(where, replace(PATIENT, rungs=tuple(replace(rung, dwell=0.3) for rung in RUNGS)))
     first = process(where, "one", "after_commit:kill:4")
     assert first.stdout is not None
     assert first.stdout.readline() == "holds 1\n"
@@ -908,14 +911,9 @@ def test_two_controllers_and_one_is_killed(where: str) -> None:
     ledger.close()
 
 
-def wait_for(what: Callable[[], bool]) -> None:
-    while not what():
-        time.sleep(0.02)
-
-
 @pytest.mark.integration
 def test_a_controller_that_was_stopped_finds_its_token_stale(where: str) -> None:
-    slow = replace(QUICK, rungs=(replace(QUICK.rungs[0], dwell=1e6), *QUICK.rungs[1:]), max_wait=1e7)
+    slow = replace(PATIENT, rungs=(replace(QUICK.rungs[0], dwell=1e6), *QUICK.rungs[1:]), max_wait=1e7)
     ledger = drafted(where, slow)
     stopped = process(where, "one", "before_begin:stop:40")
     router = Follower(ledger, "r", "observer", OLD, NEW)
@@ -924,12 +922,12 @@ def test_a_controller_that_was_stopped_finds_its_token_stale(where: str) -> None
         router.poll()
         return route(EARLY, 1, None, {}, router.snapshot, now=time.monotonic()).arm
 
-    wait_for(lambda: arm() == "canary")
+    until(lambda: arm() == "canary")
     assert os.WIFSTOPPED(os.waitpid(stopped.pid, os.WUNTRACED)[1])
-    wait_for(lambda: arm() == "stable")  # the lease has run out
+    until(lambda: arm() == "stable")  # the lease has run out
     assert ledger.record("r").state == "CANARY(0)"
     heir = process(where, "two")
-    wait_for(lambda: arm() == "canary")  # watched again
+    until(lambda: arm() == "canary")  # watched again
     assert ledger.record("r").holder == "two"
     stopped.send_signal(signal.SIGCONT)
     assert stopped.stdout is not None

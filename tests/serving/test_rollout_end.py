@@ -21,12 +21,13 @@ from nextvec.rollout.promotions import Promotion, start
 from tests.serving.orders import ENDS, ORDERS
 from tests.serving.server import Running, rows_of, serving
 from tests.serving.test_canary import PERSON, QUICK, RUNGS, draft, spoil, state, talk, until
+from tests.waiting import PATIENCE
 
 
 @pytest.mark.integration
 def test_a_rollout_ends_in_every_order_of_thread_and_loop(made: Path) -> None:
     command = [sys.executable, "-m", "tests.serving.orders", str(made)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     stable = {"aborted": "run0", "promoted": "run1"}
     assert done.stdout.splitlines() == [f"{name}: {order}: {stable[name]}" for name in ENDS for order in ORDERS]
@@ -97,7 +98,7 @@ def test_a_promoted_model_that_cannot_be_served_stops_the_start_in_one_line(ledg
     else:
         spoil(folder / "run1", 1.5)
     command = [sys.executable, "-m", "nextvec.cli.main", "serve", "run0", "--ledger", "rollouts.db", "--port", "0"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert "run1 was promoted on 'default'" in line

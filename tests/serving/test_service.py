@@ -20,10 +20,11 @@ from nextvec.routing import Lineup, Served, Snapshot
 from nextvec.serving.limits import Limits
 from nextvec.serving.observations import Closed, Event, Pair, Seen, Settled
 from nextvec.serving.outcomes import PendingPrediction
+from nextvec.serving.payload import from_rows
+from nextvec.serving.refusal import RefusedError
 from nextvec.serving.service import Service
 from nextvec.serving.state_cache import OVERHEAD, StateCache
 from nextvec.serving.state_rebuild import INLINE
-from nextvec.serving.wire import RefusedError, from_rows
 from tests.serving.faults import FAULTS, raises
 from tests.serving.server import asking, rows_of
 from tests.waiting import PATIENCE
@@ -257,7 +258,7 @@ def test_a_record_without_a_rollout_forgets_idle_sessions(runs: dict[str, Path],
         for n in range(20):
             service.contexts.open(f"s{n}")
             await say(service, f"s{n}", rows_of(1, n))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while service.outcomes.pending:
                 await asyncio.sleep(0.01)
         assert sorted(s.session for s in settled) == sorted(f"s{n}" for n in range(20))
@@ -296,12 +297,12 @@ def test_a_model_that_is_closed_gives_its_last_answers_and_is_freed(runs: dict[s
 
         def held(questions: Any) -> Any:
             begun.set()
-            release.wait(60)
+            release.wait(PATIENCE)
             return answers(questions)
 
         engine.answers = held  # type: ignore[method-assign]
         asked = asyncio.ensure_future(say(service, "a", rows_of(1, 2)))
-        await asyncio.to_thread(begun.wait, 60)
+        await asyncio.to_thread(begun.wait, PATIENCE)
         service.routing.promote("new", "stable")
         closing = asyncio.ensure_future(service.routing.unload("stable"))
         await asyncio.sleep(0)

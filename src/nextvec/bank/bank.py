@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int32, Int64
+from jaxtyping import Bool, Float, Int32, Int64
 
 from nextvec.bank import layout
 from nextvec.bank.arrays import documents_of
@@ -122,6 +122,14 @@ class Bank:
     def distinct(self) -> Distinct:
         """Which rows hold the same vector; found on first use by reading all rows once, and kept in memory."""
         return Distinct.of(self.rows)
+
+    @cached_property
+    def new_in_document(self) -> Bool[np.ndarray, " N"]:
+        """For each row, whether no earlier row of its document holds the same vector; found on first use, kept in memory."""
+        owner = self.document_of(np.arange(len(self), dtype=np.int64))
+        new = np.zeros(len(self), dtype=bool)
+        new[np.unique(self.distinct.numbers * self.num_documents + owner, return_index=True)[1]] = True
+        return new
 
     @cached_property
     def documents(self) -> Sequence[tuple[str, str]]:

@@ -14,7 +14,7 @@ from nextvec.runs import Run
 
 def demo(arguments: Namespace) -> int:
     with show.Bars() as bars:
-        found = run_demo(arguments.out, arguments.size, bars, bars.event).to_json()
+        found = run_demo(arguments.out, arguments.size, bars, [bars]).to_json()
     if arguments.json:
         return as_json(found)
     show.report_table(found)

@@ -33,11 +33,11 @@ def _export_model(arguments: Namespace) -> int:
     run = Run.open(arguments.source)
     bank = open_bank_of(run, arguments) if arguments.bank else None
     manifest = export_model(run, arguments.out, bank)
-    values = {
+    written = {
         "folder": str(arguments.out),
         "model": manifest["model"],
         "bytes": sum(file.stat().st_size for file in arguments.out.iterdir()),
         "state_tensors": len(manifest["state"]),
         **{f"{part}_difference": float(f"{value:.1e}") for part, value in manifest["checked"]["largest_difference"].items()},
     }
-    return facts(values, arguments)
+    return facts(written, arguments)

@@ -6,7 +6,8 @@ from argparse import Namespace
 
 from nextvec.bank.layout import write_atomically
 from nextvec.errors import ServingError, SettingsError
-from nextvec.serving.guard import RIGHTS, Key, read_keys
+from nextvec.serving.keys import Key, read_keys
+from nextvec.serving.rights import RIGHTS
 
 
 def add_key(arguments: Namespace) -> int:

@@ -47,12 +47,12 @@ def _start(arguments: Namespace) -> int:
     from nextvec.rollout.units import bands
     from nextvec.runs import Run
     from nextvec.serving.preflight import preflight
-    from nextvec.serving.wire import NAME
+    from nextvec.wire.fields import is_name
 
     names = [path.resolve().name for path in (arguments.over, arguments.canary)]
     chosen = arguments.id or f"{names[1]}-{datetime.now(UTC):%Y%m%dT%H%M%S}"[-64:]
     for name in (*names, chosen):
-        if not NAME.fullmatch(name):
+        if not is_name(name):
             raise SettingsError(f"{name!r} is not 1 to 64 of A-Z a-z 0-9 _ -")
     if min(arguments.dwell, arguments.pairs, arguments.budget) <= 0:
         raise SettingsError("--dwell, --pairs and --budget must be above 0")

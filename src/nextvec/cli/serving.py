@@ -20,17 +20,19 @@ from nextvec.rollout.promotions import Start, promotions, start
 from nextvec.runs import Run
 from nextvec.serving.canary import Canary, Terms
 from nextvec.serving.cors import Cors, as_origin
-from nextvec.serving.guard import ON_LOOPBACK, Access, Log, read_keys
+from nextvec.serving.guard import ON_LOOPBACK, Access
 from nextvec.serving.isolated_engine import IsolatedEngine
+from nextvec.serving.keys import read_keys
 from nextvec.serving.lanes import ServedLanes
 from nextvec.serving.limits import Limits
 from nextvec.serving.listening import ListenAddress
+from nextvec.serving.log import Log
 from nextvec.serving.notices import Notices
 from nextvec.serving.observations import Settled
 from nextvec.serving.server import serve as run_server
 from nextvec.serving.service import Service
 from nextvec.serving.watchdog import Watchdog
-from nextvec.serving.wire import NAME
+from nextvec.wire.fields import is_name
 
 HOST, PORT = "127.0.0.1", 8080
 ABOVE_ZERO = ("state_mib", "budget_ms", "deadline_ms", "threads", "turn", "idle", "settle")
@@ -212,7 +214,7 @@ def _recording(path: Path, service: Service) -> Callable[[Settled], None]:
 
 def _beside(run: Path, name: str) -> Path:
     path = run.resolve().parent / name
-    if not NAME.fullmatch(name) or path.is_symlink() or not path.is_dir():
+    if not is_name(name) or path.is_symlink() or not path.is_dir():
         raise ServingError(f"there is no run {name!r} beside {run.name!r}")
     return path
 
@@ -221,7 +223,7 @@ def _named(paths: list[Path]) -> dict[str, Path]:
     runs: dict[str, Path] = {}
     for path in paths:
         name = path.resolve().name
-        if not NAME.fullmatch(name) or name in runs:
+        if not is_name(name) or name in runs:
             raise SettingsError(f"run {path} is served as {name!r}: name folders by 1 to 64 of A-Z a-z 0-9 _ -, each once")
         runs[name] = path
     return runs

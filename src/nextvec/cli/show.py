@@ -11,6 +11,7 @@ from rich.table import Table
 
 from nextvec.cli.show_lanes import experts_table, lane_table
 from nextvec.ranks import candidates_in_words
+from nextvec.runs import Run
 from nextvec.training import Alarmed, Evaluated, Event, Finished, Stepped
 
 QUIET_SECONDS = 10.0  # between two lines of progress where standard error is not a terminal
@@ -53,7 +54,7 @@ class Bars:
             self._tasks[what] = self._bars.add_task(what, total=total, note=note)
         self._bars.update(self._tasks[what], completed=done, total=total, note=note)
 
-    def event(self, event: Event) -> None:
+    def on(self, run: Run, event: Event) -> None:  # noqa: ARG002 - a tracker
         """Show one event of a training."""
         match event:
             case Stepped():

@@ -8,7 +8,7 @@ from nextvec.cli.banks import open_bank
 from nextvec.cli.output import facts
 from nextvec.recipes import recipe
 from nextvec.runs import Run
-from nextvec.settings import override
+from nextvec.runs.settings import override
 from nextvec.training import begin
 from nextvec.training import train as run_train
 from nextvec.windows import missed_shares
@@ -19,11 +19,11 @@ def train(arguments: Namespace) -> int:
     settings = override(recipe(arguments.recipe, len(bank)), arguments.set)
     run = begin(arguments.run, arguments.recipe, settings, bank)
     with show.Bars() as bars:
-        if not settings.only:
-            for sentence in missed_shares(bank, run.split(bank), settings.valid, settings.test).values():
+        if not settings.source.lane_filter:
+            for sentence in missed_shares(bank, run.split(bank), settings.split.valid, settings.split.test).values():
                 bars.console.print(f"[dim]{sentence}[/dim]", highlight=False)
-        for event in run_train(run, bank):
-            bars.event(event)
+        for _ in run_train(run, bank, [bars]):
+            pass
     return facts(run_facts(run), arguments)
 
 
@@ -36,13 +36,13 @@ def run_facts(run: Run) -> dict[str, Any]:
     update = history[-1]["update"] if history else 0
     seconds = run.seconds()
     state = "training" if run.is_training else "finished" if run.finished else "stopped"
-    eta, error = run.eta(), run.eta_error()
+    eta, error = run.eta(), run.timing().remaining_error()
     return {
         "kind": "run",
         "state": state,
         "recipe": run.recipe,
         "update": update,
-        "updates": run.settings.updates,
+        "updates": run.settings.optimizer.updates,
         "best_hit5": run.best_hit5,
         "finished": run.finished,
         "seconds": round(seconds, 1),

@@ -15,7 +15,7 @@ from torch import Tensor
 from nextvec.bank import Bank
 from nextvec.evaluation.predictions import at_rows
 from nextvec.lanes import Lanes
-from nextvec.models.experts import ExpertGRU
+from nextvec.models import Recurrent
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks, paired_lift
 
@@ -85,17 +85,17 @@ class ExpertUse:
 
 
 def expert_use(
-    model: ExpertGRU, bank: Bank, rows: Int64[np.ndarray, " R"], context: int | None, progress: Progress = silent
+    model: Recurrent[Any], bank: Bank, rows: Int64[np.ndarray, " R"], context: int | None, progress: Progress = silent
 ) -> ExpertUse:
     """The weights and the entropy of the gate in every prediction."""
 
     def every(x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T W"]:
-        return torch.cat(model.routed(model.start(len(x_BTD)), x_BTD)[2], dim=-1)
+        return torch.cat(model.routing(x_BTD), dim=-1)
 
     def last(x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B W"]:
         return every(x_BTD)[:, -1]
 
-    width = 2 * model.lanes.count
+    width = 2 * model.num_experts
     routed = at_rows(model, every, last, width, bank, rows, context, progress).double().numpy()
     probabilities, weights = np.split(routed, 2, axis=1)
     logs = np.log2(probabilities, where=probabilities > 0, out=np.zeros_like(probabilities))

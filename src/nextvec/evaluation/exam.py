@@ -76,14 +76,7 @@ class Exam:
             ExamError: too few rows to score that are new to their documents, or a scored row that has fewer admissible
                 candidates than ``pool``.
         """
-        every = rows_of(bank, documents, skip=max(1, history))
-        rows = _new_to_their_documents(bank, every)
-        repeats = len(every) - len(rows)
-        if len(rows) < MINIMUM_ROWS:
-            raise ExamError(
-                f"only {len(rows)} rows of the {part} documents can be scored; an exam needs at least {MINIMUM_ROWS} rows that "
-                f"have {max(1, history)} or more before them in their document and repeat none of them"
-            )
+        rows, repeats = _scored_rows(bank, documents, part, max(1, history))
         if len(rows) > max_rows:
             rows = np.sort(rows[np.argsort(_hashes(rows, 1), kind="stable")[:max_rows]])
         classes = bank.distinct.classes
@@ -107,12 +100,7 @@ class Exam:
     @cached_property
     def admissible(self) -> Int64[np.ndarray, " R"]:
         """Candidates that each scored row could have: its truth, and the vectors that its document does not hold before it."""
-        bank = self.bank
-        owner = bank.document_of(np.arange(len(bank), dtype=np.int64))
-        new = np.zeros(len(bank) + 1, dtype=np.int64)  # 1 for each row that holds a vector for the first time in its document
-        new[1 + np.unique(owner * len(bank) + self.classes, return_index=True)[1]] = 1
-        held = np.cumsum(new)
-        return len(self.order) - (held[self.rows + 1] - held[self._starts]) + 1
+        return _admissible(self.bank, self.rows)
 
     @property
     def largest_pool(self) -> int:
@@ -175,11 +163,38 @@ class Exam:
         return self.bank.offsets[self.clusters]
 
 
-def _new_to_their_documents(bank: Bank, rows: Int64[np.ndarray, " R"]) -> Int64[np.ndarray, " kept"]:
-    """The rows whose vectors their documents have not held before."""
-    everything = np.arange(len(bank), dtype=np.int64)
-    held = bank.distinct.numbers * bank.num_documents + bank.document_of(everything)
-    return np.intersect1d(rows, np.unique(held, return_index=True)[1])
+def largest_pool(bank: Bank, documents: Int64[np.ndarray, " M"], part: str) -> int:
+    """The largest pool that every row of some documents can fill: that of an exam over all their rows, without its order.
+
+    Raises:
+        ExamError: too few rows to score.
+    """
+    rows, _ = _scored_rows(bank, documents, part, 1)
+    return int(_admissible(bank, rows).min())
+
+
+def _scored_rows(
+    bank: Bank, documents: Int64[np.ndarray, " M"], part: str, history: int
+) -> tuple[Int64[np.ndarray, " R"], int]:
+    """The rows whose vectors their documents have not held before, and how many rows are left out because they were.
+
+    Raises:
+        ExamError: too few rows to score.
+    """
+    every = np.sort(rows_of(bank, documents, skip=history))
+    rows = every[bank.new_in_document[every]]
+    if len(rows) < MINIMUM_ROWS:
+        raise ExamError(
+            f"only {len(rows)} rows of the {part} documents can be scored; an exam needs at least {MINIMUM_ROWS} rows that "
+            f"have {history} or more before them in their document and repeat none of them"
+        )
+    return rows, len(every) - len(rows)
+
+
+def _admissible(bank: Bank, rows: Int64[np.ndarray, " R"]) -> Int64[np.ndarray, " R"]:
+    """For each row, the distinct vectors of the bank that its document does not hold before it, its own among them."""
+    held = np.concatenate([[0], np.cumsum(bank.new_in_document, dtype=np.int64)])
+    return len(bank.distinct) - (held[rows + 1] - held[bank.offsets[bank.document_of(rows)]]) + 1
 
 
 def _candidate_order(

@@ -17,7 +17,7 @@ from nextvec.evaluation.by_lane import ExpertUse, expert_use, lane_figures, plac
 from nextvec.evaluation.exam import Exam
 from nextvec.evaluation.predictions import predict_rows
 from nextvec.lanes import Lanes
-from nextvec.models import ExpertGRU, Recurrent
+from nextvec.models import Recurrent
 from nextvec.models.baselines import Constant, CopyLast, ExponentialMean, MeanOfAll, Successor
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks, Rate, candidate_terms, candidates_in_words, paired_lift
@@ -176,7 +176,7 @@ def examine(
         of_baselines,
         (*notes, *_left_out(exam)),
         places_by_lane(lanes, exam.bank, exam.rows) if lanes else {},
-        expert_use(model, exam.bank, exam.rows, context) if isinstance(model, ExpertGRU) else None,
+        expert_use(model, exam.bank, exam.rows, context) if model.num_experts else None,
     )
 
 

@@ -71,7 +71,7 @@ def evaluation_results(
         ExamError: the exams score different rows.
     """
     _check_exams(run, exams)
-    read = run.settings.context if context == OWN_CONTEXT else context
+    read = run.settings.passages.context if context == OWN_CONTEXT else context
     files = [_file(run, exam, read) for exam in exams]
     if not all(file.exists() for file in files):
         model, _ = load_model(run)

@@ -61,7 +61,7 @@ def report_on(
     model, centre = load_model(run)
     bank = exam.bank
     train = (bank, run.split(bank).train) if bank.fingerprint == run.origin.bank else None
-    read = run.settings.context if context == OWN_CONTEXT else context
+    read = run.settings.passages.context if context == OWN_CONTEXT else context
     return examine(exam, model, run.name, centre, read, train, notes, progress, lanes)
 
 
@@ -69,9 +69,9 @@ def _documents(run: Run, bank: Bank, part: Part | Literal["all"]) -> tuple[Int64
     """The documents to score, and what a reader of the report must know about them."""
     if part != "all":
         parts = run.split(bank)
-        missed = missed_shares(bank, parts, run.settings.valid, run.settings.test)
+        missed = missed_shares(bank, parts, run.settings.split.valid, run.settings.split.test)
         # The expert of one lane has fewer valid documents on purpose.
-        by_plan = run.settings.only and part == "valid"
+        by_plan = run.settings.source.lane_filter and part == "valid"
         return parts.part(part), (missed[part],) if part in missed and not by_plan else ()
     unseen = run.unseen(bank)
     left_out = bank.num_documents - len(unseen)

@@ -151,13 +151,13 @@ def time_to_reach(a: Run, b: Run) -> TimeToReach:
 
 def _same_validation(a: Run, b: Run) -> bool:
     def exam_of(run: Run) -> tuple[Any, ...]:
-        return run.origin.bank, set(run.origin.parts["valid"]), run.settings.pool
+        return run.origin.bank, set(run.origin.parts["valid"]), run.settings.validation.pool
 
     return exam_of(a) == exam_of(b)
 
 
 def _seconds_until(run: Run, hit5: float) -> float | None:
-    clock = dict(run.clock())
+    clock = dict(run.timing().clock)
     return next((clock.get(validation["update"]) for validation in run.history() if validation["valid"]["hit@5"] >= hit5), None)
 
 

@@ -4,7 +4,6 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ from nextvec.ranks import Ranks
 from nextvec.recipes import recipe as settings_of
 from nextvec.runs import Run, TrainSettings, load_model
 from nextvec.runs.run import BEST
-from nextvec.settings import override
+from nextvec.runs.settings import override
 from nextvec.windows import Split, split, training_windows
 
 CONTEXTS = (100, 500, 1000)
@@ -84,20 +83,20 @@ def context_experiment(
     """
     folder, contexts = Path(folder), sorted(set(contexts))
     settings = _settings(recipe, len(bank), contexts, seeds, sets)
-    parts = split(bank, settings.valid, settings.test)
+    parts = split(bank, settings.split.valid, settings.split.test)
     exam, history = _exam(bank, parts, contexts[-1], pool, rows)  # before training: an exam that is refused has cost nothing
     equal = _equal_targets(bank, parts, settings, contexts)
     tasks = [
         Task(
             folder / f"context-{context}" / f"seed-{seed}",
             recipe,
-            replace(settings, context=context, batch=equal[context][0], seed=seed),
+            settings.replaced(context=context, batch=equal[context][0], seed=seed),
         )
         for context in contexts
         for seed in range(seeds)
     ]
     runs = train_all(tasks, bank, executor or LocalProcesses(), progress)
-    by_context = {c: [run for run in runs if run.settings.context == c] for c in contexts}
+    by_context = {c: [run for run in runs if run.settings.passages.context == c] for c in contexts}
     found = _Findings(folder, exam, parts, progress).over(by_context, equal, recipe, history)
     content = found.to_json()
     write_atomically(folder / "context.json", json.dumps(content, indent=1) + "\n")
@@ -174,7 +173,7 @@ class _Findings:
         return Effect(name, average(seeds, 5), each, average_lift(seeds, against, 5), restricted)
 
     def _trained(self, runs: list[Run], effect: Effect, batch: int, targets: float) -> Trained:
-        context = runs[0].settings.context
+        context = runs[0].settings.passages.context
         own = [self._truncated(run, context) for run in runs]
         of_baselines = self._baselines(runs[0], context)
         best = max(of_baselines, key=lambda name: of_baselines[name].hits(5).mean())
@@ -230,7 +229,7 @@ def _settings(recipe: str, rows: int, contexts: Sequence[int], seeds: int, sets:
         name = assignment.partition("=")[0]
         if name in decided:
             raise SettingsError(f"{name} is decided by {decided[name]}; it cannot be set")
-    return replace(override(settings_of(recipe, rows), sets), patience=NO_EARLY_STOP, seconds=None)
+    return override(settings_of(recipe, rows), sets).replaced(patience=NO_EARLY_STOP, seconds=None)
 
 
 def _exam(bank: Bank, parts: Split, longest: int, pool: int | None, rows: int) -> tuple[Exam, int]:
@@ -248,8 +247,9 @@ def _equal_targets(bank: Bank, parts: Split, settings: TrainSettings, contexts: 
     a passage are the mean over the passages of the bank: many documents end
     before a long passage does.
     """
-    if settings.supervision == "last":
-        return {context: (settings.batch, float(settings.batch * settings.accumulate)) for context in contexts}
+    if settings.passages.supervision == "last":
+        o = settings.optimizer
+        return {context: (o.batch, float(o.batch * o.accumulate)) for context in contexts}
 
     def of_a_passage(context: int) -> float:
         windows = training_windows(bank, parts.train, context, np.random.default_rng(0))
@@ -265,10 +265,10 @@ def _equal_targets(bank: Bank, parts: Split, settings: TrainSettings, contexts: 
         """The largest relative difference to the longest context."""
         return max(abs(n * targets[c] / (passages * longest) - 1) for c, n in batches(passages).items())
 
-    least = max(1, round(settings.batch * of_a_passage(settings.context) / longest))
+    least = max(1, round(settings.optimizer.batch * of_a_passage(settings.passages.context) / longest))
     choices = range(least, 2 * least + 1)
     chosen = batches(next((n for n in choices if off(n) <= UNEQUAL), min(choices, key=off)))
-    return {c: (batch, batch * targets[c] * settings.accumulate) for c, batch in chosen.items()}
+    return {c: (batch, batch * targets[c] * settings.optimizer.accumulate) for c, batch in chosen.items()}
 
 
 def _noted_rows(full: int, rows: int, longest: int) -> str:

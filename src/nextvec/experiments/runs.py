@@ -56,7 +56,7 @@ def train_each(
     waiting = [task for task in tasks if not runs[task.path].finished]
     yield from ((run, None) for run in runs.values() if run.finished)
     updates = {task.path: _updates_made(runs[task.path]) for task in waiting}
-    total = sum(runs[task.path].settings.updates for task in waiting)
+    total = sum(runs[task.path].settings.optimizer.updates for task in waiting)
     with closing(executor.execute(waiting, path)) as events:
         for event in events:
             run = runs[event.task.path]
@@ -64,7 +64,7 @@ def train_each(
                 case TaskProgressed(event=Stepped() as step):
                     updates[run.path] = step.update
                 case TaskFinished() | TaskFailed():
-                    updates[run.path] = run.settings.updates  # all, however early it ended
+                    updates[run.path] = run.settings.optimizer.updates  # all, however early it ended
                 case _:
                     pass
             progress("training runs", sum(updates.values()), total)

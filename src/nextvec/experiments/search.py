@@ -13,7 +13,7 @@ from nextvec.experiments.executor import Executor, LocalProcesses
 from nextvec.experiments.points import Point, Sweep
 from nextvec.experiments.sweep import SweepSettings, add_points, parse_list
 from nextvec.progress import Progress, silent
-from nextvec.runs.run import generator_seed
+from nextvec.runs.seeds import generator_seed
 
 STORAGE = "trials.sqlite"
 PROPOSAL = 11  # number of a random generator; those of training have others

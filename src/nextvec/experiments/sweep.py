@@ -5,7 +5,7 @@ import itertools
 import json
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from nextvec.experiments.runs import stored, train_each
 from nextvec.progress import Progress, silent
 from nextvec.recipes import recipe
 from nextvec.runs import Run, TrainSettings
-from nextvec.settings import override
+from nextvec.runs.settings import override
 from nextvec.training import begin
 from nextvec.windows import split
 
@@ -63,8 +63,10 @@ class SweepSettings:
         """
         base = override(recipe(name, len(bank)), sets)
         stored(bank)
-        parts = split(bank, base.valid, base.test)
-        exams = {part: Exam.over(bank, parts.part(part), part, base.pool, rows) for part in ("train", "valid", "test")}
+        parts = split(bank, base.split.valid, base.split.test)
+        exams = {
+            part: Exam.over(bank, parts.part(part), part, base.validation.pool, rows) for part in ("train", "valid", "test")
+        }
         return SweepSettings(name, base, bank, Path(folder), seeds, exams["valid"])
 
     @contextmanager
@@ -95,14 +97,15 @@ class SweepSettings:
             if name in FIXED:
                 raise SettingsError(f"{name} cannot be swept: it {FIXED[name]}")
         settings = override(self.base, assignments(values))
-        return {name: getattr(settings, name) for name in values}
+        settled = {"model": settings.model, **settings.flat()}
+        return {name: settled[name] for name in values}
 
     def tasks(self, values: Mapping[str, Any]) -> list[Task]:
         """The runs of a point, one per seed."""
         settings = override(self.base, assignments(values))
         place = self.folder / f"{self.recipe}-{','.join(assignments(values))}"
         seeds = range(settings.seed, settings.seed + self.seeds)
-        return [Task(place / f"seed-{seed}", self.recipe, replace(settings, seed=seed)) for seed in seeds]
+        return [Task(place / f"seed-{seed}", self.recipe, settings.replaced(seed=seed)) for seed in seeds]
 
     def trial(self, run: Run, error: NextvecError | None) -> Trial:
         """A run that ended: evaluated, or with the reason why it failed."""

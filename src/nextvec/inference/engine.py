@@ -127,7 +127,9 @@ class Engine:
         chosen: WeightFormat = fastest_format() if weights == "auto" else weights
         model, _ = load_model(opened)
         facts = json.dumps(frozen.to_json(opened.settings), sort_keys=True)
-        return Engine(pack(model, chosen), held, index, _digest(model, f"{facts} {chosen}"), chosen, opened.settings.context)
+        return Engine(
+            pack(model, chosen), held, index, _digest(model, f"{facts} {chosen}"), chosen, opened.settings.passages.context
+        )
 
     @property
     def dim(self) -> int:

@@ -1,25 +1,22 @@
-"""A local GRU that reads chunks, a global GRU that reads their summaries, and a cache that reads no chunk twice."""
+"""A local GRU that reads chunks, and a global GRU that reads their summaries."""
 
 # Axes: B passages, T positions, D width, H hidden, K means, N chunks, L positions of one chunk, C = 2 H.
 
-from collections import OrderedDict
-from hashlib import sha256
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from nextvec.errors import SettingsError
 from nextvec.models.layers import silent_linear
 from nextvec.models.protocol import Recurrent
 from nextvec.models.trunk import Trunk
 
 
 class Reading(NamedTuple):
-    """Where the two GRUs stand, and how many vectors of the current chunk were read.
+    """The states of the two GRUs, and how many vectors of the current chunk were read.
 
-    A passage of a batch begins when the others do, so one count holds for all.
+    All passages of a batch begin together, so they share one count.
     """
 
     local: Float[Tensor, "layers B H"]
@@ -28,7 +25,7 @@ class Reading(NamedTuple):
 
 
 class HierarchicalState(NamedTuple):
-    """Exponential means, and the reading of chunks."""
+    """Exponential means, and the states of the chunks' GRUs."""
 
     means: Float[Tensor, "B K D"]
     reading: Reading
@@ -37,11 +34,9 @@ class HierarchicalState(NamedTuple):
 class Hierarchical(Recurrent[HierarchicalState]):
     """y = normalize(trunk + W [local; global]), with W zero at the start.
 
-    Chunks are counted from the start of the passage (5 x 200 for 1000). The
-    local GRU begins anew at each of them, so what it ends with, the chunk's
-    summary, depends on the chunk alone and can be kept (:class:`SummaryCache`).
-    The global GRU reads the summaries of finished chunks. All whole chunks of
-    a passage are computed as one batch, so 1000 vectors cost the time of 200.
+    Chunks are counted from the start of the passage (5 x 200 for 1000). The state of the local GRU is reset at the start of
+    each chunk. Its state at the end of a chunk is the summary of the chunk. The global GRU reads the summaries of finished
+    chunks. All whole chunks of a passage are computed as one batch, so 1000 vectors take as long as 200.
 
     Args:
         centre: mean of the training rows, [D].
@@ -86,24 +81,6 @@ class Hierarchical(Recurrent[HierarchicalState]):
     def traceable(self) -> Recurrent[Any]:
         return Unbranched(self)
 
-    def summarise(self, x_NLD: Float[Tensor, "N L D"]) -> tuple[Float[Tensor, "N H"], Float[Tensor, "N K D"]]:
-        """Of every chunk its summary, and its exponential means from nothing: all that later vectors need of it."""
-        means_NKD, centred_NLD, _ = self.trunk.read(self.trunk.start(len(x_NLD)), x_NLD)
-        h_NLH, _ = self.local(self.dropout(centred_NLD * self.dim**0.5), self._nothing(len(x_NLD)))
-        return h_NLH[:, -1], means_NKD
-
-    def resume(
-        self, summaries_NH: Float[Tensor, "N H"], means_NKD: Float[Tensor, "N K D"]
-    ) -> tuple[HierarchicalState, Float[Tensor, " D"]]:
-        """The state and the prediction after N summarised chunks."""
-        carried_KD = torch.zeros_like(means_NKD[0])
-        for chunk_KD in means_NKD:
-            carried_KD = chunk_KD + self.trunk.means.decays[:, None] ** self.chunk * carried_KD
-        before, outlook_BNH = self._outlook(self._nothing(1), summaries_NH[None])
-        h_C = torch.cat([summaries_NH[-1], outlook_BNH[0, -1]])
-        y_BTD = self._finish(carried_KD[None, None], h_C[None, None])
-        return HierarchicalState(carried_KD[None], Reading(self._nothing(1), before, 0)), y_BTD[0, 0]
-
     def _nothing(self, batch: int) -> Float[Tensor, "layers B H"]:
         return self.trunk.centre.new_zeros(self.local.num_layers, batch, self.local.hidden_size)
 
@@ -111,7 +88,7 @@ class Hierarchical(Recurrent[HierarchicalState]):
         return self.trunk.finish(self.trunk.mix(means_BTKD), self.residual(self.dropout(h_BTC)))
 
     def _read(self, reading: Reading, u_BTD: Float[Tensor, "B T D"]) -> tuple[Reading, Float[Tensor, "B T C"]]:
-        """What the current chunk still lacks, then all whole chunks at once, then what begins the next."""
+        """Read the rest of the current chunk, then all whole chunks as one batch, then the start of the next chunk."""
         length = u_BTD.shape[1]
         rest = min(length, -reading.num_read % self.chunk)
         last = (length - rest) % self.chunk
@@ -127,7 +104,7 @@ class Hierarchical(Recurrent[HierarchicalState]):
         return reading, torch.cat(parts, dim=1)
 
     def _read_part(self, reading: Reading, u_BTD: Float[Tensor, "B T D"]) -> tuple[Reading, Float[Tensor, "B T C"]]:
-        """Go on in the current chunk, to its end at most."""
+        """Continue in the current chunk, at most to its end."""
         h_BTH, local = self.local(u_BTD, reading.local.contiguous())
         outlook_BTH = reading.whole[-1][:, None].expand_as(h_BTH)
         count = reading.num_read + u_BTD.shape[1]
@@ -139,7 +116,7 @@ class Hierarchical(Recurrent[HierarchicalState]):
         return after, torch.cat([h_BTH, outlook_BTH], dim=-1)
 
     def _read_whole(self, reading: Reading, u_BTD: Float[Tensor, "B T D"]) -> tuple[Reading, Float[Tensor, "B T C"]]:
-        """Whole chunks, side by side in one batch; the global GRU then takes one step a chunk."""
+        """Read whole chunks as one batch; then the global GRU takes one step per chunk."""
         batch, chunks = len(u_BTD), u_BTD.shape[1] // self.chunk
         u_MLD = u_BTD.reshape(batch * chunks, self.chunk, self.dim)
         h_MLH, _ = self.local(u_MLD, self._nothing(batch * chunks))
@@ -151,7 +128,7 @@ class Hierarchical(Recurrent[HierarchicalState]):
     def _outlook(
         self, whole: Float[Tensor, "layers B H"], summaries_BNH: Float[Tensor, "B N H"]
     ) -> tuple[Float[Tensor, "layers B H"], Float[Tensor, "B N H"]]:
-        """The global GRU after these chunks, and what it told each of them: all before it, not itself."""
+        """The state of the global GRU after these chunks, and its output before each of them."""
         after_BNH, last = self.whole(summaries_BNH, whole.contiguous())
         return last, torch.cat([whole[-1][:, None], after_BNH[:, :-1]], dim=1)
 
@@ -202,84 +179,3 @@ class Unbranched(Recurrent[UnbranchedState]):
             torch.where(ended_B, torch.zeros_like(num_read), num_read),
         )
         return after, model.trunk.finish(model.trunk.mix(means_BTKD), residual_BTD)
-
-
-class Summary(NamedTuple):
-    """What is kept of a chunk."""
-
-    summary: Float[Tensor, " H"]
-    means: Float[Tensor, "K D"]
-
-
-class SummaryCache:
-    """Predictions after whole contexts, reading no chunk twice.
-
-    A summary is kept under the hash of its chunk's bytes and of the weights,
-    so a changed chunk or a changed model is a miss, never a wrong answer.
-    Appending a vector reads only the last, unfinished chunk again. Chunks are
-    counted from the start of the context: one that loses its oldest vector has
-    other chunks.
-
-    Args:
-        model: in ``eval`` mode; dropout would make summaries of chance.
-        capacity: summaries kept; the least recently used goes first.
-
-    ``hits`` and ``misses`` count whole chunks that were, and were not, found.
-    """
-
-    def __init__(self, model: Hierarchical, capacity: int = 4096) -> None:
-        if capacity < 1:
-            raise SettingsError(f"a cache of {capacity} summaries keeps nothing; capacity must be at least 1")
-        self.model = model
-        self.capacity = capacity
-        self.hits = 0
-        self.misses = 0
-        self._kept: OrderedDict[bytes, Summary] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    @torch.no_grad()
-    def predict(self, context_TD: Float[Tensor, "T D"]) -> Float[Tensor, " D"]:
-        """The prediction after the context, ``model(context)[-1]`` to rounding."""
-        if self.model.training:
-            raise SettingsError("a model in training has no fixed summaries; call model.eval() first")
-        whole = len(context_TD) // self.model.chunk * self.model.chunk
-        rest_BTD = context_TD[None, whole:]
-        if not whole:
-            return self.model(rest_BTD)[0, -1]
-        found = self._summaries(context_TD[:whole].unflatten(0, (-1, self.model.chunk)))
-        state, y_D = self.model.resume(torch.stack([f.summary for f in found]), torch.stack([f.means for f in found]))
-        return self.model.run(state, rest_BTD)[1][0, -1] if len(rest_BTD[0]) else y_D
-
-    def _summaries(self, chunks_NLD: Float[Tensor, "N L D"]) -> list[Summary]:
-        weights = self._weights()
-        keys = [sha256(weights + _bytes(chunk_LD)).digest() for chunk_LD in chunks_NLD]
-        # Of equal chunks the first stands for all.
-        absent = {key: n for n, key in reversed(list(enumerate(keys))) if key not in self._kept}
-        self.hits += len(keys) - len(absent)
-        self.misses += len(absent)
-        if absent:
-            summaries_NH, means_NKD = self.model.summarise(chunks_NLD[list(absent.values())])
-            for key, summary_H, means_KD in zip(absent, summaries_NH, means_NKD, strict=True):
-                self._kept[key] = Summary(summary_H.clone(), means_KD.clone())  # a view would keep all positions alive
-        found = [self._kept[key] for key in keys]
-        for key in keys:
-            self._kept.move_to_end(key)
-        while len(self._kept) > self.capacity:
-            self._kept.popitem(last=False)
-        return found
-
-    def _weights(self) -> bytes:
-        """Of all that a summary depends on; hashed anew each time, because training changes weights in place."""
-        digest = sha256()
-        for part in (self.model.local, self.model.trunk):
-            for tensor in part.state_dict().values():
-                digest.update(_bytes(tensor))
-        return digest.digest()
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    """The type and the raw bytes, of any type: NumPy has no bfloat16."""
-    raw = tensor.detach().reshape(-1).contiguous().view(torch.uint8).cpu().numpy().tobytes()
-    return str(tensor.dtype).encode() + raw

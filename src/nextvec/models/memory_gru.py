@@ -73,6 +73,8 @@ class MemoryGRU(Recurrent[MemoryGRUState]):
         dropout: on the content, the hidden state and the slots' answer.
     """
 
+    vector_parameters = ("trunk.", "recall_weights")
+
     def __init__(
         self,
         centre: Float[Tensor, " D"],

@@ -16,7 +16,9 @@ from abc import ABC, abstractmethod
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
+
+from nextvec.models.hooks import TrainingHooks
 
 S = TypeVar("S")
 
@@ -47,7 +49,7 @@ class Windowed(Protocol):
     size: int
 
 
-class Recurrent(nn.Module, ABC, Generic[S]):
+class Recurrent(TrainingHooks, ABC, Generic[S]):
     """A model written once, as :meth:`run`: a passage of any length, state in, state out.
 
     ``forward`` is one run over everything, ``step`` a run over one vector, so

@@ -1,7 +1,7 @@
 """The kinds of experts that are compared: their settings, their ranks and their lifts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int64
@@ -74,21 +74,22 @@ def settings_of_kind(base: TrainSettings, kind: str) -> TrainSettings:
         SettingsError: an unknown kind.
     """
     if kind == WHOLE:
-        return replace(base, model="memory_gru")
-    s = replace(base, model="experts")
+        return base.replaced(model="memory_gru")
+    s = base.replaced(model="experts")
+    o = s.options
     match kind:
         case "active":
-            return replace(s, experts=1)
+            return s.replaced(experts=1)
         case "total":
-            return replace(s, experts=1, expert_width=s.experts * s.expert_width)
+            return s.replaced(experts=1, expert_width=o.experts * o.expert_width)
         case "descriptions" | "clusters" | "random":
-            return replace(s, lanes=kind)
+            return s.replaced(lanes=kind)
         case "adapters":
-            return replace(s, expert_width=max(1, s.expert_width // 8), common_width=s.expert_width, gate_on="both", top=2)
+            return s.replaced(expert_width=max(1, o.expert_width // 8), common_width=o.expert_width, gate_on="both", top=2)
         case "constants":
-            narrow = replace(s, expert_width=max(1, s.expert_width // 8), common_width=s.expert_width)
-            return replace(narrow, experts=4, constants=True, route_per="document")
+            narrow = s.replaced(expert_width=max(1, o.expert_width // 8), common_width=o.expert_width)
+            return narrow.replaced(experts=4, constants=True, route_per="document")
         case "stages":
-            return replace(s, gate_on="both", top=2, router=0.25, balance=0.01)
+            return s.replaced(gate_on="both", top=2, router_fraction=0.25, balance=0.01)
         case _:
             raise SettingsError(f"there is no kind {kind!r}; {did_you_mean(kind, KINDS)}")

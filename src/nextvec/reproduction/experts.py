@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +17,13 @@ from nextvec.experiments.executor import Executor, LocalProcesses, Task
 from nextvec.experiments.runs import train_all
 from nextvec.experiments.seeds import few_documents
 from nextvec.lanes import Lanes
-from nextvec.models import ExpertGRU
 from nextvec.progress import Progress, silent
 from nextvec.ranks import candidate_terms
 from nextvec.recipes import recipe as settings_of
+from nextvec.reproduction.expert_gru import ExpertGRU
 from nextvec.reproduction.expert_kinds import KINDS, Kind, settings_of_kind
 from nextvec.runs import Run, TrainSettings, load_model
-from nextvec.settings import override
+from nextvec.runs.settings import override
 from nextvec.windows import split
 
 
@@ -59,9 +58,9 @@ def experts_experiment(
         RunError: the folder holds runs with other settings or of another bank.
     """
     folder, base = Path(folder), _settings(recipe, len(bank), seeds, sets, kinds)
-    exam = Exam.over(bank, split(bank, base.valid, base.test).test, "test", pool, rows)
+    exam = Exam.over(bank, split(bank, base.split.valid, base.split.test).test, "test", pool, rows)
     tasks = [
-        Task(folder / kind / f"seed-{seed}", recipe, replace(settings_of_kind(base, kind), seed=seed))
+        Task(folder / kind / f"seed-{seed}", recipe, settings_of_kind(base, kind).replaced(seed=seed))
         for kind in kinds
         for seed in range(seeds)
     ]
@@ -100,7 +99,7 @@ def _evaluated(kind: str, runs: Sequence[Run], exam: Exam) -> Kind:
         each = sum(parameter.numel() for parameter in model.experts.blocks[0].parameters())
         active -= (model.lanes.count - model.gate.top) * each
         if model.lanes.count > 1:
-            use = expert_use(model, exam.bank, exam.rows, runs[0].settings.context).to_json()
+            use = expert_use(model, exam.bank, exam.rows, runs[0].settings.passages.context).to_json()
     return Kind(kind, tuple(runs), ranks, whole, active, use)
 
 
@@ -110,7 +109,7 @@ def _settings(recipe: str, rows: int, seeds: int, sets: Sequence[str], kinds: Se
     decided = {"seed", "model", "patience", "seconds", "experts", "lanes"}
     if taken := next((name for name in (s.partition("=")[0] for s in sets) if name in decided), None):
         raise SettingsError(f"{taken} is decided by the experiment; it cannot be set")
-    base = replace(override(settings_of(recipe, rows), sets), patience=NO_EARLY_STOP, seconds=None)
+    base = override(settings_of(recipe, rows).replaced(model="experts"), sets).replaced(patience=NO_EARLY_STOP, seconds=None)
     for kind in kinds:
         settings_of_kind(base, kind)
     return base

@@ -86,7 +86,7 @@ class Phase:
             "phase": phase,
             "form": form,
             "without": without,
-            "context": self.runs[0].settings.context,
+            "context": self.runs[0].settings.passages.context,
             "full_context": self.full_context,
             "seeds": [run.settings.seed for run in self.runs],
             **{f"hit@{k}": _over_seeds(own, k) for k in HITS},

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,16 @@ from nextvec.experiments.runs import refuse_failed, train_each
 from nextvec.experiments.seeds import average, few_documents
 from nextvec.inference import bank_of
 from nextvec.lanes import Lanes
-from nextvec.models import ExpertGRU
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks
 from nextvec.recipes import recipe as settings_of
+from nextvec.reproduction.families import EXPERTS_FAMILY
 from nextvec.reproduction.phase_table import Phase, Phases, Step
 from nextvec.reproduction.phases_page import write_phases_page
 from nextvec.reproduction.reported import FIXED_POOL, FORMS, ORDER, POOLS, RECIPES, SHRINKING, Pool, parts_of
 from nextvec.runs import Run, load_model
 from nextvec.runs.run import BEST, RUN
-from nextvec.settings import override
+from nextvec.runs.settings import TrainSettings, override, reads
 from nextvec.windows import Split
 
 
@@ -164,7 +163,7 @@ class _Table:
         for name in sorted(found, key=_place):
             runs = found[name]
             ranks = {pool: tuple(self._ranks[run.path][pool] for run in runs) for pool in self.exams}
-            context = runs[0].settings.context
+            context = runs[0].settings.passages.context
             before = table.get(_before(name, table))
             baseline_ranks = self._baseline_ranks(context)
             use, places = self._use(runs[0]), self._places()
@@ -176,15 +175,14 @@ class _Table:
 
     def _use(self, run: Run) -> dict[str, Any] | None:
         """The experts that were active in its predictions; computed once, kept on disk. None for a model without experts."""
-        if run.settings.model != "experts":
+        if run.settings.model != EXPERTS_FAMILY.name:
             return None
         exam = self.exams[self._pool]
         weights = (run.path / BEST).read_bytes()
-        file = self.folder / "experts" / f"{digest(exam.id, str(run.settings.context), weights)}.json"
+        file = self.folder / "experts" / f"{digest(exam.id, str(run.settings.passages.context), weights)}.json"
         if not file.exists():
             model, _ = load_model(run)
-            assert isinstance(model, ExpertGRU)
-            found = expert_use(model, self.bank, exam.rows, run.settings.context, self.progress).to_json()
+            found = expert_use(model, self.bank, exam.rows, run.settings.passages.context, self.progress).to_json()
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, json.dumps(found))
         return read_json(file)
@@ -245,10 +243,25 @@ def _tasks(folder: Path, bank: Bank, recipes: Sequence[str], seeds: int, sets: S
     if any(assignment.startswith("seed=") for assignment in sets):
         raise SettingsError("seed is counted from 0 by --seeds; it cannot be set")
     tasks: list[Task] = []
-    for name in recipes:
-        settings = override(settings_of(name, len(bank)), sets)
-        tasks += [Task(folder / name / f"seed-{seed}", name, replace(settings, seed=seed)) for seed in range(seeds)]
+    for name, settings in _settings(recipes, len(bank), sets).items():
+        tasks += [Task(folder / name / f"seed-{seed}", name, settings.replaced(seed=seed)) for seed in range(seeds)]
     return tasks
+
+
+def _settings(recipes: Sequence[str], rows: int, sets: Sequence[str]) -> dict[str, TrainSettings]:
+    """The settings of every recipe. An option of some models changes the recipes whose model reads it.
+
+    Raises:
+        SettingsError: an unknown recipe or setting, or an option that no recipe's model reads.
+    """
+    models, rest = [s for s in sets if s.startswith("model=")], [s for s in sets if not s.startswith("model=")]
+    found = {name: override(settings_of(name, rows), models) for name in recipes}
+    read = {name: [s for s in rest if reads(settings.model, s.partition("=")[0])] for name, settings in found.items()}
+    for assignment in rest:
+        if all(assignment not in kept for kept in read.values()):
+            for settings in found.values():
+                override(settings, [assignment])
+    return {name: override(settings, read[name]) for name, settings in found.items()}
 
 
 def _finished(folder: Path) -> dict[str, list[Run]]:

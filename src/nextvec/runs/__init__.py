@@ -1,4 +1,4 @@
-"""Runs: the directory of a training, its settings, and the model that they describe."""
+"""Runs: the directory of a training, its settings, and the model that the settings describe."""
 
 from nextvec.runs.loading import check_encoder, load_model
 from nextvec.runs.run import Run

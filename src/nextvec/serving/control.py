@@ -2,27 +2,25 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar, get_args
 
-import orjson
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from nextvec.errors import ServingError
 from nextvec.rollout.ledger import ConflictError, LedgerError
-from nextvec.rollout.plan import Command, Verb, intervene
+from nextvec.rollout.plan import Command, intervene
 from nextvec.rollout.report import caution
-from nextvec.serving import wire
 from nextvec.serving.canary import Canary
-from nextvec.serving.wire import RefusedError
+from nextvec.serving.parameters import named
+from nextvec.serving.payload import from_json
+from nextvec.serving.refusal import RefusedError
+from nextvec.wire.fields import Body
+from nextvec.wire.media import JSON
+from nextvec.wire.operations import ReasonRequest, RolloutChange, RolloutList, RolloutVerb
 
-VERBS: dict[str, Verb] = {
-    "pause": "pause",
-    "resume": "resume",
-    "abort": "abort",
-    "promote": "promote",
-}  # not "start": its checks need the run at hand
-MOST_REASON = 500  # letters
+VERBS: dict[str, RolloutVerb] = {verb: verb for verb in get_args(RolloutVerb)}
 T = TypeVar("T")
 
 
@@ -34,30 +32,22 @@ class Control:
 
     async def rollouts(self, _: Request) -> Response:
         if self._canary is None:
-            return _json({"current": None, "past": [], "trouble": None, "watching": False})
-        return _json(await _asked(self._canary.told))
+            return _json(RolloutList(None, [], None, False))
+        return _json(msgspec.convert(await _asked(self._canary.told), RolloutList))
 
     async def intervene(self, request: Request) -> Response:
         canary = self._canary
         if canary is None:
             raise RefusedError(404, "this server takes part in no rollout; start it with --ledger")
-        rollout = wire.named(request.path_params["rollout"], "rollout")
+        rollout = named(request.path_params["rollout"], "rollout")
         verb = VERBS.get(request.path_params["verb"])
         if verb is None:
             raise RefusedError(404, f"a rollout can {', '.join(VERBS)}")
-        command = Command(verb, request.state.actor, _reason(await request.body()))
+        body = await request.body()
+        reason = from_json(body, ReasonRequest).reason if body else ""
+        command = Command(verb, request.state.actor, reason)
         record = await _asked(lambda: intervene(canary.ledger, rollout, command))
-        return _json({"rollout": rollout, "state": record.state, "epoch": record.epoch, "warning": caution(record)})
-
-
-def _reason(body: bytes) -> str:
-    if not body:
-        return ""
-    match list(wire.parse(body).items()):
-        case [("reason", str(reason))] if len(reason) <= MOST_REASON:
-            return reason
-        case _:
-            raise RefusedError(400, f"the body may hold a reason of at most {MOST_REASON} letters, and nothing else")
+        return _json(RolloutChange(rollout, record.state, record.epoch, caution(record)))
 
 
 async def _asked(call: Callable[[], T]) -> T:
@@ -71,5 +61,5 @@ async def _asked(call: Callable[[], T]) -> T:
         raise RefusedError(404, str(error)) from None
 
 
-def _json(content: dict[str, Any]) -> Response:
-    return Response(orjson.dumps(content), media_type=wire.JSON)
+def _json(content: Body) -> Response:
+    return Response(msgspec.json.encode(content), media_type=JSON)

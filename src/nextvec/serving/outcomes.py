@@ -14,7 +14,7 @@ from nextvec.serving.listeners import Listeners
 from nextvec.serving.metrics import Metrics
 from nextvec.serving.model_routing import ModelRouting
 from nextvec.serving.observations import Closed, Pair, Seen, Settled, Stream
-from nextvec.serving.wire import Vectors
+from nextvec.serving.payload import Vectors
 from nextvec.serving.worker_thread import WorkerThread
 
 

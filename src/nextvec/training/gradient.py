@@ -1,4 +1,4 @@
-"""The gradient of one update, however many passages it takes and however few fit into memory at once."""
+"""The gradient of one update, for any number of passages, of which a few are in memory at a time."""
 
 # Axes: B passages, T positions, N targets, D width.
 
@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nextvec.bank import Bank
 from nextvec.batches import Candidates, Passages, candidates, passages
-from nextvec.models import ExpertGRU, PublishedMemoryGRU, Recurrent
-from nextvec.models.experts import balance
+from nextvec.models import Recurrent
+from nextvec.models.hooks import AuxiliaryLoss
 from nextvec.objective import cosine_distance, gradient_norms, info_nce, squared_distance
-from nextvec.runs.run import generator_seed
+from nextvec.runs.seeds import generator_seed
 from nextvec.runs.settings import TrainSettings
 from nextvec.training.support import reduced_precision
 from nextvec.windows import Windows
@@ -30,19 +30,19 @@ BLOCK = 512  # predictions that are scored at once
 
 @dataclass
 class Computed:
-    """What one update's gradient was made of.
+    """The loss and the targets of one update.
 
     Attributes:
         loss: weighted sum of the terms, mean over all targets of the update.
         terms: value of each weighted term.
-        pulls: norm of each term's gradient at the predictions; empty unless asked for.
+        gradient_norms: norm of each term's gradient at the predictions; empty unless it was measured.
         targets: rows, in the order of the passages.
-        negatives: per target, mean.
+        negatives: mean number per target.
     """
 
     loss: float
     terms: dict[str, float]
-    pulls: dict[str, float]
+    gradient_norms: dict[str, float]
     targets: Int64[np.ndarray, " N"]
     negatives: float
 
@@ -50,11 +50,10 @@ class Computed:
 class Gradient:
     """Adds an update's gradient to ``.grad`` of the model and the temperature.
 
-    With ``cached``, all passages of an update share their negatives, although
-    only ``batch`` of them are held at once: all are predicted without graphs,
-    the loss is taken over all predictions together, and its gradient there is
-    carried through each passage in a second pass (gradient caching, Gao et al.
-    2021, arXiv 2101.06983). It is the gradient of one big batch exactly.
+    With ``cached``, all passages of an update share their negatives, although only ``batch`` of them are in memory at a
+    time. All passages are predicted without graphs, the loss of all predictions is computed together, and a second pass
+    carries its gradient at the predictions through each batch (gradient caching, Gao et al. 2021, arXiv 2101.06983).
+    The result is the gradient of one large batch.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class Gradient:
         self.device = log_temperature.device
         self.classes = bank.distinct.classes
         self.copies = np.bincount(self.classes[train_rows], minlength=len(bank))
-        self._whole: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=True) if settings.compile else model
+        self._whole: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=True) if settings.compute.compile else model
 
     def compute(
         self, update: int, windows: Windows, chosen: Int64[np.ndarray, " B"], others: Int64[np.ndarray, " rows"], measure: bool
@@ -81,79 +80,74 @@ class Gradient:
         Args:
             chosen: which of the windows; ``batch`` of them are computed at once.
             others: rows that are negatives of every target.
-            measure: whether to tell how hard each term pulls, which costs a second backward through the loss.
+            measure: whether to measure the gradient norm of each term, which costs a second backward pass through the loss.
         """
-        s = self.settings
-        places = [chosen[i : i + s.batch] for i in range(0, len(chosen), s.batch)]
+        batch = self.settings.optimizer.batch
+        places = [chosen[i : i + batch] for i in range(0, len(chosen), batch)]
         read = [passages(self.bank, windows, place) for place in places]
         counts = [int((p.targets >= 0).sum()) for p in read]
-        groups = [range(len(read))] if s.cached else [range(i, i + 1) for i in range(len(read))]
+        groups = [range(len(read))] if self.settings.negatives.cached else [range(i, i + 1) for i in range(len(read))]
         return _together([self._group(update, read, group, sum(counts), others, measure) for group in groups])
 
     def _group(
         self, update: int, read: Sequence[Passages], group: range, total: int, others: Int64[np.ndarray, " rows"], measure: bool
     ) -> Computed:
-        """Passages that share one loss; several are predicted twice, one alone keeps its graph."""
+        """The gradient of batches that share one loss. Several batches are predicted twice; a single batch keeps its graph."""
         s, alone = self.settings, len(group) == 1
         with torch.set_grad_enabled(alone):
-            outputs, uneven = zip(*(self._predict(read[i], update, i) for i in group), strict=True)
+            outputs, auxiliary = zip(*(self._predict(read[i], update, i) for i in group), strict=True)
         rows = np.concatenate([read[i].targets[read[i].targets >= 0].numpy() for i in group])
         rng = np.random.default_rng(generator_seed(s.seed, NEGATIVES, update, group.start))
-        drawn = rng.choice(self.train_rows, s.negatives)
+        drawn = rng.choice(self.train_rows, s.negatives.negatives)
         predicted_ND = torch.cat([y.detach() for y in outputs]).requires_grad_()
         named = self._named(rows, np.concatenate([drawn, others]))
         found: list[Computed] = []
-        for start in range(0, len(rows), BLOCK):  # of all predictions at once, scores would need more memory than the model
+        for start in range(0, len(rows), BLOCK):  # the scores of all predictions at once would need more memory than the model
             block = slice(start, start + BLOCK)
             share = len(rows[block]) / total
             terms = {name: share * term for name, term in self._terms(predicted_ND[block], rows[block], named, block).items()}
-            pulls = gradient_norms(terms, predicted_ND) if measure else {}
+            norms = gradient_norms(terms, predicted_ND) if measure else {}
             loss = torch.stack(list(terms.values())).sum()
             self.scale(loss).backward()
             values = {name: term.item() for name, term in terms.items()}
-            found.append(Computed(loss.item(), values, pulls, rows[block], named.negatives))
+            found.append(Computed(loss.item(), values, norms, rows[block], named.negatives))
         assert predicted_ND.grad is not None
         edges = np.cumsum([0, *(len(y) for y in outputs)])
         for n, (i, (first, last)) in enumerate(zip(group, pairwise(edges.tolist()), strict=True)):
-            output, imbalance = (outputs[n], uneven[n]) if alone else self._predict(read[i], update, i)
+            output, added = (outputs[n], auxiliary[n]) if alone else self._predict(read[i], update, i)
             share = len(output) / total
-            pulled, weights = [output], [predicted_ND.grad[first:last]]
-            if self.settings.balance and imbalance is not None:
-                weighted = share * self.settings.balance * imbalance
-                pulled.append(self.scale(weighted))
-                weights.append(torch.ones_like(weighted))
-                found.append(Computed(weighted.item(), {"balance": weighted.item()}, {}, rows[:0], 0.0))
-            torch.autograd.backward(pulled, weights)
+            ends, gradients = [output], [predicted_ND.grad[first:last]]
+            if added is not None:
+                weighted = share * added.weight * added.value
+                ends.append(self.scale(weighted))
+                gradients.append(torch.ones_like(weighted))
+                found.append(Computed(weighted.item(), {added.name: weighted.item()}, {}, rows[:0], 0.0))
+            torch.autograd.backward(ends, gradients)
         return _together(found)
 
-    def _predict(self, read: Passages, update: int, number: int) -> tuple[Float[Tensor, "N D"], Float[Tensor, ""] | None]:
-        """Predictions of the scored rows, and how unevenly experts were used where that has a weight.
+    def _predict(self, read: Passages, update: int, number: int) -> tuple[Float[Tensor, "N D"], AuxiliaryLoss | None]:
+        """Predictions of the scored rows, and the model's auxiliary loss if it has one.
 
-        Dropout depends on the update and the number alone, so it repeats.
+        Dropout is a function of the update and the number of the batch, so a second call gives the same predictions.
         """
-        s = self.settings
+        s, scored_BT = self.settings, (read.targets >= 0).to(self.device)
         torch.manual_seed(generator_seed(s.seed, DROPOUT, update, number))
         x_BTD = read.x.to(self.device)
-        with reduced_precision(s.precision, self.device.type):
-            if s.loss_on == "delta":
-                assert isinstance(self.model, PublishedMemoryGRU)
+        with reduced_precision(s.compute.precision, self.device.type):
+            if s.objective.loss_on == "delta":
                 return self.model.difference(x_BTD).float(), None
-            if isinstance(self.model, ExpertGRU) and s.balance:
-                return self._balanced(self.model, x_BTD, read.targets.to(self.device) >= 0)
-            if s.supervision == "last":
+            if self.model.has_auxiliary:
+                y_BTD, auxiliary = self.model.with_auxiliary(x_BTD, scored_BT)
+                return y_BTD[scored_BT].float(), auxiliary
+            if s.passages.supervision == "last":
                 return self.model.last(x_BTD).float(), None
-            y_BTD = in_segments(self.model, x_BTD, s.segment) if s.segment else self._whole(x_BTD)
-        return y_BTD[(read.targets >= 0).to(self.device)].float(), None
-
-    def _balanced(
-        self, model: ExpertGRU, x_BTD: Float[Tensor, "B T D"], scored_BT: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "N D"], Float[Tensor, ""]]:
-        _, y_BTD, routing = model.routed(model.start(len(x_BTD)), x_BTD)
-        return y_BTD[scored_BT].float(), balance(routing, scored_BT)
+            segment = s.compute.segment
+            y_BTD = in_segments(self.model, x_BTD, segment) if segment else self._whole(x_BTD)
+        return y_BTD[scored_BT].float(), None
 
     def _named(self, rows: Int64[np.ndarray, " N"], others: Int64[np.ndarray, " rows"]) -> Candidates:
-        """What the targets are told apart from; a raw difference only from the other targets' differences."""
-        if self.settings.loss_on == "vector":
+        """The candidates of the targets; for raw differences only the differences of the other targets."""
+        if self.settings.objective.loss_on == "vector":
             return candidates(self.bank, self.classes, self.copies, rows, others)
         place_N, count = torch.arange(len(rows)), len(rows)
         return Candidates(self._truths(rows).cpu(), place_N, torch.zeros(count, count, dtype=torch.bool), torch.zeros(count))
@@ -161,8 +155,8 @@ class Gradient:
     def _terms(
         self, predicted_BD: Float[Tensor, "B D"], rows: Int64[np.ndarray, " B"], named: Candidates, block: slice
     ) -> dict[str, Tensor]:
-        """Every term of the loss that has a weight, weighted, mean over some of the targets."""
-        s, device = self.settings, self.device
+        """Every term of the loss with a weight above 0, weighted, mean over some of the targets."""
+        s, device = self.settings.objective, self.device
         terms: dict[str, Tensor] = {}
         if s.alpha:
             vectors_CD, log_q_C = named.vectors.to(device), named.log_q.to(device)
@@ -176,36 +170,38 @@ class Gradient:
         return terms
 
     def _truths(self, rows: Int64[np.ndarray, " N"]) -> Float[Tensor, "N D"]:
-        """What should be predicted: the next vectors, or their differences to the last ones."""
+        """The targets of the loss: the next vectors, or their differences to the last ones."""
         truth_ND = torch.from_numpy(self.bank.rows[rows]).float()
-        if self.settings.loss_on == "delta":
+        if self.settings.objective.loss_on == "delta":
             truth_ND = truth_ND - torch.from_numpy(self.bank.rows[rows - 1]).float()
         return truth_ND.to(self.device)
 
 
 def _together(parts: Sequence[Computed]) -> Computed:
-    """Parts of one update: values add up, pulls on different predictions by Pythagoras."""
+    """Parts of one update: values are summed; gradient norms at different predictions are combined by their squares."""
     targets = sum(len(part.targets) for part in parts)
     return Computed(
         sum(part.loss for part in parts),
         {name: sum(part.terms.get(name, 0.0) for part in parts) for name in _names(part.terms for part in parts)},
-        {name: math.hypot(*(part.pulls.get(name, 0.0) for part in parts)) for name in _names(part.pulls for part in parts)},
+        {
+            name: math.hypot(*(part.gradient_norms.get(name, 0.0) for part in parts))
+            for name in _names(part.gradient_norms for part in parts)
+        },
         np.concatenate([part.targets for part in parts]),
         sum(part.negatives * len(part.targets) for part in parts) / targets,
     )
 
 
 def _names(parts: Iterable[dict[str, float]]) -> list[str]:
-    """Each name once, in the order of the first of them."""
+    """Each name once, in the order of its first occurrence."""
     return list(dict.fromkeys(name for part in parts for name in part))
 
 
 def in_segments(model: Recurrent[Any], x_BTD: Float[Tensor, "B T D"], segment: int) -> Float[Tensor, "B T D"]:
-    """``model(x)`` with only the state kept between segments; what lies inside is computed again on the way back.
+    """``model(x)`` with gradient checkpoints (Chen et al. 2016, arXiv 1604.06174): only the states between segments are kept.
 
-    Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174) where every
-    model can be cut: between two vectors, because splitting a passage changes
-    nothing.
+    Activations inside a segment are computed again in the backward pass. Every model can be split between two vectors,
+    because a split passage gives the same predictions.
     """
     state = model.start(len(x_BTD))
     outputs: list[Tensor] = []

@@ -1,10 +1,9 @@
-"""Whether this machine computes a model's update, asked before a run writes anything."""
+"""A check that this machine computes a model's update, made before a run writes anything."""
 
 # Axes: D width.
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -12,7 +11,8 @@ import torch
 
 from nextvec.errors import SettingsError
 from nextvec.models import Recurrent
-from nextvec.runs.settings import Precision, TrainSettings
+from nextvec.runs.groups import Precision
+from nextvec.runs.settings import TrainSettings
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PROBED = 3  # positions
@@ -48,16 +48,17 @@ def check_computes(model: Recurrent[Any], settings: TrainSettings, dim: int) -> 
     failure = _failure(model, settings, dim)
     if failure is None:
         return
-    asked = {"model": settings.model, "precision": settings.precision, "device": settings.device, "compile": settings.compile}
+    c = settings.compute
+    asked = {"model": settings.model, "precision": c.precision, "device": c.device, "compile": c.compile}
     named = _written({name: value for name, value in asked.items() if value is not False})
     raise SettingsError(f"{named}: this machine does not compute it ({failure}); {_advice(model, settings, dim)}")
 
 
 def _advice(model: Recurrent[Any], settings: TrainSettings, dim: int) -> str:
     for changes in ALTERNATIVES:
-        other = replace(settings, **changes)
+        other, before = settings.replaced(**changes), settings.flat()
         if other != settings and _failure(model, other, dim) is None:
-            return "choose " + _written({name: value for name, value in changes.items() if getattr(settings, name) != value})
+            return "choose " + _written({name: value for name, value in changes.items() if before[name] != value})
     return "choose another model"
 
 
@@ -68,13 +69,14 @@ def _written(settings: dict[str, Any]) -> str:
 
 def _failure(model: Recurrent[Any], settings: TrainSettings, dim: int) -> str | None:
     """The first line of what torch raised, None if it computed."""
+    c = settings.compute
     try:
-        if settings.compile:
+        if c.compile:
             _compile()
-        model.to(settings.device)
-        x_BTD = torch.eye(1, dim, device=settings.device).expand(1, PROBED, dim)
-        scaler = torch.amp.GradScaler(settings.device, enabled=settings.precision == "float16")
-        with reduced_precision(settings.precision, settings.device):
+        model.to(c.device)
+        x_BTD = torch.eye(1, dim, device=c.device).expand(1, PROBED, dim)
+        scaler = torch.amp.GradScaler(c.device, enabled=c.precision == "float16")
+        with reduced_precision(c.precision, c.device):
             y_BTD = model(x_BTD)
         scaler.scale(y_BTD.float().sum()).backward()
     except RuntimeError as error:  # also of an operation that is not implemented, and of memory that does not suffice

@@ -8,7 +8,7 @@ from nextvec.cli.arguments import add_candidate_bank, add_weights
 from nextvec.cli.verb import Verb
 from nextvec.errors import SettingsError
 
-NEEDS = ("starlette", "uvicorn", "httptools", "orjson", "prometheus_client")
+NEEDS = ("starlette", "uvicorn", "httptools", "msgspec", "prometheus_client")
 
 
 def _arguments(parser: ArgumentParser) -> None:

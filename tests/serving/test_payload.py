@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextvec.serving import wire
-from nextvec.serving.wire import F16, F32, MOST_VECTORS, RefusedError
+from nextvec.serving import payload
+from nextvec.serving.refusal import RefusedError
+from nextvec.wire.limits import MOST_VECTORS, most_body, most_rows
+from nextvec.wire.media import F16, F32
+from nextvec.wire.predictions import ContextRequest
 
 DIM = 4
 
@@ -18,7 +21,7 @@ DIM = 4
 def test_rows_arrive_as_they_were_sent(count: int, kind: str, seed: int) -> None:
     dtype = "<f2" if kind == F16 else "<f4"
     rows = np.random.default_rng(seed).standard_normal((count, DIM)).astype(dtype)
-    found = wire.decode(rows.tobytes(), kind, DIM)
+    found = payload.decode(rows.tobytes(), kind, DIM)
     np.testing.assert_array_equal(found.rows, rows.astype(np.float32))
     assert found.payload == rows.tobytes()
     assert found.half == (kind == F16)
@@ -39,7 +42,7 @@ def test_rows_arrive_as_they_were_sent(count: int, kind: str, seed: int) -> None
 )
 def test_a_bad_body_is_refused_with_its_reason(body: bytes, kind: str, status: int) -> None:
     with pytest.raises(RefusedError) as refused:
-        wire.decode(body, kind, DIM)
+        payload.decode(body, kind, DIM)
     assert refused.value.status == status
     assert "\n" not in str(refused.value)
 
@@ -52,6 +55,8 @@ def test_a_bad_body_is_refused_with_its_reason(body: bytes, kind: str, status: i
         {},
         "x",
         [[1, 2, 3]],
+        [[1, 2, 3, None]],
+        [[1, 2, 3, [4]]],
         [[1, 2, 3, "4"]],
         [[1, 2, 3, True]],
         [[0, 0, 0, 0]],
@@ -60,56 +65,37 @@ def test_a_bad_body_is_refused_with_its_reason(body: bytes, kind: str, status: i
 )
 def test_bad_json_vectors_are_refused(values: object) -> None:
     with pytest.raises(RefusedError) as refused:
-        wire.from_json(values, DIM)
+        given = payload.from_json(json.dumps({"vectors": values}).encode(), ContextRequest)
+        payload.from_lists(given.vectors or [], DIM)
     assert refused.value.status == 400
 
 
 @pytest.mark.parametrize("values", [None, [], [-1], [5], [1.0], [True], ["1"], [10**30]])
 def test_bad_row_numbers_are_refused(values: object) -> None:
     with pytest.raises(RefusedError):
-        wire.from_ids(values, 5)
+        given = payload.from_json(json.dumps({"rows": values}).encode(), ContextRequest)
+        payload.check_ids(given.rows or [], 5)
+
+
+@pytest.mark.parametrize("body", [b'{"rows":[1],"x":2}', b'{"text":"\\ud800 a"}', b'{"text":"\xff"}', b'{"a\\nb":1}'])
+def test_a_body_with_an_unknown_field_or_a_broken_text_is_refused_in_one_line(body: bytes) -> None:
+    with pytest.raises(RefusedError) as refused:
+        payload.from_json(body, ContextRequest)
+    assert refused.value.status == 400
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff", b'{"a":NaN}', b"[" * 100_000, b'{"a":' * 5_000])
 def test_what_is_no_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(RefusedError) as refused:
-        wire.parse(body)
+        payload.from_json(body, ContextRequest)
     assert refused.value.status == 400
 
 
-@given(st.text(max_size=80))
-def test_a_name_is_letters_digits_dash_and_underscore(text: str) -> None:
-    plain = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
-    if 1 <= len(text) <= 64 and set(text) <= plain:
-        assert wire.named(text) == text
-    else:
-        with pytest.raises(RefusedError):
-            wire.named(text)
-
-
-@pytest.mark.parametrize("text", ["", "-1", "1.5", "0x1", "١", "9" * 30, "1001", " 1", "1_0"])
-def test_a_number_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(RefusedError):
-        wire.whole(text, "k", 1, 1000, 10)
-
-
-def test_lengths_must_add_up() -> None:
-    assert wire.lengths_of("1,2", 3) == [1, 2]
-    for text in (None, "", "1,1", "3,0", "1,,2", "4,-1"):
-        with pytest.raises(RefusedError):
-            wire.lengths_of(text, 3)
-
-
-@pytest.mark.parametrize("text", ["0", "nan", "inf", "-5", "1e9", "x"])
-def test_a_deadline_is_bounded(text: str) -> None:
-    with pytest.raises(RefusedError):
-        wire.milliseconds(text, 1.0)
-
-
 def test_another_payload_has_another_digest() -> None:
-    a = wire.from_rows(np.ones((1, DIM), np.float32))
-    b = wire.from_rows(np.full((1, DIM), 2, np.float32))
-    half = wire.decode(a.payload, F16, DIM * 2)
+    a = payload.from_rows(np.ones((1, DIM), np.float32))
+    b = payload.from_rows(np.full((1, DIM), 2, np.float32))
+    half = payload.decode(a.payload, F16, DIM * 2)
     assert len({a.digest, b.digest, half.digest}) == 3
 
 
@@ -124,7 +110,7 @@ def _fuzz(count: int) -> int:
         body = draw.randbytes(draw.choice((0, 1, 3, 8, 16, 16, 32, 48, 160)))
         kind = draw.choice((F32, F16, "application/octet-stream", "text/plain", ""))
         try:
-            found = wire.decode(body, kind, DIM)
+            found = payload.decode(body, kind, DIM)
         except RefusedError:
             refused += 1
             continue
@@ -154,6 +140,6 @@ def test_a_hundred_thousand_bodies() -> None:
     ],
 )
 def test_a_body_holds_ten_thousand_rows_up_to_64_mib(dim: int, body: int, rows: int, halves: int) -> None:
-    assert (wire.most_body(dim), wire.most_rows(dim), wire.most_rows(dim, 2)) == (body, rows, halves)
+    assert (most_body(dim), most_rows(dim), most_rows(dim, 2)) == (body, rows, halves)
     assert rows * dim * 4 <= body
-    assert wire.decode(np.ones((rows, dim), "<f4").tobytes(), wire.F32, dim).rows.shape == (rows, dim)
+    assert payload.decode(np.ones((rows, dim), "<f4").tobytes(), F32, dim).rows.shape == (rows, dim)

@@ -58,8 +58,11 @@ class PublishedMemoryGRU(Recurrent[Tensor]):
         return self._delta(h_BTH[:, -1:])[:, 0]
 
     @torch.no_grad()
-    def remember(self, x_BTD: Float[Tensor, "B T D"]) -> None:
-        """memory <- 0.9 memory + 0.1 outer(mean write gate, mean output), over the batch, as published: without gradient."""
+    def after_update(self, x_BTD: Float[Tensor, "B T D"]) -> None:
+        """Write the memory as published, without gradient.
+
+        memory <- 0.9 memory + 0.1 outer(mean write gate, mean output), means over the batch.
+        """
         _, h_BTH = self._recur(self.start(len(x_BTD)), x_BTD)
         address_N = self.write_gate(h_BTH[:, -1]).softmax(-1).mean(0)
         content_D = self._delta(h_BTH[:, -1:]).mean((0, 1))
