@@ -29,8 +29,8 @@ import numpy as np
 
 from table import show
 
-# Keys of settings, records and snapshots: before → after.
-RENAMED = {"faster": "vector_lr_multiplier", "router": "router_fraction", "only": "lane_filter"}
+# Keys of settings, records and snapshots, and names of files, or parts of them between dots: before → after.
+RENAMED = {"census-2": "census", "faster": "vector_lr_multiplier", "router": "router_fraction", "only": "lane_filter"}
 # Places, as patterns, and why a difference there is no difference of a figure.
 IGNORED = {
     "*/seconds": "clock",
@@ -42,7 +42,7 @@ SENTENCES = ("*/notes/*", "*/alarms/*", "*/says", "*/untrained", "*/source")
 SHOWN = 12  # differences
 NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
 
-Values = dict[str, Any]  # place → a number, a text or the bytes of one number
+Values = dict[str, Any]  # place → a number or a text; of bfloat16 its 16 bits as a whole number
 
 
 def main(before: Path, after: Path) -> int:
@@ -121,9 +121,10 @@ def values(thing: Any) -> Values:
 
 def leaves(place: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping) and "array" in value:
-        data = np.frombuffer(bytes.fromhex(value["bytes"]), np.uint8).reshape(max(1, int(np.prod(value["shape"]))), -1)
         yield f"{place}/shape", [value["array"], value["shape"]]
-        yield from ((f"{place}/{n}", number.tobytes()) for n, number in enumerate(data))
+        data = bytes.fromhex(value["bytes"])
+        numbers = np.frombuffer(data, "u2" if value["array"] == "bfloat16" else value["array"]).tolist()
+        yield from ((f"{place}/{n}", number) for n, number in enumerate(numbers))
     elif isinstance(value, Mapping):
         for key, held in value.items():
             name = ".".join(RENAMED.get(part, part) for part in str(key).split("."))

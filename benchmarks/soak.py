@@ -28,10 +28,12 @@ from safetensors.numpy import load_file, save_file
 
 from nextvec.bank import Bank, BankWriter, VectorDocument
 from nextvec.inference import Engine
-from nextvec.rollout.judge import Evidence, Rung
-from nextvec.rollout.ledger import open_ledger
-from nextvec.rollout.plan import Command, Plan, create, intervene
+from nextvec.rollout.evidence import Evidence
+from nextvec.rollout.lifecycle import create, intervene
+from nextvec.rollout.opening import open_ledger
+from nextvec.rollout.plan import CanaryStep, Plan
 from nextvec.rollout.promotions import identity
+from nextvec.rollout.transition import Command
 from nextvec.rollout.units import bands
 from nextvec.runs import TrainSettings
 from nextvec.training import begin, train
@@ -39,7 +41,7 @@ from table import show
 
 DIM = 16
 SETTINGS = TrainSettings.of(context=20, batch=3, updates=2, evaluate_every=1, hidden=8, slots=16, working=8, pool=30)
-RUNGS = (Rung(50.0, 0.0, 10**6), Rung(98.0, 0.0, 10**6))
+STEPS = (CanaryStep(50.0, 0.0, 10**6), CanaryStep(98.0, 0.0, 10**6))
 EVERY = 0.1  # seconds between two questions for health
 PATIENCE = 120.0  # seconds for a rollout to end
 WAYS = ("promoted", "aborted", "failing", "slow", "killed", "not_a_number", "restarted")
@@ -153,7 +155,7 @@ class Rollouts:
         self.count += 1
         rollout = f"r{self.count}"
         old, new = (identity(name, self.digests[name]) for name in (stable, canary))
-        plan = Plan(3.0, 0.01, RUNGS, lease=5.0)
+        plan = Plan(3.0, 0.01, STEPS, lease=5.0)
         create(self.ledger, rollout, "default", plan, stable=old, canary=new, actor="soak", evidence=Evidence(bands()))
         intervene(self.ledger, rollout, Command("start", "soak"))
         return rollout, canary

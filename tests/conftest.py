@@ -14,13 +14,17 @@ install_import_hook("nextvec", "beartype.beartype").__enter__()
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from hypothesis import settings  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 from nextvec.bank import Bank  # noqa: E402
 
 # Drawn examples of each property: a few in `make test`; "full" in `make test-integration` and `make test-all`.
-for profile, examples in (("fast", 5), ("full", 25)):
-    settings.register_profile(profile, deadline=None, max_examples=examples, print_blob=True)
+# No verdict depends on how fast a machine draws and computes them.
+FAST, FULL = 5, 25
+for profile, count in (("fast", FAST), ("full", FULL)):
+    settings.register_profile(
+        profile, deadline=None, max_examples=count, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+    )
 settings.load_profile("fast")
 torch.set_num_threads(1)
 
@@ -35,6 +39,11 @@ def shared(request: pytest.FixtureRequest) -> Path:
     if given is None or not (Path(given) / "data").is_dir():
         pytest.skip("needs benchmark data: pass --shared PATH")
     return Path(given) / "data"
+
+
+def examples(full: int) -> int:
+    """Examples of a test in this profile, where the full profile draws ``full`` and not as many as of others."""
+    return max(1, full * settings().max_examples // FULL)
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextvec.bank import Bank, BankWriter, VectorDocument, census, verification
-from nextvec.bank.exchange import open_npz, write_windows
-from nextvec.bank.writer import byte_spans, in_memory
+from nextvec.bank.arrays import open_npz
+from nextvec.bank.documents import byte_spans
+from nextvec.bank.exchange import write_windows
 from nextvec.errors import DataError
 from tests.conftest import walk_bank
 
@@ -120,6 +121,7 @@ def test_a_writer_killed_anywhere_resumes_to_the_same_bytes(tmp_path: Path) -> N
     # What a crash leaves after the last commit must not survive.
     with open(tmp_path / "killed.partial" / "rows.bin", "ab") as rows:
         rows.write(b"torn")
+    (tmp_path / "killed.partial" / ".journal.json.1.tmp").write_bytes(b"torn")
     subprocess.run([sys.executable, "-c", WRITE_SLOWLY, killed], check=True, stdout=subprocess.DEVNULL)
     assert files(killed) == files(whole)
 
@@ -227,7 +229,7 @@ def test_opening_ten_million_rows_that_were_verified_reads_none_of_them(tmp_path
 def test_windows_of_the_predecessor_come_in_and_go_out(tmp_path: Path) -> None:
     bank = walk_bank(documents=3, length=40)
     count = write_windows(bank, tmp_path / "windows.npz", context=10, stride=5)
-    again = in_memory(open_npz(tmp_path / "windows.npz").documents(), encoder="t")
+    again = Bank.from_documents(open_npz(tmp_path / "windows.npz").documents(), encoder="t")
     assert again.num_documents == count == sum(1 + (n - 11) // 5 for n in bank.lengths.tolist())
     assert set(again.lengths.tolist()) == {11}
     np.testing.assert_array_equal(again.document(0), bank.document(0)[:11])
@@ -242,7 +244,7 @@ def test_no_window_of_the_export_crosses_a_document(tmp_path: Path) -> None:
         for m in range(4)
         for w in np.lib.stride_tricks.sliding_window_view(bank.document(m), 9, axis=0).transpose(0, 2, 1)
     }
-    exported = in_memory(open_npz(tmp_path / "windows.npz").documents(), encoder="t")
+    exported = Bank.from_documents(open_npz(tmp_path / "windows.npz").documents(), encoder="t")
     assert all(np.ascontiguousarray(exported.document(m)).tobytes() in inside for m in range(exported.num_documents))
 
 

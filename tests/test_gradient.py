@@ -87,8 +87,8 @@ def test_scoring_few_predictions_at_a_time_changes_no_gradient(monkeypatch: pyte
     monkeypatch.setattr("nextvec.training.gradient.BLOCK", 29)
     cut, found, _ = computed(bank, PLAIN, windows_of(bank), others=[3, 99])
     assert_same(expected, found)
-    for name, pull in whole.gradient_norms.items():
-        assert cut.gradient_norms[name] == pytest.approx(pull, rel=1e-4)
+    for name, norm in whole.gradient_norms.items():
+        assert cut.gradient_norms[name] == pytest.approx(norm, rel=1e-4)
         assert cut.terms[name] == pytest.approx(whole.terms[name], rel=1e-4)
     np.testing.assert_array_equal(cut.targets, whole.targets)
     assert cut.negatives == pytest.approx(whole.negatives)
@@ -198,7 +198,7 @@ def test_dropout_falls_alike_in_both_passes_of_gradient_caching() -> None:
     assert before.loss - after.loss == pytest.approx(size * squared, rel=0.1)
 
 
-def test_each_term_is_measured_with_its_gradient_norm() -> None:
+def test_each_term_has_its_gradient_norm() -> None:
     bank = walk_bank()
     done, _, _ = computed(bank, PLAIN, windows_of(bank))
     assert set(done.terms) == set(done.gradient_norms) == {"nce", "cosine", "mse"}

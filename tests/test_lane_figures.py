@@ -134,7 +134,7 @@ def test_a_run_with_experts_is_told_lane_by_lane(tmp_path: Path, capsys: pytest.
     assert main(["evaluate", str(run.path), "--pool", "30", "--lanes", str(tmp_path / "lanes")]) == 0
     shown = capsys.readouterr().out
     assert "random 1" in shown
-    assert "experts heard" in shown or "of 4 heard" in shown
+    assert "experts heard" in shown or "of 4 active" in shown
     by_chance(walk_bank(documents=30, seed=4), 3).save(tmp_path / "others")
     assert main(["evaluate", str(run.path), "--pool", "30", "--lanes", str(tmp_path / "others")]) == 2
     assert "not of this one" in capsys.readouterr().err

@@ -230,7 +230,7 @@ class Halving(nn.Module):
 
 def test_a_module_declares_its_own_packed_form() -> None:
     own, model = nn.Identity(), GRU(centre(), 0.5, hidden=4)
-    model.residual = nn.Sequential(Halving(own), Halving(None), nn.ReLU())
+    setattr(model, "residual", nn.Sequential(Halving(own), Halving(None), nn.ReLU()))  # noqa: B010
     done = pack(model, "int8").residual
     assert isinstance(done[0], nn.Identity)
     assert isinstance(done[1], Halving) and isinstance(done[1].inner, PackedLinear)

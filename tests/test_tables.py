@@ -22,9 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextvec.bank import Bank
-from nextvec.bank.exchange import in_memory_of, write_parquet
+from nextvec.bank.documents import stored_rows
+from nextvec.bank.exchange import write_parquet
 from nextvec.bank.tokens import token_facts
-from nextvec.bank.writer import stored_rows
 from nextvec.cli.main import main
 from nextvec.errors import DataError, SettingsError
 from nextvec.evaluation.audit_text import truncated, unreadable
@@ -330,7 +330,7 @@ def test_any_order_and_any_batches_give_the_rows_of_a_slow_sort(lengths: list[in
     vectors = rng.standard_normal((len(documents), 3)).astype(np.float32)
     table = pa.table({"document": documents, "index": index, "vector": list(vectors)})
     chunked = pa.Table.from_batches(table.to_batches(max_chunksize=batch))
-    bank = in_memory_of(chunked, None, None, "unknown")
+    bank = Bank.from_numpy(chunked)
     order = sorted(range(len(documents)), key=lambda row: (documents[row], index[row]))
     expected = vectors[order] / np.linalg.norm(vectors[order], axis=1, keepdims=True)
     np.testing.assert_allclose(bank.rows, expected, atol=1e-3)
@@ -751,7 +751,7 @@ def test_export_and_ingest_lose_nothing(tmp_path: Path, dtype: str) -> None:
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.sampled_from(["float16", "float32"]))
 def test_stored_rows_are_stored_again_to_the_bit(seed: int, dim: int, dtype: Any) -> None:
-    from nextvec.bank.writer import stored_rows
+    from nextvec.bank.documents import stored_rows
 
     once = stored_rows(np.random.default_rng(seed).standard_normal((200, dim)) + 1e-3, "d", dtype)
     np.testing.assert_array_equal(stored_rows(once, "d", dtype), once)

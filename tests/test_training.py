@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextvec.bank import Bank, BankWriter, VectorDocument
-from nextvec.bank.writer import in_memory
 from nextvec.batches import candidates, passages
 from nextvec.errors import DataError, ExamError, RunError, SettingsError
 from nextvec.evaluation.runs import evaluate
@@ -411,7 +410,7 @@ def test_on_another_bank_what_was_trained_on_is_left_out(tmp_path: Path) -> None
     left_out = f"{trained} documents that the run was trained on are left out"
     assert (left_out in report.notes) == (trained > 0)
     assert "the encoders of both banks are unknown" in report.notes[-1]
-    wide = in_memory([VectorDocument(n, n, mixed.document(m)) for m, n in enumerate(mixed.ids)], "unknown", "float32")
+    wide = Bank.from_documents([VectorDocument(n, n, mixed.document(m)) for m, n in enumerate(mixed.ids)], "unknown", "float32")
     assert len(run.unseen(wide)) == 12 - trained
 
 

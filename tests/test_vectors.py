@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from nextvec.bank import Bank, BankWriter, VectorDocument
 from nextvec.bank.objects import table_of
 from nextvec.bank.vector_table import vector_table
-from nextvec.client import _binary  # pyright: ignore[reportPrivateUsage]
+from nextvec.client.calls import binary
 from nextvec.errors import DataError
 from nextvec.index import ExactIndex
 from nextvec.inference import Engine
 from nextvec.inference.batch import predict_file
 from nextvec.models import GRU
-from nextvec.serving import wire
+from nextvec.serving.payload import decode, from_lists
+from nextvec.serving.refusal import RefusedError
 from nextvec.vectors import as_float32, unit_rows
 
 DIM = 4
@@ -132,9 +133,11 @@ def test_every_door_refuses_the_rest_with_the_same_words(kind: str, door: str, t
 @pytest.mark.parametrize("kind", USABLE)
 def test_the_server_and_its_client_read_it_too(kind: str) -> None:
     vector = USABLE[kind]
-    body, media = _binary(vector)
-    np.testing.assert_allclose(unit_rows(wire.decode(body, media, DIM).rows)[0], UNIT, rtol=0, atol=1e-7)
-    np.testing.assert_allclose(unit_rows(wire.from_json([vector.tolist()], DIM).rows)[0], UNIT, rtol=0, atol=1e-7)
+    body, media = binary(vector)
+    np.testing.assert_allclose(unit_rows(decode(body, media, DIM).rows)[0], UNIT, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(
+        unit_rows(from_lists([vector.astype(np.float64).tolist()], DIM).rows)[0], UNIT, rtol=0, atol=1e-7
+    )
     if vector.dtype.kind == "f" and vector.dtype.itemsize <= 4:
         assert body == vector.astype(f"<f{vector.dtype.itemsize}").tobytes(), "what float32 holds travels as it is"
 
@@ -142,8 +145,8 @@ def test_the_server_and_its_client_read_it_too(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["zero", "NaN", "infinity"])
 def test_the_server_refuses_the_rest_with_the_same_words(kind: str) -> None:
     vector, message = UNUSABLE[kind]
-    for read in (lambda: wire.decode(*_binary(vector), DIM), lambda: wire.from_json([vector.tolist()], DIM)):
-        with pytest.raises(wire.RefusedError, match=re.escape(message)) as refused:
+    for read in (lambda: decode(*binary(vector), DIM), lambda: from_lists([vector.astype(np.float64).tolist()], DIM)):
+        with pytest.raises(RefusedError, match=re.escape(message)) as refused:
             read()
         assert refused.value.status == 400
 

@@ -12,7 +12,7 @@ import pytest
 
 from nextvec.bank import Bank, census, layout, verification
 from nextvec.cli.main import main
-from nextvec.cli.serving import _opened  # pyright: ignore[reportPrivateUsage]
+from nextvec.cli.serving import open_run
 from nextvec.errors import DataError, RunError
 from nextvec.inference import Engine
 from tests.conftest import walk_bank
@@ -107,10 +107,10 @@ def test_another_bank_where_the_runs_bank_lay_is_refused_unless_it_is_named(
 
 
 def test_an_engine_refuses_it_too(swapped: Path) -> None:
-    for opened in (lambda: Engine.open(swapped / "run"), lambda: _opened(None, "float32", "once", swapped / "run")):
+    for opened in (lambda: Engine.open(swapped / "run"), lambda: open_run(None, "float32", "once", swapped / "run")):
         with pytest.raises(RunError, match="now holds bank"):
             opened()
-    assert _opened(swapped / "bank", "float32", "once", swapped / "run").bank.path == swapped / "bank"
+    assert open_run(swapped / "bank", "float32", "once", swapped / "run").bank.path == swapped / "bank"
 
 
 def test_another_bank_that_is_named_is_used_and_said(swapped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Ranges to tensors: the only place where rows of a bank become tensors."""
+"""Batches: rows of a bank as tensors."""
 
 # Axes: B passages, T positions, D width, N scored rows, C candidates.
 
@@ -42,13 +42,13 @@ def passages(bank: Bank, windows: Windows, chosen: Int64[np.ndarray, " B"]) -> P
 
 @dataclass(frozen=True)
 class Candidates:
-    """What each scored row is told apart from.
+    """The vectors among which each scored row must be recognised: its truth and its negatives.
 
     Attributes:
         vectors: [C, D].
         truth: [N] the column of each scored row.
-        forbidden: [N, C] no negatives: rows already read, and copies of the truth.
-        log_q: [C] logarithm of how many rows hold that vector: how often it is drawn, up to a constant.
+        forbidden: [N, C] candidates that are not negatives: rows already read, and copies of the truth.
+        log_q: [C] logarithm of the number of rows that hold the vector, which is how often it is drawn, up to a constant.
     """
 
     vectors: Float32[Tensor, "C D"]
@@ -58,7 +58,7 @@ class Candidates:
 
     @property
     def negatives(self) -> float:
-        """Per scored row, mean."""
+        """Mean number of negatives of a scored row."""
         return float(negative_counts(self.forbidden).double().mean())
 
 
@@ -87,7 +87,7 @@ def candidates(
         place = np.searchsorted(columns, classes[start:last])
         place = np.minimum(place, len(columns) - 1)
         here = np.flatnonzero(columns[place] == classes[start:last])
-        # A candidate is forbidden from the position where its document first said it.
+        # A candidate is forbidden after the first row of the document that holds it.
         earliest = np.full(len(columns), np.iinfo(np.int64).max)
         np.minimum.at(earliest, place[here], start + here)
         forbidden[rows] = earliest[None, :] < scored[rows, None]

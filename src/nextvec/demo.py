@@ -1,4 +1,4 @@
-"""The main job on text that every machine has: documentation in, an honest report out."""
+"""The demo: from the documentation inside Python to a report."""
 
 # Axes: T chunks, D width.
 
@@ -51,7 +51,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Guess:
-    """A chunk the model expects, and whether it is the one that truly came."""
+    """A predicted chunk, and whether it is the true one."""
 
     text: str
     document: str
@@ -61,7 +61,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Example:
-    """What was read last, what was expected, what came and at which rank."""
+    """One scored row: the chunks read last, the predicted ones, the true one and its rank."""
 
     document: str
     read: tuple[str, ...]
@@ -73,7 +73,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Demo:
-    """Everything the demo found."""
+    """The results of the demo."""
 
     report: Report
     curve: tuple[CurvePoint, ...]
@@ -111,10 +111,10 @@ def demo(
 ) -> Demo:
     """From the documentation inside Python to ``out/report.json`` and ``out/report.html``.
 
-    What lies in ``out`` from an earlier call is used again; a killed demo goes on.
+    The bank and the run of an earlier call in ``out`` are used again; a killed demo continues.
 
     Args:
-        size: chunks to embed, about.
+        size: approximate number of chunks to encode.
         trackers: receive the events of the training.
 
     Raises:
@@ -167,7 +167,7 @@ def _bank(folder: Path, size: int, progress: Progress) -> Bank:
 
 
 def _curve(exam: Exam, model: Any, report: Report, rivals: dict[str, Any], progress: Progress) -> tuple[CurvePoint, ...]:
-    """The same exam at several context lengths, beside the best baseline at each."""
+    """Hit@5 on the same exam at several context lengths, for the model and for the best baseline."""
     best = report.best_baseline
     rival = rivals[best]
     first: Ranks | None = None
@@ -184,7 +184,7 @@ def _curve(exam: Exam, model: Any, report: Report, rivals: dict[str, Any], progr
 
 
 def _examples(exam: Exam, model: Any, ranks: Ranks) -> tuple[Example, ...]:
-    """Five scored rows at even steps through the exam: neither chosen for success nor for failure."""
+    """Five scored rows at even steps through the exam, so that they are not selected by their result."""
     places = np.linspace(0, len(exam.rows) - 1, EXAMPLES + 2).astype(int)[1:-1]
     return tuple(_example(exam, model, ranks, int(place)) for place in places)
 

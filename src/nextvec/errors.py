@@ -1,12 +1,15 @@
-"""The kinds of error a user can meet. Each message is one line: what is wrong, where, what to do."""
+"""The errors that nextvec raises. Each message is one line: what is wrong, where, and what to do."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class NextvecError(Exception):
-    """Anything nextvec refuses; the command line prints its message and exits with 2."""
+    """The base of all errors; the command line prints its message and exits with 2."""
 
 
 class DataError(NextvecError):
-    """Input that cannot become, or is not, a sound bank."""
+    """Input that cannot become a bank, or a bank that is damaged."""
 
 
 class SettingsError(NextvecError):
@@ -18,12 +21,19 @@ class RunError(NextvecError):
 
 
 class NotFiniteError(RunError):
-    """A model whose answer is no number; the model is broken, not the question."""
+    """A model whose prediction has NaN or infinity: the model is broken, the input is not at fault."""
 
 
 class ExamError(NextvecError):
-    """An exam that cannot be sat, or two reports that cannot be compared."""
+    """An exam that cannot be made, or two reports that cannot be compared."""
 
 
 class ServingError(NextvecError):
-    """A server, its sessions or a rollout that cannot do what was asked."""
+    """A request that a server, a session or a rollout cannot fulfil."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the known name that is most like it, or all known names."""
+    names = list(known)
+    near = get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""Rows that a target is told apart from beside the other targets of its batch: drawn, kept from earlier, or mined.
+"""Negatives beside the other targets of a batch: a queue of earlier targets, and mined rows.
 
 The encoder is frozen, so a row is the same vector whenever it is used: a queue
 of row numbers never goes stale, as queues of encoded keys do.
@@ -17,7 +17,7 @@ from nextvec.bank import Bank
 
 BLOCK = 512
 NOTHING = -1
-NEIGHBOURS = 8  # rows on either side of a target that are too like it to be told apart
+NEIGHBOURS = 8  # rows on either side of a target that are too similar to be negatives
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Mined:
         return Mined(np.empty(0, np.int64), np.empty((0, count), np.int64))
 
     def of(self, targets: Int64[np.ndarray, " M"]) -> Int64[np.ndarray, " found"]:
-        """All that was mined for any of these targets, each row once."""
+        """The negatives mined for any of these targets, each row once."""
         met = np.isin(self.targets, targets)
         return np.setdiff1d(self.negatives[met], [NOTHING])
 
@@ -72,13 +72,13 @@ def mine(
     low: float,
     high: float,
 ) -> Mined:
-    """For each target the ``count`` candidates that the prediction likes best among those like the truth, but not it.
+    """For each target the ``count`` candidates nearest to the prediction, among those whose cosine to the truth is in range.
 
     Args:
         candidates: rows to choose from.
         targets: rows, ascending; predicted_ND: what the model expects in their place.
-        low, high: cosine to the truth, from and below: under ``low`` a negative
-            is easy, from ``high`` on it is as good an answer as the truth.
+        low, high: range of the cosine to the truth, ``high`` excluded: below ``low`` a
+            negative is easy, from ``high`` on it is as good an answer as the truth.
 
     Rows within ``NEIGHBOURS`` of the target in its own document are never chosen.
     """

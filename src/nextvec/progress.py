@@ -1,9 +1,9 @@
-"""How long work says how far it is; who calls decides how to show it."""
+"""Progress of long work: the work reports it, the caller decides how to show it."""
 
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+"""Called with a name of the work, the amount that is done, and the whole amount."""
 
 
 def silent(what: str, done: int, total: int) -> None:

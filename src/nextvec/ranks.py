@@ -1,7 +1,7 @@
-"""Where the truth came, among how many, and what that is worth.
+"""Ranks of the truth, and Hit@k and MRR with intervals.
 
-A number carries its terms: a :class:`Rate` cannot exist without its ``n`` and
-interval, a rank not without its candidates and ties.
+Every figure carries its terms: a :class:`Rate` has its ``n`` and interval, a
+rank its candidates and ties.
 """
 
 # Axes: Q queries, R resamples, C clusters.
@@ -44,8 +44,8 @@ class Ranks:
         above: candidates with a strictly higher score.
         tied: other candidates with exactly the truth's score.
         candidates: all that were ranked, the truth among them.
-        clusters: what queries depend on each other through (their document);
-            intervals resample clusters, not queries.
+        clusters: the document of each query. Queries of one document depend on
+            each other, so intervals resample documents, not queries.
     """
 
     above: Int64[np.ndarray, " Q"]
@@ -61,7 +61,7 @@ class Ranks:
         return Ranks(self.above[rows], self.tied[rows], self.candidates[rows], self.clusters[rows])
 
     def replaced(self, rows: Int64[np.ndarray, " kept"], other: "Ranks") -> "Ranks":
-        """Another's answers to some of the queries in place of these.
+        """These ranks, with those of ``other`` for some of the queries.
 
         Raises:
             ExamError: the two did not answer the same queries among the same candidates.
@@ -83,7 +83,7 @@ class Ranks:
         return (harmonic[last] - harmonic[first]) / (1 + self.tied)
 
     def hit(self, k: int) -> Rate:
-        """Hit@k with a 95 % interval that knows that queries of one document are not independent."""
+        """Hit@k with a 95 % interval that resamples documents, because their queries are not independent."""
         return clustered_rate(self.hits(k), self.clusters)
 
     def mrr(self) -> Rate:
@@ -91,7 +91,7 @@ class Ranks:
         return clustered_rate(self.reciprocals(), self.clusters)
 
     def chance(self, k: int) -> float:
-        """What a scorer that knows nothing gets: the mean of k / candidates."""
+        """Hit@k of a random scorer: the mean of k / candidates."""
         return float(np.minimum(k / self.candidates, 1.0).mean())
 
 
@@ -116,7 +116,7 @@ def wilson(value: float, n: int) -> tuple[float, float]:
 
 
 def clustered_rate(values: Float64[np.ndarray, " Q"], clusters: Int64[np.ndarray, " Q"]) -> Rate:
-    """Mean and interval: the wider of Wilson's and the cluster bootstrap's, so that few documents never look like many.
+    """Mean and interval: the wider of Wilson's and the cluster bootstrap's, so that few documents do not count as many.
 
     Raises:
         ExamError: there is nothing to average.

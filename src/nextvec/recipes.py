@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import entry_points
 
-from nextvec.errors import SettingsError
+from nextvec.errors import SettingsError, did_you_mean
 from nextvec.runs import TrainSettings
-from nextvec.settings import closest
 
 Recipe = Callable[[int], TrainSettings]
 
@@ -55,7 +54,7 @@ def recipe(name: str, rows: int) -> TrainSettings:
     """
     known = recipes()
     if name not in known:
-        raise SettingsError(f"there is no recipe {name!r}; {closest(name, known)}")
+        raise SettingsError(f"there is no recipe {name!r}; {did_you_mean(name, known)}")
     return known[name](rows)
 
 

@@ -1,4 +1,4 @@
-"""Which model answers: a pure function of the request, an immutable snapshot and the time."""
+"""Which model answers a request: a pure function of the request, an immutable snapshot and the time."""
 
 import hashlib
 from collections.abc import Mapping, Set
@@ -9,7 +9,7 @@ from nextvec.errors import ServingError
 
 BUCKETS = 10_000
 PIN_HEADER, PIN_SCOPE = "x-nextvec-arm", "pin"
-UNSURE = "unsure"  # no lane in particular
+UNSURE = "unsure"  # the lane of a context without a clear lane
 LONGEST_SALT = 64  # bytes, of a blake2b key
 
 Arm = Literal["stable", "canary"]
@@ -18,12 +18,12 @@ ModelReason = Literal["short", "long", "expert", "expert down", "expert too shor
 
 
 @dataclass(frozen=True)
-class Served:
+class RoutedModel:
     """A model as a router sees it.
 
     Attributes:
         name: of the model, one per digest.
-        reads: how many of the last vectors it can make use of (trained context, or reach); None where there is no bound.
+        reads: how many of the last vectors it can use (trained context, or reach); None without a bound.
     """
 
     name: str
@@ -35,28 +35,28 @@ class Served:
 
 @dataclass(frozen=True)
 class Expert:
-    """A model for one lane; while it is not healthy the shared model answers."""
+    """A model for one lane; while it is not healthy, the shared model answers."""
 
     lane: str
-    model: Served
+    model: RoutedModel
     healthy: bool = True
 
 
 @dataclass(frozen=True)
-class Lineup:
-    """What one arm answers with: ``short`` up to the threshold, ``long`` above it, before both the expert of a lane."""
+class ArmModels:
+    """The models of one arm: ``short`` up to the threshold, ``long`` above it; the expert of a lane has priority over both."""
 
-    short: Served
-    long: Served
+    short: RoutedModel
+    long: RoutedModel
     experts: tuple[Expert, ...] = ()
 
     def __post_init__(self) -> None:
         lanes = [expert.lane for expert in self.experts]
         if twice := next((lane for lane in lanes if lanes.count(lane) > 1), None):
-            raise ServingError(f"lane {twice!r} has two experts; give it one")
+            raise ServingError(f"lane {twice!r} has two experts; give one")
 
-    def choose(self, n_vectors: int, lane: str | None, threshold: int | None) -> tuple[Served, ModelReason]:
-        """The model for a context of so many vectors, and why."""
+    def choose(self, n_vectors: int, lane: str | None, threshold: int | None) -> tuple[RoutedModel, ModelReason]:
+        """The model for a context of ``n_vectors`` vectors, and the reason."""
         is_short = threshold is None or n_vectors <= threshold
         shared = self.short if is_short else self.long
         if lane is None:
@@ -75,22 +75,22 @@ class Lineup:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that routing depends on, swapped whole by one assignment.
+    """Everything that routing depends on; replaced as a whole by one assignment.
 
     Attributes:
-        epoch: of the rollout's state that it was made from; higher is newer.
-        stable: the line-up that answers unless the canary does.
-        canary: the line-up on trial; None where no rollout may be routed to.
-        weight: percent of the keys that go to the canary.
-        rollout: its id, the salt of the buckets: a new rollout deals the keys anew.
-        deadline: until when the canary may be chosen, in seconds of the reader's ``time.monotonic``. Whoever watches the
-            rollout keeps moving it; if nobody does, new decisions go to stable.
-        threshold: the longest context, in vectors, that counts as short; None where all do.
+        epoch: of the rollout's state; higher is newer.
+        stable: the models of the control arm.
+        canary: the models of the canary arm; None without a rollout.
+        weight: percent of the sessions that are assigned to the canary.
+        rollout: id, the salt of the buckets; a new rollout assigns the sessions anew.
+        deadline: until when the canary may be chosen, in seconds of the reader's ``time.monotonic``. Signs of life from the
+            controller extend it; afterwards stable answers.
+        threshold: the longest context, in vectors, that counts as short; None if all contexts do.
     """
 
     epoch: int
-    stable: Lineup
-    canary: Lineup | None = None
+    stable: ArmModels
+    canary: ArmModels | None = None
     weight: float = 0.0
     rollout: str = ""
     deadline: float = 0.0
@@ -99,29 +99,28 @@ class Snapshot:
     def __post_init__(self) -> None:
         """
         Raises:
-            ServingError: a weight that is no percentage, a salt that is empty or too long, or a threshold that a model
-                cannot read.
+            ServingError: a weight outside 0 to 100, an empty or too long salt, or a threshold above what a model reads.
         """
         if not 0 <= self.weight <= 100:
             raise ServingError(f"weight {self.weight:g} is not a percentage; give 0 to 100")
         if self.canary is not None and not 0 < len(self.rollout.encode()) <= LONGEST_SALT:
             raise ServingError(f"rollout id {self.rollout!r} must have 1 to {LONGEST_SALT} bytes")
-        for lineup in (self.stable, self.canary):
-            if lineup is not None and self.threshold is not None:
-                _check_threshold(lineup, self.threshold)
+        for models in (self.stable, self.canary):
+            if models is not None and self.threshold is not None:
+                _check_threshold(models, self.threshold)
 
 
 @dataclass(frozen=True)
 class Route:
-    """An answer to "who answers?".
+    """The arm and the model of a request.
 
     Attributes:
-        arm, model: who. A model that reads less than the context is given the last ``model.reads`` vectors.
-        arm_reason, model_reason: why, in words that can label a metric.
+        arm, model: a model that reads less than the context gets the last ``model.reads`` vectors.
+        arm_reason, model_reason: in words that can label a metric.
     """
 
     arm: Arm
-    model: Served
+    model: RoutedModel
     arm_reason: ArmReason
     model_reason: ModelReason
 
@@ -131,15 +130,15 @@ class Route:
 
     @property
     def counted(self) -> bool:
-        """Whether the request is evidence: only a coin may have chosen its arm, and only where the arms differ."""
+        """Whether the request is evidence: its arm was assigned at random, and the models of the arms differ."""
         return self.arm_reason == "bucket"
 
 
 def bucket(key: str, rollout: str) -> int:
-    """Where a key lies among :data:`BUCKETS`, the same in every process and on every machine.
+    """The bucket of a key, 0 to :data:`BUCKETS` - 1, the same in every process and on every machine.
 
-    Keyed blake2b (RFC 7693). The bucket does not depend on the weight, so buckets nest: a growing weight moves keys from
-    stable to canary and never back.
+    Keyed blake2b (RFC 7693). The bucket does not depend on the weight, so a growing weight moves keys from stable to canary and
+    never back.
     """
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), key=rollout.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % BUCKETS
@@ -155,23 +154,23 @@ def route(
     now: float,
     scopes: Set[str] = frozenset(),
 ) -> Route:
-    """Who answers a request; every input has an answer.
+    """The arm and the model of a request. Total: every input has a result.
 
     Args:
-        key: of the session; equal keys go to equal arms. Without one there is no unit to count, so stable answers.
+        key: of the session; equal keys get the same arm. Without a key stable answers, because there is no unit to count.
         n_vectors: length of the context, in vectors.
         lane: of the request, or None.
-        headers: names in lower case; ``x-nextvec-arm`` pins the arm where the caller may do so.
-        snapshot: what is served.
-        now: seconds of the clock that ``snapshot.deadline`` is on.
-        scopes: of the caller's API key; only ``pin`` matters here.
+        headers: names in lower case; ``x-nextvec-arm`` chooses the arm if the caller has the right ``pin``.
+        snapshot: the present one.
+        now: seconds of the clock of ``snapshot.deadline``.
+        scopes: rights of the caller's API key.
     """
     arm, why = _arm(key, headers, snapshot, now, scopes)
     stable, stable_why = snapshot.stable.choose(n_vectors, lane, snapshot.threshold)
     if snapshot.canary is None:
         return Route("stable", stable, why, stable_why)
     canary, canary_why = snapshot.canary.choose(n_vectors, lane, snapshot.threshold)
-    if why == "bucket" and canary == stable:  # such a request would only dilute the comparison
+    if why == "bucket" and canary == stable:  # both arms would answer alike; such a request only dilutes the comparison
         return Route("stable", stable, "same model", stable_why)
     return Route(arm, canary, why, canary_why) if arm == "canary" else Route(arm, stable, why, stable_why)
 
@@ -194,14 +193,14 @@ def _arm(key: str, headers: Mapping[str, str], snapshot: Snapshot, now: float, s
     return ("canary" if chosen else "stable"), "bucket"
 
 
-def _check_threshold(lineup: Lineup, threshold: int) -> None:
+def _check_threshold(models: ArmModels, threshold: int) -> None:
     if threshold < 0:
         raise ServingError(f"threshold {threshold} is negative; give it in vectors")
-    if not lineup.short.can_read(threshold):
+    if not models.short.can_read(threshold):
         raise ServingError(
-            f"{lineup.short.name} reads {lineup.short.reads} vectors, not the threshold's {threshold}; lower the threshold"
+            f"{models.short.name} reads {models.short.reads} vectors, not the threshold's {threshold}; lower the threshold"
         )
-    if not lineup.long.can_read(threshold + 1):
+    if not models.long.can_read(threshold + 1):
         raise ServingError(
-            f"{lineup.long.name} reads {lineup.long.reads} vectors, yet is to answer above {threshold}; lower the threshold"
+            f"{models.long.name} reads {models.long.reads} vectors but must answer above {threshold}; lower the threshold"
         )

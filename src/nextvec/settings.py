@@ -1,12 +1,11 @@
 """Frozen settings: bounds on fields, values parsed from text, JSON in both directions. Unknown names are errors."""
 
 import dataclasses
-import difflib
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from nextvec.errors import SettingsError
+from nextvec.errors import SettingsError, did_you_mean
 
 S = TypeVar("S")
 
@@ -55,7 +54,7 @@ def from_json(kind: type[S], values: Mapping[str, Any]) -> S:
 
 
 def fits(hint: Any, value: object) -> bool:
-    """Whether something that was read from JSON is of a type: a plain one, a choice, or a list or dict of such."""
+    """Whether a value that was read from JSON has a type: a plain one, a choice, or a list or dict of such types."""
     origin, given = get_origin(hint), get_args(hint)
     if hint is Any:
         return True
@@ -79,15 +78,8 @@ def fits(hint: Any, value: object) -> bool:
 def _hint(kind: type, name: str) -> Any:
     hints = get_type_hints(kind)
     if name not in hints:
-        raise SettingsError(f"{kind.__name__} has no setting {name!r}; {closest(name, hints)}")
+        raise SettingsError(f"{kind.__name__} has no setting {name!r}; {did_you_mean(name, hints)}")
     return hints[name]
-
-
-def closest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the known name that is spelled like it, else all known names."""
-    names = list(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
 
 
 def parsed(hint: Any, name: str, text: str) -> Any:

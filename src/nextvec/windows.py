@@ -1,4 +1,4 @@
-"""Which rows are read, which are scored, and which documents may meet: index ranges, never copies."""
+"""The split of documents, and windows: ranges of rows that are read and scored. No row is copied."""
 
 # Axes: W windows, M documents, R rows.
 
@@ -15,7 +15,7 @@ from nextvec.errors import DataError, SettingsError
 
 Part = Literal["train", "valid", "test"]
 SALT = "nextvec-1"
-FAR = 2.0  # a part misses its share by far when it holds FAR times as many rows, or FAR times as few
+FAR = 2.0  # a part misses its share when it holds more than FAR times as many rows, or less than 1 / FAR
 BLOCK = 65_536
 
 
@@ -25,7 +25,7 @@ class Split:
 
     Attributes:
         train, valid, test: document indices, ascending.
-        salt: what the shares were drawn with.
+        salt: of the hash that decides which part a document goes to.
     """
 
     train: Int64[np.ndarray, " train"]
@@ -40,9 +40,9 @@ class Split:
 def split(bank: Bank, valid: float = 0.1, test: float = 0.1, salt: str = SALT) -> Split:
     """Split by document: the smallest salted hashes go to test, the next to valid, until their share of rows is reached.
 
-    Whole groups of near-duplicate documents move together. Filling by rows
-    keeps a bank of few long documents from ending with an empty part. A single
-    document may be so long that a part misses its share by far (:func:`missed_shares`).
+    Near-duplicate documents go to one part. Parts are filled by rows, so that no
+    part of a bank of few long documents is empty. One document may be so long
+    that a part misses its share by far (:func:`missed_shares`).
 
     Raises:
         SettingsError: shares that leave nothing to train on.
@@ -75,7 +75,7 @@ def missed_shares(bank: Bank, parts: Split, valid: float, test: float) -> dict[P
 
 
 def _blamed(bank: Bank, group: tuple[int, ...]) -> str:
-    """Why near-duplicates keep a split from its shares, and what can be done about it."""
+    """The message for a group of near-duplicates that makes a part miss its share."""
     share = float(bank.lengths[list(group)].sum()) / len(bank)
     return (
         f"{len(group):,} documents, {bank.ids[group[0]]!r} and {bank.ids[group[1]]!r} among them, are near-duplicates with "
@@ -98,7 +98,7 @@ def _dealt(bank: Bank, groups: list[tuple[int, ...]], valid: float, test: float,
 
 
 def salted(salt: str, name: str) -> str:
-    """A hash that decides, the same on every machine."""
+    """A hash of a name, the same on every machine."""
     return hashlib.sha256(f"{salt}\0{name}".encode()).hexdigest()
 
 
@@ -112,8 +112,8 @@ def _groups(bank: Bank) -> list[tuple[int, ...]]:
 class Windows:
     """Ranges over the rows of a bank: window w reads ``starts[w]:stops[w]`` and is scored on ``scored[w]:stops[w]``.
 
-    The rows scored do not depend on how long the context is, each is scored
-    once, and none is predicted from another document.
+    The scored rows do not depend on the context. Each is scored once, and
+    predicted from rows of its own document.
     """
 
     starts: Int64[np.ndarray, " W"]
@@ -147,7 +147,7 @@ def scoring_windows(bank: Bank, rows: Int64[np.ndarray, " R"], context: int) -> 
 
     Raises:
         SettingsError: a context below 1.
-        DataError: a row that starts its document, and so has no context at all.
+        DataError: a row that starts its document, so that it has no context.
     """
     if context < 1:
         raise SettingsError(f"context={context}: a prediction needs at least one vector to read")
@@ -160,10 +160,10 @@ def scoring_windows(bank: Bank, rows: Int64[np.ndarray, " R"], context: int) -> 
 def training_windows(
     bank: Bank, documents: Sequence[int] | Int64[np.ndarray, " M"], context: int, rng: np.random.Generator
 ) -> Windows:
-    """Every row of ``documents`` but their first is scored once, in passages of ``context`` inputs, shuffled.
+    """Passages of ``context`` inputs, shuffled, that score every row of ``documents`` once, except the first of each.
 
-    The first passage of each document is cut short at random, so that another
-    epoch meets the same rows with other contexts.
+    The first passage of each document is shortened at random, so that the rows
+    have other contexts in the next epoch.
     """
     starts: list[np.ndarray] = []
     stops: list[np.ndarray] = []
@@ -189,10 +189,10 @@ def last_windows(
     across: bool,
     rng: np.random.Generator,
 ) -> Windows:
-    """The predecessor's way: passages of exactly ``context`` inputs that overlap by half, of which only the last row is scored.
+    """Passages of exactly ``context`` inputs that overlap by half; only the last row is scored, as in the predecessor.
 
     Args:
-        across: whether a passage may run on into the next document, where that one is trained on, too.
+        across: whether a passage may continue into the next document, if that is a training document.
 
     Raises:
         DataError: no document is that long.
@@ -210,10 +210,10 @@ def last_windows(
 
 
 def coherent(bank: Bank, windows: Windows, least: float) -> Windows:
-    """The windows whose *inputs* are coherent: the mean cosine of neighbours among them is at least ``least``.
+    """The windows whose *inputs* have a mean cosine of neighbours of at least ``least``.
 
-    The rows that are scored are not looked at: a gate that reads the target
-    chooses easy questions.
+    The scored rows are not read: a filter that reads the target would select
+    easy targets.
     """
     if least <= -1:
         return windows
@@ -231,6 +231,6 @@ def coherent(bank: Bank, windows: Windows, least: float) -> Windows:
 
 
 def rows_of(bank: Bank, documents: Iterable[int] | Int64[np.ndarray, " M"], skip: int = 0) -> Int64[np.ndarray, " R"]:
-    """All rows of some documents, ascending, leaving out the first ``skip`` of each."""
+    """All rows of some documents, ascending, without the first ``skip`` of each."""
     parts = [np.arange(bank.offsets[m] + skip, bank.offsets[m + 1], dtype=np.int64) for m in documents]
     return np.concatenate(parts) if parts else np.empty(0, np.int64)

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from nextvec import client
-from nextvec.rollout.ledger import Ledger, open_ledger
+from nextvec.rollout.ledger import Ledger
+from nextvec.rollout.opening import open_ledger
 from tests.made_once import made_once
 from tests.serving.faults import RELEASED
 from tests.serving.server import make_run

@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from nextvec.inference import Engine
-from nextvec.rollout.judge import Evidence, Rung
-from nextvec.rollout.ledger import open_ledger
-from nextvec.rollout.plan import Command, Plan, create, intervene
+from nextvec.rollout.evidence import Evidence
+from nextvec.rollout.lifecycle import create, intervene
+from nextvec.rollout.opening import open_ledger
+from nextvec.rollout.plan import CanaryStep, Plan
 from nextvec.rollout.promotions import identity
+from nextvec.rollout.transition import Command
 from nextvec.rollout.units import bands
 from nextvec.serving.canary import Canary, Terms
 from nextvec.serving.limits import Limits
+from nextvec.serving.payload import from_rows
 from nextvec.serving.service import Service
-from nextvec.serving.wire import from_rows
 from tests.serving.server import asking, rows_of
+from tests.waiting import PATIENCE
 
-RUNGS = (Rung(5.0, 0.0, 10**6), Rung(98.0, 0.0, 10**6))
+STEPS = (CanaryStep(5.0, 0.0, 10**6), CanaryStep(98.0, 0.0, 10**6))
 ENDS = {"aborted": ("abort",), "promoted": ("promote", "promote")}
 ORDERS = ("the thread first", "in turns")
 
@@ -33,14 +36,14 @@ async def end(runs: Path, folder: Path, verbs: tuple[str, ...], order: str) -> s
     service = Service({"run0": runs / "run0"}, lambda run: Engine.open(run), folder / "sessions", Limits(idle=1e-9))
     digests = {name: Engine.open(runs / name).digest for name in ("run0", "run1")}
     ledger = open_ledger(folder / "rollouts.db")
-    plan = Plan(3.0, 0.01, RUNGS)
+    plan = Plan(3.0, 0.01, STEPS)
     stable, canary = (identity(name, digest) for name, digest in digests.items())
     create(ledger, "r", "default", plan, stable=stable, canary=canary, actor="tester", evidence=Evidence(bands()))
     intervene(ledger, "r", Command("start", "tester"))
     part = Canary(service, ledger, lambda name: runs / name, lambda *_, **__: None, Terms(interval=3600.0))
     intervene(ledger, "r", Command("promote", "tester"))
     for _ in range(3):  # the lease begins when a beat has been seen
-        await asyncio.to_thread(part._turn)
+        await asyncio.to_thread(part._tick)
     heard: list[Any] = []
     observe = service.listeners.observe
     service.listeners.observe = lambda happened: (heard.append(happened), observe(happened))[1]
@@ -55,9 +58,9 @@ async def end(runs: Path, folder: Path, verbs: tuple[str, ...], order: str) -> s
         if not ledger.record("r").active and part._watched is None:
             break
         if order == "in turns":
-            await asyncio.to_thread(part._turn)
+            await asyncio.to_thread(part._tick)
         else:
-            part._turn()  # what it hands to the loop is done after all of its turns
+            part._tick()  # what it hands to the loop is done after all of its turns
     await asyncio.sleep(0)
     vars(part).pop("_in_loop", None)
     await session(service, "b")
@@ -77,7 +80,7 @@ def carried_out(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *g
 
 async def session(service: Service, name: str) -> None:
     await service.sessions.open(name)
-    until = asyncio.get_running_loop().time() + 60
+    until = asyncio.get_running_loop().time() + PATIENCE
     await service.sessions.append(name, from_rows(rows_of(1)), None, 3, asking(name), until)
 
 

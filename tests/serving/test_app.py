@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import get_type_hints
 
 import httpx
 import jsonschema
@@ -18,9 +20,12 @@ import pytest
 
 from nextvec.client import Client, SeqConflictError
 from nextvec.inference import Engine
-from nextvec.serving import openapi
+from nextvec.serving import openapi, routes
+from nextvec.serving.control import Control
+from nextvec.serving.handlers import Handlers
 from nextvec.serving.state_cache import OVERHEAD
-from nextvec.serving.wire import F16, F32, most_body, most_rows
+from nextvec.wire.limits import most_body, most_rows
+from nextvec.wire.media import F16, F32
 from tests.serving.server import DIM, Running, request, rows_of, serving
 from tests.waiting import PATIENCE, until
 
@@ -59,7 +64,7 @@ def test_an_answer_is_the_engines(http: httpx.Client, run: Path) -> None:
         answer = http.post(
             f"/v1/sessions/equal/append?seq={n + 1}&k=7", content=payload.tobytes(), headers={"content-type": kind}
         )
-        found = check(answer, "Answer")
+        found = check(answer, "PredictionAnswer")
         want = session.predict(7)
         assert [e["row"] for e in found["expected"]] == [e.row for e in want]  # type: ignore[attr-defined, index]
         np.testing.assert_allclose([e["score"] for e in found["expected"]], [e.score for e in want], atol=1e-5)  # type: ignore[attr-defined, index]
@@ -67,7 +72,7 @@ def test_an_answer_is_the_engines(http: httpx.Client, run: Path) -> None:
     once = http.post("/v1/predict?k=7", content=rows.tobytes(), headers={"content-type": F32})
     assert [e["row"] for e in once.json()["expected"]] == [e.row for e in session.predict(7)]
     batch = http.post("/v1/predict/batch?k=3&lengths=10,20", content=rows.tobytes(), headers={"content-type": F32})
-    assert [a["length"] for a in check(batch, "Answers")["answers"]] == [10, 20]  # type: ignore[attr-defined, index]
+    assert [a["length"] for a in check(batch, "BatchAnswer")["answers"]] == [10, 20]  # type: ignore[attr-defined, index]
     saved = http.get("/v1/sessions/equal/snapshot")
     assert [e.row for e in engine.restore(saved.content).predict(7)] == [e.row for e in session.predict(7)]
 
@@ -81,7 +86,7 @@ def test_the_three_ways_to_name_vectors(http: httpx.Client, run: Path) -> None:
         http.post("/v1/predict?text=1", json={"vectors": rows.tolist()}),
         http.post("/v1/predict?text=1", content=rows.tobytes(), headers={"content-type": F32}),
     ]
-    found = [check(answer, "Answer")["expected"] for answer in answers]
+    found = [check(answer, "PredictionAnswer")["expected"] for answer in answers]
     assert found[0] == found[1] == found[2]
     assert found[0][0]["text"] is None  # type: ignore[index]
     assert http.post("/v1/predict", json={"text": "once upon a time"}).status_code == 422  # a bank of vectors only
@@ -171,7 +176,7 @@ def test_an_empty_session_expects_nothing(http: httpx.Client) -> None:
     assert http.put("/v1/sessions/empty").status_code == 201
     assert http.put("/v1/sessions/empty").status_code == 200
     assert check(http.post("/v1/sessions/empty/predict"), "Problem")["status"] == 409
-    check(http.get("/v1/sessions/empty"), "Session")
+    check(http.get("/v1/sessions/empty"), "SessionDescription")
     assert http.delete("/v1/sessions/empty").status_code == 204
     assert http.get("/v1/sessions/empty").status_code == 404
 
@@ -245,7 +250,7 @@ def test_a_request_that_cannot_be_read_is_a_line_in_the_log_and_a_count(run: Pat
         problem = json.loads(got.partition(b"\r\n\r\n")[2])
         assert 'nextvec_requests_total{route="other",status="400"} 1.0' in httpx.get(f"{server.url}/metrics").text
         server.process.send_signal(signal.SIGTERM)
-        server.process.wait(30)
+        server.process.wait(PATIENCE)
     (line,) = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert (line["event"], line["status"], line["request"]) == ("refused", 400, problem["request"])
     assert line["detail"] == problem["detail"]
@@ -273,12 +278,12 @@ def test_a_foreign_name_or_origin_is_refused(http: httpx.Client) -> None:
 
 
 def test_the_probes_models_metrics_and_document(http: httpx.Client, run: Path) -> None:
-    check(http.get("/healthz"), "Status")
-    check(http.get("/readyz"), "Status")
-    check(http.get("/v1/models"), "Models")
+    check(http.get("/healthz"), "ServerStatus")
+    check(http.get("/readyz"), "ServerStatus")
+    check(http.get("/v1/models"), "ModelList")
     check(http.get("/v1/overview?documents=1"), "Overview")
-    check(http.get("/v1/rollouts"), "Rollouts")
-    assert check(http.post(f"/v1/models/{run.name}/reload"), "Model")["digest"] == Engine.open(run).digest
+    check(http.get("/v1/rollouts"), "RolloutList")
+    assert check(http.post(f"/v1/models/{run.name}/reload"), "ModelDescription")["digest"] == Engine.open(run).digest
     assert http.get("/openapi.json").json() == openapi.document(DIM)
     http.post("/v1/predict", json={"rows": [1]})
     text = http.get("/metrics").text
@@ -286,18 +291,27 @@ def test_the_probes_models_metrics_and_document(http: httpx.Client, run: Path) -
     assert 'le="0.005"' in text
 
 
-def test_every_route_is_in_the_document(http: httpx.Client) -> None:
-    from nextvec.serving.app import Handlers
-    from nextvec.serving.control import Control
-
-    handlers = object.__new__(Handlers)
-    handlers.root = ""
-    handlers.control = Control(None)
-    routes = {(m.lower(), r.path) for r in handlers.routes() for m in (r.methods or set()) - {"HEAD"}}
+def test_the_document_has_every_path_that_the_server_dispatches_and_no_other(http: httpx.Client) -> None:
+    """A documented path names its documented methods to any other method."""
     documented = {
-        (method, path) for path, item in openapi.document(DIM)["paths"].items() for method in item if method != "parameters"
+        path: {method.upper() for method in item if method != "parameters"}
+        for path, item in openapi.document(DIM)["paths"].items()
     }
-    assert routes == documented
+    assert set(documented) == {path.template for path in routes.PATHS}
+    for template, methods in documented.items():
+        answer = http.request("PATCH", re.sub(r"\{\w+\}", "none", template))
+        assert answer.status_code == 405
+        assert set(answer.headers["allow"].split(", ")) == methods | ({"HEAD"} if "GET" in methods else set())
+
+
+def test_every_operation_has_one_handler_that_takes_the_query_of_its_documentation() -> None:
+    handlers = object.__new__(Handlers)
+    handlers.control = Control(None)
+    found = handlers.by_operation()
+    operations = {operation.name: operation for path in routes.PATHS for operation in path.operations}
+    assert set(found) == set(operations)
+    for name, operation in operations.items():
+        assert get_type_hints(found[name]).get("query") is operation.query
 
 
 @pytest.mark.integration
@@ -496,7 +510,7 @@ def test_another_seq_of_another_client_is_a_typed_error(server: Running) -> None
         mine.append(rows_of(1))
         with pytest.raises(SeqConflictError) as conflict:
             theirs.append(rows_of(1, 9))
-        assert json.loads(json.dumps(conflict.value.problem))["seq"] == 1
+        assert conflict.value.problem.seq == 1
 
 
 @pytest.mark.slow

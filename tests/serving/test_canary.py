@@ -16,16 +16,20 @@ from safetensors.numpy import load_file, save_file
 
 from nextvec.client import Client
 from nextvec.inference import Engine
-from nextvec.rollout.judge import Evidence, Rung
+from nextvec.rollout.evidence import Evidence
 from nextvec.rollout.ledger import Ledger
-from nextvec.rollout.plan import Command, Plan, create, fold, intervene
+from nextvec.rollout.lifecycle import create, fold, intervene
+from nextvec.rollout.plan import CanaryStep, Plan
 from nextvec.rollout.promotions import identity
-from nextvec.rollout.simulate import EQUAL, recorded, simulate
+from nextvec.rollout.simulation.harms import EQUAL
+from nextvec.rollout.simulation.table import simulate
+from nextvec.rollout.simulation.traffic import recorded
+from nextvec.rollout.transition import Command
 from nextvec.rollout.units import bands
 from tests.serving.server import Running, rows_of, serving
 from tests.waiting import PATIENCE, until
 
-RUNGS = (Rung(5.0, 0.0, 10**6), Rung(50.0, 0.0, 10**6), Rung(98.0, 0.0, 10**6))
+STEPS = (CanaryStep(5.0, 0.0, 10**6), CanaryStep(50.0, 0.0, 10**6), CanaryStep(98.0, 0.0, 10**6))
 QUICK = ("--turn", "0.05")
 PERSON = "tester"
 
@@ -34,7 +38,7 @@ pytestmark = pytest.mark.integration  # each starts a server
 
 def draft(ledger: Ledger, folder: Path, **plan: Any) -> str:
     stable, canary = (identity(name, Engine.open(folder / name).digest) for name in ("run0", "run1"))
-    terms = Plan(**({"harm": 3.0, "base": 0.01, "rungs": RUNGS, "lease": 2.0} | plan))
+    terms = Plan(**({"harm": 3.0, "base": 0.01, "steps": STEPS, "lease": 2.0} | plan))
     create(ledger, "r", "default", terms, stable=stable, canary=canary, actor=PERSON, evidence=Evidence(bands()))
     intervene(ledger, "r", Command("start", PERSON))
     return "r"
@@ -113,7 +117,7 @@ def test_a_name_that_leads_elsewhere_opens_nothing(ledger: Ledger, folder: Path,
     shutil.rmtree(folder / "run1")
     (folder / "run1").symlink_to(made / "run1")
     stable, canary = (identity(name, Engine.open(made / name).digest) for name in ("run0", "run1"))
-    terms = Plan(3.0, 0.01, RUNGS)
+    terms = Plan(3.0, 0.01, STEPS)
     create(ledger, "r", "default", terms, stable=stable, canary=canary, actor=PERSON, evidence=Evidence(bands()))
     intervene(ledger, "r", Command("start", PERSON))
     with served(folder):

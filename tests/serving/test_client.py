@@ -6,14 +6,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 
-from nextvec import client as clients
-from nextvec.client import AsyncClient, Client, NotFoundError, ServerError, UnreachableError
+from nextvec.client import AsyncClient, Client, NotFoundError, ServerError, UnreachableError, tries
+from nextvec.client.numbering import NumberedSession
+from nextvec.serving.refusal import RefusedError
+from nextvec.wire.predictions import ContextRequest
+from nextvec.wire.sessions import SessionDescription
 from tests.serving.server import Running, rows_of, serving
 
 
@@ -70,7 +73,7 @@ def whole(connection: socket.socket) -> bytes:
 
 
 def test_a_lost_answer_is_asked_for_again_and_applied_once(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(tries, "FIRST_WAIT", 0.01)
     rows = rows_of(12, 1)
     with faulty(server, lambda n: n % 3 == 1) as url, Client(url) as client:
         session = client.session("lossy")
@@ -85,7 +88,7 @@ def test_a_lost_answer_is_asked_for_again_and_applied_once(server: Running, monk
 
 def test_an_append_whose_answers_are_all_lost_is_found_out_about(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether it was written is not known; the same again applies once, another one goes on behind it."""
-    monkeypatch.setattr(clients, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(tries, "FIRST_WAIT", 0.01)
     heard = threading.Event()
     heard.set()
     with faulty(server, lambda _: not heard.is_set()) as url, Client(url) as client:
@@ -104,23 +107,23 @@ def test_an_append_whose_answers_are_all_lost_is_found_out_about(server: Running
 
 def test_a_text_refused_by_pace_may_have_been_written_by_an_earlier_try() -> None:
     """The first try is applied, its answer is lost, and the second gets 413: the next append asks where the session stands."""
-    session = clients._Numbered("a", {"seq": 0, "length": 0, "incarnation": "0" * 16})
+    session = NumberedSession(SessionDescription("a", 0, 0, 0, "0" * 16))
 
-    def answer(status: int, body: dict[str, Any]) -> httpx.Response:
-        return httpx.Response(status, json=body, request=httpx.Request("POST", "http://localhost/"))
+    def answer(status: int, body: bytes) -> httpx.Response:
+        return httpx.Response(status, content=body, request=httpx.Request("POST", "http://localhost/"))
 
-    talk = session._of_json({"text": "A"}, 0, False)
+    talk = session.appended_json(ContextRequest(text="A"), 0, False)
     next(talk)
     with pytest.raises(ServerError):
-        talk.send(answer(413, {"detail": "too long", "fits": 2000}))
-    talk = session._of_json({"text": "B"}, 0, False)
+        talk.send(answer(413, RefusedError(413, "too long", fits=2000).body("r1")))
+    talk = session.appended_json(ContextRequest(text="B"), 0, False)
     assert next(talk).method == "GET"
-    call = talk.send(answer(200, {"seq": 1, "length": 4, "incarnation": "0" * 16}))
+    call = talk.send(answer(200, msgspec.json.encode(SessionDescription("a", 1, 4, 99, "0" * 16))))
     assert dict(call.query)["seq"] == "2"
 
 
 def test_no_server_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(tries, "FIRST_WAIT", 0.01)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with Client(f"http://127.0.0.1:{port}") as client, pytest.raises(UnreachableError):
@@ -148,7 +151,7 @@ def test_the_same_awaited(server: Running) -> None:
             answer = await session.append_rows([1, 2], k=4)
             found = await session.predict(4)
             await session.delete()
-            assert (await client.models())[0]["dim"] == 16
+            assert (await client.models())[0].dim == 16
             return [e.row for e in answer.expected], [e.row for e in found.expected], answer.length
 
     answered, predicted, length = asyncio.run(talk())

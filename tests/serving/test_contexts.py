@@ -19,7 +19,8 @@ from nextvec.serving.context_log import SUFFIX, FullError
 from nextvec.serving.context_record import HEAD, NOTHING, OPEN, WHOLE, Record
 from nextvec.serving.context_view import ConflictError, first_record, narrow, rewritten
 from nextvec.serving.contexts import Contexts
-from nextvec.serving.wire import F16, Vectors, decode, from_rows
+from nextvec.serving.payload import Vectors, decode, from_rows
+from nextvec.wire.media import F16
 
 DIM = 3
 
@@ -250,7 +251,7 @@ from pathlib import Path
 import numpy as np
 from nextvec.serving.context_log import FullError
 from nextvec.serving.contexts import Contexts
-from nextvec.serving.wire import from_rows
+from nextvec.serving.payload import from_rows
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 held = Contexts(Path(sys.argv[1]), 3, "e")
 held.open("a")
@@ -299,7 +300,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from nextvec.serving.contexts import Contexts
-from nextvec.serving.wire import from_rows
+from nextvec.serving.payload import from_rows
 held = Contexts(Path(sys.argv[1]), 3, "e", segment_bytes=4_000)
 held.open("a")
 while True:

@@ -12,8 +12,9 @@ from nextvec.inference import Engine
 from nextvec.serving.daemon_thread import in_daemon_thread
 from nextvec.serving.limits import Limits
 from nextvec.serving.overview import unready
+from nextvec.serving.payload import from_rows
+from nextvec.serving.refusal import RefusedError
 from nextvec.serving.service import Service
-from nextvec.serving.wire import RefusedError, from_rows
 from tests.serving.server import asking, rows_of
 from tests.waiting import PATIENCE
 

@@ -26,19 +26,27 @@ from nextvec.evaluation.results import evaluation_results, held_out_exam
 from nextvec.inference import Engine
 from nextvec.ingestion import Chunking, ingest
 from nextvec.lanes import by_clusters
-from nextvec.rollout.judge import ALPHA_OK, STREAMS, WEIGHTS, Evidence, Rung
-from nextvec.rollout.ledger import Ledger, open_ledger
-from nextvec.rollout.plan import Command, Controller, Follower, Plan, create, intervene
+from nextvec.rollout.controller import Controller
+from nextvec.rollout.evalues import ALPHA_OK
+from nextvec.rollout.evidence import Evidence
+from nextvec.rollout.follower import Follower
+from nextvec.rollout.guardrails import STREAMS
+from nextvec.rollout.ledger import Ledger
+from nextvec.rollout.lifecycle import create, intervene
+from nextvec.rollout.opening import open_ledger
+from nextvec.rollout.plan import STEP_WEIGHTS, CanaryStep, Plan
 from nextvec.rollout.promotions import identity
-from nextvec.rollout.report import report
+from nextvec.rollout.status import status
+from nextvec.rollout.transition import Command
 from nextvec.rollout.units import bands
 from nextvec.runs import Run, TrainSettings
-from nextvec.serving import overview
-from nextvec.serving.guard import Key
+from nextvec.serving.keys import Key
 from nextvec.serving.lanes import ENOUGH
+from nextvec.serving.load import within
 from nextvec.serving.recent import BINS, MOST_SESSIONS, SECONDS, Recent, percentiles
+from nextvec.serving.rollout_state import rollout_state
 from nextvec.training import begin, train
-from tests.serving.drive import NEW, OLD, alike
+from tests.rollout.drive import NEW, OLD, alike
 from tests.serving.server import Running, make_run, serving
 from tests.serving.test_lanes import spoil
 from tests.waiting import PATIENCE, until
@@ -51,8 +59,8 @@ SHOWN = ("desktop", "dark", "phone")
 FOR_DOCS = os.environ.get("NEXTVEC_SCREENSHOTS") == "docs"
 TOPICS = sorted(name for name, text in topics.items() if 1_200 < len(text) < 8_000)
 SMALL = TrainSettings.of(context=24, batch=4, updates=30, evaluate_every=15, hidden=16, slots=64, working=24, pool=100)
-RUNGS = tuple(Rung(weight, 0.0, 5_000) for weight in WEIGHTS)
-PLAN = Plan(3.0, 0.01, RUNGS, Rung(0.0, 0.0, 1_000), lease=60.0)
+STEPS = tuple(CanaryStep(weight, 0.0, 5_000) for weight in STEP_WEIGHTS)
+PLAN = Plan(3.0, 0.01, STEPS, CanaryStep(0.0, 0.0, 1_000), lease=60.0)
 PARAGRAPH = (
     "When something goes wrong a program can say so: it raises an exception, and whoever called it may catch that and go on."
 )
@@ -125,7 +133,7 @@ def test_percentiles_are_those_of_the_answers_to_a_bin() -> None:
         recent.saw("predict", 200, extreme)
     clock.now += 1
     assert recent.points(1, 1)[0].answers == 3
-    assert overview.within(recent.histogram(1), 0.1) == pytest.approx(2 / 3)
+    assert within(recent.histogram(1), 0.1) == pytest.approx(2 / 3)
 
 
 def test_sessions_are_remembered_up_to_a_bound_the_latest_first() -> None:
@@ -141,20 +149,20 @@ def test_sessions_are_remembered_up_to_a_bound_the_latest_first() -> None:
 
 def test_a_rollout_is_told_as_the_ledger_and_the_judge_have_it(tmp_path: Path) -> None:
     with rollout_at(tmp_path / "rollouts.db", 2, "old", "new") as ledger:
-        full = report(ledger, "r")
-        told = overview.summary(full)
+        full = status(ledger, "r")
+        told = rollout_state(full)
     assert full["state"] == "CANARY(2)"
-    assert [stop["weight"] for stop in told["ladder"]] == [0.0, *WEIGHTS, 100.0]
-    assert (told["at"], told["weight"], told["down"], told["paused"]) == (3, 25.0, False, False)
+    assert [stop.weight for stop in told.ladder] == [0.0, *STEP_WEIGHTS, 100.0]
+    assert (told.at, told.weight, told.down, told.paused) == (3, 25.0, False, False)
     evidence = Evidence.from_json(full["evidence"])
-    for stream in told["streams"]:
-        name = stream["stream"]
-        assert (stream["worse"]["log_e"], stream["ok"]["log_e"]) == pytest.approx(evidence.log_e(name))
-        assert stream["ok"]["bound"] == pytest.approx(-log(ALPHA_OK))
-        assert stream["verdict"] == evidence.verdict().streams[name]
-        assert stream["arms"]["stable"]["units"] == evidence.seen(name, "stable")
-    assert {stream["stream"] for stream in told["streams"]} == set(STREAMS)
-    assert told["seen"] == sum(
+    for stream in told.streams:
+        name = stream.stream
+        assert (stream.worse.log_e, stream.ok.log_e) == pytest.approx(evidence.log_e(name))
+        assert stream.ok.bound == pytest.approx(-log(ALPHA_OK))
+        assert stream.verdict == evidence.verdict().streams[name]
+        assert stream.arms["stable"].units == evidence.count(name, "stable")
+    assert {stream.stream for stream in told.streams} == set(STREAMS)
+    assert told.seen == sum(
         event.count for event in alike(25.0, 4_000) if event.stream == "assign"
     )  # of this weight, not of those before
 
@@ -162,11 +170,11 @@ def test_a_rollout_is_told_as_the_ledger_and_the_judge_have_it(tmp_path: Path) -
 def test_where_a_rollout_fell_from_is_told(tmp_path: Path) -> None:
     with rollout_at(tmp_path / "rollouts.db", 1, "old", "new") as ledger:
         intervene(ledger, "r", Command("pause", "ann"))
-        paused = overview.summary(report(ledger, "r"))
-        assert (paused["at"], paused["paused"], paused["weight"]) == (2, True, 10.0)
+        paused = rollout_state(status(ledger, "r"))
+        assert (paused.at, paused.paused, paused.weight) == (2, True, 10.0)
         intervene(ledger, "r", Command("abort", "ann", "enough"))
-        fallen = overview.summary(report(ledger, "r"))
-        assert (fallen["at"], fallen["down"], fallen["weight"]) == (2, True, 0.0)
+        fallen = rollout_state(status(ledger, "r"))
+        assert (fallen.at, fallen.down, fallen.weight) == (2, True, 0.0)
 
 
 # The server
@@ -340,13 +348,13 @@ def json_of(keys: list[Key]) -> str:
 
 
 @contextmanager
-def rollout_at(where: Path, rung: int, stable: str, canary: str, name: str = "r") -> Generator[Ledger]:
-    """A real rollout that stands on a rung of the canary, carried there by a person, with what equal arms show on the way."""
+def rollout_at(where: Path, step: int, stable: str, canary: str, name: str = "r") -> Generator[Ledger]:
+    """A real rollout that stands at a canary step, carried there by a person, with what equal arms show on the way."""
     ledger = open_ledger(where)
     create(ledger, name, "default", PLAN, stable=stable, canary=canary, actor="ann", evidence=Evidence((*bands(), "all")))
     intervene(ledger, name, Command("start", "ann", "200 replays, P95 1.4 ms"))
     controller, router = Controller(ledger, name, "controller"), Follower(ledger, name, "router", OLD, NEW)
-    for n in range(rung + 2):
+    for n in range(step + 2):
         if n:
             intervene(ledger, name, Command("promote", "ann"))
         for event in alike(router.poll().weight, 4_000 if n else 900):
@@ -449,7 +457,7 @@ def test_a_rollout_is_shown_with_its_evidence(
             if FOR_DOCS:
                 page.wait_for_timeout(50_000)
             page.get_by_label("Next paragraph").fill(PARAGRAPH)
-            page.get_by_role("button", name="Read on").click()
+            page.get_by_role("button", name="Append").click()
             page.wait_for_selector(".expected li:nth-child(5)", timeout=MILLISECONDS)
             reader.picture(tmp_path, way, whole=way != "phone")
         assert "answering 25 % of sessions" in page.inner_text("#rollout-lead")
@@ -459,12 +467,12 @@ def test_a_rollout_is_shown_with_its_evidence(
         assert [bars.nth(n).get_attribute("aria-label").split(":")[0] for n in range(5)] == [
             "Failures", "Slowness", "Misses", "Unlabelled", "Assignment",
         ]  # fmt: skip
-        assert "×" in page.get_by_role("table", name="Harm that may be there, by weight").inner_text()
+        assert "×" in page.get_by_role("table", name="Smallest detectable effect by weight").inner_text()
         assert "promote, by ann" in page.inner_text(".history")
         assert "rejected" in page.get_by_role("table", name="Past rollouts").inner_text()
         with closing(open_ledger(tmp_path / "rollouts.db")) as ledger:
             intervene(ledger, "guide-next-1123", Command("abort", "ann", "seen enough"))
-        page.get_by_text("No rollout is under way.").wait_for()
+        page.get_by_text("No rollout in progress.").wait_for()
         assert page.locator("#hand").is_hidden()
         assert "rolled back" in page.get_by_role("table", name="Past rollouts").inner_text()
 
@@ -478,10 +486,10 @@ def test_a_person_holds_a_rollout_and_takes_it_back_by_keyboard(
         reader = visit(server, width=width)
         page = reader.page
         rollout = "guide-next-1123"
-        page.get_by_label("By hand: a reason").fill("lunch")
+        page.get_by_label("Reason for a change by hand").fill("lunch")
         page.keyboard.press("Tab")
         page.keyboard.press("Enter")
-        page.get_by_text("Done: it is paused at 25 %.").wait_for()
+        page.get_by_text("Done: the rollout is paused at 25 %.").wait_for()
         last = ledger.rows(rollout)[-1]
         assert last.after == "PAUSED(CANARY(2))"
         assert "lunch" in last.cause
@@ -497,12 +505,11 @@ def test_a_person_holds_a_rollout_and_takes_it_back_by_keyboard(
         assert [it for it in page.evaluate(CONTRAST) if it["ratio"] < 4.5] == []
         page.locator("#hand").screenshot(path=tmp_path / "hand.png")
         assert ledger.record(rollout).state == "CANARY(2)"
-        page.wait_for_timeout(6_200)
-        assert page.get_by_role("button", name="Abort", exact=True).is_visible()
+        page.get_by_role("button", name="Abort", exact=True).wait_for()
         page.keyboard.press("Enter")
         page.keyboard.press("Enter")
         until(lambda: ledger.record(rollout).state in ("ROLLING_BACK", "ROLLED_BACK"))
-        page.get_by_text("No rollout is under way.").wait_for()
+        page.get_by_text("No rollout in progress.").wait_for()
         assert page.locator("#hand").is_hidden()
 
 
@@ -513,10 +520,10 @@ def test_what_is_refused_by_hand_says_why(text_runs: list[Path], visit: Callable
         reader.expected = ["409"]
         page = reader.page
         page.get_by_role("button", name="Pause").wait_for()
-        page.evaluate("clearTimeout(page.timer); look = async () => {}")  # the page has not heard yet of what another has done
+        page.evaluate("clearTimeout(page.timer); refresh = async () => {}")  # the page shows the old state
         intervene(ledger, "guide-next-1123", Command("pause", "ann", "first"))
         page.get_by_role("button", name="Pause").click()
-        page.get_by_text("Nothing was done:").wait_for()
+        page.get_by_text("No change:").wait_for()
 
 
 @needs_browser
@@ -524,7 +531,7 @@ def test_what_is_typed_is_read_and_the_expected_chunks_appear(server: Running, v
     page = visit(server).page
     field = page.get_by_label("Next paragraph")
     field.press("Enter")
-    assert page.inner_text("#try-error") == "Write something first."
+    assert page.inner_text("#try-error") == "Enter some text first."
     assert field.get_attribute("aria-invalid") == "true"
     field.fill(PARAGRAPH)
     field.press("Enter")
@@ -543,7 +550,7 @@ def test_what_is_typed_is_read_and_the_expected_chunks_appear(server: Running, v
         assert page.locator("#read-so-far li").count() == 2
         assert client.session(name).seq == 2
     page.get_by_role("button", name="Start over").click()
-    page.get_by_text("Nothing is read yet.").wait_for()
+    page.get_by_text("Nothing appended yet.").wait_for()
     until(lambda: httpx.get(f"{server.url}/v1/sessions/{name}").status_code == 404)
 
 
@@ -570,14 +577,14 @@ def test_a_bank_of_vectors_lets_one_walk_through_its_documents(tmp_path: Path, v
         page.get_by_text("This bank holds vectors only").wait_for()
         assert page.get_by_label("Your own text").is_disabled()
         page.get_by_label("Document", exact=True).select_option(index=2)
-        page.get_by_label("Rows to read at once").fill("0")
-        page.get_by_role("button", name="Read on").click()
+        page.get_by_label("Rows per step").fill("0")
+        page.get_by_role("button", name="Append").click()
         assert "from 1 to 1,000" in page.inner_text("#try-error")
-        page.get_by_label("Rows to read at once").fill("7")
-        page.get_by_role("button", name="Read on").click()
+        page.get_by_label("Rows per step").fill("7")
+        page.get_by_role("button", name="Append").click()
         page.wait_for_selector(".expected li:nth-child(5)")
         assert "rows 1 to 7 of" in page.inner_text("#read-so-far")
-        page.get_by_role("button", name="Read on").click()
+        page.get_by_role("button", name="Append").click()
         page.get_by_text("rows 8 to 14 of").wait_for()
         bank = Engine.open(tmp_path / "run0").bank
         start = int(bank.offsets[2])
@@ -585,7 +592,7 @@ def test_a_bank_of_vectors_lets_one_walk_through_its_documents(tmp_path: Path, v
         session.push_many(np.asarray(bank.rows[start : start + 14], np.float32))
         rows = [e.row for e in session.predict(5)]
         place = rows.index(start + 14) + 1 if start + 14 in rows else None
-        said = f"What truly comes next is number {place}." if place else "What truly comes next is not among them."
+        said = f"The true next row is number {place}." if place else "The true next row is not among them."
         assert said in page.inner_text("#expected")
 
 
@@ -637,14 +644,14 @@ def test_a_server_that_is_gone_is_said_and_the_last_figures_stay(
             page.get_by_role("cell", name="reader-00").wait_for()
         server.kill()
         page.get_by_text("No answer from the server since").wait_for()
-        assert page.inner_text("#state") == "gone"
+        assert page.inner_text("#state") == "unreachable"
         assert page.locator("#notice").get_attribute("role") == "alert"
         assert page.get_by_role("cell", name="reader-00").is_visible()
         assert page.locator("#figures li").count() == 6
         reader.picture(tmp_path, "gone")
         page.get_by_label("Next paragraph").fill("Is anybody there?")
         page.keyboard.press("Enter")
-        page.get_by_role("button", name="Read on").click()
+        page.get_by_role("button", name="Append").click()
         page.get_by_text("The server does not answer.").wait_for()
         assert page.get_by_label("Next paragraph").input_value() == "Is anybody there?"
     with serving(text_runs[0], tmp_path / "s", "--port", str(urlsplit(server.url).port)):
@@ -663,7 +670,7 @@ def test_a_server_with_keys_asks_for_one_and_keeps_it_in_the_tab(
     with serving(text_runs[0], tmp_path / "s", "--keys", str(keys)) as server:
         reader = visit(server, ready=False)
         page, reader.expected = reader.page, ["401", "403"]
-        page.get_by_role("heading", name="This server asks for a key").wait_for()
+        page.get_by_role("heading", name="This server needs a key").wait_for()
         assert page.evaluate("document.activeElement.id") == "secret"
         reader.picture(tmp_path, "key", whole=False)
         page.fill("#secret", "wrong")
@@ -681,7 +688,7 @@ def test_a_server_with_keys_asks_for_one_and_keeps_it_in_the_tab(
         page.reload()
         page.wait_for_selector("#state.good")
         page.get_by_role("button", name="Forget key").click()
-        page.get_by_role("heading", name="This server asks for a key").wait_for()
+        page.get_by_role("heading", name="This server needs a key").wait_for()
         assert page.evaluate("sessionStorage.length") == 0
 
 
@@ -728,7 +735,7 @@ def test_every_word_can_be_read(scheme: str, text_runs: list[Path], visit: Calla
     with in_rollout(text_runs, tmp_path) as server:
         page = visit(server, color_scheme=scheme).page
         page.get_by_text("This server drives it.").wait_for()
-        page.get_by_role("button", name="Read on").click()
+        page.get_by_role("button", name="Append").click()
         found = page.evaluate(CONTRAST)
     assert len(found) > 100
     assert [it for it in found if it["ratio"] < 4.5] == []

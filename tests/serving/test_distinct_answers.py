@@ -7,17 +7,21 @@ import httpx
 import jsonschema
 import numpy as np
 import pytest
+from msgspec import UNSET
 
 from nextvec.bank import Bank
 from nextvec.client import Client
 from nextvec.inference import Engine
 from nextvec.serving import openapi
 from nextvec.serving.limits import Limits
-from nextvec.serving.observations import Settled
+from nextvec.serving.observations import LabelledPrediction
+from nextvec.serving.payload import from_rows
 from nextvec.serving.service import Service
-from nextvec.serving.wire import F32, MOST_ROWS, from_rows
+from nextvec.wire.limits import MOST_ROWS
+from nextvec.wire.media import F32
 from tests.conftest import walk_bank
 from tests.serving.server import DIM, asking, make_run, serving
+from tests.waiting import PATIENCE
 
 EVERY = 3  # of all rows is one and the same
 
@@ -47,9 +51,9 @@ def test_an_answer_holds_each_vector_once_and_counts_its_rows(run: Path, tmp_pat
         session = client.session("one")
         session.append(context)
         assert [e.row for e in session.predict(10).expected] == [e.row for e in answer.expected[:10]]
-        assert session.predict(10).expected[0].rows is None
+        assert session.predict(10).expected[0].rows is UNSET
         plain = httpx.post(f"{server.url}/v1/predict?k=5&rows=1", content=context.tobytes(), headers={"content-type": F32})
-        whole = {"$ref": "#/components/schemas/Answer", **openapi.document(DIM)}
+        whole = {"$ref": "#/components/schemas/PredictionAnswer", **openapi.document(DIM)}
         jsonschema.Draft202012Validator(whole).validate(plain.json())
 
 
@@ -62,12 +66,12 @@ def test_every_row_that_holds_a_predicted_vector_is_its_label(run: Path, tmp_pat
     last = (len(rows) - 1) // EVERY * EVERY
 
     async def main() -> None:
-        service, settled = Service({"stable": run}, lambda name: engine, tmp_path / "s", Limits()), list[Settled]()
+        service, settled = Service({"stable": run}, lambda name: engine, tmp_path / "s", Limits()), list[LabelledPrediction]()
         service.listeners.record = settled.append
 
         async def append(name: str, row: int, named: bool, k: int) -> None:
             vectors = from_rows(rows[row : row + 1], [row] if named else None)
-            until = asyncio.get_running_loop().time() + 60
+            until = asyncio.get_running_loop().time() + PATIENCE
             await service.sessions.append(name, vectors, None, k, asking(name), until)
 
         for name, named, k in (("a", True, place + 1), ("b", False, place + 1), ("c", True, place), ("d", False, place)):

@@ -12,9 +12,9 @@ from nextvec.inference import Engine, Expected
 from nextvec.serving.answering import EndedError
 from nextvec.serving.fallback import Attempt, Fallback, Query, Role
 from nextvec.serving.limits import Limits
+from nextvec.serving.refusal import RefusedError
 from nextvec.serving.served_models import ServedModel
 from nextvec.serving.service import Service
-from nextvec.serving.wire import RefusedError
 from tests.waiting import PATIENCE
 
 FOUND = [Expected(3, 1.0, "", None)]

@@ -12,10 +12,15 @@ import pytest
 from nextvec.errors import ServingError
 from nextvec.serving import bodies
 from nextvec.serving.bodies import Bodies
-from nextvec.serving.guard import RIGHTS, Access, Guard, Key, Log, needed, read_keys
+from nextvec.serving.guard import Access, Guard
+from nextvec.serving.keys import Key, read_keys
 from nextvec.serving.listening import check_host
+from nextvec.serving.log import Log
 from nextvec.serving.metrics import Metrics
-from nextvec.serving.wire import MOST_BODY, RefusedError
+from nextvec.serving.refusal import RefusedError
+from nextvec.serving.rights import RIGHTS
+from nextvec.serving.routes import right
+from nextvec.wire.limits import MOST_BODY
 
 
 class Inner:
@@ -142,7 +147,7 @@ def test_all_bodies_together_are_bounded_and_small_ones_still_pass(monkeypatch: 
         return receive
 
     async def scenario() -> None:
-        held, scope, chunked = Bodies(1 << 20), {"method": "POST"}, {b"transfer-encoding": b"chunked"}
+        held, scope, chunked = Bodies(1 << 20), {"method": "POST", "path": "/v1/predict"}, {b"transfer-encoding": b"chunked"}
         first = await held.read(scope, chunked, of(bytes(100_000), bytes(100_000)))
         assert held.held == 200_000
         for headers in (chunked, {b"content-length": b"150000"}):
@@ -210,7 +215,7 @@ def test_a_key_has_its_pace(log: tuple[Log, int]) -> None:
 
 @pytest.mark.parametrize("path", ["/v1", "//", "/v1/other", "//v1/predict", "/V1/predict", "/v1/Predict", "/metricsx"])
 def test_what_is_not_known_needs_the_highest_right(path: str) -> None:
-    assert needed("GET", path) == "admin"
+    assert right(path) == "admin"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.org", "127.0.0.1.example.org", ""])

@@ -27,21 +27,23 @@ from nextvec.client import Client
 from nextvec.errors import DataError, RunError, ServingError
 from nextvec.inference import Engine, PredictionRequest
 from nextvec.inference.place import ComputePlace
-from nextvec.rollout.judge import Evidence, Rung
+from nextvec.rollout.evidence import Evidence
 from nextvec.rollout.ledger import Ledger
-from nextvec.rollout.plan import Command, Plan, create, intervene
+from nextvec.rollout.lifecycle import create, intervene
+from nextvec.rollout.plan import CanaryStep, Plan
 from nextvec.rollout.promotions import identity
+from nextvec.rollout.transition import Command
 from nextvec.rollout.units import bands
 from nextvec.serving import engine_process, isolated_engine
 from nextvec.serving.answering import Answering, EndedError
 from nextvec.serving.isolated_engine import IsolatedEngine
 from nextvec.serving.limits import Limits
+from nextvec.serving.payload import from_rows
 from nextvec.serving.service import Service
-from nextvec.serving.wire import from_rows
 from tests.serving.server import Running, asking, rows_of, serving
 from tests.waiting import PATIENCE, until
 
-RUNGS = (Rung(50.0, 0.0, 10**6), Rung(98.0, 0.0, 10**6))
+STEPS = (CanaryStep(50.0, 0.0, 10**6), CanaryStep(98.0, 0.0, 10**6))
 ISOLATED = ("--isolate", "--turn", "0.05")
 
 
@@ -300,7 +302,7 @@ def test_it_is_ended_before_the_server_where_memory_runs_out(engine: IsolatedEng
 def start(ledger: Ledger, folder: Path) -> None:
     """A rollout that gives half of the sessions to the canary."""
     stable, canary = (identity(name, Engine.open(folder / name).digest) for name in ("run0", "run1"))
-    terms = Plan(harm=3.0, base=0.01, rungs=RUNGS, lease=2.0)
+    terms = Plan(harm=3.0, base=0.01, steps=STEPS, lease=2.0)
     create(ledger, "r", "default", terms, stable=stable, canary=canary, actor="tester", evidence=Evidence(bands()))
     for verb in ("start", "promote"):
         intervene(ledger, "r", Command(verb, "tester"))
@@ -329,7 +331,7 @@ def test_a_canary_whose_process_is_ended_or_hangs_is_answered_for_and_rolled_bac
     start(ledger, folder)
     names = [f"s{n}" for n in range(16)]
     # A process that is stopped is late whatever the budget is; one that has ended says so itself.
-    late = ("--budget-ms", "100") if harm is signal.SIGSTOP else ()
+    late = ("--budget-ms", "500") if harm is signal.SIGSTOP else ()
     with served(folder, "--ledger", str(folder / "rollouts.db"), *late) as server, Client(server.url) as client:
         until(lambda: bool(httpx.get(f"{server.url}/v1/rollouts").json()["watching"]))
         until(lambda: "canary" in {client.session(name).append(rows_of(1), k=3).arm for name in names})

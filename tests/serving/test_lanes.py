@@ -24,16 +24,17 @@ from nextvec.evaluation.by_lane import SURE
 from nextvec.evaluation.by_lane import UNSURE as UNSURE_FIGURES
 from nextvec.inference import Engine
 from nextvec.lanes import Anchors, Lanes, by_clusters
-from nextvec.rollout.judge import CANARY, FAIL, STABLE, Evidence
-from nextvec.rollout.ledger import open_ledger
-from nextvec.routing import UNSURE, Lineup, Served, Snapshot
+from nextvec.rollout.evidence import Evidence
+from nextvec.rollout.guardrails import CANARY, FAIL, STABLE
+from nextvec.rollout.opening import open_ledger
+from nextvec.routing import UNSURE, ArmModels, RoutedModel, Snapshot
 from nextvec.serving.lanes import ENOUGH, FIRST, MOST, Health, ServedLanes, strata
 from nextvec.serving.limits import Limits
 from nextvec.serving.metrics import Metrics
-from nextvec.serving.observations import Event, Seen
+from nextvec.serving.observations import Observation, SessionEvent
+from nextvec.serving.payload import from_rows
 from nextvec.serving.service import Service
 from nextvec.serving.state_rebuild import INLINE
-from nextvec.serving.wire import from_rows
 from tests.command import nextvec
 from tests.serving.faults import FAULTS
 from tests.serving.server import DIM, asking, rows_of, serving
@@ -232,7 +233,7 @@ def test_what_an_expert_fails_at_is_answered_by_the_shared_model(
     async def talk(service: Service, lanes: ServedLanes) -> None:
         now = [0.0]
         lanes.health[anchors.names[1]].clock = lambda: now[0]
-        service.limits = Limits(budget=0.1, deadline=PATIENCE)
+        service.fallback.limits = Limits(budget=0.1, deadline=PATIENCE)
         expert = service.models["expert"].engine
         well, expert.predict = expert.predict, FAULTS[name]  # type: ignore[method-assign]
         service.contexts.open("s")
@@ -248,7 +249,7 @@ def test_what_an_expert_fails_at_is_answered_by_the_shared_model(
         expert.predict = well  # type: ignore[method-assign]
         released.set()
         now[0] += MOST
-        service.limits = Limits(budget=PATIENCE, deadline=PATIENCE)
+        service.fallback.limits = Limits(budget=PATIENCE, deadline=PATIENCE)
         end = time.monotonic() + PATIENCE
         while (answer := await say(service, "s", rows[:1])).model != "expert":
             assert time.monotonic() < end, answer.reason
@@ -276,7 +277,7 @@ def test_a_circuit_opens_is_tried_now_and_then_and_closes() -> None:
         pauses.append(now[0] - began)
         health.failed()
     assert pauses == [min(FIRST * 2**n, MOST) for n in range(10)]
-    health.anew()
+    health.renewed()
     assert health.asked(), "whoever was loaded again is tried at once"
     assert not health.asked()
     health.well()
@@ -371,25 +372,25 @@ def test_a_rollout_of_the_shared_model_leaves_experts_their_lanes(made: Path, an
     """In both arms, so that such sessions are no evidence; the others carry their lane to the judge."""
 
     async def talk(service: Service, lanes: ServedLanes) -> None:
-        events: list[Event] = []
+        events: list[SessionEvent] = []
         service.listeners.observe = events.append
         experts = service.routing.snapshot.stable.experts
         await service.models.open("new", made / "run1")
-        new = Lineup(Served("new"), Served("new"), experts)
+        new = ArmModels(RoutedModel("new"), RoutedModel("new"), experts)
         service.routing.adopt(Snapshot(1, service.routing.snapshot.stable, new, 100.0, "r", time.monotonic() + 3600))
         service.contexts.open("mine")
         assert (await say(service, "mine", in_lane(anchors, 1))).model == "expert"
         assert events == []
         service.contexts.open("other")
         assert (await say(service, "other", in_lane(anchors, 2))).model == "new"
-        assert {e.lane for e in events if isinstance(e, Seen)} == {anchors.names[2]}
+        assert {e.lane for e in events if isinstance(e, Observation)} == {anchors.names[2]}
 
     served(made, tmp_path, talk)
 
 
 def test_harm_in_one_lane_alone_is_found_and_named(anchors: Anchors) -> None:
     """Failures of one lane's sessions, none elsewhere: the judge says worse, and the evidence where."""
-    from nextvec.rollout.judge import Event as Judged
+    from nextvec.rollout.evidence import UnitOutcome as Judged
 
     evidence = Evidence(strata(anchors))
     for lane in strata(anchors):
@@ -486,7 +487,7 @@ def test_anchors_of_another_encoder_or_damaged_are_refused(made: Path, tmp_path:
 def test_an_expert_of_another_bank_is_refused(made: Path, tmp_path: Path) -> None:
     async def talk(service: Service, lanes: ServedLanes) -> None:
         foreign = replace(service.models["expert"], engine=_of_another_bank(service.models["expert"].engine))
-        service.models = {**service.models, "expert": foreign}
+        service.models._models = {**service.models, "expert": foreign}
         with pytest.raises(ServingError, match="looks predictions up in another bank"):
             service.routing.specialise(lanes)
 

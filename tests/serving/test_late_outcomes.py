@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import pytest
 
 from nextvec.serving.causes import cause
-from nextvec.serving.observations import Closed, Event
+from nextvec.serving.observations import Closed, SessionEvent
 from nextvec.serving.service import Service
 from nextvec.serving.state_rebuild import INLINE
 from tests.serving.faults import raises
@@ -35,7 +35,7 @@ def held(call: Any, gate: asyncio.Event) -> Any:
 
 @pytest.mark.parametrize("late", ["label", "mirror", "failed mirror", "warming"])
 def test_nothing_is_told_of_a_session_after_its_end(runs: dict[str, Path], tmp_path: Path, late: str) -> None:
-    async def talk(service: Service, events: list[Event]) -> None:
+    async def talk(service: Service, events: list[SessionEvent]) -> None:
         gate = asyncio.Event()
         service.background.mirror = 100.0 if "mirror" in late else 0.0
         service.contexts.open("a")
@@ -71,7 +71,7 @@ async def raising(*_: Any) -> Any:
 
 
 def test_a_session_whose_requests_all_failed_ends_too(runs: dict[str, Path], tmp_path: Path) -> None:
-    async def talk(service: Service, events: list[Event]) -> None:
+    async def talk(service: Service, events: list[SessionEvent]) -> None:
         service.routing.adopt(rollout(100.0))
         for model in service.models.values():
             model.engine.predict = raises  # type: ignore[method-assign]

@@ -21,6 +21,7 @@ from nextvec.serving.cors import as_origin
 from nextvec.serving.guard import Access
 from nextvec.serving.listening import ListenAddress, bound, listen
 from tests.serving.server import DIM, Running, rows_of, serving
+from tests.waiting import PATIENCE
 
 CHROMIUM = Path("/usr/bin/chromium")
 ORIGIN = "https://app.example"
@@ -50,7 +51,7 @@ def proxy(server: Running) -> Iterator[str]:
                 self.send_error(404)
                 return
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            with closing(http.client.HTTPConnection(*server.address, timeout=30)) as behind:
+            with closing(http.client.HTTPConnection(*server.address, timeout=PATIENCE)) as behind:
                 behind.request(self.command, self.path.removeprefix("/a/nv") or "/", body, dict(self.headers.items()))
                 answer = behind.getresponse()
                 content = answer.read()
@@ -76,7 +77,7 @@ def proxy(server: Running) -> Iterator[str]:
 
 @pytest.mark.integration
 def test_everything_is_found_under_the_path_of_a_proxy(proxy: str) -> None:
-    with httpx.Client(timeout=30) as client:
+    with httpx.Client(timeout=PATIENCE) as client:
         page = client.get(f"{proxy}/a/nv")
         for file in ("dashboard.css", "dashboard.js"):
             assert f'"/a/nv/{file}"' in page.text
@@ -114,7 +115,7 @@ def test_a_root_path_is_a_path(root: str) -> None:
 @pytest.mark.integration
 def test_a_page_of_a_listed_origin_may_ask_and_others_may_not(server: Running) -> None:
     asking = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
-    with httpx.Client(base_url=server.url, timeout=30) as client:
+    with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
         allowed = client.options("/v1/predict", headers={"origin": ORIGIN, **asking})
         assert allowed.status_code == 204
         assert allowed.headers["access-control-allow-origin"] == ORIGIN
@@ -161,7 +162,7 @@ def test_no_wildcard_and_nothing_but_an_origin(given: str) -> None:
 @pytest.mark.integration
 def test_an_address_in_use_is_named(server: Running, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     port = str(server.address[1])
-    assert main(["serve", str(run), "--sessions", str(tmp_path / "s"), "--port", port]) == 2
+    assert main(["serve", str(run), "--sessions", str(tmp_path / "s"), "--port", port, "--watchdog", "0"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "--host 127.0.0.1 --port " + port in line
     assert "in use" in line
@@ -184,14 +185,16 @@ def test_a_socket_in_the_file_system(run: Path, tmp_path: Path) -> None:
     with serving(run, tmp_path / "s", "--unix", str(path), port=None) as running:
         assert running.url == f"unix:{path}"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost", timeout=30) as client:
+        with httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost", timeout=PATIENCE
+        ) as client:
             assert client.put("/v1/sessions/a").status_code == 201
             headers = {"content-type": "application/octet-stream"}
             assert client.post("/v1/sessions/a/append", content=rows_of(3).tobytes(), headers=headers).json()["length"] == 3
         with pytest.raises(ServingError, match="another server listens there"), bound(ListenAddress(unix=path)):
             pass
         running.process.send_signal(signal.SIGTERM)
-        assert running.process.wait(30) == 0
+        assert running.process.wait(PATIENCE) == 0
     assert not path.exists()
 
 

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
-from nextvec.rollout.ledger import open_ledger
+from nextvec.rollout.opening import open_ledger
 from nextvec.serving.notices import Notices
 from tests.serving.server import serving
-from tests.serving.test_canary import QUICK, draft, folder, made, until  # noqa: F401
+from tests.serving.test_canary import QUICK, draft, until
+from tests.waiting import PATIENCE
 
 WRITES = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_text(sys.stdin.read())"
 
@@ -49,7 +51,8 @@ def hook(fails: int = 0) -> Iterator[tuple[str, list[Any]]]:
         thread.join()
 
 
-def test_the_end_of_a_rollout_is_told(folder: Path) -> None:  # noqa: F811
+@pytest.mark.integration
+def test_the_end_of_a_rollout_is_told(folder: Path) -> None:
     ledger = open_ledger(folder / "rollouts.db")
     draft(ledger, folder)
     file = folder / "notice.json"
@@ -77,7 +80,7 @@ def test_what_fails_is_tried_again_and_logged_and_holds_up_nothing() -> None:
     said: list[dict[str, Any]] = []
     tell = lambda _, **fields: said.append(fields)  # noqa: E731
     with hook(fails=2) as (url, received):
-        notices = Notices([sys.executable, "-c", "raise SystemExit(3)"], url, tell, timeout=30.0, tries=3, pause=0.01)
+        notices = Notices([sys.executable, "-c", "raise SystemExit(3)"], url, tell, timeout=PATIENCE, tries=3, pause=0.01)
         notices.send({"rollout": "r"})
         until(lambda: len(received) == 1)
         until(lambda: any(line.get("sent") for line in said))
@@ -92,8 +95,9 @@ def test_what_fails_is_tried_again_and_logged_and_holds_up_nothing() -> None:
 def test_a_command_that_hangs_is_ended_and_what_does_not_fit_the_queue_is_logged() -> None:
     said: list[dict[str, Any]] = []
     tell = lambda _, **fields: said.append(fields)  # noqa: E731
-    notices = Notices([sys.executable, "-c", "import time; time.sleep(600)"], None, tell, timeout=0.2, tries=1)
-    for n in range(110):
+    hangs = [sys.executable, "-c", "import time; time.sleep(600)"]
+    notices = Notices(hangs, None, tell, timeout=1.0, tries=1)
+    for n in range(1_000):
         notices.send({"n": n})
-    assert sum("dropped" in line for line in said) >= 9  # one is under way, 100 wait
+    assert sum("dropped" in line for line in said) > 800  # one is under way, 100 wait, and few more hang meanwhile
     until(lambda: any("TimeoutExpired" in line.get("failed", "") for line in said))

@@ -4,7 +4,6 @@ import asyncio
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,9 +16,9 @@ from uvicorn.server import ServerState
 from nextvec.serving import connection_close, protocol
 from nextvec.serving.protocol import Guarded, Hooks
 from nextvec.serving.server import loop_factory
+from tests.waiting import PATIENCE, until
 
 BIG = b"x" * 200_000
-PATIENCE = 3.0  # seconds until a test gives up; no verdict depends on less
 
 
 @dataclass
@@ -110,13 +109,6 @@ def door(opened: Door) -> Door:
     opened.seen.clear()
     opened.overloaded = False
     return opened
-
-
-def until(done: Callable[[], bool]) -> None:
-    limit = time.monotonic() + PATIENCE
-    while not done():
-        assert time.monotonic() < limit, "it did not happen"
-        time.sleep(0.01)
 
 
 POST = b"POST /x HTTP/1.1\r\nhost: a\r\n"

@@ -16,17 +16,19 @@ from nextvec.client import Client
 from nextvec.errors import ServingError
 from nextvec.inference import Engine
 from nextvec.rollout.ledger import Ledger
-from nextvec.rollout.plan import Command, intervene
+from nextvec.rollout.lifecycle import intervene
 from nextvec.rollout.promotions import Promotion, start
+from nextvec.rollout.transition import Command
 from tests.serving.orders import ENDS, ORDERS
 from tests.serving.server import Running, rows_of, serving
-from tests.serving.test_canary import PERSON, QUICK, RUNGS, draft, spoil, state, talk, until
+from tests.serving.test_canary import PERSON, QUICK, STEPS, draft, spoil, state, talk, until
+from tests.waiting import PATIENCE
 
 
 @pytest.mark.integration
 def test_a_rollout_ends_in_every_order_of_thread_and_loop(made: Path) -> None:
     command = [sys.executable, "-m", "tests.serving.orders", str(made)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     stable = {"aborted": "run0", "promoted": "run1"}
     assert done.stdout.splitlines() == [f"{name}: {order}: {stable[name]}" for name in ENDS for order in ORDERS]
@@ -57,7 +59,7 @@ def lives(process: int) -> bool:
 
 
 def promote(server: Running) -> None:
-    for _ in range(len(RUNGS) + 1):
+    for _ in range(len(STEPS) + 1):
         httpx.post(f"{server.url}/v1/rollouts/r/promote").raise_for_status()
 
 
@@ -89,7 +91,7 @@ def test_the_command_of_before_a_promotion_serves_the_promoted_model_and_every_s
 @pytest.mark.parametrize("fault", ["gone", "other weights"])
 def test_a_promoted_model_that_cannot_be_served_stops_the_start_in_one_line(ledger: Ledger, folder: Path, fault: str) -> None:
     draft(ledger, folder)
-    for _ in range(len(RUNGS) + 1):
+    for _ in range(len(STEPS) + 1):
         intervene(ledger, "r", Command("promote", PERSON))
     assert state(ledger) == "PROMOTED"
     if fault == "gone":
@@ -97,38 +99,21 @@ def test_a_promoted_model_that_cannot_be_served_stops_the_start_in_one_line(ledg
     else:
         spoil(folder / "run1", 1.5)
     command = [sys.executable, "-m", "nextvec.cli.main", "serve", "run0", "--ledger", "rollouts.db", "--port", "0"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert "run1 was promoted on 'default'" in line
     assert "--route" in line
 
 
-@pytest.mark.parametrize(
-    ("runs", "inside", "found"),
-    [
-        (["a", "b"], [], "sessions"),
-        (["b", "a"], [], "sessions"),
-        (["b", "a"], ["a"], "a/sessions"),
-        (["b"], ["a"], "a/sessions"),
-        (["b"], ["a", "b"], "b/sessions"),
-        (["c"], ["a", "b"], None),
-        (["b"], ["", "a", "b"], "sessions"),
-    ],
-)
-def test_the_sessions_folder_does_not_depend_on_which_run_is_named_first(
-    tmp_path: Path, runs: list[str], inside: list[str], found: str | None
-) -> None:
-    for name in ("a", "b", "c"):
-        (tmp_path / name).mkdir()
-    for name in inside:
-        (tmp_path / name / "sessions").mkdir()
-        (tmp_path / name / "sessions" / "contexts.json").write_text("{}")
-    if found is None:
-        with pytest.raises(ServingError, match="--sessions"):
-            sessions_folder([tmp_path / name for name in runs])
-    else:
-        assert sessions_folder([tmp_path / name for name in runs]) == tmp_path / found
+@pytest.mark.parametrize("runs", [["a", "b"], ["b", "a"], ["b"]])
+def test_the_sessions_folder_does_not_depend_on_which_run_is_named_first(tmp_path: Path, runs: list[str]) -> None:
+    assert sessions_folder([tmp_path / name for name in runs]) == tmp_path / "sessions"
+
+
+def test_runs_of_several_folders_have_no_default_folder_of_sessions(tmp_path: Path) -> None:
+    with pytest.raises(ServingError, match="--sessions"):
+        sessions_folder([tmp_path / "a", tmp_path / "elsewhere" / "b"])
 
 
 def made_by(*pairs: tuple[str, str]) -> list[Promotion]:

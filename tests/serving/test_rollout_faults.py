@@ -12,16 +12,20 @@ from typing import Any
 import pytest
 
 from nextvec.inference import Engine
-from nextvec.rollout.judge import Evidence
-from nextvec.rollout.ledger import Ledger, open_ledger
-from nextvec.rollout.plan import Command, Follower, Plan, create, fold, intervene
+from nextvec.rollout.evidence import Evidence
+from nextvec.rollout.follower import Follower
+from nextvec.rollout.ledger import Ledger
+from nextvec.rollout.lifecycle import create, fold, intervene
+from nextvec.rollout.opening import open_ledger
+from nextvec.rollout.plan import Plan
 from nextvec.rollout.promotions import identity
+from nextvec.rollout.transition import Command
 from nextvec.rollout.units import bands
 from nextvec.serving.canary import Canary, Terms
 from nextvec.serving.limits import Limits
 from nextvec.serving.service import Service
 from tests.serving.server import rows_of
-from tests.serving.test_canary import PERSON, RUNGS, spoil, state
+from tests.serving.test_canary import PERSON, STEPS, spoil, state
 from tests.serving.test_service import alone, say
 from tests.waiting import PATIENCE
 
@@ -45,7 +49,7 @@ def ledger(runs: Path) -> Iterator[Ledger]:
 
 def begin(ledger: Ledger, runs: Path, rollout: str) -> None:
     stable, canary = (identity(name, Engine.open(runs / name).digest) for name in ("run0", "run1"))
-    terms = Plan(3.0, 0.01, RUNGS)
+    terms = Plan(3.0, 0.01, STEPS)
     create(ledger, rollout, "default", terms, stable=stable, canary=canary, actor=PERSON, evidence=Evidence(bands()))
     intervene(ledger, rollout, Command("start", PERSON))
 
@@ -75,7 +79,7 @@ def taking_part(
 
 async def turn(part: Canary) -> None:
     """One turn of the rollout's thread, and all that it hands to the loop."""
-    await asyncio.to_thread(part._turn)
+    await asyncio.to_thread(part._tick)
     await asyncio.sleep(0)
 
 
@@ -125,13 +129,13 @@ def test_a_promoted_model_that_a_server_could_not_take_part_with_leaves_its_stab
         part._watched = await asyncio.to_thread(lambda: part._follow(ledger.active("default")))  # type: ignore[arg-type]
         part._watched.follower._alarm = None  # it was lost
         if seen == "by another server":
-            for _ in range(len(RUNGS) + 1):
+            for _ in range(len(STEPS) + 1):
                 intervene(ledger, "r", Command("promote", PERSON))
         else:
             tick = part._watched.controller.tick
 
             def promoted() -> Any:  # between the poll and the tick
-                for _ in range(len(RUNGS) + 1):
+                for _ in range(len(STEPS) + 1):
                     intervene(ledger, "r", Command("promote", PERSON))
                 return tick()
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextvec.errors import ServingError
-from nextvec.routing import PIN_HEADER, Expert, Lineup, Served, Snapshot, bucket, route
+from nextvec.routing import PIN_HEADER, ArmModels, Expert, RoutedModel, Snapshot, bucket, route
 
-OLD = Lineup(Served("old-short", 250), Served("old-long"), (Expert("law", Served("old-law", 100)),))
-NEW = Lineup(Served("new-short", 300), Served("new-long"), (Expert("law", Served("new-law"), healthy=False),))
+OLD = ArmModels(RoutedModel("old-short", 250), RoutedModel("old-long"), (Expert("law", RoutedModel("old-law", 100)),))
+NEW = ArmModels(RoutedModel("new-short", 300), RoutedModel("new-long"), (Expert("law", RoutedModel("new-law"), healthy=False),))
 TRIAL = Snapshot(7, OLD, NEW, weight=5.0, rollout="r-1", deadline=100.0, threshold=250)
 PIN = {PIN_HEADER: "canary"}
 
@@ -169,7 +169,7 @@ def test_no_key_is_no_unit() -> None:
 
 
 def test_a_request_that_both_arms_answer_alike_is_no_evidence() -> None:
-    trial = replace(TRIAL, canary=replace(OLD, long=Served("new-long")), weight=100.0)
+    trial = replace(TRIAL, canary=replace(OLD, long=RoutedModel("new-long")), weight=100.0)
     assert route("a", 250, None, {}, trial, now=0.0).reason == "same model, short"
     assert route("a", 251, None, {}, trial, now=0.0).reason == "bucket, long"
 
@@ -200,7 +200,7 @@ def test_an_expert_that_is_down_is_stood_in_for() -> None:
     [
         ({"threshold": 251}, "old-short reads 250 vectors, not the threshold's 251"),
         ({"threshold": -1}, "threshold -1 is negative"),
-        ({"stable": replace(OLD, long=Served("b", 250))}, "b reads 250 vectors, yet is to answer above 250"),
+        ({"stable": replace(OLD, long=RoutedModel("b", 250))}, "b reads 250 vectors, but must answer above 250"),
         ({"weight": 101.0}, "weight 101 is not a percentage"),
         ({"weight": float("nan")}, "weight nan is not a percentage"),
         ({"rollout": ""}, "must have 1 to 64 bytes"),

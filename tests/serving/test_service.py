@@ -16,14 +16,15 @@ import pytest
 
 from nextvec.errors import NotFiniteError, ServingError
 from nextvec.inference import Engine
-from nextvec.routing import Lineup, Served, Snapshot
+from nextvec.routing import ArmModels, RoutedModel, Snapshot
 from nextvec.serving.limits import Limits
-from nextvec.serving.observations import Closed, Event, Pair, Seen, Settled
+from nextvec.serving.observations import Closed, LabelledPrediction, Observation, Pair, SessionEvent
 from nextvec.serving.outcomes import PendingPrediction
+from nextvec.serving.payload import from_rows
+from nextvec.serving.refusal import RefusedError
 from nextvec.serving.service import Service
 from nextvec.serving.state_cache import OVERHEAD, StateCache
 from nextvec.serving.state_rebuild import INLINE
-from nextvec.serving.wire import RefusedError, from_rows
 from tests.serving.faults import FAULTS, raises
 from tests.serving.server import asking, rows_of
 from tests.waiting import PATIENCE
@@ -34,15 +35,20 @@ def runs(made: Path) -> dict[str, Path]:
     return {"stable": made / "run0", "new": made / "run1"}
 
 
-def alone(name: str) -> Lineup:
-    return Lineup(Served(name), Served(name))
+def alone(name: str) -> ArmModels:
+    return ArmModels(RoutedModel(name), RoutedModel(name))
 
 
 def rollout(weight: float) -> Snapshot:
     return Snapshot(1, alone("stable"), alone("new"), weight, "r1", time.monotonic() + 3600)
 
 
-def served(runs: dict[str, Path], folder: Path, talk: Callable[[Service, list[Event]], Awaitable[Any]], **limits: Any) -> Any:
+Talk = Callable[[Service, list[SessionEvent]], Awaitable[Any]]
+
+
+def served(
+    runs: dict[str, Path], folder: Path, talk: Callable[[Service, list[SessionEvent]], Awaitable[Any]], **limits: Any
+) -> Any:
     async def main() -> Any:
         given = Limits(**{"budget": PATIENCE, "deadline": PATIENCE} | limits)
         service, events = Service(runs, lambda run: Engine.open(run), folder / "s", given), []
@@ -60,15 +66,15 @@ async def say(service: Service, session: str, rows: np.ndarray, k: int = 5, ids:
     return await service.sessions.append(session, from_rows(rows, ids), None, k, asking(session), until)
 
 
-def of(events: list[Event], stream: str) -> list[Seen]:
-    return [event for event in events if isinstance(event, Seen) and event.stream == stream]
+def of(events: list[SessionEvent], stream: str) -> list[Observation]:
+    return [event for event in events if isinstance(event, Observation) and event.stream == stream]
 
 
 @pytest.mark.parametrize("name", ["raises", "hangs", "says_nan"])
 def test_a_canary_that_fails_is_answered_for(
     runs: dict[str, Path], tmp_path: Path, name: str, released: threading.Event
 ) -> None:
-    async def talk(service: Service, events: list[Event]) -> None:
+    async def talk(service: Service, events: list[SessionEvent]) -> None:
         service.routing.adopt(rollout(100.0))
         service.models["new"].engine.predict = FAULTS[name]  # type: ignore[method-assign]
         service.contexts.open("a")
@@ -86,7 +92,7 @@ def test_a_canary_that_fails_is_answered_for(
 
 
 def test_both_arms_answer_and_switching_is_a_rebuild(runs: dict[str, Path], tmp_path: Path) -> None:
-    async def talk(service: Service, events: list[Event]) -> None:
+    async def talk(service: Service, events: list[SessionEvent]) -> None:
         service.contexts.open("a")
         rows = rows_of(INLINE * 4, 1)
         first = await say(service, "a", rows)
@@ -109,7 +115,7 @@ def test_both_arms_answer_and_switching_is_a_rebuild(runs: dict[str, Path], tmp_
 
 
 def test_a_canary_that_cannot_even_read_is_counted(runs: dict[str, Path], tmp_path: Path) -> None:
-    async def talk(service: Service, events: list[Event]) -> None:
+    async def talk(service: Service, events: list[SessionEvent]) -> None:
         service.contexts.open("a")
         await say(service, "a", rows_of(INLINE * 4, 1))
         service.models["new"].engine.read = raises  # type: ignore[method-assign]
@@ -125,7 +131,7 @@ def test_a_canary_that_cannot_even_read_is_counted(runs: dict[str, Path], tmp_pa
 def test_the_next_append_is_the_label(runs: dict[str, Path], tmp_path: Path) -> None:
     """Exact Hit@K, by the nearest row of all or by the row that was named, against the definition."""
 
-    async def talk(service: Service, events: list[Event]) -> None:
+    async def talk(service: Service, events: list[SessionEvent]) -> None:
         service.routing.adopt(rollout(50.0))
         service.contexts.open("a")
         bank = service.models["stable"].engine.bank
@@ -150,7 +156,7 @@ def test_the_next_append_is_the_label(runs: dict[str, Path], tmp_path: Path) -> 
 
 
 def test_mirrored_questions_make_pairs_and_no_user_waits(runs: dict[str, Path], tmp_path: Path) -> None:
-    async def talk(service: Service, events: list[Event]) -> None:
+    async def talk(service: Service, events: list[SessionEvent]) -> None:
         service.routing.adopt(rollout(0.0))
         service.background.mirror = 100.0
         service.contexts.open("a")
@@ -170,7 +176,7 @@ def test_mirrored_questions_make_pairs_and_no_user_waits(runs: dict[str, Path], 
 
 
 def test_a_snapshot_of_unknown_models_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
-    async def talk(service: Service, _: list[Event]) -> None:
+    async def talk(service: Service, _: list[SessionEvent]) -> None:
         before = service.routing.snapshot
         with pytest.raises(ServingError, match="not served"):
             service.routing.adopt(Snapshot(1, alone("other")))
@@ -180,7 +186,7 @@ def test_a_snapshot_of_unknown_models_is_refused(runs: dict[str, Path], tmp_path
 
 
 def test_a_reload_swaps_the_model_and_keeps_the_sessions(runs: dict[str, Path], tmp_path: Path) -> None:
-    async def talk(service: Service, _: list[Event]) -> None:
+    async def talk(service: Service, _: list[SessionEvent]) -> None:
         service.contexts.open("a")
         await say(service, "a", rows_of(30, 1))
         other = Engine.open(runs["new"])
@@ -203,7 +209,7 @@ def raise_(error: Exception) -> Any:
 
 
 def test_a_request_past_its_deadline_is_not_computed(runs: dict[str, Path], tmp_path: Path) -> None:
-    async def talk(service: Service, _: list[Event]) -> None:
+    async def talk(service: Service, _: list[SessionEvent]) -> None:
         service.contexts.open("a")
         await say(service, "a", rows_of(1, 1))
         with pytest.raises(RefusedError) as refused:
@@ -215,7 +221,7 @@ def test_a_request_past_its_deadline_is_not_computed(runs: dict[str, Path], tmp_
 
 
 def test_one_broken_session_does_not_break_its_batch(runs: dict[str, Path], tmp_path: Path) -> None:
-    async def talk(service: Service, _: list[Event]) -> None:
+    async def talk(service: Service, _: list[SessionEvent]) -> None:
         engine = service.models["stable"].engine
         for n in range(5):
             service.contexts.open(f"s{n}")
@@ -237,7 +243,7 @@ def test_a_reload_that_cannot_answer_leaves_the_old_model(runs: dict[str, Path],
     def broken(*_: object) -> Any:
         raise NotFiniteError("planted")
 
-    async def talk(service: Service, events: list[Event]) -> None:
+    async def talk(service: Service, events: list[SessionEvent]) -> None:
         engine = Engine.open(runs["stable"])
         engine.predict = broken  # type: ignore[method-assign]
         service.models.open_run = lambda _: engine
@@ -251,13 +257,13 @@ def test_a_reload_that_cannot_answer_leaves_the_old_model(runs: dict[str, Path],
 
 
 def test_a_record_without_a_rollout_forgets_idle_sessions(runs: dict[str, Path], tmp_path: Path) -> None:
-    async def talk(service: Service, _: list[Event]) -> None:
-        settled: list[Settled] = []
+    async def talk(service: Service, _: list[SessionEvent]) -> None:
+        settled: list[LabelledPrediction] = []
         service.listeners.record = settled.append
         for n in range(20):
             service.contexts.open(f"s{n}")
             await say(service, f"s{n}", rows_of(1, n))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while service.outcomes.pending:
                 await asyncio.sleep(0.01)
         assert sorted(s.session for s in settled) == sorted(f"s{n}" for n in range(20))
@@ -268,8 +274,8 @@ def test_a_record_without_a_rollout_forgets_idle_sessions(runs: dict[str, Path],
 
 
 def test_a_rollout_that_begins_loses_no_record_and_judges_nothing_from_before(runs: dict[str, Path], tmp_path: Path) -> None:
-    async def talk(service: Service, events: list[Event]) -> None:
-        settled: list[Settled] = []
+    async def talk(service: Service, events: list[SessionEvent]) -> None:
+        settled: list[LabelledPrediction] = []
         service.listeners.record = settled.append
         service.contexts.open("a")
         service.routing.adopt(rollout(50.0))
@@ -284,7 +290,7 @@ def test_a_rollout_that_begins_loses_no_record_and_judges_nothing_from_before(ru
 
 
 def test_a_model_that_is_closed_gives_its_last_answers_and_is_freed(runs: dict[str, Path], tmp_path: Path) -> None:
-    async def talk(service: Service, _: list[Event]) -> None:
+    async def talk(service: Service, _: list[SessionEvent]) -> None:
         service.contexts.open("a")
         await say(service, "a", rows_of(2, 1))
         service.routing.promote("new", "stable")
@@ -296,12 +302,12 @@ def test_a_model_that_is_closed_gives_its_last_answers_and_is_freed(runs: dict[s
 
         def held(questions: Any) -> Any:
             begun.set()
-            release.wait(60)
+            release.wait(PATIENCE)
             return answers(questions)
 
         engine.answers = held  # type: ignore[method-assign]
         asked = asyncio.ensure_future(say(service, "a", rows_of(1, 2)))
-        await asyncio.to_thread(begun.wait, 60)
+        await asyncio.to_thread(begun.wait, PATIENCE)
         service.routing.promote("new", "stable")
         closing = asyncio.ensure_future(service.routing.unload("stable"))
         await asyncio.sleep(0)
@@ -370,7 +376,7 @@ def test_forgetting_a_session_costs_its_own_states_whatever_else_is_held(runs: d
 def test_a_batch_counts_once_among_the_requests_that_wait_for_a_thread(runs: dict[str, Path], tmp_path: Path) -> None:
     """What a canary does in the background counts not at all: load is shed by requests that wait for the loop."""
 
-    async def talk(service: Service, _: list[Event]) -> None:
+    async def talk(service: Service, _: list[SessionEvent]) -> None:
         free = threading.Event()
         model, background = service.models["stable"], asyncio.Event()
 
@@ -405,7 +411,7 @@ def test_a_batch_counts_once_among_the_requests_that_wait_for_a_thread(runs: dic
 
 
 def test_a_state_that_is_warm_but_for_a_few_vectors_is_kept(runs: dict[str, Path], tmp_path: Path) -> None:
-    async def talk(service: Service, events: list[Event]) -> None:
+    async def talk(service: Service, events: list[SessionEvent]) -> None:
         service.contexts.open("a")
         await say(service, "a", rows_of(40, 1))
         model = service.models["stable"]

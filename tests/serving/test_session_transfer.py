@@ -16,10 +16,13 @@ from nextvec.inference import Engine, snapshot
 from nextvec.inference.snapshot import Context
 from nextvec.serving import bodies, context_record, context_view
 from nextvec.serving.app import application
-from nextvec.serving.guard import Log
 from nextvec.serving.limits import Limits
+from nextvec.serving.log import Log
+from nextvec.serving.payload import from_rows
+from nextvec.serving.refusal import RefusedError
 from nextvec.serving.service import Service
-from nextvec.serving.wire import MOST_LENGTH, MOST_SNAPSHOT, OCTETS, RefusedError, from_rows, most_body
+from nextvec.wire.limits import MOST_LENGTH, MOST_SNAPSHOT, most_body
+from nextvec.wire.media import OCTETS
 from tests.serving.server import DIM, Running, rows_of, serving
 from tests.waiting import PATIENCE
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from nextvec.client import Client
-from nextvec.serving.guard import needed
+from nextvec.serving.routes import right
 from tests.serving.server import Running, rows_of, serving
 from tests.serving.test_canary import until
 
@@ -50,8 +50,8 @@ def test_pages_list_every_session_once_by_name(server: Running) -> None:
 
 
 def test_the_list_is_for_operators_and_a_session_for_those_who_know_its_name() -> None:
-    assert needed("GET", "/v1/sessions") == "operate"
-    assert needed("GET", "/v1/sessions/a") == "session"
+    assert right("/v1/sessions") == "operate"
+    assert right("/v1/sessions/a") == "session"
 
 
 @pytest.mark.integration

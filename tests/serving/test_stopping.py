@@ -13,8 +13,7 @@ from nextvec.serving import server as serving
 from nextvec.serving.guard import Guard
 from nextvec.serving.protocol import Hooks, protocol
 from nextvec.serving.service import Service
-
-PATIENCE = 30.0
+from tests.waiting import PATIENCE
 
 
 async def app(_: Any, receive: Any, send: Any) -> None:

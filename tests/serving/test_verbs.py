@@ -74,10 +74,10 @@ def test_a_canary_that_fails_its_checks_is_rejected_on_record(folder: Path) -> N
     [
         (["rollout", "status"], "there is no ledger"),
         (["rollout", "verify", "--ledger", "run0/run.json"], "run.json"),
-        (["rollout", "start", "run0", "--over", "run0"], "nothing to try"),
+        (["rollout", "start", "run0", "--over", "run0"], "nothing to compare"),
         (["rollout", "start", "nowhere", "--over", "run0"], "nowhere"),
         (["rollout", "start", "run1", "--over", "run0", "--id", "a/b"], "A-Z"),
-        (["rollout", "start", "run1", "--over", "run0", "--harm", "1"], "too small to be caught"),
+        (["rollout", "start", "run1", "--over", "run0", "--harm", "1"], "cannot be detected"),
         (["rollout", "start", "run1", "--over", "run0", "--base", "2"], "rate"),
         (["rollout", "start", "run1", "--over", "run0", "--dwell", "0"], "above 0"),
         (["rollout", "simulate", "missing.jsonl"], "no such file"),
@@ -117,5 +117,5 @@ def test_the_length_of_a_context_chooses_the_model(folder: Path) -> None:
 def test_a_dry_rollout_says_how_it_would_end(folder: Path) -> None:
     rows = told(folder, "rollout", "simulate", "--rollouts", "5", "--requests", "20000")["rows"]
     assert {row["harm"] for row in rows} >= {"none (A/A)", "errors 0.1 → 5 %", "router gives 2.6 for 5 %"}
-    equal = next(row for row in rows if row["harm"] == "none (A/A)" and row["rule"] == "judge")
+    equal = next(row for row in rows if row["harm"] == "none (A/A)" and row["rule"] == "sequential test")
     assert equal["rolled_back"] == 0

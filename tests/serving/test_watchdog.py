@@ -6,7 +6,10 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from nextvec.serving.watchdog import STUCK
+from tests.waiting import PATIENCE
 
 PROGRAM = """
 import asyncio, sys
@@ -37,7 +40,7 @@ def begun(seconds: float, how: str) -> "subprocess.Popen[str]":
 
 def test_a_stuck_loop_ends_the_process_and_the_log_says_where() -> None:
     process = begun(0.3, "stuck")
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == STUCK
     said, *stacks = errors.splitlines()
     assert json.loads(said)["event"] == "stuck"
@@ -50,5 +53,5 @@ def test_a_process_that_was_stopped_and_goes_on_is_not_stuck() -> None:
     process.send_signal(signal.SIGSTOP)
     time.sleep(1.5)
     process.send_signal(signal.SIGCONT)
-    said, errors = process.communicate("hello\n", timeout=60)
+    said, errors = process.communicate("hello\n", timeout=PATIENCE)
     assert (process.returncode, said.strip(), errors) == (0, "hello", "")

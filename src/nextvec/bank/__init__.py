@@ -1,9 +1,10 @@
-"""Vectors once on disk, memory-mapped; documents as offsets; a fingerprint over everything."""
+"""Banks: vectors on disk once, memory-mapped, with documents as offsets and a fingerprint of the content."""
 
 from nextvec.bank.bank import Bank
 from nextvec.bank.census import Census, census
 from nextvec.bank.distinct import Distinct
+from nextvec.bank.documents import VectorDocument
 from nextvec.bank.hashing import row_hashes
-from nextvec.bank.writer import BankWriter, VectorDocument
+from nextvec.bank.writer import BankWriter
 
 __all__ = ["Bank", "BankWriter", "Census", "Distinct", "VectorDocument", "census", "row_hashes"]

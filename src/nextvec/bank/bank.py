@@ -1,10 +1,10 @@
-"""Vectors once on disk, documents as offsets, chunk texts as spans."""
+"""The bank: rows of unit vectors, documents as offsets into them, chunk texts as spans."""
 
 # Axes: N rows, D width, M documents.
 
 import json
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int32, Int64
 
 from nextvec.bank import layout
+from nextvec.bank.arrays import documents_of
 from nextvec.bank.distinct import Distinct
+from nextvec.bank.documents import Dtype, VectorDocument, stacked
 from nextvec.bank.layout import Manifest
 from nextvec.bank.mapped import mapped_array
 from nextvec.bank.verification import Verify
@@ -27,7 +29,7 @@ REMEDY = "ingest the source again"
 
 @dataclass(frozen=True, eq=False)
 class Bank:
-    """Unit rows end to end, in document order, memory-mapped when opened.
+    """Rows of unit length in the order of their documents, memory-mapped when opened.
 
     Attributes:
         rows: [N, D] float16 or float32, unit length, memory-mapped when opened from disk.
@@ -44,7 +46,7 @@ class Bank:
 
     @staticmethod
     def open(path: str | Path, verify: Verify = "once", progress: Progress = silent) -> "Bank":
-        """Open the bank in folder ``path``, memory-mapped, in milliseconds whatever its size once its content is verified.
+        """Open the bank in folder ``path``, memory-mapped; once its content is verified, opening takes milliseconds.
 
         Args:
             verify: whether its content is compared with its fingerprint: ``once``, as long as its files do not change
@@ -75,11 +77,19 @@ class Bank:
             encoder: what made the vectors.
 
         Raises:
-            DataError: NaN, zero rows, empty documents, lengths that do not add up, or anything else than is named above.
+            DataError: NaN, zero rows, empty documents, lengths that do not add up, or arguments of other types.
         """
-        from nextvec.bank.exchange import in_memory_of  # exchange builds on Bank
+        return Bank.from_documents(*documents_of(vectors, lengths, ids, encoder))
 
-        return in_memory_of(vectors, lengths, ids, encoder)
+    @staticmethod
+    def from_documents(documents: Iterable[VectorDocument], encoder: str, dtype: Dtype = "float16") -> "Bank":
+        """A bank in memory, of vectors only: the texts of the documents are left out.
+
+        Raises:
+            DataError: no document, an id twice, an empty document, or vectors that cannot be used.
+        """
+        rows, offsets, manifest, names = stacked(documents, encoder, dtype)
+        return Bank(rows, offsets, manifest, None, names)
 
     def __len__(self) -> int:
         return self.manifest.rows

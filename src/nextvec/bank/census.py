@@ -1,4 +1,4 @@
-"""How much of a bank is said twice: exact and near-duplicate rows, near-duplicate documents."""
+"""Duplicates in a bank: exact and near-duplicate rows, near-duplicate documents."""
 
 # Axes: N rows, D width, U distinct rows.
 
@@ -16,7 +16,7 @@ from nextvec.bank.bank import Bank
 from nextvec.bank.grouping import document_groups
 from nextvec.settings import fits
 
-NEAR = 0.995  # cosine from which two rows say the same
+NEAR = 0.995  # cosine from which two rows are near-duplicates
 COUNTS = ("rows", "exact_duplicates", "near_duplicates")  # the first fields of Census
 TABLES, FULL_BUCKET, BLOCK = 16, 64, 65_536
 
@@ -42,14 +42,14 @@ class Census:
 
 
 def census(bank: Bank) -> Census:
-    """Count duplicates, once: a bank on disk keeps the answer beside its rows, where its folder can be written.
+    """Count the duplicates of a bank. A bank on disk keeps the result beside its rows, if its folder can be written.
 
-    An answer that an earlier version kept, that is of other content or that is not whole, is counted again.
+    The duplicates are counted again where the kept result is of other content or is damaged.
 
     Near duplicates are found by locality-sensitive hashing with random
-    hyperplanes (Charikar 2002) and then measured: no false ones; at the
-    threshold about one in ten thousand is missed where vectors spread in all
-    directions, a few in a hundred where their mean cosine is as high as 0.9.
+    hyperplanes (Charikar 2002), and each candidate pair is measured, so none is
+    false. At the threshold about one in ten thousand is missed where vectors
+    spread in all directions, and a few in a hundred where their mean cosine is 0.9.
     """
     kept = bank.path / layout.CENSUS if bank.path is not None else None
     found = _read(kept, bank) if kept is not None else None
@@ -62,7 +62,7 @@ def census(bank: Bank) -> Census:
 
 
 def _read(kept: Path, bank: Bank) -> Census | None:
-    """The answer that was kept for this content, or None where there is none or it is not whole."""
+    """The result that was kept for this content; None where there is none or it is damaged."""
     try:
         values: Any = json.loads(kept.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -92,7 +92,7 @@ def _near_pairs(rows: Float[np.ndarray, "N D"], distinct: Int64[np.ndarray, " U"
     """Pairs of distinct rows with cosine at least ``NEAR``."""
     bits = max(8, int(np.ceil(np.log2(max(len(distinct), 2)))) + 2)
     planes = np.random.default_rng(7).standard_normal((rows.shape[1], TABLES * bits)).astype(np.float32)
-    # Centred, because planes through the origin hardly separate vectors that all point one way.
+    # Centred, because planes through the origin hardly separate vectors that all point in one direction.
     centre = rows[distinct[:: max(1, len(distinct) // BLOCK)]].astype(np.float32).mean(0)
     codes = np.empty((len(distinct), TABLES), dtype=np.int64)
     weights = 1 << np.arange(bits, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Which rows of a bank hold the same vector: the one definition for exams, search, contexts and training."""
+"""Which rows of a bank hold the same vector. Exams, search, contexts and training all use this definition."""
 
 # Axes: N rows, D width, F forms (rows with different bits), U distinct vectors, S sketch, C cells, P pairs or vectors.
 
@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float, Float32, Int64, UInt64
 from nextvec.bank.hashing import row_hashes
 
 BLOCK = 65_536
-ROUNDING = 1e-3  # no two roundings of one unit vector to float16 lie further apart: one unit in the last place each, 2**-10
+ROUNDING = 1e-3  # largest distance of two roundings of one unit vector to float16: one unit in the last place each, 2**-10
 SKETCH, SAMPLE = 8, 256  # directions, and rows that they are taken from
-PAIRS, LOOKED_UP = 4_096, 16_384  # pairs that are compared, vectors that are looked up at once
-LOST = 1e-5  # of a sketch's coordinates in float32
+PAIRS, LOOKED_UP = 4_096, 16_384  # pairs compared at once, vectors looked up at once
+LOST = 1e-5  # rounding error of a coordinate of a sketch in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +108,7 @@ def _first_of_each(hashes: UInt64[np.ndarray, " N"]) -> tuple[Int64[np.ndarray, 
 
 
 class _Cells:
-    """Rows with different bits in cells, by which those within ROUNDING of a vector are found; none is missed.
+    """Rows with different bits, sorted into cells, so that all rows within ROUNDING of a vector are found.
 
     A sketch is a vector's place along a few orthonormal directions. A
     projection shortens distances, so the sketches of two vectors within
@@ -119,12 +119,12 @@ class _Cells:
 
     def __init__(self, rows: Float[np.ndarray, "N D"], forms: Int64[np.ndarray, " F"]) -> None:
         self.rows, self.forms = rows, forms
-        # Where a sample differs most, few rows share a cell.
+        # Few rows share a cell along the directions in which a sample varies most.
         sample = rows[forms[:: max(1, len(forms) // SAMPLE)]].astype(np.float32)
         self._directions = np.linalg.svd(sample - sample.mean(0), full_matrices=False)[2][:SKETCH].T.copy()
         blocks = (forms[start : start + BLOCK] for start in range(0, len(forms), BLOCK))
         self.sketches = np.concatenate([self.sketches_of(rows[block].astype(np.float32)) for block in blocks])
-        self._width = np.clip(self.sketches.std(0), 4 * ROUNDING, 20 * ROUNDING)  # few in a cell, and few on a border
+        self._width = np.clip(self.sketches.std(0), 4 * ROUNDING, 20 * ROUNDING)  # few rows in a cell, few on a border
         keys, places = self.touched(self.sketches)
         order = np.argsort(keys, kind="stable")
         self.keys, self.places = keys[order], places[order]
@@ -144,7 +144,7 @@ class _Cells:
         near = ((self.sketches[forms] - sketches[which]) ** 2).sum(1) <= (ROUNDING + LOST) ** 2
         which, forms = which[near], forms[near]
         apart = _squares(self.rows, self.forms[forms], vectors, which)
-        order = np.lexsort((-forms, -apart))  # the last of what is assigned stays: the nearest
+        order = np.lexsort((-forms, -apart))  # the last assignment stays, which is the nearest row
         order = order[apart[order] <= ROUNDING**2]
         found = np.full(len(vectors), -1, np.int64)
         found[which[order]] = self.forms[forms[order]]
@@ -210,7 +210,7 @@ def _squares(
 def _neighbours(
     keys: UInt64[np.ndarray, " C"], named: Int64[np.ndarray, " C"]
 ) -> Iterator[tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " P"]]]:
-    """What every two equal keys name, of keys in order: those one place apart, then those two apart, ..."""
+    """Pairs that sorted, equal keys name: first the keys one place apart, then those two places apart, and so on."""
     step, first = 1, np.arange(len(keys), dtype=np.int64)
     while True:
         first = first[first + step < len(keys)]

@@ -1,4 +1,4 @@
-"""Which documents are near-duplicates of each other, judged by the rows that few documents hold."""
+"""Near-duplicate documents, found by the rows that few documents hold."""
 
 # Axes: U distinct rows, P pairs of near-duplicate rows, H holdings (a document and a distinct row it holds), M documents.
 
@@ -13,7 +13,7 @@ from nextvec.bank.bank import Bank
 from nextvec.bank.hashing import GOLDEN, mix64
 
 SHARE = 0.5  # share of the shorter document's rare rows from which two documents are near-duplicates
-# A row that more documents hold says nothing about any two of them: six, or one document in fifty, but at most 32.
+# A row is rare when at most this many documents hold it: six, or one document in fifty, but at most 32.
 # Measured on MovieLens and Amazon sessions: with more, sessions of 30 to 6,000 users chain into one group.
 FEWEST, ONE_IN, MOST = 6, 50, 32
 ENOUGH = 0.25  # share of a document's rows that must be rare for the document to be judged by them
@@ -24,7 +24,7 @@ BLOCK = 1 << 22  # pairs of documents counted at once
 
 @dataclass(frozen=True)
 class _Holdings:
-    """Which document holds which distinct row, and who else holds the row or a near-duplicate of it.
+    """Which document holds which distinct row, and which other documents hold the row or a near-duplicate of it.
 
     Attributes:
         documents, rows: [H] a document and a distinct row of it, ordered by document, each once.
@@ -42,7 +42,7 @@ class _Holdings:
     names: Int64[np.ndarray, " U"]
 
     def evidence(self, rows: Int64[np.ndarray, " R"], size: Int64[np.ndarray, " R"] | int) -> Float64[np.ndarray, " R"]:
-        """How little chance explains that a document of ``size`` distinct rows holds each row: -ln of its probability."""
+        """-ln of the probability that a document of ``size`` distinct rows, drawn by chance, holds each row."""
         return -np.log(-np.expm1(-self.counts[rows] * size / len(self.rows)))
 
 
@@ -89,7 +89,7 @@ def _holdings(bank: Bank, classes: Int64[np.ndarray, " N"], pairs: Int64[np.ndar
     starts = np.cumsum(counts) - counts
     near = np.searchsorted(distinct, pairs)
     near = np.concatenate([near, near[:, ::-1]])
-    common = (counts[near] > few).any(axis=1)  # then neither row is rare, and who else holds it need not be listed
+    common = (counts[near] > few).any(axis=1)  # then neither row is rare, and its other holders need not be listed
     of, place = _ranges(starts[near[~common, 1]], counts[near[~common, 1]])
     widened = np.unique(np.concatenate([own, near[~common][of, 0] * documents + own[place] % documents]))
     holders = np.bincount(widened // documents, minlength=len(distinct))

@@ -1,4 +1,4 @@
-"""Hashes of rows: which rows are identical, the same on every machine and in every version."""
+"""Hashes that find identical rows; the same on every machine and in every version."""
 
 # Axes: N rows, D width.
 
@@ -29,7 +29,7 @@ def row_hashes(rows: Float[np.ndarray, "N D"]) -> UInt64[np.ndarray, " N"]:
 
 
 def mix64(z: UInt64[np.ndarray, " N"]) -> UInt64[np.ndarray, " N"]:
-    """The finaliser of splitmix64 (Steele et al. 2014): every bit in changes half of the bits out."""
+    """The finaliser of splitmix64 (Steele et al. 2014): each bit of the input changes half of the bits of the output."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))

@@ -1,4 +1,4 @@
-"""Values of ``index`` that are Python or NumPy objects, as Arrow holds them: numbers, dates, times and durations."""
+"""Values of ``index`` from Python or NumPy as Arrow values: numbers, dates, times and durations."""
 
 import datetime
 from collections.abc import Sequence
@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-COARSE = ("W", "D", "h", "m")  # units of NumPy that Arrow has not; Y and M are no fixed number of seconds in a duration
+COARSE = ("W", "D", "h", "m")  # units of NumPy that Arrow lacks; as durations, Y and M have no fixed number of seconds
 
 
 def index_kind(value: Any) -> pa.DataType | None:
-    """The type of a column that begins with ``value``, or None where it is no number, date, time or duration.
+    """The type of a column that begins with ``value``, or None where it is not a number, date, time or duration.
 
-    The type is the widest of its kind, so that the first value narrows no
-    later one: int64 (uint64 from 2**63 on), float64, microseconds
+    The type is the widest of its kind, so that every later value fits: int64 (uint64 from 2**63 on), float64, microseconds
     (nanoseconds where ``value`` has them). Times with any time zone are UTC.
     """
     held = _scalar(value)
@@ -34,7 +33,7 @@ def index_kind(value: Any) -> pa.DataType | None:
 
 
 def index_value(value: Any, kind: pa.DataType) -> Any:
-    """``value`` as ``kind``, or None where it is of another kind or would change: 1.5 is no whole number.
+    """``value`` as ``kind``, or None where it is of another kind or would change, as 1.5 would as a whole number.
 
     Times with and without a time zone, and dates and times, are of different kinds.
     """
@@ -50,7 +49,7 @@ def index_value(value: Any, kind: pa.DataType) -> Any:
 
 
 def indices(values: Sequence[Any] | np.ndarray) -> pa.Array:
-    """A column of values; the kind is Arrow's choice, because numbers of several kinds may come together.
+    """A column of values in the type that Arrow chooses, because one column may mix kinds of numbers.
 
     Raises:
         ValueError: times with and without a time zone, whose order is open.
@@ -83,7 +82,7 @@ def _scalar(value: Any) -> pa.Scalar | None:
 
 
 def _family(kind: pa.DataType) -> str:
-    """What can be compared."""
+    """A name that is equal for types whose values can be compared."""
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return "number"
     return f"{type(kind).__name__} {getattr(kind, 'tz', None)}"

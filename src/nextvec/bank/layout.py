@@ -1,4 +1,4 @@
-"""Which files make a bank, and what its manifest says."""
+"""The files of a bank, and its manifest."""
 
 import json
 import os
@@ -15,12 +15,12 @@ MANIFEST = "bank.json"
 ROWS, OFFSETS, DOCUMENTS = "rows.bin", "offsets.bin", "documents.jsonl"
 TEXT, SPANS, TOKENS = "text.bin", "spans.bin", "tokens.bin"
 VERIFIED = "verified.json"
-CENSUS = "census-2.json"  # 2: the second rule of which documents are near-duplicates; "census.json" held the first
+CENSUS = "census.json"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bank says of itself.
+    """The description of a bank.
 
     Attributes:
         rows, dim, documents: its size.
@@ -49,7 +49,7 @@ class Manifest:
 
     @property
     def reads_text(self) -> bool:
-        """Whether the rows were made of text that was cut and encoded here, so that more text can be compared with them."""
+        """Whether nextvec cut and encoded the text of the rows, so that it can encode more text in the same way."""
         return self.text and self.chunking != "none"
 
     @staticmethod
@@ -85,13 +85,13 @@ def read_json(path: Path) -> Any:
 
 
 def keep(path: Path, content: str) -> None:
-    """Write what can be computed again; leave it out where the folder cannot be written."""
+    """Write content that can be computed again; do nothing where the folder cannot be written."""
     with suppress(OSError):
         write_atomically(path, content)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write beside, flush to disk, rename: a reader sees the old file or the new one, never half of one."""
+    """Write a temporary file, flush it to disk, and rename it: a reader sees the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     data = content.encode() if isinstance(content, str) else content
     with open(temporary, "wb") as file:

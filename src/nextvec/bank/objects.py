@@ -1,4 +1,4 @@
-"""What people hold in Python, as tables and arrays: dataframes, columns, rows, tensors; no library is imported for it."""
+"""Python objects as tables and arrays: dataframes, columns, rows, tensors. Their libraries are not imported."""
 
 # Axes: N rows, D width.
 
@@ -25,9 +25,9 @@ Row = tuple[str, Mapping[str, Any]]  # how messages name it, and its values
 
 
 def table_of(value: Any, where: str, scratch: Path | None = None) -> Table | None:
-    """A table of whatever has rows in columns; None where ``value`` is nothing of the kind.
+    """A table of an object that has rows in columns; None for other objects.
 
-    Taken are: objects with ``__arrow_c_stream__`` or ``__arrow_c_array__``
+    Accepted are: objects with ``__arrow_c_stream__`` or ``__arrow_c_array__``
     (pandas, polars, pyarrow, DuckDB), scanners with ``schema`` and
     ``to_batches`` (pyarrow datasets, Lance), Hugging Face datasets, iterable
     ones included, a dict of columns, and objects with ``column_names`` that
@@ -66,7 +66,7 @@ def table_of_rows(rows: Iterable[Row], where: str, scratch: Path | None = None) 
     if first is None:
         raise DataError(f"{where} holds no document")
     kept = from_arrow(_kept(first.schema, chain([first], blocks), scratch, where), where)
-    # The table names what it does not hold, so that it can be said to have been left out.
+    # The schema also names the columns that are not read, so that a message can list them.
     return Table(
         where, pa.unify_schemas([kept.schema, pa.schema([(name, pa.null()) for name in unknown])]), kept.read, kept.rows
     )
@@ -78,7 +78,7 @@ def array_of(value: Any, where: str) -> np.ndarray:
     Raises:
         DataError: not an array of numbers, or some are masked.
     """
-    if hasattr(value, "detach"):  # a torch tensor: NumPy takes none that needs a gradient, lies on a device or is bfloat16
+    if hasattr(value, "detach"):  # a torch tensor: NumPy refuses one that needs a gradient, lies on a device or is bfloat16
         value = value.detach().cpu()
         try:
             return value.numpy()
@@ -227,7 +227,7 @@ def _blocks(rows: Iterable[Row], unknown: dict[str, None]) -> Iterator[pa.Record
 
 
 def _kinds(row: Mapping[str, Any], where: str) -> dict[str, pa.DataType]:
-    """The columns that rows have, as the first one shows; ids and titles may come later."""
+    """The columns of the rows, taken from the first row; ids and titles may come later."""
     kinds = {key: _kind(row[key], key, where) for key in KNOWN if key in row}
     if kinds:
         kinds["title"] = pa.large_string()
@@ -247,7 +247,7 @@ def _kind(value: Any, column: str, where: str) -> pa.DataType:
 
 
 def _value(value: Any, column: str, kind: pa.DataType, where: str) -> Any:
-    """A value as its column holds it; a missing one stays None and is judged where rows are put in order."""
+    """A value in the type of its column; a missing one stays None, and :func:`~nextvec.bank.table.order_of` refuses it."""
     if value is None:
         return None
     if column == "vector":

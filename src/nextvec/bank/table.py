@@ -1,4 +1,4 @@
-"""Rows in columns that can be read more than once: what every table becomes before it becomes documents."""
+"""Tables that can be read several times, and the order of their rows. Every source of rows becomes one first."""
 
 # Axes: N rows, D width, M documents.
 
@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 
 from nextvec.errors import DataError
 
-BATCH = 2_048  # rows read at once: more would hold several times a wide vector column in decoding
+BATCH = 2_048  # rows read at once; decoding holds a wide vector column several times
 VECTOR_COLUMNS = ("document", "index", "vector", "title", "text", "tokens", "encoder")
 TEXT_COLUMNS = ("id", "document", "index", "title", "text")
 
@@ -27,7 +27,7 @@ class Table:
         where: its name in messages.
         schema: its columns.
         read: given column names, yields record batches of these columns, in the order of the rows. Every call begins anew.
-        rows: how many rows there are, or None where that is known only after reading.
+        rows: number of rows, or None where it is known only after reading.
     """
 
     where: str

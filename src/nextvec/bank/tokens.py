@@ -1,4 +1,4 @@
-"""How many tokens the chunks of a bank have, and how many of them its encoder truncated."""
+"""Tokens of the chunks of a bank, and the share of chunks that its encoder truncated."""
 
 # Axes: N rows.
 
@@ -18,7 +18,7 @@ READS = re.compile(r":[0-9a-f]{16}:(?:mean:)?([1-9][0-9]{0,6})$")
 def tokens_read(manifest: Manifest) -> int | Literal["any"] | None:
     """The most tokens of a chunk that the bank's encoder reads; None where that is unknown.
 
-    Banks made before the manifest held it name it in the encoder's fingerprint.
+    Where the manifest does not hold it, the fingerprint of the encoder may name it.
     """
     if manifest.max_tokens is not None:
         return manifest.max_tokens

@@ -1,4 +1,4 @@
-"""Tables of ready vectors to documents: order from the keys, vectors through Arrow's buffers, memory bounded."""
+"""Documents from tables of ready vectors: the keys give the order, and memory stays bounded."""
 
 # Axes: N rows, D width, T rows of one document.
 
@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int32
 
+from nextvec.bank.documents import Dtype, VectorDocument
 from nextvec.bank.table import BATCH, Order, Table, matrix, one_title, order_of, strings
-from nextvec.bank.writer import Dtype, VectorDocument
 from nextvec.errors import DataError
 from nextvec.progress import Progress, silent
 
@@ -24,7 +24,7 @@ METADATA = b"nextvec"  # key of the schema's metadata; its value is a JSON objec
 
 @dataclass(frozen=True)
 class Provenance:
-    """What made the vectors of a table, as far as it is on record.
+    """What made the vectors of a table, as far as the table says it.
 
     Attributes:
         encoder, encoder_fingerprint: ``unknown`` where the source does not say; a name alone is its own fingerprint.
@@ -108,7 +108,7 @@ class VectorTable:
 def vector_table(
     table: Table, encoder_name: str | None = None, scratch: Path | None = None, progress: Progress = silent
 ) -> VectorTable:
-    """Read the keys of a table with ``vector``, ``document`` and ``index``, and what it says of its vectors.
+    """Read the keys of a table with ``vector``, ``document`` and ``index``, and the provenance of its vectors.
 
     Args:
         encoder_name: what made the vectors, where the table does not say.
@@ -125,7 +125,7 @@ def vector_table(
 
 @dataclass(frozen=True)
 class _Part:
-    """Some rows in the order of the bank, and what stands beside them."""
+    """Some rows in the order of the bank, with their titles, texts and tokens."""
 
     vectors: Float[np.ndarray, "T D"]
     titles: Sequence[str | None] | None
@@ -200,7 +200,7 @@ def _part(vectors: np.ndarray, batch: pa.RecordBatch | None, where: str, row: in
 
 
 def _kept(blocks: Iterator[np.ndarray], count: int, folder: Path | None) -> Float[np.ndarray, "N D"]:
-    """Blocks end to end: in memory, or mapped from a file without a name, which is gone when the process is."""
+    """Blocks joined to one array: in memory, or mapped from an unnamed file that disappears with the process."""
     first = next(blocks)
     if folder is None:
         held = np.empty((count, first.shape[1]), first.dtype)

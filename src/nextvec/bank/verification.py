@@ -1,4 +1,4 @@
-"""Whether a bank holds what was written: its content is hashed once, then trusted while its files stay unchanged."""
+"""Verification of a bank: its content is hashed once, and trusted while its files stay unchanged."""
 
 import hashlib
 import json
@@ -74,11 +74,11 @@ def _is_remembered(folder: Path, facts: dict[str, Any]) -> bool:
     try:
         return json.loads(kept.read_text(encoding="utf-8")) == facts
     except (OSError, ValueError, RecursionError):
-        return False  # nothing kept, or not whole: the content is hashed
+        return False  # nothing kept, or damaged: the content is hashed
 
 
 def _facts(manifest: Manifest, files: Files) -> dict[str, Any]:
-    """All that decides :func:`content_fingerprint`, as JSON: what the manifest adds to the hash, its result, and the files."""
+    """What decides :func:`content_fingerprint`, as JSON: the fields of the manifest, the result, and the files."""
     hashed = {name: getattr(manifest, name) for name in ("fingerprint", *HASHED)}
     return {**hashed, "files": files}
 

@@ -1,4 +1,4 @@
-"""The only way into a bank: append whole documents, commit, publish by one rename.
+"""The writer of banks: it appends whole documents, commits, and publishes the bank by one rename.
 
 While it grows, a bank lies in ``NAME.partial`` with a journal of committed
 file sizes. A writer killed at any moment leaves that folder; the next one cuts
@@ -10,47 +10,25 @@ until the bank has its name: a second writer of the name is refused.
 # Axes: T chunks of one document, D width.
 
 import fcntl
-import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
-from jaxtyping import Float
 
 from nextvec.bank import layout
 from nextvec.bank.bank import Bank
 from nextvec.bank.census import census
+from nextvec.bank.documents import Dtype, VectorDocument, byte_spans, stored_rows
 from nextvec.bank.layout import Manifest
 from nextvec.bank.verification import content_fingerprint
 from nextvec.errors import DataError
 from nextvec.progress import Progress, silent
-from nextvec.vectors import unit_rows
 
-Dtype = Literal["float16", "float32"]
 JOURNAL, LOCK = "journal.json", "writer.lock"
-
-
-@dataclass(frozen=True)
-class VectorDocument:
-    """A document ready for the bank.
-
-    Attributes:
-        vectors: [T, D], any length; stored as unit rows.
-        text, spans: the text and its chunks' character spans, or None for vectors only.
-        tokens: per chunk, or None.
-    """
-
-    id: str
-    title: str
-    vectors: np.ndarray  # not yet checked: what is wrong with it is said by name and row
-    text: str | None = None
-    spans: Sequence[tuple[int, int]] | np.ndarray | None = None
-    tokens: Sequence[int] | np.ndarray | None = None
 
 
 class BankWriter:
@@ -160,7 +138,7 @@ class BankWriter:
         self.close()
 
     def close(self) -> None:
-        """Let another writer go on from the last commit."""
+        """Let another writer continue from the last commit."""
         self._close_files()
         self._lock.close()
 
@@ -176,7 +154,7 @@ class BankWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Bad data leaves nothing behind; any other interruption leaves what was committed, to resume from."""
+        """Bad data leaves nothing behind; any other interruption leaves the commits, so that the next writer continues."""
         if kind is not None and issubclass(kind, DataError):
             self.discard()
         self.close()
@@ -198,6 +176,8 @@ class BankWriter:
         journal_path = self.partial / JOURNAL
         for name in (layout.CENSUS, layout.VERIFIED, layout.MANIFEST):  # of a writer killed just before it published
             (self.partial / name).unlink(missing_ok=True)
+        for left in self.partial.glob(".*.tmp"):  # of a writer killed while it wrote a file atomically
+            left.unlink()
         if not journal_path.exists():
             self._clear()
             return dict.fromkeys(self._names, 0)
@@ -226,7 +206,7 @@ class BankWriter:
 
     def _opened(self, name: str) -> BinaryIO:
         file = open(self.partial / name, "ab")
-        file.truncate(self._sizes[name])  # whatever came after the last commit is not known to be whole
+        file.truncate(self._sizes[name])  # bytes after the last commit may be incomplete
         file.seek(0, os.SEEK_END)
         return file
 
@@ -251,58 +231,3 @@ def locked(folder: Path) -> BinaryIO:
             except FileNotFoundError:
                 pass
             lock.close()
-
-
-def stored_rows(vectors: np.ndarray, where: str, dtype: Dtype, dim: int | None = None) -> Float[np.ndarray, "T D"]:
-    """The vectors of a document as a bank stores them: :func:`~nextvec.vectors.unit_rows` in ``dtype``.
-
-    Rows of numbers of that dtype, whatever dtype holds them, which are of unit
-    length but for rounding are kept to the bit: what was stored once is stored
-    again as it was.
-
-    Raises:
-        DataError: an empty document, or vectors that are not usable; names document and row.
-    """
-    if len(np.shape(vectors)) == 2 and len(vectors) == 0:
-        raise DataError(f"document {where!r} is empty; leave it out or give it rows")
-    rows = unit_rows(vectors, dim, f"document {where!r}, ").astype(dtype)
-    with np.errstate(over="ignore"):
-        given = vectors.astype(dtype, copy=False)
-    kept = np.ones(len(rows), bool) if given is vectors else (given == vectors).all(axis=1)
-    if kept.any():
-        kept[kept] = (np.abs(given[kept] - rows[kept]) <= np.spacing(np.abs(rows[kept]))).all(axis=1)
-        rows[kept] = given[kept]
-    return rows
-
-
-def byte_spans(text: str, spans: Sequence[tuple[int, int]] | np.ndarray) -> np.ndarray:
-    """Character spans as UTF-8 byte spans, [T, 2] int64."""
-    positions = np.asarray(spans, dtype=np.int64).reshape(-1, 2)
-    if text.isascii():
-        return positions
-    width = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-    sizes = 1 + (width >= 0x80) + (width >= 0x800) + (width >= 0x10000)
-    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)[positions]
-
-
-def in_memory(documents: Iterable[VectorDocument], encoder: str, dtype: Dtype = "float16") -> Bank:
-    """A bank that never touches the disk; vectors only."""
-    rows: list[np.ndarray] = []
-    names: list[tuple[str, str]] = []
-    seen: set[str] = set()
-    for document in documents:
-        if document.id in seen:
-            raise DataError(f"document {document.id!r} appears twice; ids must be unique")
-        seen.add(document.id)
-        dim = rows[0].shape[1] if rows else None
-        rows.append(stored_rows(document.vectors, document.id, dtype, dim))
-        names.append((document.id, document.title))
-    if not rows:
-        raise DataError("a bank needs at least one document")
-    offsets = np.concatenate([[0], np.cumsum([len(part) for part in rows])]).astype(np.int64)
-    stacked = np.concatenate(rows)
-    digest = hashlib.sha256(stacked.tobytes() + offsets.tobytes() + repr(names).encode() + encoder.encode())
-    manifest = Manifest(
-        len(stacked), stacked.shape[1], len(names), dtype, encoder, encoder, digest.hexdigest(), False, "none", "memory"
-    )
-    return Bank(stacked, offsets, manifest, None, tuple(names))

@@ -1,1 +1,1 @@
-"""Verbs: parse, call the library, print. The only room that prints."""
+"""The command line: it parses, calls the library and prints. No other room prints."""

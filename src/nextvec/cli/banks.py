@@ -1,4 +1,4 @@
-"""Banks as the verbs open them: their content verified, with progress."""
+"""Opening of banks for the verbs: with verification and progress."""
 
 import sys
 from argparse import Namespace
@@ -12,13 +12,13 @@ from nextvec.runs import Run
 
 
 def open_bank(path: Path, arguments: Namespace) -> Bank:
-    """The bank at ``path``; with ``--verify`` its content is hashed whatever was remembered."""
+    """The bank at ``path``; with ``--verify`` its content is always hashed."""
     with show.Bars() as bars:
         return Bank.open(path, _verify(arguments), bars)
 
 
 def open_bank_of(run: Run, arguments: Namespace) -> Bank:
-    """The bank of ``run``, or the one of ``--bank``; another than the run's is named on standard error."""
+    """The bank of ``run``, or that of ``--bank``; where these differ, a line on standard error says it."""
     with show.Bars() as bars:
         bank = bank_of(run, arguments.bank, _verify(arguments), bars)
     if bank.fingerprint != run.origin.bank:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from nextvec.cli import show, show_experiments
 from nextvec.cli.banks import open_bank, open_bank_of
-from nextvec.cli.verbs import as_json
+from nextvec.cli.output import as_json
 from nextvec.errors import SettingsError
 from nextvec.evaluation.results import OWN_CONTEXT
 from nextvec.experiments.comparison import compare as run_compare

@@ -1,4 +1,4 @@
-"""The verb that makes an index: arguments to the library, results to the terminal."""
+"""The verb that makes an index."""
 
 import time
 from argparse import Namespace
@@ -10,14 +10,14 @@ import torch
 from nextvec.bank import Bank
 from nextvec.cli import show
 from nextvec.cli.banks import open_bank
-from nextvec.cli.verbs import as_json
+from nextvec.cli.output import as_json
 from nextvec.errors import DataError, SettingsError
 from nextvec.index import ApproximateIndex, ExactIndex, Index
 from nextvec.index.approximate import NEIGHBOURS, SAMPLE, predicted_like
 
 
 def index(arguments: Namespace) -> int:
-    if arguments.index.exists():  # before an hour's work, not after
+    if arguments.index.exists():  # checked before the work, which may take an hour
         raise DataError(f"{arguments.index} already exists; choose another name or delete it first")
     bank = open_bank(arguments.bank, arguments)
     began = time.perf_counter()

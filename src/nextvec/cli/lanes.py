@@ -1,4 +1,4 @@
-"""The verb that gives lanes: arguments to the library, the census to the terminal."""
+"""The verb that makes lanes and prints their census."""
 
 from argparse import Namespace
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 from nextvec.bank import Bank
 from nextvec.cli import show, show_lanes
 from nextvec.cli.banks import open_bank
-from nextvec.cli.verbs import as_json
+from nextvec.cli.output import as_json
 from nextvec.errors import DataError, SettingsError
 from nextvec.lanes import (
     DEFAULT,
@@ -30,7 +30,7 @@ def lanes(arguments: Namespace) -> int:
         raise SettingsError("--balanced makes clusters of equal size; it needs --clusters N")
     if arguments.seed is not None and not (arguments.clusters or arguments.random):
         raise SettingsError("--seed is of --clusters and --random; nothing is drawn without them")
-    if arguments.out and arguments.out.exists():  # before the work, not after
+    if arguments.out and arguments.out.exists():  # checked before the work
         raise DataError(f"{arguments.out} already exists; choose another name or delete it first")
     if arguments.out and arguments.bank.resolve() in arguments.out.resolve().parents:
         raise DataError(f"{arguments.out} lies in the bank, which is never written to; choose a folder beside it")
@@ -66,7 +66,7 @@ def _make(arguments: Namespace, bank: Bank, bars: show.Bars) -> Lanes:
 
 
 def _names(made: Lanes) -> tuple[str, ...] | None:
-    """Lanes that are called something must be called so by the labels, too."""
+    """The names that labels must use; None for clusters and random lanes, which have none."""
     return None if made.manifest.kind in ("clusters", "chance") else made.names
 
 

@@ -1,4 +1,4 @@
-"""The verb that says what an answer costs, and judges it."""
+"""The verb that measures the time of an answer, and checks it against a budget."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 from nextvec.bank import Bank
 from nextvec.cli import show
 from nextvec.cli.banks import open_bank_of
-from nextvec.cli.verbs import as_json
+from nextvec.cli.output import as_json
 from nextvec.errors import DataError
 from nextvec.index import ExactIndex
 from nextvec.inference import Engine

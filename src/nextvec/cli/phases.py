@@ -4,7 +4,7 @@ from argparse import Namespace
 
 from nextvec.cli import show, show_experts, show_phases
 from nextvec.cli.banks import open_bank
-from nextvec.cli.verbs import as_json
+from nextvec.cli.output import as_json
 from nextvec.errors import SettingsError
 from nextvec.experiments.context import context_experiment
 from nextvec.experiments.executor import LocalProcesses

@@ -1,91 +1,20 @@
-"""The verb `rollout`: a canary, step by step, from the shadow to the new stable model or back."""
+"""The verb `rollout`: start, follow and control the rollout of a canary."""
 
-import getpass
 import json
 import sys
 import time
-from argparse import SUPPRESS, ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nextvec.cli.serving import add_verify
 from nextvec.errors import DataError, ServingError, SettingsError
 
 if TYPE_CHECKING:
     from nextvec.inference import Engine
     from nextvec.rollout.ledger import Ledger
-
-LEDGER = "rollouts.db"
-PEOPLE = {
-    "pause": "hold the weight; watching goes on, and harm still rolls it back",
-    "resume": "go on from where it was paused",
-    "abort": "take all traffic from the canary, now",
-    "promote": "go one step up whatever the evidence; refused where something is worse",
-}
-
-
-def add_arguments(rollout: ArgumentParser) -> None:
-    """What `nextvec rollout` takes."""
-    actions = rollout.add_subparsers(dest="action", required=True, metavar="ACTION")
-
-    def action(name: str, what: str) -> ArgumentParser:
-        added = actions.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
-        added.add_argument("--json", action="store_true", default=SUPPRESS, help="print JSON on standard output, nothing else")
-        return added
-
-    def of_ledger(name: str, what: str, one: bool = True) -> ArgumentParser:
-        added = action(name, what)
-        if one:
-            added.add_argument("rollout", nargs="?", metavar="ROLLOUT", help="its id (the one under way, or the last)")
-        added.add_argument("--ledger", default=LEDGER, metavar="FILE|URL", help=f"SQLite or postgresql://… ({LEDGER})")
-        added.add_argument("--route", default="default", help="whose rollouts (default)")
-        return added
-
-    start = of_ledger("start", "check a canary, draft its rollout, and let it into the shadow", one=False)
-    start.add_argument("canary", type=Path, metavar="RUN", help="the run to try; its folder lies beside the stable one's")
-    start.add_argument("--over", type=Path, required=True, metavar="RUN", help="the run that answers now")
-    start.add_argument("--id", help="of the rollout (the run's name and the time)")
-    start.add_argument("--bank", type=Path, help="where candidates come from (default: the bank each was trained on)")
-    add_verify(start)
-    start.add_argument("--weights", choices=("auto", "float32", "bfloat16", "int8"), default="auto", help="as the server holds")
-    start.add_argument("--harm", type=float, default=3.0, help="failures, in times of stable's, that no step may miss (3)")
-    start.add_argument("--base", type=float, default=0.01, help="share of stable's sessions that fail, about (0.01)")
-    start.add_argument("--dwell", type=float, default=900.0, metavar="SECONDS", help="least of a step (900)")
-    start.add_argument("--pairs", type=int, default=1_000, help="mirrored sessions before any traffic (1000)")
-    start.add_argument(
-        "--lanes", type=Path, metavar="FOLDER", help="judge lane by lane; what the servers got as --lanes (judged by length)"
-    )
-    start.add_argument("--gated", action="store_true", help="a person promotes at every step")
-    start.add_argument("--budget", type=float, default=100.0, metavar="MS", help="P95 of the checks' answers at most (100)")
-    _by(start)
-    of_ledger("status", "say where a rollout stands, what speaks for and against it, and what cannot be seen")
-    watch = of_ledger("watch", "follow a rollout until it ends; exit code 0 when it is promoted")
-    watch.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="between two looks (2)")
-    for name, what in PEOPLE.items():
-        person = of_ledger(name, what)
-        person.add_argument("--reason", default="", help="why, for the ledger")
-        person.add_argument("--epoch", type=int, help="only if the rollout is still in the epoch that you saw")
-        _by(person)
-    of_ledger("history", "list every change of every rollout, or of one")
-    of_ledger("verify", "follow the hash chain from the first row to the last", one=False)
-    of_ledger("export", "print every row as a line of JSON, of a damaged ledger too", one=False)
-    simulate = action("simulate", "roll out dry: how often a good canary falls, how soon a bad one")
-    simulate.add_argument(
-        "traffic",
-        nargs="?",
-        type=Path,
-        help=".jsonl or .parquet of time, session, n_vectors, latency_ms, failed, hit (made up)",
-    )
-    simulate.add_argument("--rollouts", type=int, default=100, help="of each harm (100)")
-    simulate.add_argument("--requests", type=int, default=200_000, help="of made-up traffic (200000)")
-    simulate.add_argument("--seed", type=int, default=0, help="0")
-
-
-def _by(action: ArgumentParser) -> None:
-    action.add_argument("--by", default=getpass.getuser(), metavar="NAME", help="who does this (your user name)")
 
 
 def rollout(arguments: Namespace) -> int:
@@ -112,23 +41,25 @@ def _start(arguments: Namespace) -> int:
     from nextvec.cli.banks import open_bank_of
     from nextvec.cli.show import Bars
     from nextvec.inference import Engine
-    from nextvec.rollout.judge import Evidence, Rung
-    from nextvec.rollout.plan import Command, Plan, create, intervene
+    from nextvec.rollout.evidence import Evidence
+    from nextvec.rollout.lifecycle import create, intervene
+    from nextvec.rollout.plan import CanaryStep, Plan
     from nextvec.rollout.promotions import identity
+    from nextvec.rollout.transition import Command
     from nextvec.rollout.units import bands
     from nextvec.runs import Run
     from nextvec.serving.preflight import preflight
-    from nextvec.serving.wire import NAME
+    from nextvec.wire.fields import is_name
 
     names = [path.resolve().name for path in (arguments.over, arguments.canary)]
     chosen = arguments.id or f"{names[1]}-{datetime.now(UTC):%Y%m%dT%H%M%S}"[-64:]
     for name in (*names, chosen):
-        if not NAME.fullmatch(name):
+        if not is_name(name):
             raise SettingsError(f"{name!r} is not 1 to 64 of A-Z a-z 0-9 _ -")
     if min(arguments.dwell, arguments.pairs, arguments.budget) <= 0:
         raise SettingsError("--dwell, --pairs and --budget must be above 0")
-    plan = Plan.catching(arguments.harm, arguments.base, arguments.dwell)
-    plan = Plan(plan.harm, plan.base, plan.rungs, Rung(0.0, arguments.dwell, arguments.pairs), gated=arguments.gated)
+    plan = Plan.detecting(arguments.harm, arguments.base, arguments.dwell)
+    plan = Plan(plan.harm, plan.base, plan.steps, CanaryStep(0.0, arguments.dwell, arguments.pairs), gated=arguments.gated)
     ledger = _opened(arguments, create=True)
     runs = [Run.open(path) for path in (arguments.over, arguments.canary)]
     stable, canary = (Engine.open(run, open_bank_of(run, arguments), weights=arguments.weights) for run in runs)
@@ -136,7 +67,7 @@ def _start(arguments: Namespace) -> int:
         checked = preflight(stable, canary, arguments.budget, progress=bars)
     models = [identity(name, engine.digest) for name, engine in zip(names, (stable, canary), strict=True)]
     if models[0] == models[1]:
-        raise ServingError(f"{names[1]} is the stable model itself; there is nothing to try")
+        raise ServingError(f"{names[1]} is the stable model itself; there is nothing to compare")
     evidence = Evidence(_strata(arguments.lanes, stable) if arguments.lanes else bands())
     create(
         ledger, chosen, arguments.route, plan, stable=models[0], canary=models[1], actor=arguments.by, evidence=evidence
@@ -150,15 +81,16 @@ def _start(arguments: Namespace) -> int:
         for failure in checked.failures:
             print(f"  refused: {failure}")
         if not checked.failures:
-            steps = ", ".join(f"{rung.weight:g} % for {rung.units:,} sessions" for rung in plan.rungs)
+            steps = ", ".join(f"{step.weight:g} % for {step.units:,} sessions" for step in plan.steps)
             print(f"  {plan.shadow.units:,} mirrored sessions, then {steps}")
-            print(f"  each step sees failures {plan.harm:g} times a rate of {plan.base:.2%} in 90 of 100 rollouts")
+            print(f"  each step detects failures at {plan.harm:g} times a rate of {plan.base:.2%} in 90 of 100 rollouts")
     return 1 if checked.failures else 0
 
 
 def _intervene(arguments: Namespace) -> int:
-    from nextvec.rollout.plan import Command, intervene
-    from nextvec.rollout.report import caution
+    from nextvec.rollout.lifecycle import intervene
+    from nextvec.rollout.status import caution
+    from nextvec.rollout.transition import Command
 
     ledger = _opened(arguments)
     which = _which(ledger, arguments)
@@ -175,10 +107,10 @@ def _intervene(arguments: Namespace) -> int:
 
 def _status(arguments: Namespace) -> int:
     from nextvec.cli import show_rollout
-    from nextvec.rollout.report import report
+    from nextvec.rollout.status import status
 
     ledger = _opened(arguments)
-    found = report(ledger, _which(ledger, arguments))
+    found = status(ledger, _which(ledger, arguments))
     if arguments.json:
         print(json.dumps(found))
     else:
@@ -187,18 +119,18 @@ def _status(arguments: Namespace) -> int:
 
 
 def _watch(arguments: Namespace) -> int:
-    from nextvec.rollout.plan import Phase
-    from nextvec.rollout.report import report
+    from nextvec.rollout.state import Phase
+    from nextvec.rollout.status import status
 
     if arguments.every <= 0:
         raise SettingsError("--every must be above 0 seconds")
     ledger = _opened(arguments)
-    which, told = _which(ledger, arguments), 0
+    which, printed = _which(ledger, arguments), 0
     while True:
-        found = report(ledger, which)
-        for row in found["steps"][told:]:
+        found = status(ledger, which)
+        for row in found["steps"][printed:]:
             _line(row, arguments.json)
-        told = len(found["steps"])
+        printed = len(found["steps"])
         if found["ended"]:
             return 0 if found["state"] == Phase.PROMOTED else 1
         time.sleep(arguments.every)
@@ -214,7 +146,7 @@ def _line(row: dict[str, Any], as_json: bool) -> None:
 
 
 def _history(arguments: Namespace) -> int:
-    from nextvec.rollout.report import weights
+    from nextvec.rollout.status import weights
 
     ledger = _opened(arguments)
     rows = ledger.rows(arguments.rollout)
@@ -235,12 +167,12 @@ def _verify(arguments: Namespace) -> int:
     if arguments.json:
         print(json.dumps({"rows": count, "head": head}))
     else:
-        print(f"{ledger.where}: {count} rows, every one as it was written; head {head[:16] or '-'}")
+        print(f"{ledger.where}: {count} rows, all as they were written; head {head[:16] or '-'}")
     return 0
 
 
 def _export(arguments: Namespace) -> int:
-    from nextvec.rollout.ledger import open_damaged
+    from nextvec.rollout.opening import open_damaged
 
     for row in open_damaged(arguments.ledger).export():
         print(json.dumps(row))
@@ -249,7 +181,9 @@ def _export(arguments: Namespace) -> int:
 
 def _simulate(arguments: Namespace) -> int:
     from nextvec.cli import show, show_rollout
-    from nextvec.rollout.simulate import EQUAL, HARMS, recorded, simulate, synthetic
+    from nextvec.rollout.simulation.harms import EQUAL, HARMS
+    from nextvec.rollout.simulation.table import simulate
+    from nextvec.rollout.simulation.traffic import recorded, synthetic
 
     if min(arguments.rollouts, arguments.requests) < 1:
         raise SettingsError("--rollouts and --requests must be 1 or more")
@@ -270,10 +204,10 @@ def _simulate(arguments: Namespace) -> int:
 
 
 def _opened(arguments: Namespace, create: bool = False) -> "Ledger":
-    from nextvec.rollout.ledger import open_ledger
+    from nextvec.rollout.opening import open_ledger
 
     if not create and "://" not in arguments.ledger and not Path(arguments.ledger).exists():
-        raise ServingError(f"{arguments.ledger}: there is no ledger; `nextvec rollout start` makes one")
+        raise ServingError(f"{arguments.ledger}: there is no ledger; `nextvec rollout start` creates one")
     return open_ledger(arguments.ledger)
 
 

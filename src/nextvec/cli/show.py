@@ -1,4 +1,4 @@
-"""Tables and progress bars; everything but results goes to standard error."""
+"""Tables of results on standard output, and progress bars on standard error."""
 
 import sys
 import time
@@ -14,11 +14,11 @@ from nextvec.ranks import candidates_in_words
 from nextvec.runs import Run
 from nextvec.training import Alarmed, Evaluated, Event, Finished, Stepped
 
-QUIET_SECONDS = 10.0  # between lines where nobody watches a bar
+QUIET_SECONDS = 10.0  # between two lines of progress where standard error is not a terminal
 
 
 class Bars:
-    """Progress on standard error: bars with an ETA on a terminal, a line now and then elsewhere."""
+    """Progress on standard error: bars with the remaining time on a terminal, a line now and then elsewhere."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
@@ -55,7 +55,7 @@ class Bars:
         self._bars.update(self._tasks[what], completed=done, total=total, note=note)
 
     def on(self, run: Run, event: Event) -> None:  # noqa: ARG002 - a tracker
-        """Follow a training."""
+        """Show one event of a training."""
         match event:
             case Stepped():
                 self("training", event.update, event.updates, f"loss {event.loss:.3f}")
@@ -141,7 +141,7 @@ def curve_table(curve: list[Mapping[str, Any]]) -> None:
 
 
 def examples(found: list[Mapping[str, Any]]) -> None:
-    """What was read, what was expected, what came."""
+    """Print examples: the chunks that were read, those that were predicted, and the true one."""
     console = Console()
     for example in found:
         console.rule(f"[dim]{example['document']}[/dim]", align="left")

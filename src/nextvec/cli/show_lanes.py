@@ -1,4 +1,4 @@
-"""Lanes on the terminal: how they share a bank, how far they agree with labels, what lies in them."""
+"""Lanes on the terminal: their shares of a bank, their agreement with labels, examples."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -79,12 +79,12 @@ def lane_table(lanes: Mapping[str, Any], lift: str) -> None:
 
 
 def experts_table(use: Mapping[str, Any]) -> None:
-    """Whom the predictions heard."""
+    """How often each expert was active, and how even that is."""
     console = Console()
-    heard = " ".join(f"{share:.0%}" for share in use["use"])
+    shares = " ".join(f"{share:.0%}" for share in use["use"])
     console.print(
-        f"\nexperts: {use['used']} of {use['experts']} heard by at least 1 % of the rows, nobody by {use['nobody']:.1%}; gate "
-        f"entropy {use['entropy_bits']:.2f} bits, {use['entropy_share']:.0%} of even\n[dim]heard by {heard}[/dim]",
+        f"\nexperts: {use['used']} of {use['experts']} active in at least 1 % of the rows, none in {use['nobody']:.1%}; gate "
+        f"entropy {use['entropy_bits']:.2f} bits, {use['entropy_share']:.0%} of even\n[dim]active in {shares}[/dim]",
         highlight=False,
         soft_wrap=True,
     )

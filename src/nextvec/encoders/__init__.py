@@ -1,4 +1,4 @@
-"""Text to vectors: the offline default, and any sentence-transformers model by name."""
+"""Encoders of text: the default, which works offline, and any sentence-transformers model by name."""
 
 from nextvec.encoders.minilm import MiniLM
 from nextvec.encoders.protocol import (
@@ -21,9 +21,9 @@ def load_encoder(name: str = DEFAULT) -> Encoder:
     """The encoder called ``name``: the offline default, or a sentence-transformers model.
 
     Raises:
-        DataError: it is not on record, not installed, or cannot be loaded.
+        DataError: its name is unknown, it is not installed, or it cannot be loaded.
     """
-    if name == "unknown":  # what a bank says of ready vectors whose source did not say
+    if name == "unknown":  # the name in a bank of ready vectors whose source names no encoder
         raise DataError("the bank does not say which encoder made its vectors; no text can be compared with them")
     return MiniLM() if name in (DEFAULT, f"sentence-transformers/{DEFAULT}") else SentenceTransformerEncoder(name)
 

@@ -40,8 +40,8 @@ class MiniLM:
     """The default encoder: works offline on a machine that has only Python.
 
     Every batch is computed by one thread, and as many batches run side by side
-    as there are ``workers``: the bits do not depend on the number of workers,
-    and on a busy machine nobody spins waiting for a slower sibling.
+    as there are ``workers``. So the bits do not depend on the number of workers,
+    and on a busy machine no thread spins while it waits for another.
     """
 
     name = "all-MiniLM-L6-v2"
@@ -128,15 +128,15 @@ class MiniLM:
 
 
 def _processors() -> int:
-    """Those this process may use, where the system says."""
+    """Number of processors that this process may use, where the system says it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def model_folder() -> Path:
-    """Where the weights lie.
+    """The folder of the weights.
 
     Raises:
-        DataError: the package that carries them is not installed.
+        DataError: the package of the weights is not installed.
     """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
@@ -155,7 +155,7 @@ def _checked_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _batches_by_length(tokens: NDArray[np.int32]) -> list[NDArray[np.int64]]:
-    """Longest first, each batch at most ``BATCH_TOKENS`` tokens with its padding."""
+    """Batches of at most ``BATCH_TOKENS`` tokens with their padding, longest texts first."""
     order = np.argsort(-tokens, kind="stable")
     batches: list[NDArray[np.int64]] = []
     while len(order):

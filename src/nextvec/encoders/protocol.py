@@ -1,4 +1,4 @@
-"""Text to vectors: what every encoder promises, and what it may say of the tokens that it reads."""
+"""The protocol of encoders, and optional protocols for tokens, vocabulary and progress."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ class Encoder(Protocol):
     """Turns texts into unit vectors, the same bits for the same call.
 
     ``fingerprint`` names the weights and everything else that decides the
-    vectors; a bank stores it, and rows of different fingerprints never mix.
-    An encoder that also keeps :class:`CountsTokens` gets no text that it would
-    truncate.
+    vectors. A bank stores it, and rows of different fingerprints never mix.
+    An encoder that also implements :class:`CountsTokens` gets no text that it
+    would truncate.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class CountsTokens(Protocol):
-    """An encoder that says how many tokens it reads. Optional.
+    """An encoder that counts tokens and states how many it reads. Optional.
 
     ``max_tokens`` is the most tokens of a text that decide its vector, with
     the special tokens and the passage prompt; None where there is no limit.
@@ -57,7 +57,7 @@ class CountsTokens(Protocol):
 
 @runtime_checkable
 class KnowsLetters(Protocol):
-    """An encoder that says how much of a text its vocabulary lacks. Optional."""
+    """An encoder that measures how much of a text its vocabulary lacks. Optional."""
 
     def unknown_share(self, texts: Sequence[str]) -> Float32[np.ndarray, " N"] | None:
         """Share of each text's characters, blanks left out, that the unknown token stands for.
@@ -69,7 +69,7 @@ class KnowsLetters(Protocol):
 
 @runtime_checkable
 class ReportsProgress(Protocol):
-    """An encoder that says how far it is within one call. Optional."""
+    """An encoder that reports its progress within one call. Optional."""
 
     def encode_reporting(self, texts: Sequence[str], kind: Kind, report: Callable[[float], None]) -> Encoded:
         """:meth:`Encoder.encode`, the same bits; ``report`` is called with the share of the work that is done."""
@@ -85,7 +85,7 @@ def max_tokens(encoder: Encoder) -> int | Literal["any"] | None:
 
 
 def truncation(encoder: Encoder, tokens: Int32[np.ndarray, " N"] | None) -> str | None:
-    """The first of several texts that has the most tokens, and its fault, where ``encoder`` truncated it; otherwise None.
+    """The number of the longest text and how ``encoder`` truncated it, for a message; None where no text was truncated.
 
     Args:
         tokens: of each text, as the encoder counted them (:attr:`Encoded.tokens`).

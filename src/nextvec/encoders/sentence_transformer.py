@@ -109,6 +109,6 @@ def _unknown_token(tokenizer: Any) -> str | None:
 
 
 def _named_limit(model: Any) -> int:
-    """The number that ends a fingerprint; 512 where there is none, as in banks that exist."""
+    """The number that ends a fingerprint: the most tokens that are read, or 512 where there is no limit."""
     limit = model.max_seq_length
     return int(limit) if limit and limit < UNLIMITED else 512

@@ -1,6 +1,5 @@
 """Gates: bounds on the figures of a run, written in TOML."""
 
-import difflib
 import math
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -9,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from nextvec.errors import SettingsError
+from nextvec.errors import SettingsError, did_you_mean
 from nextvec.evaluation.results import OWN_CONTEXT
 from nextvec.experiments.metrics import METRICS, Figure, Terms
 from nextvec.ranks import Rate
@@ -68,7 +67,7 @@ def read_gates(file: str | Path, over: str | None = None) -> Gates:
     path = Path(file)
     if not path.is_file():
         if str(file) not in shipped():
-            raise SettingsError(f"there is no file of gates {str(file)!r}; {_near(str(file), shipped())}")
+            raise SettingsError(f"there is no file of gates {str(file)!r}; {did_you_mean(str(file), shipped())}")
         path = shipped()[str(file)]
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -90,7 +89,7 @@ def _terms(table: Any) -> Terms:
     _known(table, ("part", "context", "pool", "rows"), "[exam]")
     part = table.get("part", "test")
     if part not in PARTS:
-        raise SettingsError(f"part = {part!r}; {_near(str(part), PARTS)}")
+        raise SettingsError(f"part = {part!r}; {did_you_mean(str(part), PARTS)}")
     words: dict[str, int | None] = {"own": OWN_CONTEXT, "all": None}
     context = _whole(table, "context", OWN_CONTEXT, 1, words)
     pool = _whole(table, "pool", 1000, 2, {"all": None})
@@ -143,10 +142,4 @@ def _known(given: Iterable[str], known: Iterable[str], where: str) -> None:
     names = list(known)
     for name in given:
         if name not in names:
-            raise SettingsError(f"{where} has no {name!r}; {_near(name, names)}")
-
-
-def _near(word: str, known: Iterable[str]) -> str:
-    names = list(known)
-    near = difflib.get_close_matches(word, names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+            raise SettingsError(f"{where} has no {name!r}; {did_you_mean(name, names)}")

@@ -1,4 +1,4 @@
-"""Text → documents → chunks → encoder → bank."""
+"""Ingestion: files, tables and Python objects become documents, chunks, vectors, and a bank."""
 
 from nextvec.ingestion.chunking import Chunking
 from nextvec.ingestion.docstrings import documentation

@@ -1,4 +1,4 @@
-"""Text to chunks that their encoder reads whole: sentence-aware, spans kept, nothing copied."""
+"""Cuts text into chunks that the encoder reads whole. Chunks are spans of the text; cuts fall on sentences where they can."""
 
 # Axes: T chunks of one text.
 
@@ -19,7 +19,7 @@ from nextvec.ingestion.text import blank
 
 LARGEST = 1_000_000
 COUNTED = 1_024  # chunks whose tokens are counted at once
-LETTERS = 8  # characters of a token, at most, in nearly all text
+LETTERS = 8  # in nearly all text a token has at most so many characters
 WORDS = re.compile(r"(\d+) (characters|tokens), overlap (\d+)")
 
 Report = Callable[[int], None]
@@ -50,10 +50,10 @@ class Chunking:
 
     @staticmethod
     def read(words: str) -> "Chunking":
-        """What :meth:`__str__` wrote, as a bank's manifest keeps it.
+        """Read what :meth:`__str__` wrote into a bank's manifest.
 
         Raises:
-            DataError: other words; the bank's text was not cut here.
+            DataError: other words: nextvec did not cut the bank's text.
         """
         found = WORDS.fullmatch(words)
         if found is None:
@@ -118,7 +118,7 @@ class Splitter:
         return self._tokens.measured(text[span[0] : span[1]], self._chunking.size) <= self._chunking.size
 
     def _readable(self, text: str, spans: list[Span]) -> list[Span]:
-        """The spans that are not blank; those that the encoder would truncate in pieces."""
+        """The spans that are not blank; spans that the encoder would truncate are cut into pieces."""
         spans = [(a, b) for a, b in spans if not blank(text[a:b])]
         tokens = self._tokens
         if tokens is None or tokens.most is None or not spans:
@@ -142,7 +142,7 @@ class Splitter:
 
 
 class _Tokens:
-    """What an encoder counts, less the tokens that it adds to every text.
+    """The token counts of an encoder, without the tokens that it adds to every text.
 
     Attributes:
         own: tokens that the encoder adds to every text: the special ones and its prompt.

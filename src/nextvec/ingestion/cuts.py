@@ -17,9 +17,9 @@ def cut(splitter: TextSplitter, text: str, reach: int, start: int = 0, stop: int
     """Character spans of the chunks of ``text[start:stop]``, in order, as ``splitter`` makes them of the whole.
 
     For each chunk the splitter measures the sentence, the line and the paragraph that begin there, to their ends. So
-    one long line costs the square of its length. A section that is longer than a chunk may be cut off without an
-    effect. So the splitter reads a window at a time. A chunk that ends near the end of a window is not taken; the
-    next window begins where that chunk begins.
+    one long line costs the square of its length. A section that is longer than a chunk can be cut off without an
+    effect on the cuts. Therefore the splitter reads one window at a time. A chunk that ends near the end of a window
+    is not taken; the next window begins where that chunk begins.
 
     Args:
         reach: characters that a chunk usually holds at most. A longer chunk makes its window grow.

@@ -1,4 +1,4 @@
-"""Real text that every installation already holds: the documentation inside Python itself.
+"""The documentation inside Python: real text that every installation has.
 
 Docstrings of the standard library and of the packages nextvec depends on, read
 with ``ast`` (nothing is imported or run), in file order. A document is a
@@ -69,7 +69,7 @@ def _folders(package: str) -> dict[str, list[Path]]:
 
 
 def _text_of(files: list[Path]) -> str:
-    """Docstrings in file order, each said once, up to the size of a long document."""
+    """Docstrings in file order, each once, up to the size of a long document."""
     said: dict[str, None] = {}  # a dict keeps the order, a set would not
     length = 0
     for path in files:

@@ -1,4 +1,4 @@
-"""A document before it is a row: an id, a title and its text."""
+"""A document of text: its id, its title and its text."""
 
 from dataclasses import dataclass
 

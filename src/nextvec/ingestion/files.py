@@ -1,4 +1,4 @@
-"""Files that hold tables: Parquet, Arrow files and streams, folders that ``datasets.save_to_disk`` wrote, JSON lines."""
+"""Tables from files: Parquet, Arrow files and streams, JSON lines, and folders that ``datasets.save_to_disk`` wrote."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -28,10 +28,10 @@ def open_file(path: Path, scratch: Path | None, progress: Progress) -> Table:
     """The table that one file holds.
 
     Args:
-        scratch: a folder for a temporary file without a name; None keeps in memory what has to be kept.
+        scratch: a folder for a temporary file without a name; None keeps rows in memory.
 
     Raises:
-        DataError: the file is not of the format that its ending says.
+        DataError: the file is not in the format of its ending.
     """
     kind = path.suffix.lower()
     if kind in JSON_LINES:

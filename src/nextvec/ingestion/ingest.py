@@ -1,4 +1,4 @@
-"""Text → documents → chunks → encoder → bank; resumes where it was killed."""
+"""Ingestion of a source into a bank; a killed ingestion continues where it stopped."""
 
 import hashlib
 import warnings
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nextvec.bank import Bank, BankWriter
-from nextvec.bank.writer import Dtype
+from nextvec.bank.documents import Dtype
 from nextvec.encoders import Encoder
 from nextvec.errors import DataError, SettingsError
 from nextvec.ingestion.chunking import Chunking
@@ -34,20 +34,20 @@ def ingest(
     """Make a bank of ``source`` at the path ``bank``.
 
     Everything is read and checked once before the first chunk is encoded, so
-    bad input costs seconds and leaves nothing. Killed at any
-    moment, the same call goes on where it was; the bank is the same to the
-    byte. What a source holds and is not read is named in a warning.
+    bad input costs seconds and leaves nothing. If the process is killed, the
+    same call continues where it stopped, and the bank is the same to the byte.
+    A warning names the files and columns of the source that are not read.
 
     Args:
         source: a path, or documents, texts, rows, columns, a table, a dataframe, a dataset
             (:func:`~nextvec.ingestion.sources.open_object`), or a source that is open already.
         encoder: of texts: a name, or any :class:`~nextvec.encoders.Encoder`; by default all-MiniLM-L6-v2.
         dtype: how rows are stored; by default as the bank was that ready vectors were exported from, or float16.
-        encoder_name: what made ready vectors, where they do not say.
+        encoder_name: what made ready vectors, if their source does not say it.
         skip_unreadable: leave out files of a folder that cannot be read.
 
     Raises:
-        DataError: what cannot be read, is empty, not finite, or does not fit; or the bank exists.
+        DataError: the bank exists, or input cannot be read, is empty, has NaN or infinity, or does not fit together.
         SettingsError: chunks of more tokens than the encoder reads.
     """
     path = Path(bank)

@@ -1,4 +1,4 @@
-"""Paths and Python objects to documents: what there is, what is read of it, and what is not."""
+"""Sources of documents: paths and Python objects, with a record of the parts that are not read."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,12 +7,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from nextvec.bank.exchange import numpy_documents, open_npz
+from nextvec.bank.arrays import numpy_documents, open_npz
+from nextvec.bank.documents import VectorDocument
 from nextvec.bank.layout import MANIFEST
 from nextvec.bank.objects import Row, table_of, table_of_rows
 from nextvec.bank.table import VECTOR_COLUMNS, Table
 from nextvec.bank.vector_table import UNKNOWN, Provenance, vector_table
-from nextvec.bank.writer import VectorDocument
 from nextvec.errors import DataError, SettingsError
 from nextvec.ingestion.document import Document
 from nextvec.ingestion.files import ARROW, JSON_LINES, TABLES, open_file, saved_dataset, shards
@@ -27,7 +27,7 @@ WANTED = "want .txt .md .markdown .rst .jsonl .ndjson .parquet .arrow .feather .
 
 @dataclass
 class Unread:
-    """What a source holds and was not read.
+    """The parts of a source that were not read.
 
     Attributes:
         files: how many, by ending; hidden ones are not counted.
@@ -51,14 +51,14 @@ class Unread:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """Only what there is: ``files`` by ending, ``skipped`` with reasons, ``columns``."""
+        """``files`` by ending, ``skipped`` with reasons, ``columns``; empty ones are left out."""
         kinds = {"files": dict(self.files), "skipped": self.skipped, "columns": self.columns}
         return {kind: value for kind, value in kinds.items() if value}
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is to be ingested: texts, or ready vectors. Reading it twice gives the same documents in the same order.
+    """A source of texts or of ready vectors. Reading it twice gives the same documents in the same order.
 
     Attributes:
         provenance: what made ready vectors.
@@ -80,8 +80,8 @@ class Opening:
 
     Attributes:
         scratch: a folder for temporary files without a name.
-        encoder_name: what made ready vectors, where they do not say.
-        skip_unreadable: leave out files of a folder that cannot be read, instead of ending.
+        encoder_name: what made ready vectors, if their source does not say it.
+        skip_unreadable: leave out files of a folder that cannot be read, instead of raising an error.
     """
 
     scratch: Path | None = None
@@ -91,10 +91,10 @@ class Opening:
 
 
 def open_source(path: Path, how: Opening) -> Source:
-    """Find out what ``path`` holds.
+    """The source that ``path`` holds.
 
     Raises:
-        DataError: nothing there, or nothing that can be read.
+        DataError: the path does not exist, or nothing of it can be read.
     """
     if path.is_dir():
         return _folder(path, how)
@@ -203,7 +203,7 @@ def _no_encoder(how: Opening, where: str) -> None:
 
 
 def _folder(path: Path, how: Opening) -> Source:
-    """A saved dataset, texts, or tables of one kind; what else a folder holds is counted."""
+    """A saved dataset, texts, or tables of one kind; other files of the folder are counted as unread."""
     if (path / MANIFEST).exists():
         raise DataError(f"{path} is a bank already; export it to read it again")
     saved = saved_dataset(path)
@@ -263,7 +263,7 @@ def _text_folder(path: Path, files: list[Path], skip: bool, unread: Unread) -> I
 
 
 def _skip(file: Path, folder: Path, error: DataError | OSError, skip: bool, unread: Unread) -> None:
-    """Note a file that cannot be read, or end with its error."""
+    """Record a file that cannot be read, or raise its error."""
     if not skip:
         raise error
     unread.skipped[file.relative_to(folder).as_posix()] = (

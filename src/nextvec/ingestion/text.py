@@ -1,4 +1,4 @@
-"""Bytes to text, what counts as empty text, and the front matter of Markdown."""
+"""Decoding of text files, checks of text, and the front matter of Markdown."""
 
 import codecs
 import re
@@ -71,10 +71,10 @@ def text_document(data: bytes, name: str, file: Path) -> Document:
 
 
 def checked(text: Any, where: str) -> str:
-    """``text`` without a byte order mark at its begin.
+    """``text`` without a byte order mark at its start.
 
     Raises:
-        DataError: not a string, half a surrogate pair, a NUL, or nothing that can be seen.
+        DataError: not a string, half a surrogate pair, a NUL, or only invisible characters.
     """
     if not isinstance(text, str):
         raise DataError(f"{where}: text is {type(text).__name__}, not a string")
@@ -90,7 +90,7 @@ def checked(text: Any, where: str) -> str:
 
 
 def blank(text: str) -> bool:
-    """Whether nothing of ``text`` can be seen: blanks, controls and zero-width characters only."""
+    """Whether ``text`` has only invisible characters: blanks, controls and zero-width characters."""
     return all(letter.isspace() or unicodedata.category(letter) in INVISIBLE for letter in text)
 
 

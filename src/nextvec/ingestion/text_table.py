@@ -1,4 +1,4 @@
-"""Tables of text to documents: a document a row, or a document from the rows that its column and its order say."""
+"""Documents from tables of text: one of each row, or one of the rows with the same ``document``, ordered by ``index``."""
 
 from collections.abc import Callable, Iterator
 
@@ -12,7 +12,7 @@ Placed = tuple[Document, str]  # a document, and how messages name it
 
 
 def text_documents(table: Table) -> tuple[Callable[[], Iterator[Placed]], tuple[str, ...]]:
-    """How the documents of a table with ``text`` are read, any number of times, and which columns that takes.
+    """A function that reads the documents of a table with ``text``, and the columns that it reads.
 
     With ``document`` and ``index`` the rows of a document are joined in the
     order of ``index``, a blank line between two, and documents are ordered by

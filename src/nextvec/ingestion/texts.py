@@ -1,4 +1,4 @@
-"""Texts → chunks → encoder → bank: each text is cut once, when its turn comes; resumes where it was killed."""
+"""Ingestion of texts: each text is cut into chunks, encoded and written; a killed ingestion continues."""
 
 # Axes: T chunks of one document, D width.
 
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from nextvec.bank import Bank, BankWriter, VectorDocument
-from nextvec.bank.writer import Dtype
+from nextvec.bank.documents import Dtype
 from nextvec.encoders import Encoded, Encoder, ReportsProgress, load_encoder, max_tokens, truncation
 from nextvec.errors import DataError
 from nextvec.ingestion.chunking import Chunking, Splitter
@@ -20,7 +20,7 @@ from nextvec.ingestion.document import Document
 from nextvec.ingestion.text import checked
 from nextvec.progress import Progress, silent
 
-GROUP = 512  # chunks encoded and committed together: what a kill can cost
+GROUP = 512  # chunks encoded and committed together; a killed process loses at most so many
 PIECE = 8_192  # chunks encoded in one call at most: bounds the memory of a long document
 LONG = 1_000_000  # characters of a text from which cutting reports how far it is
 ENCODING = "encoding characters"
@@ -36,11 +36,11 @@ class Cut:
 
 @dataclass(frozen=True)
 class Texts:
-    """What one reading of a source finds.
+    """The size and the digest of all texts of a source.
 
     Attributes:
         characters: of all texts.
-        digest: of ids, titles and texts; a resumed ingest must meet the same ones.
+        digest: of ids, titles and texts; a resumed ingestion must find the same digest.
     """
 
     characters: int
@@ -112,7 +112,7 @@ def _checked(documents: Iterable[Document]) -> Texts:
 
 
 def _groups(documents: Iterable[Document], splitter: Splitter, progress: Progress) -> Iterator[list[Cut]]:
-    """Whole documents until a group is full; groups depend on the documents alone, so a resumed ingest makes the same."""
+    """Groups of whole documents. They depend on the documents alone, so a resumed ingestion makes the same groups."""
     group: list[Cut] = []
     chunks = 0
     for document in documents:
@@ -156,7 +156,7 @@ def _encode(group: list[Cut], encoder: Encoder, writer: BankWriter, report: Call
         stop = start + len(cut.spans)
         mine = None if tokens is None else tokens[start:stop]
         document = cut.document
-        # An encoder that counts tokens only while it encodes was not asked when the text was cut.
+        # An encoder that counts tokens only while it encodes could not limit the chunks when the text was cut.
         if (fault := truncation(encoder, mine)) is not None:
             raise DataError(f"document {document.id!r}, chunk {fault}; cut smaller chunks with --size")
         writer.append(VectorDocument(document.id, document.title, rows[start:stop], document.text, cut.spans, mine))

@@ -1,4 +1,4 @@
-"""Lanes: what a chunk is about, by its vector, so that an expert can answer for it; never stored in the bank."""
+"""Lanes: the topic of each chunk, by its vector, for reports and experts. They are stored beside the bank."""
 
 from nextvec.lanes.assign import by_chance, by_clusters, by_descriptions, by_labels, cluster_anchors, description_anchors
 from nextvec.lanes.census import Agreement, LaneCensus, agreement, lane_census

@@ -24,8 +24,8 @@ STEEPEST = 1e4  # the highest inverse temperature
 def by_descriptions(bank: Bank, table: Table = DEFAULT, encoder: Encoder | None = None, labels: Labels | None = None) -> Lanes:
     """The lane whose description lies nearest; ``labels`` of the table's lanes calibrate the confidence.
 
-    An anchor is the mean of its lane's sentences. The bank's mean is not taken off: where most of a bank is of one kind,
-    so is its mean (`benchmarks/lanes.py` measures both).
+    An anchor is the mean of its lane's sentences. The bank's mean is not subtracted: where most of a bank is of one kind,
+    its mean is of that kind, too (`benchmarks/lanes.py` measures both).
 
     Raises:
         DataError: the bank's encoder is unknown, not installed, or not the one that made the bank; labels of other lanes.
@@ -49,7 +49,7 @@ def by_clusters(bank: Bank, count: int, seed: int = 0, balanced: bool = False, p
 
 
 def cluster_anchors(rows: Float[np.ndarray, "N D"], count: int, seed: int = 0, balanced: bool = False) -> Anchors:
-    """As :func:`by_clusters`, of some rows: those of a bank's training documents, say.
+    """The anchors of :func:`by_clusters` for some rows, such as those of the training documents.
 
     Raises: as :func:`by_clusters`.
     """
@@ -57,7 +57,7 @@ def cluster_anchors(rows: Float[np.ndarray, "N D"], count: int, seed: int = 0, b
 
 
 def description_anchors(bank: Bank, table: Table = DEFAULT, encoder: Encoder | None = None) -> Anchors:
-    """As :func:`by_descriptions`, without giving the bank's rows their lanes.
+    """The anchors of :func:`by_descriptions`; the bank's rows get no lanes.
 
     Raises: as :func:`by_descriptions`.
     """
@@ -65,7 +65,7 @@ def description_anchors(bank: Bank, table: Table = DEFAULT, encoder: Encoder | N
 
 
 def by_labels(bank: Bank, labels: Labels) -> Lanes:
-    """Labelled documents have their label, with confidence 1; the others the nearest of the labels' mean rows.
+    """Labelled documents get their label, with confidence 1; other documents get the lane of the nearest mean row.
 
     Raises:
         DataError: more than 256 lanes.
@@ -82,7 +82,7 @@ def by_labels(bank: Bank, labels: Labels) -> Lanes:
 
 
 def by_chance(bank: Bank, count: int, seed: int = 0) -> Lanes:
-    """The control: in a drawn order each document goes to the lane with the fewest rows, whatever it is about.
+    """The control: documents in random order, each in the lane that has the fewest rows so far.
 
     Raises:
         SettingsError: fewer than 2 or more than 256 lanes.
@@ -104,9 +104,9 @@ def by_chance(bank: Bank, count: int, seed: int = 0) -> Lanes:
 
 
 def fitted_temperature(scores: Float32[np.ndarray, "R L"], lane: Int64[np.ndarray, " R"]) -> float:
-    """The temperature of the highest likelihood (Guo et al. 2017), found by halving.
+    """The temperature with the highest likelihood (Guo et al. 2017), found by bisection.
 
-    The likelihood is concave in the inverse temperature: its slope there is the score of the true lane less the expected
+    The likelihood is concave in the inverse temperature. Its slope is the score of the true lane minus the expected
     score.
     """
     own = np.take_along_axis(scores, lane[:, None], 1)[:, 0].astype(np.float64)
@@ -159,7 +159,7 @@ def _calibrated(bank: Bank, anchors: Anchors, labels: Labels) -> float:
 
 
 def _margin(rows: Float[np.ndarray, "N D"], anchors: Anchors) -> float:
-    """Without labels: the mean distance between the best and the second score, so that as much is odds of e to 1."""
+    """The temperature without labels: the mean margin between the best and the second score, so that it means odds of e."""
     total = 0.0
     for _, block in blocks(rows):
         best = np.partition(anchors.scores(block), -2, axis=1)[:, -2:]

@@ -1,4 +1,4 @@
-"""How lanes share a bank, and how far they agree with labels."""
+"""Census of lanes: their shares of a bank, and their agreement with labels."""
 
 # Axes: N rows, M documents, L lanes, C labels, R labelled rows.
 
@@ -14,21 +14,21 @@ from nextvec.lanes.labels import NONE, Labels
 from nextvec.lanes.store import Lanes
 from nextvec.ranks import Rate, clustered_rate
 
-UNSURE = 0.5  # a confidence below it: more likely another lane
+UNSURE = 0.5  # below this confidence, another lane is more likely
 STARVED = 0.01  # of the rows
-NEEDED = 1_000  # rows: below it no recipe makes its model any smaller
+NEEDED = 1_000  # rows; recipes do not make models smaller below it
 BINS = 15
 
 
 @dataclass(frozen=True)
 class LaneShare:
-    """What one lane has.
+    """The rows and documents of one lane.
 
     Attributes:
         rows, documents: how many; share, document_share: of all.
         confidence: the mean; unsure: the share of its rows with a confidence below one half.
         starved: fewer than 1 % of the rows, or than an expert needs.
-        examples: rows to look at: the surest of each of a few documents.
+        examples: the row with the highest confidence of each of a few documents.
     """
 
     name: str
@@ -67,11 +67,11 @@ class LaneCensus:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far lanes agree with labels.
+    """The agreement of lanes with labels.
 
     Attributes:
         chunks, documents: the share with the right lane; intervals resample documents.
-        balanced: the same of chunks, every label counting alike, however many chunks it has.
+        balanced: the share of chunks with the right lane, where every label has the same weight.
         largest: the share of chunks with the commonest label, which a single lane for all would get.
         calibration_error: the mean distance of confidence and accuracy over 15 bins (Naeini et al. 2015), or None for
             lanes that do not carry the labels' names.
@@ -95,7 +95,7 @@ class Agreement:
 
 
 def lane_census(lanes: Lanes, bank: Bank, needed: int = NEEDED, examples: int = 2) -> LaneCensus:
-    """Count what each lane has; ``needed`` rows keep it from starving."""
+    """Count the rows and documents of each lane; a lane of fewer than ``needed`` rows is starved."""
     count = len(lanes.names)
     of_document, _ = lanes.of_documents(bank)
     rows, documents = np.bincount(lanes.lane, minlength=count), np.bincount(of_document, minlength=count)
@@ -121,10 +121,10 @@ def lane_census(lanes: Lanes, bank: Bank, needed: int = NEEDED, examples: int = 
 
 
 def agreement(lanes: Lanes, bank: Bank, labels: Labels) -> Agreement:
-    """How far the lanes agree with labels of the same names, or, for clusters and chance, of any.
+    """The agreement of lanes with labels of the same names; clusters and random lanes are compared with any labels.
 
-    Lanes without names of their own are called after the commonest label of their chunks in the *other* half of the
-    documents, so that no document names the lane it is judged by.
+    Clusters and random lanes are named by the most common label of their chunks in the *other* half of the documents,
+    so that no document names the lane that it is judged by.
 
     Raises:
         DataError: no document has a label, or lanes of a table are compared with labels of other lanes.
@@ -162,7 +162,7 @@ def agreement(lanes: Lanes, bank: Bank, labels: Labels) -> Agreement:
 
 
 def calibration_error(confidence: Float64[np.ndarray, " R"], right: Bool[np.ndarray, " R"]) -> float:
-    """The expected distance of confidence and accuracy: over 15 bins of equal width, weighted by their rows."""
+    """The expected distance between confidence and accuracy over 15 bins of equal width, weighted by their rows."""
     bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     gaps = np.bincount(bins, confidence - right, BINS)
     return float(np.abs(gaps).sum() / len(right))
@@ -177,12 +177,12 @@ def _as_labels(
 def _named(
     lanes: Lanes, truth: Int64[np.ndarray, " R"], rows: Int64[np.ndarray, " R"], owner: Int64[np.ndarray, " R"], documents: int
 ) -> Int64[np.ndarray, "2 L"]:
-    """For documents of each half each lane's label: the commonest in the other half, of a lane unseen there that of all."""
+    """For each half and lane, the most common label in the other half; where the lane has no rows there, that of all rows."""
     half, names = _halves(documents)[owner], np.empty((2, len(lanes.names)), np.int64)
     for h in range(2):
         votes = np.zeros((len(lanes.names), int(truth.max()) + 1))
         np.add.at(votes, (lanes.lane[rows][half != h], truth[half != h]), 1)
-        votes += votes.sum(0) / (votes.sum() + 1)  # less than one vote: it decides where there is none
+        votes += votes.sum(0) / (votes.sum() + 1)  # less than one vote, so that it decides only where there is none
         names[h] = votes.argmax(1)
     return names
 
@@ -199,7 +199,7 @@ def _entropy(shares: Float64[np.ndarray, " L"]) -> float:
 
 
 def _examples(lanes: Lanes, bank: Bank, lane: int, count: int) -> tuple[int, ...]:
-    """The surest row of each of some documents; where all are as sure, drawn ones."""
+    """The row with the highest confidence of each of some documents; among equal ones, a random row."""
     rows = np.flatnonzero(lanes.lane == lane)
     order = np.lexsort((np.random.default_rng(0).permutation(len(rows)), -lanes.confidence[rows]))
     rows = rows[order]

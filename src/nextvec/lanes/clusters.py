@@ -14,7 +14,7 @@ from nextvec.progress import Progress, silent
 BLOCK = 16_384  # rows in memory as float32 at a time
 SAMPLE = 65_536  # rows that first centres and prices are found on
 ITERATIONS, SWEEPS = 100, 30
-ENOUGH = 1e-5  # an iteration that gains less cosine than this is the last
+ENOUGH = 1e-5  # the iterations end when the mean cosine rises by less
 TOLERANCE = 0.02  # of a lane's size, up to which prices are good enough and rows are moved one by one
 SAME = 1e-6  # 1 - cosine of rows that do not differ
 FEWEST, MOST = 2, 256  # a lane is a byte
@@ -26,9 +26,9 @@ class Clusters:
 
     Attributes:
         centres: [K, D], unit length.
-        prices: [K], what belonging to a cluster costs; zeros unless balanced.
-        lane: [N], the cluster of each row: the highest of cosine less price, but for rows moved to make sizes equal.
-        objective: 1 - cosine with the row's own centre, in the mean, after each iteration; it never rises.
+        prices: [K], subtracted from the scores of a cluster to make sizes equal; zeros unless balanced.
+        lane: [N], the cluster of each row: the highest cosine minus price, except for rows that were moved to make sizes equal.
+        objective: the mean of 1 - cosine with the row's own centre, after each iteration; it never rises.
     """
 
     centres: Float32[np.ndarray, "K D"]
@@ -43,8 +43,8 @@ def spherical_kmeans(
     """Cluster unit rows by direction (Dhillon and Modha 2001), block by block; the same seed gives the same clusters.
 
     First centres are drawn by k-means++ (Arthur and Vassilvitskii 2007) on 1 - cosine. A cluster that lost all its rows
-    begins anew at the row that lies farthest from its centre. ``balanced`` makes sizes differ by one at most, by prices
-    that make crowded clusters dear (:func:`dealt`), and holds [N, K] float32 scores in memory.
+    restarts at the row that lies farthest from its centre. ``balanced`` makes sizes differ by one at most, by prices
+    that rise with the size of a cluster (:func:`dealt`), and holds [N, K] float32 scores in memory.
 
     Raises:
         SettingsError: fewer than 2 or more than 256 clusters.
@@ -71,9 +71,9 @@ def spherical_kmeans(
 
 
 def mean_directions(rows: Float[np.ndarray, "N D"], lane: Integer[np.ndarray, " N"], count: int) -> Float32[np.ndarray, "K D"]:
-    """The mean row of each lane, unit length; of an empty lane, and of one whose rows cancel out, zeros.
+    """The mean row of each lane, of unit length; zeros for an empty lane and for one whose rows cancel out.
 
-    Rows whose lane is none of them, like -1, count nowhere.
+    Rows whose lane is -1 are left out.
     """
     sums = np.zeros((count, rows.shape[1]))
     for start, block in blocks(rows):
@@ -94,10 +94,10 @@ def dealt(
 ) -> tuple[UInt8[np.ndarray, " N"], Float32[np.ndarray, " K"]]:
     """A lane for each row, sizes differing by one at most, of nearly the highest sum of scores; and the lanes' prices.
 
-    Every row takes the lane of the highest score less price. Prices are the dual variables of the transportation
-    problem: one lane after the other gets the price at which as many rows want it as it may have (Bertsekas 1988, the
-    auction seen from the lanes), on a sample where there are many rows. What is left over or missing then is moved
-    where it costs least.
+    Every row takes the lane of the highest score minus price. Prices are the dual variables of the transportation
+    problem: one lane after the other gets the price at which the number of rows that choose it equals its share
+    (Bertsekas 1988, an auction). Where there are many rows, prices are found on a sample. Then rows are moved from lanes
+    that are too full to lanes that have room, where it costs least.
     """
     prices = _prices(scores[:: max(1, len(scores) // SAMPLE)], prices)
     adjusted = scores - prices
@@ -105,7 +105,7 @@ def dealt(
     sizes = np.bincount(lane, minlength=scores.shape[1])
     share, rest = divmod(len(scores), scores.shape[1])
     capacity = np.full(scores.shape[1], share)
-    capacity[np.argsort(-sizes, kind="stable")[:rest]] += 1  # the most wanted lanes have the odd rows
+    capacity[np.argsort(-sizes, kind="stable")[:rest]] += 1  # the lanes that most rows choose get one row more
     return _moved(adjusted, lane, capacity).astype(np.uint8), prices
 
 
@@ -130,7 +130,7 @@ def _objective(cosine: Float32[np.ndarray, " N"]) -> float:
 
 
 def _first(rows: Float[np.ndarray, "N D"], count: int, rng: np.random.Generator) -> Float32[np.ndarray, "K D"]:
-    """k-means++: each centre a row, drawn with a probability that grows with 1 - cosine to the nearest one before."""
+    """k-means++: each centre is a row, drawn with a probability proportional to 1 - cosine to the nearest earlier centre."""
     chosen = np.sort(rng.choice(len(rows), min(len(rows), SAMPLE), replace=False))
     sample = rows[chosen].astype(np.float32)
     centres = [sample[rng.integers(len(sample))]]
@@ -145,7 +145,7 @@ def _first(rows: Float[np.ndarray, "N D"], count: int, rng: np.random.Generator)
 
 
 def _refilled(lane: UInt8[np.ndarray, " N"], cosine: Float32[np.ndarray, " N"], count: int) -> UInt8[np.ndarray, " N"]:
-    """Every empty cluster takes the row farthest from its centre; by the triangle inequality no sum of cosines shrinks."""
+    """Every empty cluster takes the row farthest from its centre, which never lowers the sum of cosines."""
     sizes = np.bincount(lane, minlength=count)
     empty = np.flatnonzero(sizes == 0)
     if not len(empty):
@@ -174,7 +174,7 @@ def _prices(scores: Float32[np.ndarray, "N K"], prices: Float32[np.ndarray, " K"
 def _moved(
     adjusted: Float32[np.ndarray, "N K"], lane: Int64[np.ndarray, " N"], capacity: Int64[np.ndarray, " K"]
 ) -> Int64[np.ndarray, " N"]:
-    """Rows of lanes that are too full, moved to lanes with room in the order of what that costs."""
+    """Move rows of lanes that are too full to lanes with room, cheapest moves first."""
     lane, sizes = lane.copy(), np.bincount(lane, minlength=len(capacity))
     while (sizes > capacity).any():
         movable = np.flatnonzero((sizes > capacity)[lane])

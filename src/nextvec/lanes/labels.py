@@ -1,4 +1,4 @@
-"""Lanes that somebody gave to documents: a CSV of document and lane."""
+"""Labels: lanes of documents from a CSV of document and lane."""
 
 # Axes: M documents, N rows.
 
@@ -36,7 +36,7 @@ class Labels:
 def read_labels(path: str | Path, bank: Bank, names: tuple[str, ...] | None = None) -> Labels:
     """Labels from a CSV whose first line is ``document,lane``; documents by their ids in the bank.
 
-    ``names`` are the lanes there are; without them, those that the file names, sorted.
+    ``names`` are the known lanes; by default the lanes that the file names, sorted.
 
     Raises:
         DataError: other columns, no label at all, a document that the bank does not have or that has two, an unknown lane.

@@ -1,4 +1,4 @@
-"""The lane of every row of a bank, in a folder beside it: manifest, anchors, a byte and a confidence for each row."""
+"""Lanes on disk, in a folder beside the bank: manifest, anchors, and a lane and a confidence for each row."""
 
 # Axes: N rows, D width, L lanes, M documents, B rows of a block.
 
@@ -28,13 +28,13 @@ Kind = Literal["descriptions", "clusters", "labels", "chance"]
 
 @dataclass(frozen=True, eq=False)
 class Anchors:
-    """A vector for each lane; any row of the encoder has the lane of the highest cosine less price.
+    """A vector for each lane. A row of the same encoder gets the lane of the highest cosine minus price.
 
     Attributes:
         names: of the lanes.
-        vectors: [L, D], unit length; zeros for a lane that nothing is known of.
-        prices: [L], zeros unless lanes were made of equal size; 2, more than any cosine is worth, for a lane of zeros.
-        temperature: of the softmax over lanes that is the confidence.
+        vectors: [L, D], unit length; zeros for a lane without rows or sentences.
+        prices: [L], zeros unless lanes were made of equal size; 2, which no cosine outweighs, for a lane of zeros.
+        temperature: of the softmax over lanes, which is the confidence.
     """
 
     names: tuple[str, ...]
@@ -79,7 +79,7 @@ class Anchors:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What lanes say of themselves.
+    """The description of lanes on disk.
 
     Attributes:
         kind: how they were made: of descriptions, clusters, labels, or by chance.
@@ -88,7 +88,7 @@ class Manifest:
         rows, dim: of the bank.
         temperature: see :class:`Anchors`; calibrated: whether it was fitted to labels, so that confidence means accuracy,
             or follows from the margins alone.
-        made: seed, sizes and whatever else decides the lanes.
+        made: seed, sizes and other choices that decide the lanes.
         sizes, sha256: of every file.
         format: version of this layout.
     """
@@ -181,7 +181,7 @@ class Lanes:
     Attributes:
         lane: [N], numbers of ``anchors.names``, memory-mapped when opened.
         confidence: [N], from 0 to 1, memory-mapped when opened.
-        anchors: what gives other rows of the same encoder a lane.
+        anchors: they give a lane to other rows of the same encoder.
         manifest: of which bank, and how they were made.
     """
 
@@ -210,7 +210,7 @@ class Lanes:
         return Lanes(lane, confidence, anchors, m)
 
     def save(self, folder: str | Path) -> None:
-        """Write beside the name, then take the name.
+        """Write a temporary folder, then rename it to ``folder``.
 
         Raises:
             DataError: the folder exists.
@@ -238,7 +238,7 @@ class Lanes:
             shutil.rmtree(partial, ignore_errors=True)
 
     def of_documents(self, bank: Bank) -> tuple[UInt8[np.ndarray, " M"], Float32[np.ndarray, " M"]]:
-        """The lane that most of a document's confidence lies in, and that share of it."""
+        """For each document, the lane with the largest sum of confidence, and its share of the whole sum."""
         owner = bank.document_of(np.arange(len(bank), dtype=np.int64))
         votes = np.zeros((bank.num_documents, len(self.names)))
         np.add.at(votes, (owner, self.lane), self.confidence.astype(np.float64))
@@ -249,7 +249,7 @@ class Lanes:
 
 def _softmax_at(logits: Float32[np.ndarray, "B L"], lane: UInt8[np.ndarray, " B"]) -> Float32[np.ndarray, " B"]:
     own = np.take_along_axis(logits, lane[:, None].astype(np.int64), 1)
-    with np.errstate(over="ignore"):  # a lane far above the own one: 1 / infinity is the 0 that it should be
+    with np.errstate(over="ignore"):  # a lane far above the row's own: 1 / infinity is 0, as it should be
         return 1 / np.exp(logits - own).sum(1)
 
 

@@ -1,6 +1,5 @@
-"""Which lanes there are: the 16 domains, or a user's own in TOML."""
+"""Tables of lanes: the 16 domains, or a user's own from a TOML file."""
 
-import difflib
 import hashlib
 import json
 import tomllib
@@ -9,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nextvec.errors import SettingsError
+from nextvec.errors import SettingsError, did_you_mean
 from nextvec.lanes.taxonomy import DOMAINS, Term
 
 FEWEST, MOST = 2, 16
@@ -47,10 +46,10 @@ class Table:
     def number(self, name: str) -> int:
         """
         Raises:
-            SettingsError: no lane is called so.
+            SettingsError: no lane has this name.
         """
         if name not in self.names:
-            raise SettingsError(f"there is no lane {name!r}; {_near(name, self.names)}")
+            raise SettingsError(f"there is no lane {name!r}; {did_you_mean(name, self.names)}")
         return self.names.index(name)
 
 
@@ -101,9 +100,4 @@ def _sentence(value: Any, where: str, what: str) -> str:
 def _known(given: Iterable[str], known: tuple[str, ...], where: str) -> None:
     for name in given:
         if name not in known:
-            raise SettingsError(f"{where} has no {name!r}; {_near(name, known)}")
-
-
-def _near(word: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise SettingsError(f"{where} has no {name!r}; {did_you_mean(name, known)}")

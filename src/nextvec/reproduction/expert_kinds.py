@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
-from nextvec.errors import SettingsError
+from nextvec.errors import SettingsError, did_you_mean
 from nextvec.evaluation.by_lane import Json
 from nextvec.experiments.seeds import average, average_lift, kept_at
 from nextvec.ranks import Ranks
@@ -92,4 +92,4 @@ def settings_of_kind(base: TrainSettings, kind: str) -> TrainSettings:
         case "stages":
             return s.replaced(gate_on="both", top=2, router_fraction=0.25, balance=0.01)
         case _:
-            raise SettingsError(f"there is no kind {kind!r}; known: {', '.join(KINDS)}")
+            raise SettingsError(f"there is no kind {kind!r}; {did_you_mean(kind, KINDS)}")

@@ -1,4 +1,4 @@
-"""What the ledger says about a route's past: which models were promoted over which, and how its rollouts ended."""
+"""The history of a route in the ledger: promotions, and how its rollouts ended."""
 
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 from nextvec.errors import ServingError
 from nextvec.rollout.ledger import Ledger
-from nextvec.rollout.plan import Phase
+from nextvec.rollout.state import Phase
 
 PAST = 20  # rollouts listed by :func:`past`
 
@@ -17,8 +17,8 @@ class Promotion:
     """A rollout that ended with its canary promoted.
 
     Attributes:
-        over: name of the model that was the stable one.
-        name, digest: of the model that took its place.
+        over: name of the stable model before.
+        name, digest: of the model that replaced it.
     """
 
     over: str
@@ -27,7 +27,7 @@ class Promotion:
 
 
 def identity(name: str, digest: str) -> str:
-    """A model in the ledger: the name it is served by, and what its weights are."""
+    """A model as the ledger names it: ``NAME@DIGEST``, the name under which it is served and the digest of its weights."""
     return f"{name}@{digest}"
 
 
@@ -35,11 +35,11 @@ def named(model: str) -> tuple[str, str]:
     """Name and digest of :func:`identity`.
 
     Raises:
-        ServingError: it is none.
+        ServingError: the text has another form.
     """
     name, at, digest = model.rpartition("@")
     if not at or not name:
-        raise ServingError(f"{model!r} is not NAME@DIGEST of a model")
+        raise ServingError(f"{model!r} is not the NAME@DIGEST of a model")
     return name, digest
 
 
@@ -58,7 +58,7 @@ def promotions(ledger: Ledger, route: str) -> list[Promotion]:
 
 
 def successor(name: str, made: list[Promotion]) -> Promotion | None:
-    """The promotion by which another model stands for ``name`` now; None if ``name`` stands for itself."""
+    """The last promotion in the chain that begins with ``name``; None if ``name`` was not replaced."""
     last: Promotion | None = None
     for promotion in made:
         if promotion.over == (name if last is None else last.name):
@@ -73,7 +73,7 @@ class Start:
     Attributes:
         runs: folders by name; the first one answers.
         long: name of the run that answers long contexts, if any.
-        digests: of the weights that the ledger says were promoted, by name; the served weights must be these.
+        digests: of promoted models, by name, as in the ledger; the opened weights must have these digests.
     """
 
     runs: dict[str, Path]
@@ -84,19 +84,19 @@ class Start:
 def start(
     runs: Mapping[str, Path], long: str | None, experts: Set[str], made: list[Promotion], beside: Callable[[str], Path]
 ) -> Start:
-    """What to open for a command line once the ledger has been followed: promoted models take the places of the old ones.
+    """What a server opens for a command line and the promotions of its route: promoted models replace the old ones.
 
-    So the command of before a promotion starts the server of after it. A model that another stands for is not opened, unless it
-    is an expert. Where the first run has nothing to do with the route's promotions, the last promoted model answers.
+    So a command line written before a promotion starts the server with the promoted model. A replaced model is not opened,
+    unless it is an expert. If no promotion concerns the runs of the command line, the last promoted model answers.
 
     Args:
-        runs: named on the command line, by name; long: the one of them that answers long contexts.
-        experts: names that are needed whatever was promoted over them.
+        runs: folders of the command line, by name; long: the name of the run that answers long contexts.
+        experts: names that are opened in any case.
         made: see :func:`promotions`.
-        beside: the folder of a run that was not named.
+        beside: gives the folder of a run that the command line does not name.
 
     Raises:
-        ServingError: a promoted run is not there.
+        ServingError: the folder of a promoted run is missing.
     """
     first = next(iter(runs))
     stable, other = successor(first, made), None if long is None else successor(long, made)
@@ -111,8 +111,8 @@ def start(
 
 
 def past(ledger: Ledger, route: str) -> list[dict[str, Any]]:
-    """How the route's last rollouts ended, the latest first."""
+    """How the last rollouts of a route ended, the latest first."""
     last = {row.rollout: row for row in ledger.rows()}
     ended = [row for row in reversed(last.values()) if ledger.record(row.rollout).route == route]
-    told = [row for row in ended if not ledger.record(row.rollout).active][:PAST]
-    return [{"rollout": row.rollout, "state": row.after, "time": row.time, "cause": row.cause} for row in told]
+    latest = [row for row in ended if not ledger.record(row.rollout).active][:PAST]
+    return [{"rollout": row.rollout, "state": row.after, "time": row.time, "cause": row.cause} for row in latest]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
 from nextvec import settings as frozen
-from nextvec.errors import SettingsError
+from nextvec.errors import SettingsError, did_you_mean
 from nextvec.runs.families import families_that_read, family, family_names
 from nextvec.runs.groups import (
     ComputeSettings,
@@ -18,7 +18,7 @@ from nextvec.runs.groups import (
     SplitSettings,
     ValidationSettings,
 )
-from nextvec.settings import bounded, check_bounds, closest
+from nextvec.settings import bounded, check_bounds
 
 DEFAULT_MODEL = "memory_gru"
 MODEL, OPTIONS, SEED = "model", "options", "seed"
@@ -173,4 +173,4 @@ def _home(homes: Mapping[str, str], model: str, name: str, value: object) -> str
         return homes[name]
     if readers := families_that_read(name):
         raise SettingsError(f"{name}={value}: model {model} does not read {name}; these models do: {', '.join(readers)}")
-    raise SettingsError(f"there is no setting {name!r}; {closest(name, [MODEL, *homes])}")
+    raise SettingsError(f"there is no setting {name!r}; {did_you_mean(name, [MODEL, *homes])}")

@@ -1,12 +1,12 @@
-"""The rollout that a server takes part in: found in the ledger, watched, fed with what happened, and routed by.
+"""The rollouts in which a server takes part: it finds them in the ledger, reports outcomes, and routes by their snapshots.
 
-A thread turns once in a while: it tells the ledger what was observed, takes its turn as controller where no other process holds
-the rollout, and hands the snapshot to the event loop. Answers never wait for it: without it they go on from the last snapshot
-until its lease runs out, and then from stable.
+A thread ticks at an interval: it reports outcomes to the ledger, ticks the controller unless another process holds the
+rollout, and hands the routing snapshot to the event loop. Answers never wait for this thread: without it they use the last
+snapshot until its lease expires, and then stable.
 
-State has one owner. The thread owns the controller and asks the loop for everything else; the loop owns the service, its models
-and the :class:`~nextvec.serving.participation.Participation`, which it swaps whole. The thread's calls reach the loop in the
-order in which it makes them.
+State has one owner. The thread owns the controller. The loop owns the service, its models and the
+:class:`~nextvec.serving.participation.Participation`, which it replaces as a whole. Calls of the thread reach the loop in
+order.
 """
 
 import asyncio
@@ -18,29 +18,33 @@ from pathlib import Path
 from typing import Any
 
 from nextvec.errors import NextvecError, ServingError
-from nextvec.rollout.judge import Evidence
-from nextvec.rollout.ledger import Ledger, LedgerError, Record
-from nextvec.rollout.plan import Controller, Follower, Phase, fold
+from nextvec.rollout.controller import Controller
+from nextvec.rollout.evidence import Evidence
+from nextvec.rollout.follower import Follower
+from nextvec.rollout.ledger import Ledger
+from nextvec.rollout.lifecycle import fold
 from nextvec.rollout.promotions import named, past
-from nextvec.rollout.report import ended_by, report
+from nextvec.rollout.records import LedgerError, Record
+from nextvec.rollout.state import Phase
+from nextvec.rollout.status import ended_by, status
 from nextvec.rollout.units import bands
-from nextvec.routing import Lineup, Served, Snapshot
+from nextvec.routing import ArmModels, RoutedModel, Snapshot
 from nextvec.serving.notices import Notices
-from nextvec.serving.observations import Event
+from nextvec.serving.observations import SessionEvent
 from nextvec.serving.participation import Participation
 from nextvec.serving.service import Service
 
 
 @dataclass(frozen=True)
 class Terms:
-    """How a server takes part.
+    """How a server takes part in rollouts.
 
     Attributes:
-        route: whose rollouts it follows; one is under way at a time.
+        route: its rollouts are followed; at most one is active.
         node: name of this process, for people.
-        interval: seconds between two turns.
-        settle: seconds under observation after which a session counts, although it has not ended.
-        mirror: percent of the sessions whose requests a canary is asked too while it is in the shadow.
+        interval: seconds between two ticks.
+        settle: seconds after its first observation at which a session counts although it has not ended.
+        mirror: percent of the sessions whose requests are mirrored to the canary in the shadow.
     """
 
     route: str = "default"
@@ -52,39 +56,39 @@ class Terms:
 
 @dataclass(frozen=True)
 class _Arms:
-    """What the loop says of a rollout's two models: the line-ups of both arms, or why this server cannot take part."""
+    """The models of both arms, or in ``fault`` the reason why this server cannot take part."""
 
-    stable: Lineup
-    canary: Lineup
+    stable: ArmModels
+    canary: ArmModels
     threshold: int | None
     fault: str | None
 
 
 @dataclass
 class _Watched:
-    """The thread's side of one rollout; ``lineup`` is stable's, before the rollout."""
+    """The thread's state of one rollout; ``before`` are the models that answered before it."""
 
     rollout: str
     stable: str
     canary: str
     servable: bool
-    lineup: Lineup
+    before: ArmModels
     follower: Follower
     controller: Controller
 
 
 class Canary:
-    """A server's part in the rollouts of one route. Made and closed in the loop that answers; turns in a thread of its own.
+    """A server's part in the rollouts of one route. Made and closed on the event loop; ticks in a thread of its own.
 
     Args:
-        ledger: verified; closed with this.
-        path_of: where the run of a model lies that is not served yet.
-        tell: a line for the log.
-        promoted: digests of the served models that the ledger says were promoted, by name.
-        notices: told of every rollout that ends while this server drives it; closed with this.
+        ledger: verified; closed with this object.
+        path_of: gives the folder of a run that is not served yet.
+        tell: writes a line to the log.
+        promoted: digests of the served models that were promoted according to the ledger, by name.
+        notices: sent at the end of every rollout that this server drives; closed with this object.
 
     Raises:
-        ServingError: a promoted model is served with other weights than the ledger's.
+        ServingError: a promoted model is served with other weights than the ledger states.
     """
 
     def __init__(
@@ -115,7 +119,7 @@ class Canary:
         self._thread.start()
 
     async def close(self) -> None:
-        """Stop watching; another node takes over at once instead of waiting for this one's lease."""
+        """Stop, and release the rollout so that another server takes over without a wait."""
         self._stop.set()
         await self._loop.run_in_executor(None, self._thread.join, 10.0)
         if self._notices is not None:
@@ -125,15 +129,15 @@ class Canary:
             task.cancel()
         await asyncio.gather(*retiring, return_exceptions=True)
 
-    def told(self) -> dict[str, Any]:
-        """What a dashboard shows: the rollout under way in full, how others ended, and what is wrong with the ledger.
+    def status(self) -> dict[str, Any]:
+        """The status of the active rollout, how the last ones ended, and what is wrong with the ledger.
 
         Raises:
-            LedgerError: it cannot be read.
+            LedgerError: the ledger cannot be read.
         """
         active = self.ledger.active(self.terms.route)
         return {
-            "current": None if active is None else report(self.ledger, active.row.rollout),
+            "current": None if active is None else status(self.ledger, active.row.rollout),
             "past": past(self.ledger, self.terms.route),
             "trouble": self.trouble,
             "watching": self.watching,
@@ -141,13 +145,13 @@ class Canary:
 
     # On the event loop.
 
-    def _observe(self, happened: Event) -> None:
+    def _observe(self, event: SessionEvent) -> None:
         if self._part is not None:
-            self._part.observe(happened)
+            self._part.observe(event)
 
-    def _alarm(self, what: str) -> None:
+    def _alarm(self, reason: str) -> None:
         if self._part is not None:
-            self._part.alarm(what)
+            self._part.alarm(reason)
 
     def _begin(self, part: Participation) -> None:
         self._part = part
@@ -173,12 +177,12 @@ class Canary:
         self._opened.add(over)
 
     def _finish(self) -> None:
-        """The rollout has ended, or this server stops: unload what was served because of the rollout alone."""
+        """The rollout has ended, or this server stops: unload the models that were served only because of the rollout."""
         self._part = None
         service, snapshot = self._service, self._service.routing.snapshot
         if self._stop.is_set():
             return
-        # A rollout may end between the poll and the tick of one turn: the snapshot of that poll still has the canary.
+        # A rollout may end between the poll and the tick: the snapshot of that poll still has the canary.
         service.routing.adopt(Snapshot(snapshot.epoch, snapshot.stable, threshold=snapshot.threshold))
         service.background.mirror, service.routing.held = 0.0, frozenset()
         for name in sorted(self._opened - service.routing.needed - set(self._retiring)):
@@ -196,7 +200,7 @@ class Canary:
             del self._retiring[name]
 
     async def _arms(self, stable: str, canary: str, strata: frozenset[str]) -> _Arms:
-        """Have both models of a rollout open; each is NAME@DIGEST."""
+        """Open both models of a rollout; each is NAME@DIGEST."""
         (old, old_digest), (new, new_digest) = named(stable), named(canary)
         self._service.routing.held = frozenset((old, new))
         faults = [await self._serve(old, old_digest), await self._serve(new, new_digest), self._strata_fault(strata)]
@@ -204,28 +208,28 @@ class Canary:
         fault = next((fault for fault in faults if fault), None)
         if fault is None and old not in (now.short.name, now.long.name):
             fault = f"{old} is not what this server answers with; that is {now.short.name}"
-        there = Served(new, self._service.routing.reads(new) if fault is None else None)
+        there = RoutedModel(new, self._service.routing.reads(new) if fault is None else None)
         short, long = (there if served.name == old else served for served in (now.short, now.long))
-        return _Arms(now, Lineup(short, long, now.experts), threshold, fault)
+        return _Arms(now, ArmModels(short, long, now.experts), threshold, fault)
 
     def _strata_fault(self, strata: frozenset[str]) -> str | None:
-        """What keeps this server from judging by the rollout's strata, if anything does."""
+        """Why this server cannot count by the rollout's strata; None if it can."""
         lanes = self._service.routing.lanes
         if strata.issuperset(bands()) or (lanes is not None and strata.issuperset(lanes.strata)):
             return None
-        return "the rollout is judged by other lanes than this server's; start it with --lanes and the same folder"
+        return "the rollout is compared by other lanes than this server's; start it with --lanes and the same folder"
 
     async def _serve(self, name: str, digest: str) -> str | None:
-        """Have a model of these weights open under this name; else what is in the way."""
+        """Open a model with these weights under this name; the reason if that is impossible."""
         if name not in self._service.models:
             try:
                 await self._service.models.open(name, self._path_of(name))
-            except Exception as error:  # of any kind: the rollout ends, because another try would fail alike
+            except Exception as error:  # of any kind: the rollout ends, because another attempt would fail too
                 refused = str(error) if isinstance(error, NextvecError) else f"{type(error).__name__}: {error}"
                 self._tell("rollout", model=name, refused=refused)
-                return f"{name} cannot be served; that server's log says why"  # paths are for this server's log alone
+                return f"{name} cannot be served; that server's log says why"  # paths appear only in this server's log
             self._opened.add(name)
-        elif name in self._retiring:  # since the last rollout; it stays because it is held, until this one ends
+        elif name in self._retiring:  # since the last rollout; it stays open because it is held, until this one ends
             self._opened.add(name)
         found, stable = self._service.models[name].engine, self._service.routing.stable_model.engine
         if found.bank.fingerprint != stable.bank.fingerprint:
@@ -249,25 +253,25 @@ class Canary:
     def _run(self) -> None:
         while not self._stop.wait(self.terms.interval):
             try:
-                self._turn()
+                self._tick()
             except LedgerError as error:
-                self._troubled(str(error))
-            except Exception as error:  # answers go on, the lease runs out, and the log says why
-                self._troubled(f"{type(error).__name__}: {error}")
+                self._report_trouble(str(error))
+            except Exception as error:  # answers continue, the lease expires, and the log states the reason
+                self._report_trouble(f"{type(error).__name__}: {error}")
             else:
                 self.trouble = None
         try:
-            self._let_go()
+            self._release()
         except LedgerError as error:
-            self._troubled(str(error))
+            self._report_trouble(str(error))
         self.ledger.close()
 
-    def _troubled(self, what: str) -> None:
+    def _report_trouble(self, what: str) -> None:
         if what != self.trouble:
             self._tell("rollout", trouble=what)
         self.trouble = what
 
-    def _turn(self) -> None:
+    def _tick(self) -> None:
         if self._watched is None:
             active = self.ledger.active(self.terms.route)
             if active is None:
@@ -277,9 +281,9 @@ class Canary:
         snapshot = watched.follower.poll()
         state = watched.controller.tick()
         self.watching = watched.controller.token is not None
-        if not watched.servable:  # also where the rollout was promoted elsewhere, and the snapshot's stable is the canary
-            snapshot = replace(snapshot, stable=watched.lineup, canary=None, weight=0.0)
-        self._in_loop(self._adopt, snapshot, self.terms.mirror if state.going is Phase.SHADOW else 0.0)
+        if not watched.servable:  # also if another server promoted the canary and it is the snapshot's stable model
+            snapshot = replace(snapshot, stable=watched.before, canary=None, weight=0.0)
+        self._in_loop(self._adopt, snapshot, self.terms.mirror if state.active_phase is Phase.SHADOW else 0.0)
         if self.ledger.record(watched.rollout).active:
             return
         ended = fold(self.ledger.rows(watched.rollout))
@@ -292,14 +296,14 @@ class Canary:
         if ended.phase is Phase.PROMOTED and watched.servable:
             self._in_loop(self._promote, watched.canary, watched.stable)
         elif ended.phase is Phase.PROMOTED:
-            refused = "promoted, but this server could not take part; mend what the log names and start the server again"
-            self._tell("rollout", model=watched.canary, kept=watched.lineup.short.name, refused=refused)
-        self._let_go()
+            refused = "promoted, but this server could not take part; repair what the log names and start the server again"
+            self._tell("rollout", model=watched.canary, kept=watched.before.short.name, refused=refused)
+        self._release()
 
     def _follow(self, record: Record) -> _Watched:
         rollout = record.row.rollout
         terms = self.ledger.rows(rollout)[0].evidence
-        strata = frozenset(Evidence.from_json(terms["judge"]).strata)
+        strata = frozenset(Evidence.from_json(terms["evidence"]).strata)
         asked = asyncio.run_coroutine_threadsafe(self._arms(terms["stable"], terms["canary"], strata), self._loop)
         arms = asked.result()
         controller = Controller(self.ledger, rollout, self._router)
@@ -311,7 +315,7 @@ class Canary:
         stable, canary = (named(terms[arm])[0] for arm in ("stable", "canary"))
         return _Watched(rollout, stable, canary, arms.fault is None, arms.stable, follower, controller)
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         watched, self._watched, self.watching = self._watched, None, False
         self._in_loop(self._finish)
         if watched is not None:

@@ -1,4 +1,4 @@
-"""Why a model could not answer, in plain words: for the ledger, the log and the page."""
+"""Why a model could not answer, in words: for the ledger, the log and the dashboard."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -9,16 +9,16 @@ SHOWN = 3  # causes in a text
 
 
 def cause(reason: str, engine: Answering | None, late: float) -> str:
-    """What stopped a model from answering.
+    """Why a model did not answer.
 
     Args:
-        reason: as answers carry it: ``canary late``, ``canary not finite``, ``canary EndedError``.
+        reason: as in an answer: ``canary late``, ``canary not finite``, ``canary EndedError``.
         engine: of the model; None if the model is not served any more.
         late: seconds after which another model answers.
     """
     what = reason.partition(" ")[2]
     if what == "late":
-        rounded = float(f"{1e3 * late:.2g}")  # times differ from request to request, and equal causes are counted together
+        rounded = float(f"{1e3 * late:.2g}")  # limits differ between requests; rounded, equal causes are counted together
         return f"no answer within {rounded:g} ms"
     if what == "not finite":
         return "a score that is not finite"
@@ -28,5 +28,5 @@ def cause(reason: str, engine: Answering | None, late: float) -> str:
 
 
 def most(causes: Mapping[str, int]) -> str:
-    """The most frequent causes and how often each was met: ``no answer within 200 ms (14 times)``."""
+    """The most frequent causes, each with its count: ``no answer within 200 ms (14 times)``."""
     return ", ".join(f"{what} ({count} times)" for what, count in Counter(causes).most_common(SHOWN))

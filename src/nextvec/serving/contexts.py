@@ -12,7 +12,7 @@ from pathlib import Path
 from nextvec.serving.context_log import ContextLog
 from nextvec.serving.context_record import APPEND, DELETE, NOTHING, OPEN, Parts, Record
 from nextvec.serving.context_view import NOT_EMPTY, ConflictError, Head, View, WholeContext
-from nextvec.serving.wire import Vectors
+from nextvec.serving.payload import Vectors
 
 SEGMENT = 64 << 20  # bytes after which a new segment begins
 

@@ -1,4 +1,4 @@
-"""Cross-origin requests: pages of listed origins may ask this server (the Fetch standard, CORS protocol)."""
+"""Cross-origin requests: pages of listed origins have access to this server (the Fetch standard, CORS protocol)."""
 
 import re
 from collections.abc import Iterable
@@ -37,9 +37,9 @@ def as_origin(text: str) -> str:
 
 
 class Cors:
-    """Which origins may ask.
+    """The origins that have access.
 
-    Credentials of the browser (cookies) are never allowed: a key travels in ``authorization``, which the page must know.
+    Credentials of the browser (cookies) are never allowed: the page must send a key in ``authorization``.
 
     Attributes:
         origins: as :func:`as_origin` gives them.
@@ -50,7 +50,7 @@ class Cors:
         self._raw = frozenset(origin.encode() for origin in self.origins)
 
     def headers(self, request: dict[bytes, bytes]) -> Headers:
-        """What every answer to this request carries."""
+        """The headers of every answer to this request."""
         if not self._raw:
             return []
         vary = (b"vary", b"origin")
@@ -60,5 +60,5 @@ class Cors:
         return [vary, (b"access-control-allow-origin", origin), (b"access-control-expose-headers", EXPOSED)]
 
     def is_preflight(self, method: str, request: dict[bytes, bytes]) -> bool:
-        """Whether a browser asks, without a key, if a page of a listed origin may send a request."""
+        """Whether this is a browser's preflight request, which carries no key, for a page of a listed origin."""
         return method == "OPTIONS" and b"access-control-request-method" in request and request.get(b"origin") in self._raw

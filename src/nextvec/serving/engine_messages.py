@@ -4,8 +4,8 @@
 
 from typing import Any
 
+import msgspec
 import numpy as np
-import orjson
 from jaxtyping import Float32
 
 from nextvec.errors import NextvecError, NotFiniteError, ServingError
@@ -16,14 +16,14 @@ Json = dict[str, Any]
 
 def pack(content: Json, payload: bytes = b"") -> bytes:
     """A message: four bytes of length, JSON of that length, and the payload."""
-    head = orjson.dumps(content)
+    head = msgspec.json.encode(content)
     return b"".join((len(head).to_bytes(4, "little"), head, payload))
 
 
 def unpack(message: bytes) -> tuple[Json, bytes]:
     """The content and the payload of a message."""
     size = 4 + int.from_bytes(message[:4], "little")
-    return orjson.loads(message[4:size]), message[size:]
+    return msgspec.json.decode(message[4:size]), message[size:]
 
 
 def rows_to_bytes(rows: np.ndarray) -> bytes:

@@ -6,8 +6,8 @@ import time
 from nextvec.serving.limits import Limits
 from nextvec.serving.listeners import Listeners
 from nextvec.serving.outcomes import Outcomes
+from nextvec.serving.refusal import RefusedError
 from nextvec.serving.sessions import Sessions
-from nextvec.serving.wire import RefusedError
 
 EXPIRY_SECONDS = 0.1  # between two passes
 EXPIRED = 256  # sessions of one pass, at most

@@ -15,8 +15,8 @@ from nextvec.serving.answering import EndedError
 from nextvec.serving.limits import Limits
 from nextvec.serving.listeners import Listeners
 from nextvec.serving.model_routing import ModelRouting
+from nextvec.serving.refusal import RefusedError
 from nextvec.serving.served_models import ServedModel
-from nextvec.serving.wire import RefusedError
 
 Role = Literal["canary", "expert", "stable"]
 TICK = 0.01  # seconds that a timer may be early
@@ -70,14 +70,14 @@ class Fallback:
     """Answers queries by a chain of attempts."""
 
     def __init__(self, routing: ModelRouting, limits: Limits, listeners: Listeners) -> None:
-        self._routing, self._limits, self._listeners = routing, limits, listeners
+        self.limits, self._routing, self._listeners = limits, routing, listeners
 
     def patience(self, length: int, deadline: float) -> float:
         """Seconds after which stable is asked instead, so that it answers before the deadline; 0 or less: at once."""
         left = deadline - asyncio.get_running_loop().time()
         stable = self._routing.models[self._routing.shared(length)]
         reserve = max(RESERVE * stable.queue.wait_p95, min(LEAST_RESERVE, left / 2))
-        return min(LATE * self._limits.budget, left - reserve)
+        return min(LATE * self.limits.budget, left - reserve)
 
     async def answer(self, first: Attempt, query: Query) -> tuple[list[Expected], ServedModel]:
         """The first answer of the chain, and the model that gave it.

@@ -1,4 +1,4 @@
-"""Lanes while serving: which one a session is in, who answers it, and whether that expert is well."""
+"""Lanes while serving: the lane of a session, the expert that answers it, and a circuit breaker for each expert."""
 
 # Axes: T vectors, L lanes, D width.
 
@@ -16,14 +16,14 @@ from nextvec.routing import UNSURE
 from nextvec.serving.metrics import Metrics
 from nextvec.vectors import unit_rows
 
-MOST_SESSIONS = 100_000  # whose votes are remembered; others are counted anew from their contexts
-ENOUGH = 3  # failures in a row, and an expert is not asked
-FIRST, MOST = 1.0, 60.0  # seconds until it is tried again, doubled each time
-OTHER = "other"  # a lane that a request names and nobody knows
+MOST_SESSIONS = 100_000  # whose votes are remembered; the votes of others are counted again from their contexts
+ENOUGH = 3  # failures in a row after which an expert is not asked
+FIRST, MOST = 1.0, 60.0  # seconds until an expert is tried again, doubled each time
+OTHER = "other"  # any unknown lane that a request names
 
 
 def strata(anchors: Anchors) -> tuple[str, ...]:
-    """What a rollout is judged by in parts where it is judged lane by lane."""
+    """The strata of a rollout that is judged lane by lane."""
     return (*anchors.names, UNSURE)
 
 
@@ -51,13 +51,15 @@ class Health:
         return True
 
     def well(self) -> None:
+        """Note an answer."""
         self.row, self.pause = 0, FIRST
 
-    def anew(self) -> None:
-        """The next request may try: something has changed."""
+    def renewed(self) -> None:
+        """Let the next request try the expert: its model was renewed."""
         self.pause, self.until = FIRST, 0.0
 
     def failed(self) -> None:
+        """Note a failure."""
         self.row += 1
         if not self.up:
             self.until = self.clock() + self.pause
@@ -66,7 +68,7 @@ class Health:
 
 @dataclass
 class Tally:
-    """What became of one lane's requests since the server started."""
+    """Counts of one lane's requests since the server started; ``seconds`` of the latest 1,024 answers."""
 
     answers: int = 0
     failures: int = 0
@@ -78,10 +80,9 @@ class Tally:
 class ServedLanes:
     """The lanes of one server.
 
-    A session is in the lane that most of its vectors' confidence lies in, as a
-    document is (:meth:`nextvec.lanes.Lanes.of_documents`), and in none where
-    that is less than half. Votes are a cache of the context: they are read
-    again from it after a restart.
+    A session is in the lane with most of its vectors' confidence, as a document is
+    (:meth:`nextvec.lanes.Lanes.of_documents`), and unsure if that is less than half. Votes are a cache of the context: after
+    a restart they are counted again.
 
     Args:
         experts: the model that answers each lane, by name.
@@ -103,7 +104,7 @@ class ServedLanes:
         """A name that may label a metric."""
         return lane if lane in self.tallies else OTHER
 
-    # Which lane
+    # The lane of a session
 
     def length(self, session: str) -> int:
         """How many of a session's vectors have voted."""
@@ -114,7 +115,7 @@ class ServedLanes:
         return self._votes[session][1] if session in self._votes else np.zeros(len(self.anchors.names))
 
     def keep(self, session: str, length: int, votes: Float64[np.ndarray, " L"]) -> str:
-        """Remember the votes of a session's first ``length`` vectors; its lane."""
+        """Remember the votes of a session's first ``length`` vectors, and return its lane."""
         self._votes.pop(session, None)
         self._votes[session] = length, votes
         if len(self._votes) > MOST_SESSIONS:
@@ -122,7 +123,7 @@ class ServedLanes:
         return self.lane(votes)
 
     def votes(self, rows: Float32[np.ndarray, "T D"]) -> Float64[np.ndarray, " L"]:
-        """The confidence of vectors, of any length, by the lane that each is in."""
+        """The summed confidence of vectors, of any norm, by the lane of each."""
         if not len(rows):
             return np.zeros(len(self.anchors.names))
         lane, confidence = self.anchors.assign(unit_rows(rows))
@@ -135,7 +136,7 @@ class ServedLanes:
     def forget(self, session: str) -> None:
         self._votes.pop(session, None)
 
-    # Who is well
+    # Health of the experts
 
     def well(self, lane: str) -> None:
         self.health[lane].well()
@@ -151,9 +152,9 @@ class ServedLanes:
         """A model runs again or was reloaded: its lanes are tried at once, without the pause."""
         for lane, name in self.experts.items():
             if name == model:
-                self.health[lane].anew()
+                self.health[lane].renewed()
 
-    # What became of it
+    # Counts
 
     def answered(self, lane: str | None, reason: str, seconds: float) -> None:
         name = self.known(lane)

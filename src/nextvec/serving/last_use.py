@@ -1,4 +1,4 @@
-"""When each session was last used, least recently used first."""
+"""The time of each session's last request, least recently used first."""
 
 from collections import OrderedDict
 
@@ -6,7 +6,7 @@ from collections import OrderedDict
 class LastUse:
     """A table of sessions by the time of their last request. Used on the event loop alone.
 
-    Every operation but :meth:`due` costs the same for any number of sessions; ``due`` costs as much as it returns.
+    All operations take constant time, except :meth:`due`, whose time grows with what it returns.
     """
 
     def __init__(self) -> None:
@@ -16,7 +16,7 @@ class LastUse:
         return len(self._times)
 
     def touch(self, session: str, now: float) -> None:
-        """Note a request at ``now``, in seconds of any clock that never goes back."""
+        """Note a request at ``now``, in seconds of a monotonic clock."""
         self._times[session] = now
         self._times.move_to_end(session)
 

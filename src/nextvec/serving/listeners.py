@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from nextvec.serving.observations import Event, Settled
+from nextvec.serving.observations import LabelledPrediction, SessionEvent
 
 
 def _ignore(*_: Any, **__: Any) -> None:
@@ -22,7 +22,7 @@ class Listeners:
         record: gets every prediction with its label, during a rollout or not; None: nothing is recorded.
     """
 
-    observe: Callable[[Event], None] = _ignore
+    observe: Callable[[SessionEvent], None] = _ignore
     alarm: Callable[[str], None] = _ignore
     log: Callable[..., None] = _ignore
-    record: Callable[[Settled], None] | None = None
+    record: Callable[[LabelledPrediction], None] | None = None

@@ -1,4 +1,4 @@
-"""Where a server listens: a port, or a socket in the file system."""
+"""The socket that a server listens on: a port, or a path in the file system."""
 
 import fcntl
 import os
@@ -19,7 +19,7 @@ ROOT = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 
 @dataclass(frozen=True)
 class ListenAddress:
-    """Where a server listens and who may ask.
+    """Where a server listens, and who has access.
 
     Attributes:
         port: 0 takes a free one.
@@ -36,7 +36,7 @@ class ListenAddress:
     def check(self) -> None:
         """
         Raises:
-            ServingError: a host that others can reach and no keys, or a root that is no path.
+            ServingError: a host that others can reach, without keys; a root that is not a path.
         """
         if self.unix is None:
             check_host(self.host, self.access)
@@ -51,7 +51,7 @@ class ListenAddress:
         return f"http://{host}:{listener.getsockname()[1]}"
 
     def refusal(self, error: OSError) -> ServingError:
-        """What to say of a socket that cannot be opened."""
+        """The error for a socket that cannot be opened."""
         if self.unix is not None:
             return ServingError(f"cannot listen on --unix {self.unix}: {error.strerror or error}")
         where = f"--host {self.host} --port {self.port}"
@@ -61,7 +61,7 @@ class ListenAddress:
 def check_host(host: str, access: Access) -> None:
     """
     Raises:
-        ServingError: a host that others can reach, and no keys.
+        ServingError: a host that others can reach, without keys.
     """
     if not access.keys and not is_loopback(host):
         raise ServingError(f"--host {host} can be reached by others; give --keys FILE, or stay on 127.0.0.1")
@@ -69,10 +69,10 @@ def check_host(host: str, access: Access) -> None:
 
 @contextmanager
 def bound(place: ListenAddress) -> Generator[socket.socket]:
-    """A socket that is bound but does not listen yet; a socket in the file system is removed at the end.
+    """A bound socket; one in the file system listens already, and is removed at the end.
 
     Raises:
-        ServingError: the address is in use or cannot be had.
+        ServingError: the address is in use or cannot be bound.
     """
     place.check()
     if place.unix is not None:
@@ -90,7 +90,7 @@ def bound(place: ListenAddress) -> Generator[socket.socket]:
 
 
 def listen(listener: socket.socket, place: ListenAddress) -> None:
-    """Take connections. Another server may have begun to since the socket was bound.
+    """Accept connections. Another server may have taken the address since the socket was bound.
 
     Raises:
         ServingError: the address is in use.
@@ -108,12 +108,12 @@ def _bound_to_path(place: ListenAddress, path: Path) -> Generator[socket.socket]
         try:
             with _locked(path.parent):
                 _remove_stale(path)
-                before = os.umask(0o177)  # the socket is never open to others, not even for a moment
+                before = os.umask(0o177)  # the socket is never open to other users, even briefly
                 try:
                     listener.bind(str(path))
                 finally:
                     os.umask(before)
-                # It listens at once: a socket that does not would look stale to another server that starts.
+                # It listens at once: another server that starts would take a silent socket for a stale one.
                 listener.listen(BACKLOG)
         except OSError as error:
             raise place.refusal(error) from None
@@ -127,7 +127,7 @@ def _bound_to_path(place: ListenAddress, path: Path) -> Generator[socket.socket]
 def _remove_stale(path: Path) -> None:
     """
     Raises:
-        ServingError: a server listens there, or it is no socket.
+        ServingError: a server listens there, or the path is not a socket.
     """
     try:
         mode = path.lstat().st_mode
@@ -143,12 +143,12 @@ def _remove_stale(path: Path) -> None:
             path.unlink()
             return
         except BlockingIOError:
-            pass  # its queue is full: it is alive
+            pass  # its queue is full: a server listens
     raise ServingError(f"--unix {path}: another server listens there; stop it, or choose another path")
 
 
 def _remove(path: Path, made: os.stat_result) -> None:
-    """Remove the socket, unless another server has put its own there."""
+    """Remove the socket, unless it is another server's by now."""
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -159,7 +159,7 @@ def _remove(path: Path, made: os.stat_result) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Generator[None]:
-    """Two servers that start at once do not take each other's new socket for a stale one."""
+    """Let only one server at a time look for stale sockets and bind its own."""
     held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX)

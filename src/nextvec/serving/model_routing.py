@@ -4,7 +4,7 @@ import time
 from dataclasses import replace
 
 from nextvec.errors import ServingError
-from nextvec.routing import Expert, Lineup, Route, Served, Snapshot, route
+from nextvec.routing import ArmModels, Expert, Route, RoutedModel, Snapshot, route
 from nextvec.serving.answers import RoutingRequest
 from nextvec.serving.lanes import ServedLanes
 from nextvec.serving.served_models import ServedModel, ServedModels
@@ -23,7 +23,7 @@ class ModelRouting:
     def __init__(self, models: ServedModels) -> None:
         self.models = models
         self.stable = next(iter(models))
-        self.snapshot = Snapshot(0, Lineup(Served(self.stable), Served(self.stable)))
+        self.snapshot = Snapshot(0, ArmModels(RoutedModel(self.stable), RoutedModel(self.stable)))
         self.held: frozenset[str] = frozenset()
         self.lanes: ServedLanes | None = None
         models.renewed = self._renewed
@@ -65,7 +65,7 @@ class ModelRouting:
         if lanes is None or lane not in lanes.experts or lanes.health[lane].asked():
             return snapshot
 
-        def without(lineup: Lineup) -> Lineup:
+        def without(lineup: ArmModels) -> ArmModels:
             experts = tuple(replace(e, healthy=e.healthy and e.lane != lane) for e in lineup.experts)
             return replace(lineup, experts=experts)
 
@@ -84,8 +84,8 @@ class ModelRouting:
         """
         if long not in self.models:
             raise ServingError(f"model {long!r} is not served; name one of {', '.join(self.models)}")
-        short, other = (Served(name, self.models[name].engine.context) for name in (self.stable, long))
-        self.snapshot = Snapshot(self.snapshot.epoch, Lineup(short, other), threshold=threshold)
+        short, other = (RoutedModel(name, self.models[name].engine.context) for name in (self.stable, long))
+        self.snapshot = Snapshot(self.snapshot.epoch, ArmModels(short, other), threshold=threshold)
 
     def specialise(self, lanes: ServedLanes) -> None:
         """Let served models answer as the experts of their lanes. Experts infer in worker threads.
@@ -104,7 +104,7 @@ class ModelRouting:
                     f"the expert of {lane!r}, {name!r}, looks predictions up in another bank than {self.stable!r}"
                 )
         self.lanes, now = lanes, self.snapshot
-        experts = tuple(Expert(lane, Served(name)) for lane, name in lanes.experts.items())
+        experts = tuple(Expert(lane, RoutedModel(name)) for lane, name in lanes.experts.items())
         self.adopt(replace(now, stable=replace(now.stable, experts=experts)))
 
     def promote(self, name: str, over: str) -> None:
@@ -116,9 +116,9 @@ class ModelRouting:
         if name not in self.models:
             raise ServingError(f"model {name!r} is not served; open it first")
         before = self.snapshot.stable
-        there = Served(name, self.reads(name))
+        there = RoutedModel(name, self.reads(name))
         short, long = (there if served.name == over else served for served in (before.short, before.long))
-        self.snapshot = Snapshot(self.snapshot.epoch, Lineup(short, long, before.experts), threshold=self.snapshot.threshold)
+        self.snapshot = Snapshot(self.snapshot.epoch, ArmModels(short, long, before.experts), threshold=self.snapshot.threshold)
         self.stable = name if self.stable == over else self.stable
 
     def adopt(self, snapshot: Snapshot) -> None:
@@ -143,5 +143,5 @@ class ModelRouting:
             self.lanes.model_renewed(name)
 
 
-def _served(lineup: Lineup) -> list[Served]:
+def _served(lineup: ArmModels) -> list[RoutedModel]:
     return [lineup.short, lineup.long, *(expert.model for expert in lineup.experts)]

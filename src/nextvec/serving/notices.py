@@ -1,4 +1,4 @@
-"""Notices of rollouts that have ended, to a command and to a URL. A thread of their own sends them: no answer waits for it."""
+"""Sends notices of ended rollouts to a command and to a URL, in a thread of its own, so that no answer waits for them."""
 
 import json
 import queue
@@ -12,14 +12,14 @@ WAITING = 100  # notices at most; later ones are dropped, and the log says so
 
 
 class Notices:
-    """Sends JSON objects, each as often as it takes and at most ``tries`` times; the log says what did not arrive.
+    """Sends JSON objects, each with up to ``tries`` attempts; the log reports what was not delivered.
 
     Args:
-        command: started without a shell, the notice on its standard input; anything but exit code 0 is a failure.
+        command: started without a shell, the notice on its standard input; any exit code but 0 is a failure.
         webhook: http or https, gets the notice by POST; any status but 2xx is a failure.
         tell: a line for the log.
-        timeout: seconds of one try, after which it is ended.
-        pause: seconds before the second try, doubled each time.
+        timeout: seconds of one attempt, after which it is ended.
+        pause: seconds before the second attempt, doubled each time.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class Notices:
         self._thread.start()
 
     def send(self, notice: Mapping[str, Any]) -> None:
-        """Queue a JSON-able notice; never waits."""
+        """Queue a JSON-able notice; returns at once."""
         try:
             self._notices.put_nowait(json.dumps(notice).encode())
         except queue.Full:
             self._tell("notice", dropped=dict(notice), detail=f"{WAITING} notices wait already")
 
     def close(self) -> None:
-        """Try what is queued once more, each at most ``timeout`` seconds, and stop."""
+        """Try every queued notice once more, each for at most ``timeout`` seconds, and stop."""
         self._closing.set()
         try:
             self._notices.put_nowait(None)

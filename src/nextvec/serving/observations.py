@@ -1,4 +1,4 @@
-"""What a server tells of its answers: to the judge of a rollout, and to a recording."""
+"""What a server reports of its answers: to a rollout, and to a recording."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,15 +9,15 @@ Stream = Literal["assign", "fail", "slow", "miss", "unlabelled"]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What happened to one request whose arm a coin has chosen; the judge decides which of these count.
+class Observation:
+    """The outcome of one request that was randomly assigned to an arm. The rollout decides whether it counts.
 
     Attributes:
         stream: ``assign``, ``fail`` and ``slow`` once a request, ``miss`` once a label, ``unlabelled`` once a prediction.
-        weight: percent that went to the canary when the arm was chosen.
-        value: seconds for ``slow``; for others 1.0 bad or 0.0 good.
-        vectors: of the context.
-        lane: of the context; None where no lanes are served.
+        weight: of the canary, in percent, when the arm was chosen.
+        value: seconds for ``slow``; for other streams 1.0 is bad and 0.0 good.
+        vectors: length of the context.
+        lane: of the context; None on a server without lanes.
         cause: of a failure, in words.
     """
 
@@ -33,7 +33,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Pair:
-    """Both arms were asked the same, and stable's answer was given."""
+    """The outcomes of one mirrored request on both arms. The user got stable's answer; other attributes as above."""
 
     stream: Literal["fail", "miss"]
     session: str
@@ -46,24 +46,24 @@ class Pair:
 
 @dataclass(frozen=True)
 class Closed:
-    """A session has ended."""
+    """The end of a session."""
 
     session: str
 
 
-Event = Seen | Pair | Closed
+SessionEvent = Observation | Pair | Closed
 
 
 @dataclass(frozen=True)
-class Settled:
-    """A prediction whose truth has come, or never will.
+class LabelledPrediction:
+    """A prediction whose label has arrived, or can no longer arrive.
 
     Attributes:
-        time: when it was asked for, in seconds since 1970; for replays, nothing is decided by it.
-        vectors: of the context.
-        seconds: that it took.
-        failed: the model on trial could not answer.
-        hit: whether what was appended next was among the predicted; None where nothing was appended.
+        time: of the request, in seconds since 1970; used by replays, by no decision.
+        vectors: length of the context.
+        seconds: duration of the answer.
+        failed: the model could not answer.
+        hit: whether the next appended vector was among the predictions; None if nothing was appended.
     """
 
     session: str

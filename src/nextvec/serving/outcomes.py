@@ -13,8 +13,8 @@ from nextvec.serving.last_use import LastUse
 from nextvec.serving.listeners import Listeners
 from nextvec.serving.metrics import Metrics
 from nextvec.serving.model_routing import ModelRouting
-from nextvec.serving.observations import Closed, Pair, Seen, Settled, Stream
-from nextvec.serving.wire import Vectors
+from nextvec.serving.observations import Closed, LabelledPrediction, Observation, Pair, Stream
+from nextvec.serving.payload import Vectors
 from nextvec.serving.worker_thread import WorkerThread
 
 
@@ -83,7 +83,7 @@ class Outcomes:
         if prediction.counted and prediction.rollout == self._routing.snapshot.rollout:
             cause = prediction.cause if stream == "fail" and value else ""
             lane, length = prediction.lane, prediction.vectors
-            self._listeners.observe(Seen(stream, prediction.arm, session, prediction.weight, value, length, lane, cause))
+            self._listeners.observe(Observation(stream, prediction.arm, session, prediction.weight, value, length, lane, cause))
 
     def is_observed(self, session: str) -> bool:
         """Whether the session's end is still to be reported; a later observation would count the session twice."""
@@ -143,4 +143,4 @@ class Outcomes:
     def _record(self, session: str, prediction: PendingPrediction | None, hit: bool | None) -> None:
         if prediction is not None and self._listeners.record is not None:
             taken = (prediction.time, prediction.vectors, prediction.seconds, prediction.failed)
-            self._listeners.record(Settled(session, *taken, hit))
+            self._listeners.record(LabelledPrediction(session, *taken, hit))

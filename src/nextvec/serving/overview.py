@@ -1,170 +1,132 @@
-"""What a person wants to see at one glance: what is served and how fast, the rollout, the runs and what they are worth."""
+"""Everything that the dashboard shows, gathered from the service, the ledger and the runs' folders."""
 
 import asyncio
-import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import astuple
-from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-import numpy as np
+import msgspec
 
 import nextvec
 from nextvec.bank import Bank
-from nextvec.errors import NextvecError
-from nextvec.evaluation.ranks_file import read_ranks
-from nextvec.evaluation.results import EVALUATIONS, MODEL
-from nextvec.experiments.seeds import kept_at
-from nextvec.ranks import candidate_terms
-from nextvec.rollout.judge import ALPHA_OK, CANARY, STABLE, Evidence, Rung
-from nextvec.rollout.ledger import LedgerError
-from nextvec.rollout.plan import Phase, Plan, State, units_at
-from nextvec.runs import Run
-from nextvec.runs.run import BEST
-from nextvec.serving.recent import BINS, DECADE, SECONDS, edges, percentiles
-from nextvec.serving.served_models import ServedModel
+from nextvec.rollout.records import LedgerError
+from nextvec.serving.load import load_of
+from nextvec.serving.rollout_state import rollout_state
+from nextvec.serving.run_state import RunStates
+from nextvec.serving.served_models import ServedModel as OpenedModel
 from nextvec.serving.service import Service
+from nextvec.wire.operations import PastRollout
+from nextvec.wire.overview import (
+    BankDescription,
+    DocumentRows,
+    LaneState,
+    Overview,
+    RolloutOverview,
+    RunState,
+    ServedModel,
+    ServerState,
+    SessionLoad,
+)
+from nextvec.wire.sessions import ListedSession
 
-Json = dict[str, Any]
-Rollout = Callable[[], Json | None]
+Rollouts = Callable[[], dict[str, Any] | None]
 
-FINE, COARSE, FINE_FOR = 1, 5, 180  # seconds of a point, while the server is younger than so many, and later
-MINUTE, HISTOGRAM_SECONDS, RATE_SECONDS = 60, 300, 10
-WIDE = 4  # bins of one bar
-FRESH, SHARE = 1.0, 0.05  # seconds between two looks at the ledger and the runs; of the time that they may take
+FRESH, SHARE = 1.0, 0.05  # seconds for which disk reads stay valid; share of the time that reading may take
 STUCK_DEADLINES = 10  # deadlines that one batch of chunks may take before the encoder counts as blocked
-MOST_DOCUMENTS, MOST_EVALUATIONS = 300, 6
+MOST_DOCUMENTS = 300
 
 
-class Overview:
-    """Gathers it. What needs a disk is read in a thread, and seldom.
+class Overviews:
+    """Makes overviews. Whatever needs a disk is read in a thread, and at most once in :data:`FRESH` seconds.
 
     Args:
-        rollout: how things stand, see :meth:`nextvec.serving.canary.Canary.told`; None where the server takes part in none.
+        rollouts: the status of rollouts, see :meth:`nextvec.serving.canary.Canary.status`; None on a server that takes part in
+            none.
     """
 
-    def __init__(self, service: Service, rollout: Rollout) -> None:
-        self._service, self._rollout = service, rollout
+    def __init__(self, service: Service, rollouts: Rollouts) -> None:
+        self._service, self._rollouts = service, rollouts
         self._reading = asyncio.Lock()
-        self._read: Json = {}
+        self._on_disk: tuple[RolloutOverview | None, list[RunState]] = (None, [])
         self._stale, self._epoch = -math.inf, (0, "")
-        self._evaluated: dict[Path, Json] = {}
-        self._weights = lru_cache(16)(_digest)
+        self._runs = RunStates()
 
-    async def told(self, documents: bool = False) -> Json:
-        """Everything, JSON-able; with the documents of the bank, to pick from, where they are asked for."""
+    async def read(self, documents: bool = False) -> Overview:
+        """The present overview.
+
+        Args:
+            documents: whether it lists the first documents of the bank.
+        """
         async with self._reading:
             snapshot = self._service.routing.snapshot
             epoch = (snapshot.epoch, snapshot.rollout)
             if time.monotonic() > self._stale or epoch != self._epoch:
                 began = time.monotonic()
-                self._read = await asyncio.get_running_loop().run_in_executor(None, self._from_disk, dict(self._service.models))
-                # What may be there unseen takes half a second to compute, and those who answer share this processor.
+                self._on_disk = await asyncio.get_running_loop().run_in_executor(
+                    None, self._read_disk, dict(self._service.models)
+                )
+                # The smallest detectable effects take half a second of a processor that answers need as well.
                 self._stale, self._epoch = time.monotonic() + max(FRESH, (time.monotonic() - began) / SHARE), epoch
-        found = {**self._now(), **self._read}
+            rollout, runs = self._on_disk
+        listed: list[DocumentRows] | msgspec.UnsetType = msgspec.UNSET
         if documents:
             bank = self._service.routing.stable_model.engine.bank
-            found["documents"] = await asyncio.get_running_loop().run_in_executor(None, documents_of, bank)
-        return found
+            listed = await asyncio.get_running_loop().run_in_executor(None, documents_of, bank)
+        return self._now(rollout, runs, listed)
 
-    def _now(self) -> Json:
+    def _now(
+        self, rollout: RolloutOverview | None, runs: list[RunState], documents: list[DocumentRows] | msgspec.UnsetType
+    ) -> Overview:
         service, recent = self._service, self._service.metrics.recent
         stable = service.routing.stable_model.engine
-        trouble = unready(service)
-        return {
-            "server": {
-                "version": nextvec.__version__,
-                "ready": trouble is None,
-                "trouble": trouble,
-                "started": recent.started.isoformat(timespec="seconds"),
-                "uptime": round(recent.uptime, 1),
-            },
-            "models": [
-                {
-                    "name": name,
-                    "digest": model.engine.digest,
-                    "stable": name == service.routing.stable,
-                    "weights": model.engine.weights,
-                }
+        bank = stable.bank
+        trouble, started = unready(service), recent.started.isoformat(timespec="seconds")
+        return Overview(
+            server=ServerState(nextvec.__version__, trouble is None, trouble, started, round(recent.uptime, 1)),
+            models=[
+                ServedModel(name, model.engine.digest, name == service.routing.stable, model.engine.weights)
                 for name, model in service.models.items()
             ],
-            "bank": {
-                "rows": len(stable.bank),
-                "documents": stable.bank.num_documents,
-                "dim": stable.dim,
-                "encoder": stable.bank.manifest.encoder,
-                "text": stable.bank.manifest.text,
-            },
-            "sessions": {
-                "open": len(service.contexts),
-                "bytes": service.contexts.log.bytes,
-                "state_bytes": service.states.bytes,
-                "recent": [
-                    {**service.sessions.describe(session), "idle": round(ago, 1)}
-                    for session, ago in recent.sessions()
-                    if session in service.contexts
-                ],
-            },
-            "load": load_of(service),
-            "lanes": None if service.routing.lanes is None else service.routing.lanes.status(),
-        }
+            bank=BankDescription(len(bank), bank.num_documents, stable.dim, bank.manifest.encoder, bank.manifest.text),
+            sessions=SessionLoad(len(service.contexts), service.contexts.log.bytes, service.states.bytes, self._recent()),
+            load=load_of(recent, service.models.waiting, service.limits.budget),
+            lanes=None if service.routing.lanes is None else msgspec.convert(service.routing.lanes.status(), list[LaneState]),
+            rollout=rollout,
+            runs=runs,
+            documents=documents,
+        )
 
-    def _from_disk(self, models: Mapping[str, ServedModel]) -> Json:
-        return {"rollout": self._told_rollout(), "runs": [self._run(model) for model in models.values()]}
+    def _recent(self) -> list[ListedSession]:
+        service = self._service
+        found = [
+            {**service.sessions.describe(session), "idle": round(ago, 1)}
+            for session, ago in service.metrics.recent.sessions()
+            if session in service.contexts
+        ]
+        return msgspec.convert(found, list[ListedSession])
 
-    def _told_rollout(self) -> Json | None:
+    def _read_disk(self, models: Mapping[str, OpenedModel]) -> tuple[RolloutOverview | None, list[RunState]]:
+        return self._rollout(), [self._runs.read(model.name, model.run) for model in models.values()]
+
+    def _rollout(self) -> RolloutOverview | None:
         try:
-            told = self._rollout()
+            status = self._rollouts()
         except LedgerError:
-            return {"current": None, "past": [], "trouble": "the ledger of rollouts cannot be read", "watching": False}
-        if told is None or told["current"] is None:
-            return told
-        return {**told, "current": summary(told["current"])}
-
-    def _run(self, model: ServedModel) -> Json:
-        """What a run's folder says: how it was trained, and every exam that its present weights have sat."""
-        found: Json = {"name": model.name, "model": None, "context": None, "updates": None, "valid": None, "exams": []}
-        try:
-            run = Run.open(model.run)
-            looks, sat = run.history(), self._evaluations(run)
-        except (NextvecError, OSError):
-            return {**found, "trouble": "its folder cannot be read any more"}
-        best = next((look["valid"] for look in reversed(looks) if look["best"]), None)
-        return {
-            **found,
-            "trouble": None,
-            "recipe": run.recipe,
-            "model": run.settings.model,
-            "context": run.settings.passages.context,
-            "updates": looks[-1]["update"] if looks else None,
-            "kept": kept_at(run) if best else None,
-            "valid": best and {"value": best["hit@5"], "low": best["low"], "high": best["high"]},
-            "exams": sat,
-        }
-
-    def _evaluations(self, run: Run) -> list[Json]:
-        folder = run.path / EVALUATIONS
-        files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-        held = (run.path / BEST).stat() if files else None
-        weights = self._weights(run.path / BEST, held.st_mtime_ns, held.st_size) if held else ""
-        mine = [file for file in files if file.stem.endswith(f"-{weights}")][:MOST_EVALUATIONS]
-        for file in mine:
-            if file not in self._evaluated:
-                self._evaluated[file] = evaluation(file)
-        return sorted((self._evaluated[file] for file in mine), key=lambda sat: -sat["candidates"]["most"])
-
-
-def _digest(file: Path, _written: int, _size: int) -> str:
-    """The hash of the weights in the name of an evaluation result; read again only where the file has changed."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+            return RolloutOverview(None, [], "the ledger of rollouts cannot be read", False)
+        if status is None:
+            return None
+        return RolloutOverview(
+            current=None if status["current"] is None else rollout_state(status["current"]),
+            past=msgspec.convert(status["past"], list[PastRollout]),
+            trouble=status["trouble"],
+            watching=status["watching"],
+        )
 
 
 def unready(service: Service) -> str | None:
-    """Why a server takes no requests, or not all of them; None where it does."""
+    """Why the server takes no requests, or not all of them; None if it takes all."""
     if not service.ready:
         return "this server is stopping"
     stable = service.routing.stable_model.engine
@@ -176,113 +138,10 @@ def unready(service: Service) -> str | None:
     return f"{trouble}; predictions go on" if trouble is not None else None
 
 
-def load_of(service: Service) -> Json:
-    """The last minutes in points, the last five in a histogram, the last one in figures."""
-    recent = service.metrics.recent
-    young = recent.uptime < FINE_FOR
-    step, span = (FINE, FINE_FOR) if young else (COARSE, SECONDS)
-    counts = recent.histogram(HISTOGRAM_SECONDS)
-    last, minute = recent.points(RATE_SECONDS, RATE_SECONDS)[0], recent.points(MINUTE, MINUTE)[0]
-    seconds = max(1.0, min(recent.uptime, RATE_SECONDS))
-    return {
-        "queue": service.models.waiting,
-        "budget": service.limits.budget,
-        "rate": last.answers / seconds,
-        "minute": {name: getattr(minute, name) for name in ("answers", "refused", "failed", "p50", "p95", "p99")},
-        "step": step,
-        "points": [astuple(point) for point in recent.points(span, step)],
-        "histogram": {
-            "seconds": HISTOGRAM_SECONDS,
-            "edges": edges()[::WIDE].tolist(),
-            "counts": counts.reshape(BINS // WIDE, WIDE).sum(1).tolist(),
-            "within": within(counts, service.limits.budget),
-            "p95": percentiles(counts, (0.95,))[0],
-        },
-    }
-
-
-def within(counts: np.ndarray, seconds: float) -> float | None:
-    """The share of answers that took no longer, as bins tell; None without answers."""
-    total = int(counts.sum())
-    whole = int(np.searchsorted(edges(), seconds * 10 ** (0.5 / DECADE))) - 1
-    return float(counts[: max(whole, 0)].sum() / total) if total else None
-
-
-def evaluation(file: Path) -> Json:
-    """An evaluation result of a run: Hit@5 with its interval, and the exam.
-
-    Raises:
-        RunError: the file is damaged.
-    """
-    exam, context, _ = file.stem.rsplit("-", 2)
-    ranks = read_ranks(file)[MODEL]
-    return {
-        "exam": exam,
-        "context": None if context == "all" else int(context),
-        **candidate_terms(ranks.candidates),
-        "rows": len(ranks),
-        "documents": len(np.unique(ranks.clusters)),
-        "hit@5": ranks.hit(5).to_json(),
-        "chance": ranks.chance(5),
-    }
-
-
-def documents_of(bank: Bank) -> list[Json]:
-    """The first documents of a bank: title, first row, rows."""
+def documents_of(bank: Bank) -> list[DocumentRows]:
+    """The first :data:`MOST_DOCUMENTS` documents of a bank."""
     bounds = pairwise(bank.offsets[: MOST_DOCUMENTS + 1].tolist())
     return [
-        {"title": title or name, "first": first, "rows": stop - first}
+        DocumentRows(title or name, first, stop - first)
         for (name, title), (first, stop) in zip(bank.documents[:MOST_DOCUMENTS], bounds, strict=True)
     ]
-
-
-def summary(report: Json) -> Json:
-    """A rollout's report as a page draws it: where it is on the ladder, and how near each stream is to a verdict."""
-    plan, evidence = Plan.from_json(report["plan"]), Evidence.from_json(report["evidence"])
-    state = State(plan).at(report["state"], 1)
-    kept = ("rollout", "state", "ended", "stable", "canary", "parent", "steps", "unseen", "next", "cause")
-    return {
-        **{name: report[name] for name in kept},
-        "harm": plan.harm,
-        "gated": plan.gated,
-        "weight": report["weight"],
-        "paused": state.held is not None,
-        "down": state.phase in (Phase.ROLLING_BACK, Phase.ROLLED_BACK, Phase.REJECTED),
-        "ladder": _ladder(plan),
-        "at": _reached(plan, [step["to"] for step in report["steps"]]),
-        "seen": units_at(state, evidence),
-        "streams": [_stream(evidence, stream, verdict) for stream, verdict in evidence.verdict().streams.items()],
-    }
-
-
-def _ladder(plan: Plan) -> list[Json]:
-    def stop(name: str, rung: Rung) -> Json:
-        return {"name": name, "weight": rung.weight, "units": rung.units, "seconds": rung.dwell}
-
-    rungs = [stop("canary", rung) for rung in plan.rungs[:-1]]
-    return [stop("shadow", plan.shadow), *rungs, stop("hold-back", plan.rungs[-1]), stop("promoted", Rung(100.0, 0.0, 0))]
-
-
-def _reached(plan: Plan, names: list[str]) -> int:
-    """The last place on the ladder that a rollout has stood on; -1 for a draft."""
-    for name in reversed(names):
-        state = State(plan).at(name, 1)
-        if state.phase is Phase.PROMOTED:
-            return len(plan.rungs) + 1
-        if state.going in (Phase.SHADOW, Phase.CANARY, Phase.FULL):
-            return state.segment
-    return -1
-
-
-def _stream(evidence: Evidence, stream: str, verdict: str) -> Json:
-    worse, ok = evidence.log_e(stream)
-    return {
-        "stream": stream,
-        "verdict": verdict,
-        "worse": {"log_e": worse, "bound": -math.log(evidence.guards[stream].alpha)},
-        "ok": {"log_e": ok, "bound": -math.log(ALPHA_OK)},
-        "arms": {
-            arm: {"units": evidence.seen(stream, arm), "bad": evidence.seen(stream, arm, bad=True)} for arm in (STABLE, CANARY)
-        },
-        "pairs": sum(count for (of, _), count in evidence.pairs.items() if of == stream),
-    }

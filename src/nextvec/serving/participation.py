@@ -1,32 +1,32 @@
-"""One server's part in one rollout, as its event loop holds it: what happened to requests goes in, units go to the follower.
+"""The part of one rollout that belongs to the event loop: session events go in, unit outcomes go to the follower.
 
-Every method is called on the event loop. The rollout's thread makes a :class:`Participation` and hands it over; from then on
-the two share the follower alone, which has a lock.
+Every method runs on the event loop. The rollout's thread makes a :class:`Participation` and hands it over. Afterwards the two
+share only the follower, which has a lock.
 """
 
 import time
 from collections import Counter, deque
 from collections.abc import Callable
 
-from nextvec.rollout.judge import CANARY, FAIL
-from nextvec.rollout.plan import Follower
+from nextvec.rollout.follower import Follower
+from nextvec.rollout.guardrails import CANARY, FAIL
 from nextvec.rollout.units import Units, band, bands
 from nextvec.routing import UNSURE
 from nextvec.serving.causes import most
-from nextvec.serving.observations import Closed, Event, Pair, Seen
+from nextvec.serving.observations import Closed, Observation, Pair, SessionEvent
 
-LATEST, FEWEST, MOST_FAILED = 60.0, 20, 0.5  # seconds; requests of the canary in them; share of them that stable answered
-MOST_SETTLED = 1_000  # sessions at one call of settle
+WINDOW_SECONDS, LEAST_REQUESTS, MOST_FAILED = 60.0, 20, 0.5  # of the alarm: recent requests of the canary, share that failed
+MOST_SETTLED = 1_000  # sessions in one call of settle
 
 
 class Participation:
-    """See the module.
+    """Turns the session events of one server into unit outcomes of one rollout.
 
     Args:
         rollout: id.
-        follower: takes the units and alarms to the ledger.
+        follower: takes outcomes and alarms to the ledger.
         strata: of the rollout's evidence: bands of length, or lanes.
-        clock: monotonic, seconds.
+        clock: monotonic, in seconds.
     """
 
     def __init__(
@@ -34,52 +34,52 @@ class Participation:
     ) -> None:
         self.rollout, self._follower, self._strata, self._clock = rollout, follower, strata, clock
         self._units = Units(rollout, clock=clock)
-        self._tried: deque[tuple[float, bool]] = deque()
-        self._failed = 0  # of them
+        self._recent: deque[tuple[float, bool]] = deque()  # time of a request of the canary, and whether it failed
+        self._failed = 0  # of the recent requests
         self._causes: Counter[str] = Counter()  # of the canary's failures
 
-    def observe(self, happened: Event) -> None:
-        """Take in what happened to a request or a session, as :attr:`Service.observe` tells it."""
-        if isinstance(happened, Closed):
-            for event in self._units.closed(happened.session):
-                self._follower.observe(event)
+    def observe(self, event: SessionEvent) -> None:
+        """Process an event of a request or a session, as :attr:`Service.observe` reports it."""
+        if isinstance(event, Closed):
+            for outcome in self._units.close(event.session):
+                self._follower.observe(outcome)
             return
-        if isinstance(happened, Pair):
-            bad = (happened.stable_bad, happened.canary_bad)
-            event = self._units.compared(happened.stream, happened.session, *bad, self._stratum(happened))
+        stratum = self._stratum(event)
+        if isinstance(event, Pair):
+            bad = (event.stable_bad, event.canary_bad)
+            outcome = self._units.observe_pair(event.stream, event.session, *bad, stratum)
         else:
-            seen = happened
-            event = self._units.saw(seen.stream, seen.arm, seen.session, seen.weight, seen.value, self._stratum(seen))
-        if event is not None:
-            self._follower.observe(event)
-        if happened.cause:
-            self._causes[happened.cause] += 1
-            self._follower.failed(happened.cause)
-        if isinstance(happened, Seen) and happened.stream == FAIL and happened.arm == CANARY:
-            self._trip(happened.value != 0)
+            outcome = self._units.observe(event.stream, event.arm, event.session, event.weight, event.value, stratum)
+        if outcome is not None:
+            self._follower.observe(outcome)
+        if event.cause:
+            self._causes[event.cause] += 1
+            self._follower.failed(event.cause)
+        if isinstance(event, Observation) and event.stream == FAIL and event.arm == CANARY:
+            self._check_failures(event.value != 0)
 
     def settle(self, seconds: float) -> None:
         """Count the sessions that have been observed for ``seconds``, at most :data:`MOST_SETTLED` of them."""
-        for event in self._units.settle(seconds, MOST_SETTLED):
-            self._follower.observe(event)
+        for outcome in self._units.settle(seconds, MOST_SETTLED):
+            self._follower.observe(outcome)
 
-    def alarm(self, what: str) -> None:
-        """Ask for the rollout to be rolled back, for a reason that needs no statistics."""
-        self._follower.alarm(what)
+    def alarm(self, reason: str) -> None:
+        """Ask for a rollback without statistics."""
+        self._follower.alarm(reason)
 
-    def _stratum(self, happened: Seen | Pair) -> str:
-        """By length of the context, or by lane where the rollout is judged by lanes."""
+    def _stratum(self, event: Observation | Pair) -> str:
+        """The lane of the context if the rollout is compared by lanes, otherwise its band of length."""
         if self._strata.issuperset(bands()):
-            return band(happened.vectors)
-        return happened.lane if happened.lane in self._strata else UNSURE
+            return band(event.vectors)
+        return event.lane if event.lane in self._strata else UNSURE
 
-    def _trip(self, failed: bool) -> None:
-        """Alarm if stable answered more than half of the canary's latest requests: that needs no statistics."""
+    def _check_failures(self, failed: bool) -> None:
+        """Raise an alarm if the canary failed in more than half of its recent requests."""
         now = self._clock()
-        self._tried.append((now, failed))
+        self._recent.append((now, failed))
         self._failed += failed
-        while self._tried[0][0] < now - LATEST:  # ends at the newest, which is from now
-            self._failed -= self._tried.popleft()[1]
-        if len(self._tried) >= FEWEST and self._failed > MOST_FAILED * len(self._tried):
+        while self._recent[0][0] < now - WINDOW_SECONDS:  # stops at the newest, which is from now
+            self._failed -= self._recent.popleft()[1]
+        if len(self._recent) >= LEAST_REQUESTS and self._failed > MOST_FAILED * len(self._recent):
             why = f": {most(self._causes)}" if self._causes else ""
-            self.alarm(f"stable had to answer {self._failed} of the canary's last {len(self._tried)} requests{why}")
+            self.alarm(f"stable had to answer {self._failed} of the canary's last {len(self._recent)} requests{why}")

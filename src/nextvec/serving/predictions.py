@@ -22,10 +22,10 @@ from nextvec.serving.listeners import Listeners
 from nextvec.serving.metrics import Metrics
 from nextvec.serving.model_routing import ModelRouting
 from nextvec.serving.outcomes import Outcomes, PendingPrediction
+from nextvec.serving.refusal import RefusedError
 from nextvec.serving.served_models import ServedModel
 from nextvec.serving.session_inference import SessionInference
 from nextvec.serving.state_rebuild import INLINE
-from nextvec.serving.wire import RefusedError
 from nextvec.serving.worker_thread import WorkerThread, one_request
 
 UNTRIED = ("canary warming", "canary not tried")  # reasons that are no evidence about a canary

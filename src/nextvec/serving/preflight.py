@@ -1,4 +1,4 @@
-"""What is checked of a canary before any traffic reaches it."""
+"""Checks of a canary before any request reaches it."""
 
 import math
 import time
@@ -15,12 +15,12 @@ REPLAYS, NEAREST = 200, 10
 
 @dataclass(frozen=True)
 class Checked:
-    """What a replay of rows of the bank has shown.
+    """The result of the checks.
 
     Attributes:
-        failures: what is wrong, in words; empty where nothing is.
-        replays: answers that were given.
-        p95: milliseconds of them; not a number where there was none.
+        failures: in words; empty if all checks passed.
+        replays: number of answers.
+        p95: 95th percentile of their durations, in milliseconds; NaN without answers.
     """
 
     failures: tuple[str, ...]
@@ -29,11 +29,11 @@ class Checked:
 
 
 def preflight(stable: Engine, canary: Engine, budget: float, replays: int = REPLAYS, progress: Progress = silent) -> Checked:
-    """Whether a canary may be tried beside a stable model: the same vectors, the same candidates, sound and fast enough.
+    """Check that a canary reads the same vectors and ranks the same candidates as stable, and answers soundly and fast enough.
 
     Args:
-        budget: milliseconds that the 95th percentile of its answers may take.
-        replays: answers over the first documents of the bank.
+        budget: limit of the 95th percentile of its answers, in milliseconds.
+        replays: number of answers, over the first documents of the bank.
     """
     failures: list[str] = []
     if canary.digest == stable.digest:

@@ -1,4 +1,4 @@
-"""What is decided before there is a request: deadlines and bounds of a connection, malformed heads, and cheap refusals."""
+"""The HTTP protocol of a connection: its deadlines and bounds, malformed heads, and load shedding before a request is read."""
 
 import asyncio
 import secrets
@@ -13,7 +13,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from nextvec.serving import request_head
 from nextvec.serving.connection_close import LingeringTransport
-from nextvec.serving.wire import PROBLEM, RefusedError
+from nextvec.serving.refusal import RefusedError
+from nextvec.wire.media import PROBLEM
 
 HEADER_SECONDS, MOST_HEADERS = 5.0, 32 << 10
 MOST_CONNECTIONS = 4096
@@ -23,12 +24,12 @@ HEAD_END = b"\r\n\r\n"
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a connection asks and tells the server.
+    """Functions of the server that a connection calls.
 
     Attributes:
-        overloaded: given the requests in flight, whether one more would wait too long.
+        overloaded: whether one more request would wait too long, given the number in flight.
         shed: counts a request that was refused because of overload.
-        refused: told of a request that was refused before it was one: status, detail, request id.
+        refused: called for a request that was refused by its head: status, detail, request id.
     """
 
     overloaded: Callable[[int], bool]
@@ -39,13 +40,14 @@ class Hooks:
 class Guarded(HttpToolsProtocol):
     """uvicorn's protocol with deadlines, bounds and shedding.
 
-    - **One request at a time.** The parser gets the bytes of the next request when the answer to the last one is complete and
-      taken. Until then they are held as they came, and the socket is not read: at most one read (64 to 256 KiB) and one
-      request a connection, whatever a client pipelines.
-    - **A client that does not read** is closed by :class:`LingeringTransport`; while its buffer is full it is not read either.
-    - **Shedding.** A server that is asked for twice what it can do keeps nine tenths of its goodput only if a refusal costs
-      less than a tenth of an answer (from a s + (2 - a) r = 1 with s = 1), so a refusal is written before a task, a scope or
-      a body exist.
+    - **One request at a time.** The parser gets the bytes of the next request when the last answer is complete and the client
+      has read it. Until then the bytes are held, and the socket is not read: a connection that pipelines holds at most one read
+      (64 to 256 KiB) and one request.
+    - **A client that does not read its answers** is closed by :class:`LingeringTransport`; while its buffer is full, no request
+      of it is read.
+    - **Load shedding.** At twice the load that it can answer, a server keeps nine tenths of its goodput only if a refusal costs
+      less than a tenth of an answer (from a s + (2 - a) r = 1 with s = 1). So a refusal is written before a task, a scope or a
+      body exists.
 
     uvicorn itself has no deadline for headers or bodies, no bound on headers or on pipelined requests.
     """
@@ -56,10 +58,10 @@ class Guarded(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._timer: asyncio.TimerHandle | None = None
-        self._held, self._at, self._tail = b"", 0, b""  # bytes not parsed yet, from where on; the end of those that were
-        self._heading, self._whole = True, False  # between two heads; a request is read to its end
+        self._held, self._at, self._tail = b"", 0, b""  # bytes not parsed yet, where they begin; the last parsed bytes
+        self._heading, self._whole = True, False  # whether the parser is in a head; whether a request is read to its end
         self._skipping = self._feeding = False
-        self._size, self._left = 0, 0  # bytes of this head so far; bytes of the declared body to come
+        self._size, self._left = 0, 0  # bytes of this head so far; remaining bytes of the declared body
 
     def connection_made(self, transport: Any) -> None:
         held = LingeringTransport(transport, self.loop.call_later)
@@ -92,20 +94,20 @@ class Guarded(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         if self._is_free() and not self.transport.is_closing():
-            self.transport.finish()  # silent for as long as the server has drained
+            self.transport.finish()  # silent while the server drained
         elif not self._is_free():
             self.cycle.keep_alive = False
 
     @property
     def fresh(self) -> bool:
-        """No request has come yet."""
+        """Whether no request has arrived yet."""
         cycle: Any = self.cycle
         return cycle is None and not self.transport.is_closing()
 
     # What the parser calls
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._heading:  # a trailer is dropped: it would pass for a header that the server has checked
+        if self._heading:  # a trailer is dropped: it would be taken for a checked header
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -148,7 +150,7 @@ class Guarded(HttpToolsProtocol):
 
     def _feed(self) -> None:
         if self._feeding:
-            return  # called by the parser itself; the loop goes on by itself
+            return  # the parser called back: the loop below continues
         self._feeding = True
         try:
             while self._at < len(self._held) and not self._is_busy():
@@ -160,11 +162,11 @@ class Guarded(HttpToolsProtocol):
         self._flow.hold(bool(self._held) or self.flow.write_paused)
 
     def _is_busy(self) -> bool:
-        """Whether the next bytes have to wait: for an answer to be made, or to be taken."""
+        """Whether the next bytes wait for an answer to be made, or to be read."""
         return self.transport.is_closing() or self.flow.write_paused or (self._whole and not self._is_free())
 
     def _piece(self) -> bytes:
-        """The next bytes, to the end of a head or of a declared body at most, so that no piece begins two requests."""
+        """The next bytes, at most to the end of a head or of a declared body, so that no piece holds two requests."""
         at, held = self._at, self._held
         if self._left:
             end = min(at + self._left, len(held))
@@ -185,7 +187,7 @@ class Guarded(HttpToolsProtocol):
     def _parse(self, piece: bytes) -> None:
         if self._heading:
             if not self._size:
-                piece = piece.lstrip(b"\r\n")  # empty lines before a request are ignored (RFC 9112, 2.2) and begin none
+                piece = piece.lstrip(b"\r\n")  # empty lines before a request are ignored (RFC 9112, 2.2)
                 if self._timer is None or piece:
                     self._wait_for_head()
                 if not piece:
@@ -199,7 +201,7 @@ class Guarded(HttpToolsProtocol):
         try:
             parser.feed_data(piece)
         except httptools.HttpParserUpgrade:
-            pass  # a server may ignore it (RFC 9110, 7.8); the piece ends with the head, so nothing is lost
+            pass  # a server may ignore an upgrade (RFC 9110, 7.8); the piece ends with the head, so no byte is lost
         except httptools.HttpParserInvalidURLError:
             self._refuse(400, "the request target is malformed")
         except httptools.HttpParserCallbackError as error:
@@ -208,7 +210,7 @@ class Guarded(HttpToolsProtocol):
             self._refuse(400, f"the request is malformed: {error}")
 
     def _is_free(self) -> bool:
-        cycle: Any = self.cycle  # None before the first request, whatever its annotation says
+        cycle: Any = self.cycle  # None before the first request, against its annotation
         return cycle is None or cycle.response_complete
 
     # Deadlines and refusals
@@ -227,7 +229,7 @@ class Guarded(HttpToolsProtocol):
         if self._size:
             self._refuse(408, f"the headers took longer than {HEADER_SECONDS:g} s")
         else:
-            self.transport.close()  # silently: a client that has asked nothing would take an answer for its next request's
+            self.transport.close()  # silently: a client without a request would take an answer for that of its next request
 
     def _refuse(self, status: int, detail: str) -> None:
         self._stop_waiting()
@@ -246,7 +248,7 @@ class Guarded(HttpToolsProtocol):
 
 
 class _Flow(FlowControl):
-    """uvicorn's, but what it resumes stays paused while the connection is held."""
+    """uvicorn's flow control; reading stays paused while the connection is held."""
 
     _holding = False
 
@@ -265,7 +267,7 @@ class _Flow(FlowControl):
 
 
 def protocol(hooks: Hooks) -> type[Guarded]:
-    """The protocol of one server."""
+    """The protocol class of one server."""
     return type("Guarded", (Guarded,), {"hooks": hooks})
 
 

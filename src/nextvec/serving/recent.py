@@ -1,7 +1,7 @@
-"""The last quarter of an hour, second by second, in bounded memory: what a page that is opened later still sees.
+"""Counts of the last quarter of an hour, second by second, in bounded memory, for the dashboard.
 
-A request costs one addition in a flat array. Seconds of answers fall into bins a ninth wider each than the one before, so a
-percentile taken from them is off by a twentieth at most.
+A request costs one addition in a flat array. The seconds of answers are counted in bins, each a ninth wider than the one
+before, so a percentile is off by a twentieth at most.
 """
 
 # Axes: T seconds, C columns, B bins, P points.
@@ -20,7 +20,7 @@ from jaxtyping import Float64, Int64
 SECONDS = 900
 ROWS = SECONDS + 1  # one more, for the second that is being filled
 DECADE = 20  # bins of a tenfold
-LEAST, BINS = 1e-4, 5 * DECADE  # seconds: 0.1 ms to 10 s; what is outside falls into the first or last bin
+LEAST, BINS = 1e-4, 5 * DECADE  # seconds: 0.1 ms to 10 s; the first and the last bin take the values outside
 SCALE = DECADE / log(10)
 ANSWERS = frozenset({"append", "predict", "once", "batch"})  # by name of their handlers
 NO_TIME = frozenset({429, 503, 504})
@@ -33,7 +33,7 @@ class Point:
     """One stretch of time.
 
     Attributes:
-        answers, refused, failed: how many; refused is for want of time, failed a fault of the server.
+        answers, refused, failed: counts of requests; refused for want of time, failed by a fault of the server.
         p50, p95, p99: seconds of the answers; None without any.
     """
 
@@ -46,10 +46,10 @@ class Point:
 
 
 class Recent:
-    """Counts of the last :data:`SECONDS`, and the sessions last asked for. Used from the loop alone.
+    """Counts of the last :data:`SECONDS`, and the latest sessions with a request. Used from the loop alone.
 
     Attributes:
-        started: when counting began, UTC, for people.
+        started: when counting began, UTC, for display.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -78,7 +78,7 @@ class Recent:
                     self._sessions.popitem(last=False)
 
     def refuse(self) -> None:
-        """Count one that was turned away for want of time."""
+        """Count a request that was refused for want of time."""
         self._counts[self._row(self._clock()) + REFUSED] += 1
 
     @property
@@ -87,12 +87,12 @@ class Recent:
         return self._clock() - self._began
 
     def sessions(self) -> list[tuple[str, float]]:
-        """The sessions last asked for, the latest first, and how many seconds ago."""
+        """The latest sessions with a request, newest first, and the seconds since then."""
         now = self._clock()
         return [(session, now - at) for session, at in reversed(self._sessions.items())]
 
     def points(self, seconds: int, step: int) -> list[Point]:
-        """The last ``seconds`` in stretches of ``step``, the oldest first; the second that has just begun is left out."""
+        """The last ``seconds`` in stretches of ``step`` seconds, oldest first, without the present second."""
         table = self._table(seconds).reshape(-1, step, COLUMNS).sum(1)
         return [_point(row) for row in table]
 
@@ -106,7 +106,7 @@ class Recent:
         return whole[np.arange(self._second - seconds, self._second) % ROWS]
 
     def _row(self, now: float) -> int:
-        """Where the row of a second begins; rows of seconds in which nothing was asked are emptied on the way."""
+        """Where the row of the present second begins; rows of skipped seconds are set to 0."""
         second = int(now)
         if second != self._second:
             for passed in range(max(self._second + 1, second - SECONDS), second + 1):
@@ -125,7 +125,7 @@ def edges() -> Float64[np.ndarray, " edges"]:
 
 
 def percentiles(counts: Int64[np.ndarray, " B"], shares: Sequence[float]) -> list[float | None]:
-    """Seconds within which these shares of the answers were given; None without answers."""
+    """The quantiles ``shares`` of the seconds that answers took; None without answers."""
     total = int(counts.sum())
     if not total:
         return [None] * len(shares)

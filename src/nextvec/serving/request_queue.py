@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from nextvec.inference import Expected, PredictionRequest
 from nextvec.serving.answering import Answering, EndedError
 from nextvec.serving.metrics import Metrics, span
+from nextvec.serving.refusal import RefusedError
 from nextvec.serving.round_robin import RoundRobinThread
-from nextvec.serving.wire import RefusedError
 
 BATCH = 64
 CLOSE_SECONDS = 60.0  # the longest deadline of a request

@@ -12,9 +12,9 @@ from nextvec.serving.daemon_thread import in_daemon_thread
 from nextvec.serving.listeners import Listeners
 from nextvec.serving.metrics import Metrics
 from nextvec.serving.model_loading import load
+from nextvec.serving.refusal import RefusedError
 from nextvec.serving.request_queue import CLOSE_SECONDS, RequestQueue
 from nextvec.serving.state_cache import StateCache
-from nextvec.serving.wire import RefusedError
 from nextvec.serving.worker_thread import WorkerThread
 
 

@@ -1,4 +1,4 @@
-"""The process that serves: how it starts, and how it stops without dropping a request."""
+"""The server's process: it starts, serves, and stops without dropping a request."""
 
 import asyncio
 import logging
@@ -16,23 +16,24 @@ import uvicorn
 from nextvec.serving.answering import Answering
 from nextvec.serving.app import application
 from nextvec.serving.canary import Canary
-from nextvec.serving.guard import App, Guard, Log
+from nextvec.serving.guard import App, Guard
 from nextvec.serving.limits import Limits
 from nextvec.serving.listening import BACKLOG, ListenAddress, bound, listen
+from nextvec.serving.log import Log
 from nextvec.serving.protocol import Guarded, Hooks, protocol
 from nextvec.serving.service import Service
 
 DRAIN_SECONDS, STOP_SECONDS = 2.0, 20.0
-FRESH_SECONDS = 1.0  # that a stopping server waits for the request of a connection that it has just accepted
-SWITCH_SECONDS = 5e-4  # threads that rebuild give the interpreter back to the loop this often; Python's own is ten times it
+FRESH_SECONDS = 1.0  # that a stopping server waits for the first request of a new connection
+SWITCH_SECONDS = 5e-4  # threads that rebuild release the interpreter to the loop this often; Python's default is 5 ms
 Join = Callable[[Service, Callable[..., None]], Canary | None]
 
 
 class _Server(uvicorn.Server):
-    """uvicorn that drains first.
+    """uvicorn that drains before it stops.
 
-    While it drains it takes connections and answers as ever, and each answer closes its connection. Then it stops to listen,
-    accepts what was connected until then, and answers that too. Connections that stay silent are closed.
+    While it drains, it accepts connections and answers as before, and each answer closes its connection. Then it stops
+    listening, accepts the connections that wait in the queue, and answers them, too. Silent connections are closed.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service, guard: Guard, listener: socket.socket) -> None:
@@ -65,7 +66,7 @@ class _Server(uvicorn.Server):
             while True:
                 try:
                     accepted.append(listener.accept()[0])
-                except OSError:  # the queue is empty, or a client has left it
+                except OSError:  # the queue is empty, or a client has disconnected
                     break
         loop = asyncio.get_running_loop()
         for connection in accepted:
@@ -85,7 +86,7 @@ async def _until(done: Callable[[], bool], seconds: float) -> None:
 
 
 class _Lines(logging.Handler):
-    """What libraries log, as lines of the server's log."""
+    """Log records of libraries as lines of the server's log."""
 
     def __init__(self, log: Log) -> None:
         super().__init__(logging.WARNING)
@@ -122,17 +123,17 @@ def serve(
     threads: int = 1,
     join: Join | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; returns once all that was asked is answered and the log is synced.
+    """Serve until SIGTERM or SIGINT; returns when all requests are answered and the log of contexts is synced.
 
     Args:
         runs: by name; the first is the stable one.
         sessions: folder of the contexts.
-        announce: told the address once it listens.
-        threads: of one inference. One leaves the others to those who rebuild.
-        join: given the service and the log before it listens: the part that it takes in rollouts.
+        announce: called with the address when the server listens.
+        threads: of one inference. With one, the other cores are free for rebuilds.
+        join: called with the service and the log before the server listens; returns its part in rollouts.
 
     Raises:
-        ServingError: a host others can reach without keys, an address in use, sessions of another model, a folder in use.
+        ServingError: a host that others can reach, without keys; an address in use; sessions of another model; a folder in use.
     """
     torch.set_num_threads(threads)
     sys.setswitchinterval(SWITCH_SECONDS)

@@ -28,8 +28,8 @@ from nextvec.serving.sessions import Sessions
 from nextvec.serving.state_cache import StateCache
 from nextvec.serving.state_rebuild import StateRebuilds
 from nextvec.serving.text_encoding import TextEncoding
-from nextvec.serving.wire import MOST_ROWS
 from nextvec.serving.worker_thread import WorkerThread
+from nextvec.wire.limits import MOST_ROWS
 
 STOPPING_SECONDS = 5.0  # for an engine's last answers when the server stops
 
@@ -68,9 +68,9 @@ class Service:
         self.inference = SessionInference(self.rebuilds, self.worker)
         self.outcomes = Outcomes(self.routing, self.listeners, self.metrics, self.worker)
         self.background = Background(self.inference, self.routing, self.outcomes, self.listeners)
-        fallback = Fallback(self.routing, limits, self.listeners)
+        self.fallback = Fallback(self.routing, limits, self.listeners)
         accounts = (self.outcomes, self.background, self.metrics, self.listeners)
-        self.predictions = Predictions(self.routing, self.inference, fallback, *accounts, self.worker)
+        self.predictions = Predictions(self.routing, self.inference, self.fallback, *accounts, self.worker)
         self.sessions = Sessions(self.contexts, self.states, self.routing, self.outcomes, self.predictions, limits, self.worker)
         self.snapshots = SessionSnapshots(self.sessions, self.contexts, self.routing, self.inference, self.worker)
         self.texts = TextEncoding()

@@ -10,7 +10,7 @@ from nextvec.serving.answering import EndedError
 from nextvec.serving.context_log import FullError
 from nextvec.serving.context_view import ConflictError, Head, View
 from nextvec.serving.contexts import Contexts
-from nextvec.serving.wire import RefusedError
+from nextvec.serving.refusal import RefusedError
 
 
 class SessionRequests:

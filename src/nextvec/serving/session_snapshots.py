@@ -4,12 +4,13 @@ from nextvec.serving import session_transfer
 from nextvec.serving.context_view import ConflictError, first_record
 from nextvec.serving.contexts import Contexts
 from nextvec.serving.model_routing import ModelRouting
+from nextvec.serving.refusal import RefusedError
 from nextvec.serving.session_inference import SessionInference
 from nextvec.serving.session_requests import where
 from nextvec.serving.session_transfer import TransferredSession
 from nextvec.serving.sessions import Sessions
-from nextvec.serving.wire import MOST_SNAPSHOT, RefusedError
 from nextvec.serving.worker_thread import WorkerThread
+from nextvec.wire.limits import MOST_SNAPSHOT
 
 
 class SessionSnapshots:

@@ -10,13 +10,13 @@ from jaxtyping import Float, Float32
 from nextvec.errors import DataError
 from nextvec.inference import snapshot
 from nextvec.inference.snapshot import Context
-from nextvec.serving import wire
 from nextvec.serving.answering import Answering, SessionState
 from nextvec.serving.context_view import View, narrow
+from nextvec.serving.refusal import RefusedError
 from nextvec.serving.round_robin import Steps
 from nextvec.serving.state_rebuild import read
-from nextvec.serving.wire import RefusedError
 from nextvec.vectors import check_usable
+from nextvec.wire.limits import MOST_LENGTH
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def unpack(data: bytes, engine: Answering) -> Steps[TransferredSession]:
     if dim != engine.dim or context.encoder != engine.encoder_fingerprint:
         theirs, mine = (f"width {width} of encoder {name[:40]!r}" for width, name in _kinds(context, engine))
         raise RefusedError(422, f"this snapshot holds vectors of {theirs}; this server reads {mine}")
-    if length > wire.MOST_LENGTH:
-        raise RefusedError(413, f"this snapshot holds {length} vectors; a session has at most {wire.MOST_LENGTH}")
+    if length > MOST_LENGTH:
+        raise RefusedError(413, f"this snapshot holds {length} vectors; a session has at most {MOST_LENGTH}")
     yield
     rows = context.rows.astype(np.float32, copy=False)
     check_usable(rows)

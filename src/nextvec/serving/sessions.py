@@ -11,11 +11,13 @@ from nextvec.serving.last_use import LastUse
 from nextvec.serving.limits import Limits
 from nextvec.serving.model_routing import ModelRouting
 from nextvec.serving.outcomes import Outcomes
+from nextvec.serving.payload import Vectors
 from nextvec.serving.predictions import Predictions
+from nextvec.serving.refusal import RefusedError
 from nextvec.serving.session_requests import SessionRequests, where
 from nextvec.serving.state_cache import StateCache
-from nextvec.serving.wire import MOST_LENGTH, RefusedError, Vectors
 from nextvec.serving.worker_thread import WorkerThread
+from nextvec.wire.limits import MOST_LENGTH
 
 
 class Sessions:

@@ -13,8 +13,8 @@ from jaxtyping import Float32
 
 from nextvec.errors import NextvecError
 from nextvec.serving.answering import Answering, EndedError
+from nextvec.serving.refusal import RefusedError
 from nextvec.serving.round_robin import RoundRobinThread, Steps
-from nextvec.serving.wire import RefusedError
 
 # Chunks of one step. It is constant because the bits of a vector depend on the batch that it is encoded in: a text that is
 # sent again must give the same bits, or the repeated append is refused as a different one.

@@ -1,9 +1,9 @@
-"""A thread that ends the process when its event loop no longer turns, with the stacks of all threads in the log.
+"""A thread that ends the process when its event loop is stuck, with the stacks of all threads in the log.
 
-A loop that is stuck answers no request and no signal, and nothing outside can tell it from a busy one. A process that has ended
-is started again by its supervisor. The thread counts checks that the loop has not answered instead of reading a clock, so a
-process that was stopped (SIGSTOP, a frozen container) and goes on is not taken for stuck. The thread needs the interpreter: a
-compiled function that holds it for ever is not seen; ``--isolate`` keeps models' functions out of this process.
+A stuck loop answers no request and no signal, and looks like a busy one from outside. When the process has ended, its
+supervisor starts it again. The thread counts unanswered checks instead of reading a clock, so a process that was stopped
+(SIGSTOP, a frozen container) and continues does not count as stuck. The thread needs the interpreter, so it cannot see a
+compiled function that never releases it; ``--isolate`` keeps models out of this process.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self._stop.set()
         self._thread.join()
 
@@ -55,7 +55,7 @@ class Watchdog:
     def _ask(self) -> None:
         try:
             self._loop.call_soon_threadsafe(self._turned.set)
-        except RuntimeError:  # the loop is closed: the process is to end, and its last threads have the same time for it
+        except RuntimeError:  # the loop is closed: the process has the same time to end
             return
 
     def _end(self) -> None:
@@ -65,7 +65,7 @@ class Watchdog:
             "seconds": self._seconds,
             "detail": f"the event loop did not turn; the stacks of all threads follow; the process ends with code {STUCK}",
         }
-        # A log that is not read must not keep the process alive either.
+        # A log that no reader empties must not keep the process alive.
         late = threading.Timer(WRITE_SECONDS, os._exit, [STUCK])
         late.daemon = True
         late.start()

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from nextvec.bank import Bank
-from nextvec.errors import ExamError, RunError, SettingsError
+from nextvec.errors import ExamError, RunError, SettingsError, did_you_mean
 from nextvec.evaluation.exam import Exam, largest_pool
 from nextvec.evaluation.report import strongest_decay
 from nextvec.lanes import Anchors, Lanes
@@ -22,7 +22,6 @@ from nextvec.runs.loading import build
 from nextvec.runs.origin import Origin, document_sketch
 from nextvec.runs.run import BEST, CENTRE, RUN, START, Run
 from nextvec.runs.settings import TrainSettings
-from nextvec.settings import closest
 from nextvec.training.order import epoch
 from nextvec.training.support import check_computes
 from nextvec.windows import Split, split
@@ -91,7 +90,7 @@ def _in_lane(parts: Split, source: SourceSettings, bank: Bank) -> Split:
     """The training and valid documents of one lane. The test documents are those of all lanes."""
     lanes = Lanes.open(source.lane_folder, bank)
     if source.lane_filter not in lanes.names:
-        known = closest(source.lane_filter, lanes.names)
+        known = did_you_mean(source.lane_filter, lanes.names)
         raise SettingsError(f"{source.lane_folder} has no lane {source.lane_filter!r}; {known}")
     inside = lanes.of_documents(bank)[0] == lanes.names.index(source.lane_filter)
     return Split(parts.train[inside[parts.train]], parts.valid[inside[parts.valid]], parts.test)

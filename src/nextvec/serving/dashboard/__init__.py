@@ -1,4 +1,4 @@
-"""The page for people: three files, served as they lie here. They hold no data; the page asks for it with the reader's key."""
+"""The dashboard: three static files without data. The page requests its data with the key of the user."""
 
 import hashlib
 from collections.abc import Awaitable, Callable
@@ -7,7 +7,7 @@ from importlib.resources import files
 from starlette.requests import Request
 from starlette.responses import Response
 
-# Nothing from elsewhere, nothing inline, nothing made of text; the one image is the icon inside the page.
+# No other origins, no inline code, no markup made from text. The only image is the icon, which is a data URL.
 POLICY = "; ".join(
     [
         "default-src 'none'",
@@ -36,11 +36,11 @@ FILES = {
 
 
 def page(path: str, root: str = "") -> Callable[[Request], Awaitable[Response]]:
-    """The handler of one file of :data:`FILES`; read once, so that one server's files are of one kind.
+    """The handler of one file of :data:`FILES`. The file is read once, so that all files of a server are of one version.
 
     Args:
-        root: path under which a proxy shows the server. The page names its files by it, and its script asks where the
-            script came from; without a root both are relative to the page.
+        root: path under which a proxy shows the server; the page loads its files from there. Empty: paths relative to the
+            page.
     """
     name, kind = FILES[path]
     content = (files("nextvec.serving.dashboard") / name).read_bytes()

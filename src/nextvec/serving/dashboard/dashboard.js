@@ -1,23 +1,23 @@
 "use strict";
 
-// The page of one server: it asks /v1/overview every other second and draws what it is told.
-// Text goes into the page as text nodes only, and places of things as attributes of SVG: nothing is ever parsed or inline.
+// The dashboard of one server: fetches /v1/overview every two seconds and draws it.
+// Text enters the page as text nodes only and positions as SVG attributes, so that no text is ever parsed as markup.
 
-const EVERY = 2000, PATIENCE = 8000, SLOWEST = 10000; // milliseconds: between looks, until a look has failed, between looks at a server that is gone
-const PLACES = { refused: 1, p50: 3, p95: 4, p99: 5 }; // in a point
+const EVERY = 2000, PATIENCE = 8000, SLOWEST = 10000; // milliseconds: between refreshes; until a refresh has failed; between refreshes of an unreachable server
+const PLACES = { refused: 1, p50: 3, p95: 4, p99: 5 }; // indices in a point
 const STREAMS = {
-  fail: ["Failures", "stable had to answer for the model"],
-  slow: ["Slowness", "above stable’s usual P95"],
-  miss: ["Misses", "what came next was not among the expected"],
-  unlabelled: ["Unlabelled", "sessions that ended before the truth came"],
-  assign: ["Assignment", "whether the coin fell as it should"],
+  fail: ["Failures", "the stable model answered instead"],
+  slow: ["Slowness", "slower than the stable model’s usual P95"],
+  miss: ["Misses", "the next vector was not among the predicted ones"],
+  unlabelled: ["Unlabelled", "sessions that ended without a next vector"],
+  assign: ["Assignment", "whether each arm gets its share of sessions"],
 };
 
-const ROOT = new URL(".", document.currentScript.src).pathname.slice(0, -1); // where the server is, behind a proxy perhaps
+const ROOT = new URL(".", document.currentScript.src).pathname.slice(0, -1); // path of the server, behind a proxy perhaps
 const $ = (id) => document.getElementById(id);
-const page = { told: null, drawn: {}, goneSince: null, answeredAt: null, timer: 0, wait: EVERY, cursor: null };
+const page = { overview: null, drawn: {}, goneSince: null, answeredAt: null, timer: 0, wait: EVERY, cursor: null };
 
-// Colours before anything is painted.
+// Colours, set before the first paint
 
 function paint(theme) {
   if (theme === "auto") delete document.documentElement.dataset.theme;
@@ -26,7 +26,7 @@ function paint(theme) {
 
 paint(localStorage.getItem("nextvec-theme") ?? "auto");
 
-// Making elements
+// Elements
 
 function put(element, attributes, kids) {
   for (const [name, value] of Object.entries(attributes)) {
@@ -40,7 +40,7 @@ function put(element, attributes, kids) {
 const make = (name, attributes = {}, ...kids) => put(document.createElement(name), attributes, kids);
 const draw = (name, attributes = {}, ...kids) => put(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, kids);
 
-/** Put content into a place unless it is the same as last time: what a reader selects or scrolls stays. */
+/** Replace the content of an element only if it has changed, so that a selection or scroll position stays. */
 function show(id, what, build) {
   const now = JSON.stringify(what);
   if (page.drawn[id] === now) return;
@@ -48,7 +48,7 @@ function show(id, what, build) {
   $(id).replaceChildren(...[build(what)].flat().filter(Boolean));
 }
 
-// Figures in words
+// Numbers as text
 
 const count = (n) => Math.round(n).toLocaleString("en");
 const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
@@ -85,7 +85,7 @@ function when(iso) {
   return today ? clock(date) : `${date.toLocaleDateString("en-GB", { day: "numeric", month: "short" })}, ${clock(date).slice(0, 5)}`;
 }
 
-// Asking
+// Requests
 
 class Problem extends Error {
   constructor(status, detail) {
@@ -108,15 +108,15 @@ async function ask(path, options = {}) {
   throw new Problem(answer.status, problem.detail);
 }
 
-function later(wait) {
+function schedule(wait) {
   clearTimeout(page.timer);
-  page.timer = setTimeout(look, wait);
+  page.timer = setTimeout(refresh, wait);
 }
 
-async function look() {
-  if (document.hidden) return; // looked at again as soon as somebody does
+async function refresh() {
+  if (document.hidden) return; // a visible page refreshes at once
   try {
-    page.told = await ask("/v1/overview");
+    page.overview = await ask("/v1/overview");
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
     missed(problem);
@@ -127,11 +127,11 @@ async function look() {
   page.wait = EVERY;
   $("forget").hidden = !sessionStorage.getItem("nextvec-key");
   document.body.classList.remove("stale", "waiting");
-  const { ready, trouble } = page.told.server;
+  const { ready, trouble } = page.overview.server;
   state(ready ? "ready" : "not ready", ready ? "good" : "bad");
-  notice(ready ? null : ["Not ready.", `The server says: ${trouble}.`]);
-  render(page.told);
-  later(EVERY);
+  notice(ready ? null : ["Not ready.", `The server reports: ${trouble}.`]);
+  render(page.overview);
+  schedule(EVERY);
 }
 
 function missed(problem) {
@@ -139,18 +139,18 @@ function missed(problem) {
   if (problem.status === 403) {
     state("not allowed", "bad");
     $("forget").hidden = !sessionStorage.getItem("nextvec-key");
-    notice(["Not allowed.", `The server says: ${problem.message}.`]);
-    return later(SLOWEST);
+    notice(["Not allowed.", `The server reports: ${problem.message}.`]);
+    return schedule(SLOWEST);
   }
   page.goneSince ??= page.answeredAt ?? new Date();
   const since = clock(page.goneSince);
-  const kept = page.told ? "What you see are the last figures it gave." : "It is asked again and again.";
-  state("gone", "bad");
-  document.body.classList.toggle("stale", page.told !== null);
-  notice(problem.status ? [`The server cannot say how it is since ${since}.`, `It says: ${problem.message}. ${kept}`] : [`No answer from the server since ${since}.`, kept]);
-  if (!page.told) $("served").textContent = "Nothing is known yet.";
+  const kept = page.overview ? "The page shows the last figures and keeps trying." : "The page keeps trying.";
+  state("unreachable", "bad");
+  document.body.classList.toggle("stale", page.overview !== null);
+  notice(problem.status ? [`The server has reported an error since ${since}.`, `It says: ${problem.message}. ${kept}`] : [`No answer from the server since ${since}.`, kept]);
+  if (!page.overview) $("served").textContent = "No figures yet.";
   page.wait = Math.min(SLOWEST, page.wait * 1.5);
-  return later(page.wait);
+  return schedule(page.wait);
 }
 
 function notice(said) {
@@ -165,8 +165,8 @@ function state(word, kind) {
 // The key
 
 function askForKey(why) {
-  state("asks for a key", "");
-  $("served").textContent = "The server shows its figures to those who have a key.";
+  state("key needed", "");
+  $("served").textContent = "The server shows its figures only with a key.";
   $("key-error").textContent = why;
   if (!$("key").open) $("key").showModal();
   $("secret").focus();
@@ -175,14 +175,14 @@ function askForKey(why) {
 function takeKey(event) {
   event.preventDefault();
   const secret = $("secret").value.trim();
-  const fault = !secret ? "Give a key." : /^[\x21-\x7e]+$/.test(secret) ? "" : "A key has letters, digits, - and _ only.";
+  const fault = !secret ? "Enter a key." : /^[\x21-\x7e]+$/.test(secret) ? "" : "A key has letters, digits, - and _ only.";
   $("key-error").textContent = fault;
   $("secret").setAttribute("aria-invalid", fault !== "");
   if (fault) return;
   sessionStorage.setItem("nextvec-key", secret);
   $("secret").value = "";
   $("key").close();
-  look();
+  refresh();
 }
 
 function forgetKey() {
@@ -192,26 +192,26 @@ function forgetKey() {
 
 // Now
 
-function render(told) {
-  const names = told.models.map((model) => model.name);
+function render(overview) {
+  const names = overview.models.map((model) => model.name);
   document.title = `${names[0]} · nextvec`;
-  show("served", { names, stable: told.models.map((m) => m.stable), bank: told.bank, started: told.server.started, version: told.server.version }, served);
-  show("figures", [told.sessions, told.load], figures);
-  latency(told);
-  histogram(told);
-  show("sessions", told.sessions, sessions);
-  $("lanes-card").hidden = told.lanes === null;
-  if (told.lanes) show("lanes", told.lanes, lanes);
-  rollout(told);
-  show("runs-body", [told.runs, told.models], runs);
-  tryable(told);
+  show("served", { names, stable: overview.models.map((m) => m.stable), bank: overview.bank, started: overview.server.started, version: overview.server.version }, served);
+  show("figures", [overview.sessions, overview.load], figures);
+  latency(overview);
+  histogram(overview);
+  show("sessions", overview.sessions, sessions);
+  $("lanes-card").hidden = overview.lanes === null;
+  if (overview.lanes) show("lanes", overview.lanes, lanes);
+  rollout(overview);
+  show("runs-body", [overview.runs, overview.models], runs);
+  tryable(overview);
 }
 
 function served({ bank, started, version }) {
-  const models = page.told.models.map((model, n) => [n ? ", " : "", make("b", {}, model.name), model.stable && page.told.models.length > 1 ? " (stable)" : "", ` in ${model.weights}`]);
+  const models = page.overview.models.map((model, n) => [n ? ", " : "", make("b", {}, model.name), model.stable && page.overview.models.length > 1 ? " (stable)" : "", ` in ${model.weights}`]);
   return [
     "Serving ", ...models.flat(), " over ", make("b", {}, `${count(bank.rows)} ${bank.text ? "chunks" : "vectors"}`),
-    ` of ${count(bank.documents)} documents (${bank.encoder}, ${bank.dim} wide), up since `, make("b", {}, when(started)), `. Version ${version}.`,
+    ` of ${count(bank.documents)} documents (${bank.encoder}, ${bank.dim} dimensions), up since `, make("b", {}, when(started)), `. Version ${version}.`,
   ];
 }
 
@@ -231,17 +231,17 @@ function figures([held, load]) {
     figure("Latency P50", ...p50, "last minute"),
     figure("Latency P95", ...p95, `${over ? "above" : "of"} ${plain(seconds(load.budget))} budget`, over ? "bad" : ""),
     figure("Refused", count(refused), "", failed ? `and ${count(failed)} failed` : "last minute", refused || failed ? "bad" : ""),
-    figure("Queue", count(load.queue), "", load.queue === 1 ? "request waits" : load.queue ? "requests wait" : "nobody waits"),
+    figure("Queue", count(load.queue), "", load.queue === 1 ? "request waits" : load.queue ? "requests wait" : "no request waits"),
   ];
 }
 
-// Charts: drawn at the size they have, so that letters stay letters on a telephone.
+// Charts, drawn at their size on the screen, so that labels stay legible on a phone
 
 const rect = (x, y, width, height, kind) => draw("rect", { x: x.toFixed(1), y: y.toFixed(1), width: Math.max(0, width).toFixed(1), height: Math.max(0, height).toFixed(1), class: kind });
 const rule = (x1, y1, x2, y2, kind) => draw("line", { x1: x1.toFixed(1), y1: y1.toFixed(1), x2: x2.toFixed(1), y2: y2.toFixed(1), class: kind });
 const words = (x, y, text, kind, anchor = "start") => draw("text", { x: x.toFixed(1), y: y.toFixed(1), class: kind, "text-anchor": anchor }, text);
 
-/** Values 1, 2, 5 times powers of ten that lie between two. */
+/** The values 1, 2 and 5 times a power of ten between two values. */
 function round(low, high) {
   const found = [];
   for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
@@ -250,7 +250,7 @@ function round(low, high) {
   return found.filter((value) => value >= low * 0.999 && value <= high * 1.001);
 }
 
-/** Move labels apart that lie closer than a line of text; from the top down, then back up from the floor. */
+/** Move labels apart that overlap: from the top down, then up from the bottom. */
 function apart(labels, least, floor) {
   labels.sort((a, b) => a.y - b.y);
   for (let n = 1; n < labels.length; n++) labels[n].y = Math.max(labels[n].y, labels[n - 1].y + least);
@@ -262,13 +262,13 @@ function visible(load, uptime) {
   return load.points.slice(-most);
 }
 
-function latency(told) {
-  const { load } = told, points = visible(load, told.server.uptime);
+function latency(overview) {
+  const { load } = overview, points = visible(load, overview.server.uptime);
   const answered = points.filter((point) => point[PLACES.p50] !== null);
   const last = answered.at(-1);
   $("latency-text").textContent = last
-    ? `Time until the answer, on a logarithmic scale, for half of the answers and for 95 and 99 of 100. Below: answers a second.`
-    : "Nothing was answered in the last minutes.";
+    ? "P50, P95 and P99 of the time to an answer, on a logarithmic scale. Below: answers per second."
+    : "No answers in the last minutes.";
   const width = $("latency").clientWidth;
   if (width < 120) return;
   page.shown = { points, step: load.step, count: points.length };
@@ -303,10 +303,10 @@ function described(points, load, answered) {
   const last = answered.at(-1);
   if (!last) return "No answers in the last minutes.";
   const worst = Math.max(...answered.map((point) => point[PLACES.p95]));
-  return `Latest: half of the answers within ${duration(last[PLACES.p50])}, 95 of 100 within ${duration(last[PLACES.p95])}, 99 of 100 within ${duration(last[PLACES.p99])}. Highest P95 shown: ${duration(worst)}. The budget is ${duration(load.budget)}.`;
+  return `Latest: P50 ${duration(last[PLACES.p50])}, P95 ${duration(last[PLACES.p95])}, P99 ${duration(last[PLACES.p99])}. Highest P95 shown: ${duration(worst)}. Budget: ${duration(load.budget)}.`;
 }
 
-/** Lines with gaps where nothing was answered, over a band from P50 to P99. */
+/** Lines over a band from P50 to P99, with gaps in intervals without answers. */
 function curves(points, x, y) {
   const runs = [];
   points.forEach((point, n) => {
@@ -347,7 +347,7 @@ function times(points, step, x, y, width) {
   return drawn;
 }
 
-// A line through the chart that follows the pointer or the arrow keys.
+// The cursor of the chart: follows the pointer or the arrow keys
 
 function cursor() {
   const svg = $("latency").querySelector("svg");
@@ -358,7 +358,7 @@ function cursor() {
   svg.append(rule(x, 12, x, 264, "cursor"));
   const [answers, refused, failed, p50, p95, p99] = page.shown.points[n];
   const time = clock(new Date(page.answeredAt - (page.shown.count - n) * page.shown.step * 1000));
-  const rates = `${(answers / page.shown.step).toFixed(1)} answers a second${refused ? `, ${refused} refused` : ""}${failed ? `, ${failed} failed` : ""}`;
+  const rates = `${(answers / page.shown.step).toFixed(1)} answers per second${refused ? `, ${refused} refused` : ""}${failed ? `, ${failed} failed` : ""}`;
   $("latency-readout").textContent = `${time}: ${p50 === null ? "no answers" : `P50 ${duration(p50)}, P95 ${duration(p95)}, P99 ${duration(p99)}; ${rates}`}`;
 }
 
@@ -384,10 +384,10 @@ function unpointed() {
   cursor();
 }
 
-function histogram(told) {
-  const { edges, counts, within } = told.load.histogram, budget = told.load.budget;
+function histogram(overview) {
+  const { edges, counts, within } = overview.load.histogram, budget = overview.load.budget;
   const total = counts.reduce((sum, n) => sum + n, 0);
-  $("histogram-text").textContent = total ? `${count(total)} answers of the last 5 minutes; ${within === 1 ? "all" : percent(within, within > 0.999 ? 2 : 1)} within the budget.` : "Nothing was answered in the last 5 minutes.";
+  $("histogram-text").textContent = total ? `${count(total)} answers in the last 5 minutes; ${within === 1 ? "all" : percent(within, within > 0.999 ? 2 : 1)} within the budget.` : "No answers in the last 5 minutes.";
   const width = $("histogram").clientWidth;
   if (width < 120) return;
   const used = counts.flatMap((n, place) => (n ? [place] : []));
@@ -395,20 +395,21 @@ function histogram(told) {
   const first = Math.max(0, Math.min(at - 5, used[0] ?? at) - 1), last = Math.min(counts.length - 1, Math.max(at, used.at(-1) ?? at) + 1);
   const height = 292, left = 4, right = 8, top = 26, foot = 264, most = Math.max(1, ...counts);
   const x = (s) => left + (Math.log(s / edges[first]) / Math.log(edges[last + 1] / edges[first])) * (width - left - right);
-  const label = total ? `${count(total)} answers; ${percent(within)} took no longer than the budget of ${duration(budget)}.` : "No answers in the last 5 minutes.";
+  const label = total ? `${count(total)} answers; ${percent(within)} within the budget of ${duration(budget)}.` : "No answers in the last 5 minutes.";
   const svg = draw("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
   for (let n = first; n <= last; n++) {
     const tall = (counts[n] / most) * (foot - top - 4);
     if (counts[n]) svg.append(rect(x(edges[n]) + 1, foot - Math.max(tall, 1.5), x(edges[n + 1]) - x(edges[n]) - 2, Math.max(tall, 1.5), edges[n] >= budget * 0.99 ? "fill warn" : "fill"));
   }
-  svg.append(rule(left, foot, width - right, foot, "axis"), rule(x(budget), top - 6, x(budget), foot, "budget"));
-  svg.append(words(x(budget), top - 12, `budget ${plain(seconds(budget))}`, "name warn halo", x(budget) > width - 60 ? "end" : "middle"));
+  const limit = Math.min(x(budget), width - right); // a budget beyond the last bar lies at the end of the axis
+  svg.append(rule(left, foot, width - right, foot, "axis"), rule(limit, top - 6, limit, foot, "budget"));
+  svg.append(words(limit, top - 12, `budget ${plain(seconds(budget))}`, "name warn halo", limit > width - 60 ? "end" : "middle"));
   const places = round(edges[first], edges[last + 1]), sparse = places.length > width / 52 ? places.filter((s) => /^1/.test(s.toExponential())) : places;
   for (const s of sparse) svg.append(rule(x(s), foot, x(s), foot + 4, "axis"), words(Math.min(width - 16, Math.max(16, x(s))), foot + 17, plain(seconds(s)), "tick", "middle"));
   $("histogram").replaceChildren(svg);
 }
 
-// Tables that become cards where it is narrow: the roles keep them tables for those who listen.
+// Tables, which a narrow screen shows as cards. The roles keep them tables for screen readers.
 
 function table(heads, rows, label, kind = "stack") {
   const head = make("tr", { role: "row" }, heads.map(([name, kind]) => make("th", { role: "columnheader", scope: "col", class: kind }, name)));
@@ -418,30 +419,30 @@ function table(heads, rows, label, kind = "stack") {
 
 function sessions(held) {
   if (!held.recent.length) {
-    const rest = held.open ? `${count(held.open)} are open from before; they go on where they were.` : "";
-    return make("p", { class: "empty" }, "No session was asked for since this server started. ", rest || ["A client opens one with ", make("code", {}, "PUT /v1/sessions/NAME"), "."]);
+    const rest = held.open ? `${count(held.open)} sessions from before the start are open.` : "";
+    return make("p", { class: "empty" }, "No requests to sessions since this server started. ", rest || ["A client opens one with ", make("code", {}, "PUT /v1/sessions/NAME"), "."]);
   }
   const rows = held.recent.slice(0, 8).map((it) => [it.session, count(it.length), count(it.seq), bytes(it.bytes), ago(it.idle)]);
-  const heads = [["Session", "name"], ["Vectors", "n"], ["Appends", "n spare"], ["On disk", "n spare"], ["Last asked", "n"]];
-  return [table(heads, rows, "Sessions asked for lately", "brief"), held.open > rows.length ? make("p", { class: "empty aside" }, `and ${count(held.open - rows.length)} more; all contexts take ${bytes(held.bytes)} on disk, model states ${bytes(held.state_bytes)} of memory.`) : ""];
+  const heads = [["Session", "name"], ["Vectors", "n"], ["Appends", "n spare"], ["On disk", "n spare"], ["Last request", "n"]];
+  return [table(heads, rows, "Recent sessions", "brief"), held.open > rows.length ? make("p", { class: "empty aside" }, `${count(held.open - rows.length)} more sessions. All contexts take ${bytes(held.bytes)} on disk, all model states ${bytes(held.state_bytes)} of memory.`) : ""];
 }
 
-function lanes(told) {
-  if (!told.length) return make("p", { class: "empty" }, "No lane has an expert, and nothing was asked yet.");
+function lanes(states) {
+  if (!states.length) return make("p", { class: "empty" }, "No lane has an expert, and no lane has had a request.");
   const health = (it) => (it.expert === null ? "shared model" : it.up ? it.expert : [it.expert, " ", make("b", { class: "down" }, "down")]);
-  const rows = told.map((it) => [
+  const rows = states.map((it) => [
     it.lane, health(it), count(it.answers), count(it.failures), it.p95 === null ? "–" : duration(it.p95), it.labels ? percent(it.hits / it.labels) : "–",
   ]);
   const heads = [["Lane", "name"], ["Answered by", "name"], ["Answers", "n"], ["Failures", "n spare"], ["P95", "n spare"], ["Hits", "n"]];
-  return [table(heads, rows, "Lanes and their experts", "brief"), make("p", { class: "empty aside" }, "Since this server started. What an expert fails at, the shared model answers.")];
+  return [table(heads, rows, "Lanes", "brief"), make("p", { class: "empty aside" }, "Since this server started. If an expert fails, the shared model answers.")];
 }
 
 // Rollout
 
-const SHOWN = 6; // steps; earlier ones are folded
+const SHOWN = 6; // steps that are visible; earlier ones are folded
 const DOWN = { ROLLING_BACK: "being rolled back", ROLLED_BACK: "rolled back", REJECTED: "rejected" };
 
-/** A state as a reader calls it, by the ladder of its rollout. */
+/** The name of a state on the ladder of its rollout. */
 function called(state, ladder) {
   const paused = state.match(/^PAUSED\((.*)\)$/);
   if (paused) return `paused at ${called(paused[1], ladder)}`;
@@ -450,24 +451,24 @@ function called(state, ladder) {
   return { DRAFT: "draft", SHADOW: "shadow", FULL: "hold-back", PROMOTED: "promoted", ...DOWN }[state] ?? state;
 }
 
-function rollout(told) {
-  const held = told.rollout, now = held?.current;
-  const lead = now ? standing(now, held) : held?.trouble ? `Something is wrong: ${held.trouble}.` : held ? "No rollout is under way." : "This server takes part in no rollouts.";
+function rollout(overview) {
+  const held = overview.rollout, now = held?.current;
+  const lead = now ? standing(now, held) : held?.trouble ? `Fault: ${held.trouble}.` : held ? "No rollout in progress." : "This server takes part in no rollouts.";
   if ($("rollout-lead").textContent !== lead) $("rollout-lead").textContent = lead;
   byHand(now);
-  show("rollout-body", held, () => (now ? [trial(now), evidence(now), make("div", { class: "two half" }, steps(now), unseen(now)), past(held.past)] : [begin(told), past(held?.past ?? [])]));
+  show("rollout-body", held, () => (now ? [trial(now), evidence(now), make("div", { class: "two half" }, steps(now), unseen(now)), past(held.past)] : [begin(overview), past(held?.past ?? [])]));
 }
 
 function standing(now, held) {
-  const where = { shadow: "in the shadow: it is asked what stable is asked, and nobody sees its answers", canary: `answering ${now.weight} % of sessions`, "hold-back": `answering ${now.weight} % of sessions; the rest stay on stable, to compare with`, promoted: "promoted" }[now.ladder[Math.max(0, now.at)].name];
+  const where = { shadow: "in the shadow: it gets the requests of the stable model, and its answers are discarded", canary: `answering ${now.weight} % of sessions`, "hold-back": `answering ${now.weight} % of sessions; the rest stay on the stable model for comparison`, promoted: "promoted" }[now.ladder[Math.max(0, now.at)].name];
   const what = now.down ? DOWN[now.state] : now.at < 0 ? "a draft" : where;
-  const who = held.trouble ? ` Trouble: ${held.trouble}.` : now.ended ? "" : held.watching ? " This server drives it." : " Another server drives it, or nobody yet.";
-  return `${now.rollout}: the canary is ${what}${now.paused ? ", paused: the weight is held and watching goes on" : ""}.${who}`;
+  const who = held.trouble ? ` Fault: ${held.trouble}.` : now.ended ? "" : held.watching ? " This server drives it." : " Another server drives it, or none yet.";
+  return `${now.rollout}: the canary is ${what}${now.paused ? ", paused: its weight stays, and monitoring continues" : ""}.${who}`;
 }
 
-// What a person may do: hold it, or take it back. A promotion needs more than a click: `nextvec rollout promote`.
+// Changes by hand: pause, resume, abort. A promotion needs the command line: `nextvec rollout promote`.
 
-const ARMED = 6000; // milliseconds in which a second press means it
+const ARMED = 6000; // milliseconds in which a second press confirms
 const hand = { timer: 0 };
 
 function byHand(now) {
@@ -486,7 +487,7 @@ function abort() {
   if ($("abort").classList.contains("armed")) return act("abort");
   $("abort").classList.add("armed");
   $("abort").textContent = "Abort now";
-  $("hand-said").textContent = "Press again within 6 seconds: every session goes back to stable, and this rollout is over.";
+  $("hand-said").textContent = "Press again within 6 seconds to abort: all sessions return to the stable model, and the rollout ends.";
   hand.timer = setTimeout(() => {
     disarm();
     $("hand-said").textContent = "";
@@ -495,25 +496,25 @@ function abort() {
 
 async function act(verb) {
   disarm();
-  const now = page.told.rollout.current;
+  const now = page.overview.rollout.current;
   try {
-    const told = await ask(`/v1/rollouts/${encodeURIComponent(now.rollout)}/${verb}`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ reason: $("why").value.trim() }) });
+    const changed = await ask(`/v1/rollouts/${encodeURIComponent(now.rollout)}/${verb}`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ reason: $("why").value.trim() }) });
     $("why").value = "";
-    $("hand-said").textContent = `Done: it is ${called(told.state, now.ladder)}.`;
+    $("hand-said").textContent = `Done: the rollout is ${called(changed.state, now.ladder)}.`;
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
-    $("hand-said").textContent = `Nothing was done: ${problem.message}.`;
+    $("hand-said").textContent = `No change: ${problem.message}.`;
   }
-  await look();
+  await refresh();
 }
 
-function begin(told) {
-  const stable = told.models.find((model) => model.stable)?.name ?? "RUN";
-  const first = told.rollout === null ? make("p", { class: "empty" }, "Start it with ", make("code", {}, "nextvec serve … --ledger rollouts.db"), ", and rollouts of that ledger are followed here.") : "";
-  return make("div", { class: "card" }, first, make("p", { class: "empty" }, "A rollout lets a new run answer step by step, and takes it back at the first proof of harm. To begin one: ", make("code", {}, `nextvec rollout start NEW_RUN --over ${stable}`)));
+function begin(overview) {
+  const stable = overview.models.find((model) => model.stable)?.name ?? "RUN";
+  const first = overview.rollout === null ? make("p", { class: "empty" }, "To follow the rollouts of a ledger, start the server with ", make("code", {}, "nextvec serve … --ledger rollouts.db"), ".") : "";
+  return make("div", { class: "card" }, first, make("p", { class: "empty" }, "A rollout moves sessions to a new run step by step, and rolls it back when the evidence shows harm. To begin one: ", make("code", {}, `nextvec rollout start NEW_RUN --over ${stable}`)));
 }
 
-/** Why a rollout ended, or what its next step waits for, with the units of both arms. */
+/** Why a rollout ended; or what its next step waits for, with the sessions of both arms. */
 function waitsFor(now) {
   if (now.cause) return `Why it ended: ${now.cause}.`;
   if (!live(now)) return "";
@@ -528,7 +529,7 @@ function trial(now) {
   const progress = live(now) && next.units ? `${count(Math.min(now.seen, next.units))} of ${count(next.units)}` : "–";
   const facts = [
     ["Stable", short(now.stable)], ["Canary", short(now.canary)], ["Weight now", `${now.weight} %`],
-    [next?.name === "shadow" ? "Mirrored sessions" : "Sessions at this weight", progress], ["Catches failures from", `${now.harm}×`], ["Goes up", now.gated ? "when a person says so" : "by itself, on evidence"],
+    [next?.name === "shadow" ? "Mirrored sessions" : "Sessions at this weight", progress], ["Detects failures from", `${now.harm}× the rate`], ["Next step", now.gated ? "by hand" : "automatic"],
   ];
   return make("div", { class: "card" },
     make("ol", { class: "ladder", "aria-label": "Steps" }, now.ladder.map((stop, n) => rung(stop, n, now))),
@@ -548,7 +549,7 @@ const near = (side) => Math.max(0, Math.min(1, side.log_e / side.bound));
 
 function evidence(now) {
   return make("div", { class: "card" }, make("h3", {}, "Evidence"),
-    make("p", { class: "legend" }, "How far the evidence has come towards each verdict, as the logarithm of an e-value: the middle is none, an end is said. It may be looked at as often as one likes."),
+    make("p", { class: "legend" }, "Evidence for each verdict, as the logarithm of an e-value. A bar starts in the middle and reaches its verdict at the end. The test stays valid however often you look."),
     make("ul", { class: "streams" }, now.streams.map(stream)));
 }
 
@@ -568,17 +569,17 @@ function stream(it) {
 }
 
 function unseen(now) {
-  const names = ["fail", "slow", "miss", "unlabelled"], weights = [...new Set(now.unseen.map((it) => it.weight))];
-  const card = make("div", { class: "card" }, make("h3", {}, "What could not have been seen"));
-  if (!weights.length) return put(card, {}, [make("p", { class: "empty" }, "Nothing was compared with real sessions yet: any harm may be there.")]);
-  const rows = weights.map((weight) => [`${weight} %`, ...names.map((name) => harm(now.unseen.find((it) => it.weight === weight && it.stream === name)))]);
+  const names = ["fail", "slow", "miss", "unlabelled"], weights = [...new Set(now.detectable.map((it) => it.weight))];
+  const card = make("div", { class: "card" }, make("h3", {}, "Smallest detectable effect"));
+  if (!weights.length) return put(card, {}, [make("p", { class: "empty" }, "No sessions were compared yet, so no effect is detectable.")]);
+  const rows = weights.map((weight) => [`${weight} %`, ...names.map((name) => harm(now.detectable.find((it) => it.weight === weight && it.stream === name)))]);
   const heads = [["At weight", "name"], ...names.map((name) => [STREAMS[name][0], "n"])];
-  return put(card, {}, [make("p", { class: "legend" }, "A harm below so many times stable’s rate may be there: with what was seen it would have been missed in more than 1 of 10 rollouts."), table(heads, rows, "Harm that may be there, by weight", "brief")]);
+  return put(card, {}, [make("p", { class: "legend" }, "As a multiple of the stable model’s rate: 9 of 10 rollouts with as many sessions would detect it. Smaller effects can be present."), table(heads, rows, "Smallest detectable effect by weight", "brief")]);
 }
 
 function harm(it) {
   if (!it) return "–";
-  return it.harm === null ? "any" : `< ${it.harm < 10 ? it.harm.toFixed(1) : count(it.harm)}×`;
+  return it.harm === null ? "none" : `${it.harm < 10 ? it.harm.toFixed(1) : count(it.harm)}×`;
 }
 
 function steps(now) {
@@ -603,7 +604,7 @@ function past(rollouts) {
 
 function runs([held]) {
   const most = Math.max(0.05, ...held.flatMap((run) => [...run.exams.map((exam) => exam["hit@5"].high), run.valid?.high ?? 0])) * 1.04;
-  const stable = page.told.models.find((model) => model.stable)?.name;
+  const stable = page.overview.models.find((model) => model.stable)?.name;
   const rows = held.map((run) => [
     [run.name, run.name === stable ? [" ", make("span", { class: "tag" }, "stable")] : ""].flat(),
     run.model ?? "–", run.context === null ? "–" : count(run.context), run.updates === null ? "–" : [count(run.updates), make("i", {}, run.kept === null ? "" : `, best at ${count(run.kept)}`)].flat(),
@@ -625,24 +626,24 @@ function among(candidates) {
 }
 
 function sat(exam, most) {
-  const read = exam.context === null ? "all of the context" : `${count(exam.context)} vectors of context`;
+  const read = exam.context === null ? "the whole context" : `${count(exam.context)} vectors of context`;
   return make("div", { class: "exam" }, rated(exam["hit@5"], most, ""),
-    make("span", { class: "aside" }, `among ${among(exam.candidates)} (chance ${percent(exam.chance)}), ${read}; ${count(exam.rows)} predictions in ${count(exam.documents)} documents, exam ${exam.exam.slice(0, 8)}`));
+    make("span", { class: "aside" }, `among ${among(exam.candidates)} candidates (chance ${percent(exam.chance)}), ${read}; ${count(exam.rows)} predictions in ${count(exam.documents)} documents, exam ${exam.exam.slice(0, 8)}`));
 }
 
 // Try it
 
 const trying = { session: null, seq: 0, document: null, next: 0, work: Promise.resolve(), set: false, documents: [] };
 
-function tryable(told) {
+function tryable(overview) {
   if (trying.set) return;
   trying.set = true;
   const [text, rows] = document.querySelectorAll("#try-modes input");
-  if (!told.bank.text) {
+  if (!overview.bank.text) {
     text.disabled = true;
     rows.checked = true;
     $("try-why").hidden = false;
-    $("try-why").textContent = "This bank holds vectors only, so there is no encoder to read your text. Let it read rows of the bank instead; the row that truly comes next is marked where it is expected.";
+    $("try-why").textContent = "This bank holds vectors only, so the server cannot encode text. Append rows of a document instead; the true next row is marked if it is among the predictions.";
   }
   mode();
   nothingYet();
@@ -664,7 +665,7 @@ async function mode() {
 
 function nothingYet() {
   trying.drawn = false;
-  $("expected").replaceChildren(make("p", { class: "empty" }, "Nothing is read yet. Each paragraph goes to the end of a session of your own; the five chunks that the model expects next appear here, with their score and the document they come from."));
+  $("expected").replaceChildren(make("p", { class: "empty" }, "Nothing appended yet. Each paragraph is appended to a session of your own. The five chunks that the model predicts next appear here, with their scores and documents."));
   $("read-so-far").replaceChildren(make("li", { class: "aside" }, "nothing"));
 }
 
@@ -676,12 +677,12 @@ function wrong(text, field = null) {
 function failed(problem) {
   if (!(problem instanceof Problem)) throw problem;
   const rows = !$("try-rows").hidden;
-  const hint = problem.status === 401 ? " Reload the page to give one." : problem.status === 404 ? " Start over." : "";
+  const hint = problem.status === 401 ? " Reload the page to enter one." : problem.status === 404 ? " Start over." : "";
   const said = problem.message.endsWith(".") ? problem.message : `${problem.message}.`;
   wrong(said[0].toUpperCase() + said.slice(1) + hint, rows ? "document" : "text");
 }
 
-/** One after another, in the order in which they were given. */
+/** Run work in the order in which it was given, one piece at a time. */
 function queued(work) {
   trying.work = trying.work.then(async () => {
     $("expected").setAttribute("aria-busy", "true");
@@ -692,10 +693,10 @@ function queued(work) {
       failed(problem);
     } finally {
       $("expected").removeAttribute("aria-busy");
-      $("read").textContent = "Read on";
+      $("read").textContent = "Append";
     }
   });
-  $("read").textContent = "Reading …";
+  $("read").textContent = "Appending …";
   return trying.work;
 }
 
@@ -705,7 +706,7 @@ async function append(body) {
     await ask(`/v1/sessions/${name}`, { method: "PUT" });
     [trying.session, trying.seq] = [name, 0];
   }
-  // The encoder is loaded with the first text: that takes longer than an answer may.
+  // The server loads the encoder with the first text, which takes longer than the default deadline.
   const headers = { "content-type": "application/json", "x-deadline-ms": "60000" };
   const found = await ask(`/v1/sessions/${trying.session}/append?k=5&text=1&seq=${trying.seq + 1}`, { method: "POST", headers, body: JSON.stringify(body), patience: 60000 });
   trying.seq = found.seq;
@@ -725,7 +726,7 @@ function readText(paragraphs) {
       try {
         expect(await append({ text: paragraph }), null);
       } catch (problem) {
-        $("text").value = [paragraph, $("text").value].filter(Boolean).join("\n\n"); // what was not read is not lost
+        $("text").value = [paragraph, $("text").value].filter(Boolean).join("\n\n"); // a failed paragraph returns to the field
         throw problem;
       }
       hasRead(paragraph);
@@ -735,11 +736,11 @@ function readText(paragraphs) {
 
 function readRows() {
   const picked = trying.documents[$("document").value], many = Number($("count").value);
-  if (!picked) return wrong("The documents have not come yet; wait a moment.", "document");
-  if (!Number.isInteger(many) || many < 1 || many > 1000) return wrong("Give a whole number of rows, from 1 to 1,000.", "count");
+  if (!picked) return wrong("The list of documents is still loading.", "document");
+  if (!Number.isInteger(many) || many < 1 || many > 1000) return wrong("Enter a whole number of rows from 1 to 1,000.", "count");
   if (trying.document !== picked) [trying.document, trying.next] = [picked, 0];
   const first = trying.next, last = Math.min(picked.rows, first + many);
-  if (first >= picked.rows) return wrong(`All ${count(picked.rows)} rows of this document are read; take another one, or start over.`, "document");
+  if (first >= picked.rows) return wrong(`All ${count(picked.rows)} rows of this document are appended. Choose another document, or start over.`, "document");
   return queued(async () => {
     const rows = Array.from({ length: last - first }, (_, n) => picked.first + first + n);
     const truth = last < picked.rows ? picked.first + last : null;
@@ -753,13 +754,13 @@ function read(event) {
   event.preventDefault();
   if (!$("try-rows").hidden) return readRows();
   const paragraphs = $("text").value.split(/\n\s*\n/).map((it) => it.trim()).filter(Boolean);
-  if (!paragraphs.length) return wrong("Write something first.", "text");
+  if (!paragraphs.length) return wrong("Enter some text first.", "text");
   $("text").value = "";
   wrong("");
   return readText(paragraphs);
 }
 
-/** An empty line ends a paragraph: it is read while the next one is written. */
+/** An empty line ends a paragraph, which is appended while the user writes the next one. */
 function typed() {
   const parts = $("text").value.split(/\n[^\S\n]*\n/);
   if (parts.length < 2) return;
@@ -775,16 +776,16 @@ function entered(event) {
 function expect(answer, truth) {
   const best = Math.max(...answer.expected.map((it) => it.score), 1e-9);
   const at = answer.expected.findIndex((it) => it.row === truth);
-  const said = truth === null ? "" : at < 0 ? " What truly comes next is not among them." : ` What truly comes next is number ${at + 1}.`;
+  const said = truth === null ? "" : at < 0 ? " The true next row is not among them." : ` The true next row is number ${at + 1}.`;
   const items = answer.expected.map((it, n) => expected(it, n, best, it.row === truth));
-  const told = `${answer.length === 1 ? "1 vector" : `${count(answer.length)} vectors`} read; ${answer.model} answers (${answer.arm}).${said}`;
-  $("expected").replaceChildren(make("p", { class: "legend" }, told), items.length ? make("ol", { class: "expected" }, items) : make("p", { class: "empty" }, "It expects nothing that it has not read already."));
+  const summary = `${answer.length === 1 ? "1 vector" : `${count(answer.length)} vectors`} in the context; ${answer.model} answered (${answer.arm}).${said}`;
+  $("expected").replaceChildren(make("p", { class: "legend" }, summary), items.length ? make("ol", { class: "expected" }, items) : make("p", { class: "empty" }, "The context holds every vector of the bank already."));
 }
 
 function expected(it, n, best, isTrue) {
   const bar = draw("svg", { viewBox: "0 0 64 8", height: 8, preserveAspectRatio: "none", "aria-hidden": "true" }, rect(0, 0, 64, 8, "fill well"), rect(0, 0, 64 * Math.max(0, it.score / best), 8, "fill"));
   return make("li", { class: isTrue ? "true" : "" },
-    make("div", { class: "head" }, make("span", { class: "place", "aria-hidden": "true" }, n + 1), make("b", {}, it.document || `row ${count(it.row)}`), isTrue ? make("span", { class: "tag" }, "✓ comes next") : "", make("span", { class: "score" }, bar, make("span", {}, make("span", { class: "unseen" }, "score "), it.score.toFixed(3)))),
+    make("div", { class: "head" }, make("span", { class: "place", "aria-hidden": "true" }, n + 1), make("b", {}, it.document || `row ${count(it.row)}`), isTrue ? make("span", { class: "tag" }, "✓ true") : "", make("span", { class: "score" }, bar, make("span", {}, make("span", { class: "unseen" }, "score "), it.score.toFixed(3)))),
     make("p", {}, it.text ?? `row ${count(it.row)}; this bank has no text`));
 }
 
@@ -804,7 +805,7 @@ function again() {
   $(document.querySelector("#try-modes input[value=rows]").checked ? "document" : "text").focus();
 }
 
-// Beginning
+// Start
 
 function begun() {
   const theme = localStorage.getItem("nextvec-theme") ?? "auto";
@@ -817,7 +818,7 @@ function begun() {
   }
   for (const radio of document.querySelectorAll("input[name=mode]")) radio.addEventListener("change", mode);
   $("key-form").addEventListener("submit", takeKey);
-  $("key").addEventListener("cancel", (event) => event.preventDefault()); // there is nothing behind it without a key
+  $("key").addEventListener("cancel", (event) => event.preventDefault()); // without a key there is nothing to show
   $("forget").addEventListener("click", forgetKey);
   $("hand").addEventListener("submit", (event) => event.preventDefault());
   $("hold").addEventListener("click", () => act($("hold").textContent.toLowerCase()));
@@ -831,15 +832,15 @@ function begun() {
   $("latency").addEventListener("keydown", stepped);
   $("latency").addEventListener("blur", unpointed);
   new ResizeObserver(() => {
-    if (!page.told) return;
-    latency(page.told);
-    histogram(page.told);
+    if (!page.overview) return;
+    latency(page.overview);
+    histogram(page.overview);
   }).observe(document.body);
   document.addEventListener("visibilitychange", () => {
-    if (!document.hidden) later(0);
+    if (!document.hidden) schedule(0);
   });
-  addEventListener("pagehide", () => forgetSession().catch(() => {})); // nobody is there to be told
-  look();
+  addEventListener("pagehide", () => forgetSession().catch(() => {})); // the page is closed
+  refresh();
 }
 
 addEventListener("DOMContentLoaded", begun);

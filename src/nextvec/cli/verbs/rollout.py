@@ -1,0 +1,201 @@
+"""The verb ``rollout`` and its actions."""
+
+import getpass
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from nextvec.cli.arguments import add_candidate_bank, add_weights
+from nextvec.cli.verb import Verb, VerbGroup
+
+LEDGER = "rollouts.db"
+
+
+def _one_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "rollout", nargs="?", metavar="ROLLOUT", help="id of the rollout (default: the active one, or else the last)"
+    )
+    _ledger_arguments(parser)
+
+
+def _ledger_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--ledger", default=LEDGER, metavar="FILE|URL", help=f"SQLite file or postgresql://… (default: {LEDGER})"
+    )
+    parser.add_argument("--route", default="default", help="route of the rollouts (default: default)")
+
+
+def _actor_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--by", default=getpass.getuser(), metavar="NAME", help="name that the ledger records (default: your user name)"
+    )
+
+
+def _start_arguments(parser: ArgumentParser) -> None:
+    _ledger_arguments(parser)
+    parser.add_argument("canary", type=Path, metavar="RUN", help="the run to try; it must lie beside the stable run")
+    parser.add_argument("--over", type=Path, required=True, metavar="RUN", help="the stable run, which answers now")
+    parser.add_argument("--id", help="id of the rollout (default: name of the canary, and the time)")
+    add_candidate_bank(parser)
+    add_weights(parser)
+    parser.add_argument(
+        "--harm",
+        type=float,
+        default=3.0,
+        help="smallest increase of failures that every step must detect, as a multiple of the stable rate (default: 3)",
+    )
+    parser.add_argument(
+        "--base", type=float, default=0.01, help="approximate share of the stable run's sessions that fail (default: 0.01)"
+    )
+    parser.add_argument("--dwell", type=float, default=900.0, metavar="SECONDS", help="shortest time of a step (default: 900)")
+    parser.add_argument(
+        "--pairs", type=int, default=1_000, help="mirrored sessions before the canary gets traffic (default: 1000)"
+    )
+    parser.add_argument(
+        "--lanes",
+        type=Path,
+        metavar="FOLDER",
+        help="judge each lane; give the folder that the servers got as --lanes (default: judge by context length)",
+    )
+    parser.add_argument("--gated", action="store_true", help="wait at every step until a person promotes")
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=100.0,
+        metavar="MS",
+        help="largest P95 of the checks' answers, in ms (default: 100)",
+    )
+    _actor_arguments(parser)
+
+
+def _watch_arguments(parser: ArgumentParser) -> None:
+    _one_arguments(parser)
+    parser.add_argument(
+        "--every", type=float, default=2.0, metavar="SECONDS", help="time between two reads of the ledger (default: 2)"
+    )
+
+
+def _person_arguments(parser: ArgumentParser) -> None:
+    _one_arguments(parser)
+    parser.add_argument("--reason", default="", help="reason that the ledger records")
+    parser.add_argument("--epoch", type=int, help="act only if the rollout is still in this epoch")
+    _actor_arguments(parser)
+
+
+def _simulate_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "traffic",
+        nargs="?",
+        type=Path,
+        help=".jsonl or .parquet file of time, session, n_vectors, latency_ms, failed, hit (default: synthetic traffic)",
+    )
+    parser.add_argument("--rollouts", type=int, default=100, help="simulated rollouts of each harm (default: 100)")
+    parser.add_argument("--requests", type=int, default=200_000, help="requests of synthetic traffic (default: 200000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the simulation (default: 0)")
+
+
+def _rollout(arguments: Namespace) -> int:
+    from nextvec.cli.rollout import rollout
+
+    return rollout(arguments)
+
+
+ROLLOUT = VerbGroup(
+    "rollout",
+    "try a canary beside the stable model, and roll it back when it is proved worse",
+    "A ledger holds the rollouts; servers take part with nextvec serve --ledger.",
+    "action",
+    (
+        Verb(
+            "start",
+            "check a canary, and begin its rollout in the shadow",
+            "Reads two runs, checks the canary against the stable run, and writes a rollout to the ledger. Exit code 1 when a "
+            "check fails.",
+            "nextvec rollout start runs/second --over runs/first",
+            _start_arguments,
+            _rollout,
+        ),
+        Verb(
+            "status",
+            "show the state of a rollout, its evidence, and the smallest harm that it can detect",
+            "Reads the ledger and prints how a rollout stands. Writes nothing.",
+            "nextvec rollout status",
+            _one_arguments,
+            _rollout,
+        ),
+        Verb(
+            "watch",
+            "follow a rollout until it ends",
+            "Reads the ledger again and again and prints each step. Writes nothing. Exit code 0 when the canary is promoted, "
+            "else 1.",
+            "nextvec rollout watch",
+            _watch_arguments,
+            _rollout,
+        ),
+        Verb(
+            "pause",
+            "keep the canary's share of traffic as it is",
+            "Writes the command to the ledger: the share of traffic stays. The servers still watch, and harm still rolls the "
+            "canary back.",
+            "nextvec rollout pause --reason 'on call is away'",
+            _person_arguments,
+            _rollout,
+        ),
+        Verb(
+            "resume",
+            "continue a paused rollout",
+            "Writes the command to the ledger: the rollout continues from where it was paused.",
+            "nextvec rollout resume",
+            _person_arguments,
+            _rollout,
+        ),
+        Verb(
+            "abort",
+            "take all traffic from the canary at once",
+            "Writes the command to the ledger: the canary gets no more traffic, and the rollout ends.",
+            "nextvec rollout abort --reason 'wrong weights'",
+            _person_arguments,
+            _rollout,
+        ),
+        Verb(
+            "promote",
+            "go one step up without waiting for evidence",
+            "Writes the command to the ledger: the canary goes one step up. Refused where a measure is worse.",
+            "nextvec rollout promote --reason 'checked by hand'",
+            _person_arguments,
+            _rollout,
+        ),
+        Verb(
+            "history",
+            "list every change of every rollout, or of one",
+            "Reads the ledger and prints its rows. Writes nothing.",
+            "nextvec rollout history",
+            _one_arguments,
+            _rollout,
+        ),
+        Verb(
+            "verify",
+            "check the hash chain of the ledger",
+            "Reads every row of the ledger and checks that each has the hash that the next one names. Writes nothing.",
+            "nextvec rollout verify",
+            _ledger_arguments,
+            _rollout,
+        ),
+        Verb(
+            "export",
+            "print every row of the ledger as a line of JSON",
+            "Reads the ledger, even a damaged one, and prints its rows to standard output. Writes nothing.",
+            "nextvec rollout export",
+            _ledger_arguments,
+            _rollout,
+        ),
+        Verb(
+            "simulate",
+            "simulate rollouts: how often a good canary is rolled back, and how soon a bad one",
+            "Reads recorded traffic, or makes synthetic traffic, and rolls out canaries of known harm with several rules. "
+            "Writes nothing.",
+            "nextvec rollout simulate --rollouts 20",
+            _simulate_arguments,
+            _rollout,
+        ),
+    ),
+)

@@ -1,0 +1,207 @@
+"""Verbs that train a run and use it; and the demo, which does both."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from nextvec.cli.arguments import (
+    add_bank_of_run,
+    add_candidate_bank,
+    add_exam,
+    add_lanes,
+    add_settings,
+    add_training_bank,
+    add_verify,
+    add_weights,
+    counts,
+    positive,
+    positive_number,
+)
+from nextvec.cli.verb import Verb
+from nextvec.cli.verbs.banks import AGAIN
+
+
+def _demo_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("demo"),
+        help="folder of the bank, the run and the report (default: demo)",
+    )
+    parser.add_argument("--size", type=positive, default=9_000, help="approximate number of chunks to encode (default: 9000)")
+
+
+def _demo(arguments: Namespace) -> int:
+    from nextvec.cli.evaluation import demo
+
+    return demo(arguments)
+
+
+def _train_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "recipe", help="default, or a phase such as phase1 or phase3-published; its sizes depend on the size of the bank"
+    )
+    parser.add_argument("run", type=Path, help="the folder of the run to make")
+    add_training_bank(parser)
+    add_settings(parser)
+
+
+def _train(arguments: Namespace) -> int:
+    from nextvec.cli.training import train
+
+    return train(arguments)
+
+
+def _status_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="a run")
+
+
+def _status(arguments: Namespace) -> int:
+    from nextvec.cli.training import status
+
+    return status(arguments)
+
+
+def _evaluate_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="a trained run")
+    parser.add_argument(
+        "--bank", type=Path, help="another bank, with --split all (default: the bank that the run was trained on)"
+    )
+    add_verify(parser)
+    parser.add_argument(
+        "--split", choices=("valid", "test", "all"), default="test", help="which documents are scored (default: test)"
+    )
+    parser.add_argument(
+        "--context",
+        type=positive,
+        help="vectors read before each scored row (default: the context of its training)",
+    )
+    add_exam(parser)
+    add_lanes(parser)
+
+
+def _evaluate(arguments: Namespace) -> int:
+    from nextvec.cli.evaluation import evaluate
+
+    return evaluate(arguments)
+
+
+def _predict_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="a trained run")
+    parser.add_argument("-k", type=positive, default=5, help="number of chunks to predict (default: 5)")
+    add_candidate_bank(parser)
+    parser.add_argument(
+        "--input",
+        type=Path,
+        help="predict for every document of a bank, or of a .parquet file with document, index and vector, instead of for "
+        "standard input",
+    )
+    parser.add_argument("--output", type=Path, help="with --input: the .parquet file to write")
+    parser.add_argument(
+        "--at",
+        choices=("every", "last"),
+        default="every",
+        help="with --input: predict after every vector, or after the last of each document (default: every)",
+    )
+    parser.add_argument("--vectors", action="store_true", help="with --input: also write the predicted vectors")
+
+
+def _predict(arguments: Namespace) -> int:
+    from nextvec.cli.prediction import predict
+
+    return predict(arguments)
+
+
+def _latency_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="a trained run")
+    add_bank_of_run(parser)
+    parser.add_argument(
+        "--contexts",
+        type=counts,
+        default=(10, 100, 1_000, 10_000),
+        metavar="N,N,…",
+        help="context lengths, in vectors (default: 10,100,1000,10000)",
+    )
+    parser.add_argument(
+        "--candidates",
+        type=positive,
+        help="rows to search (default: those of the bank); more than the bank has are made from its rows",
+    )
+    add_weights(parser)
+    parser.add_argument(
+        "--format",
+        choices=("float32", "float16", "int8"),
+        default="int8",
+        help="number format that the exact index reads (default: int8)",
+    )
+    parser.add_argument(
+        "--budget", type=positive_number, default=5.0, metavar="MS", help="largest P95 of an answer, in ms (default: 5)"
+    )
+    parser.add_argument("--against", type=Path, metavar="RUN", help="measure this run, too, and compare")
+    parser.add_argument(
+        "--ratio", type=positive_number, default=1.2, help="largest P95, as a multiple of that of --against (default: 1.2)"
+    )
+    parser.add_argument("--page", type=Path, metavar="HTML", help="write a page with the chart to this file")
+
+
+def _latency(arguments: Namespace) -> int:
+    from nextvec.cli.latency import latency
+
+    return latency(arguments)
+
+
+DEMO = Verb(
+    "demo",
+    "go the whole way from text to a report",
+    "Reads the documentation inside Python's packages, makes a bank, trains a run on it, and writes a report about the run. "
+    f"{AGAIN}",
+    "nextvec demo --out demo",
+    _demo_arguments,
+    _demo,
+)
+
+RUNS = (
+    Verb(
+        "train",
+        "train a run on a bank by a recipe",
+        "Reads a bank and writes a run: its settings, its history and its weights. After a crash, run the same command again: "
+        "it continues and gives the same bits.",
+        "nextvec train default runs/first --bank books.bank",
+        _train_arguments,
+        _train,
+    ),
+    Verb(
+        "status",
+        "show whether a run is being trained, and how far it is",
+        "Reads a run and prints its state, its updates and the time that is left. Writes nothing.",
+        "nextvec status runs/first",
+        _status_arguments,
+        _status,
+    ),
+    Verb(
+        "evaluate",
+        "measure Hit@1, Hit@5 and Hit@10 of a run, beside every baseline",
+        "Reads a run and its bank, ranks candidates for each scored row, and prints Hit@K with intervals for the model and "
+        "every baseline. Writes nothing.",
+        "nextvec evaluate runs/first --context 500",
+        _evaluate_arguments,
+        _evaluate,
+    ),
+    Verb(
+        "predict",
+        "predict the chunks that follow a text, or every document of a file",
+        "Reads text from standard input and prints the chunks that the model expects next. With --input it reads many "
+        f"documents and writes a .parquet file of predictions. {AGAIN}",
+        "nextvec predict runs/first --input books.bank --output expected.parquet",
+        _predict_arguments,
+        _predict,
+    ),
+    Verb(
+        "latency",
+        "measure the time of an answer by context length",
+        "Reads a run and its bank, measures on one thread how long it takes to read one vector and to search, and prints the "
+        "times beside the limits of the machine. Writes only --page. Exit code 1 when P95 is above the budget or the ratio.",
+        "nextvec latency runs/first --contexts 10,100,1000 --candidates 100000",
+        _latency_arguments,
+        _latency,
+    ),
+)
