@@ -1,4 +1,4 @@
-"""Predictors that learn nothing; every report shows them, because a number without them means little."""
+"""Untrained baselines; every report shows them beside the model."""
 
 # Axes: B passages, T positions, D width, N rows.
 
@@ -14,7 +14,7 @@ from nextvec.models.means import ExponentialMeans
 from nextvec.models.protocol import Recurrent
 
 NOTHING = torch.zeros(0)
-FORGOTTEN = 1e-9  # a weight below what float32 can tell from none
+FORGOTTEN = 1e-9  # a weight that float32 cannot distinguish from 0
 
 
 class CopyLast(Recurrent[Tensor]):
@@ -74,7 +74,7 @@ class MeanOfAll(Recurrent[Total]):
 
 
 class Constant(Recurrent[Tensor]):
-    """Always the same vector; with the mean of the training rows it shows what hubs alone are worth."""
+    """Always the same vector; the mean of the training rows shows the Hit@K of hubs alone."""
 
     reach = 1
 
@@ -92,7 +92,7 @@ class Constant(Recurrent[Tensor]):
 
 
 class Successor(Recurrent[Tensor]):
-    """Look up the training row nearest to the last vector and answer with the row that came after it."""
+    """Look up the training row nearest to the last vector and predict the row after it."""
 
     reach = 1
 

@@ -1,4 +1,4 @@
-"""The memory-augmented GRU: learned slots for what all texts share, a working memory for this one, a GRU that gates both."""
+"""The memory-augmented GRU: learned slots for all texts, a working memory of the passage, and a GRU that gates both."""
 
 # Axes: B passages, T positions, D width, H hidden, K means, N slots, E address width.
 
@@ -15,14 +15,13 @@ from nextvec.models.protocol import Recurrent
 from nextvec.models.trunk import Trunk
 from nextvec.models.working_memory import Held, WorkingMemory
 
-CONTENT = 32  # dimensions of the content that reach the GRU: few, because rows are few
+CONTENT = 32  # dimensions of the content that the GRU reads: few, because full-rank projections overfit at these data sizes
 
 
 class Slots(nn.Module):
     """A long-term memory of N learned slots, read by content: softmax(s cos(query, keys)) values.
 
-    Sharpness s, keys and values all get gradient. Values start at zero, so an
-    untrained memory says nothing.
+    Sharpness s, keys and values are trained. Values start at 0, so an untrained memory adds nothing.
     """
 
     def __init__(self, source: int, dim: int, count: int, width: int = 64) -> None:
@@ -42,7 +41,7 @@ class Slots(nn.Module):
 
 
 class MemoryGRUState(NamedTuple):
-    """Everything one passage is remembered by; its size does not grow with the passage."""
+    """The state of one passage; its size is bounded, whatever the length of the passage."""
 
     means: Float[Tensor, "B K D"]
     hidden: Float[Tensor, "1 B H"]
@@ -50,7 +49,7 @@ class MemoryGRUState(NamedTuple):
 
 
 class Read(NamedTuple):
-    """A passage between the two halves of a run. ``after``: the state after it, but for what the memory holds."""
+    """A passage between the two halves of a run. ``after``: the state after it, except for the working memory."""
 
     after: MemoryGRUState
     centred: Float[Tensor, "B T D"]
@@ -68,9 +67,9 @@ class MemoryGRU(Recurrent[MemoryGRUState]):
         centre: mean of the training rows, [D].
         decay: of the exponential mean it starts as.
         hidden: width of the GRU.
-        slots: learned long-term slots; 0 takes the memory away.
-        working: vectors the working memory holds; 0 takes it away.
-        dropout: on the content, the hidden state and the slots' answer.
+        slots: learned vectors of the long-term memory, the same for all texts; 0 for no such memory.
+        working: last vectors of the passage that the working memory holds; 0 for no working memory.
+        dropout: on the content, the hidden state and the output of the slots.
     """
 
     vector_parameters = ("trunk.", "recall_weights")
@@ -96,7 +95,7 @@ class MemoryGRU(Recurrent[MemoryGRUState]):
         self.write = nn.Linear(hidden, 1)
         self.recall_weights = nn.Parameter(torch.zeros(heads, self.dim))
         self.dropout = nn.Dropout(dropout)
-        # Content is what is learned by heart, so more of it is dropped.
+        # The content overfits most, so its dropout is higher.
         self.content_dropout = nn.Dropout(min(0.5, 2.5 * dropout))
         for layer in (self.gates, self.write):
             nn.init.zeros_(layer.weight)
@@ -112,7 +111,7 @@ class MemoryGRU(Recurrent[MemoryGRUState]):
         return self.answer(read, h_BTH)
 
     def read(self, state: MemoryGRUState, x_BTD: Float[Tensor, "B T D"]) -> tuple[Read, Float[Tensor, "B T H"]]:
-        """The first half of a run: the GRU's hidden states, and what the second half needs beside them."""
+        """The first half of a run: the hidden states of the GRU, and the other inputs of the second half."""
         means, centred_BTD, means_BTKD = self.trunk.read(state.means, x_BTD)
         content_BTC = self.content(self.content_dropout(centred_BTD * self.dim**0.5))
         features_BTF = self.trunk.features(centred_BTD, means_BTKD)
@@ -122,9 +121,11 @@ class MemoryGRU(Recurrent[MemoryGRUState]):
     def answer(
         self, read: Read, h_BTH: Float[Tensor, "B T H"], beside_BTD: Float[Tensor, "B T D"] | None = None
     ) -> tuple[MemoryGRUState, Float[Tensor, "B T D"]]:
-        """The second half: what is mixed, recalled and added is decided by ``h``, which may come from elsewhere.
+        """The second half: the hidden states ``h`` set the gates and read both memories.
 
-        ``beside`` is added to the mixture.
+        Args:
+            h_BTH: of the GRU, or of another module that has changed them.
+            beside_BTD: added to the mixture of means.
         """
         h_BTH = self.dropout(h_BTH)
         gates = 1 + self.gates(h_BTH)

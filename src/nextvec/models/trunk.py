@@ -1,4 +1,4 @@
-"""The part all our models share: a learned mixture of exponential means that starts as the strongest baseline."""
+"""The part that our models share: a learned mixture of exponential means that starts as the strongest baseline."""
 
 # Axes: B passages, T positions, K means, D width, F features.
 
@@ -19,9 +19,8 @@ DECAYS = (0.0, 0.5, 0.8, 0.95)
 class Trunk(nn.Module):
     """Centre the context, take its exponential means, mix them by learned weights per dimension.
 
-    At the start all weight lies on the mean with decay ``decay``: the output
-    is the centred exponential mean, the strongest untrained predictor known
-    for these vectors, and training can only add.
+    At the start all weight lies on the mean with decay ``decay``: the output is the centred exponential mean, the
+    strongest untrained predictor for these vectors.
     """
 
     def __init__(self, centre: Float[Tensor, " D"], decay: float, others: Sequence[float] = DECAYS) -> None:
@@ -52,10 +51,9 @@ class Trunk(nn.Module):
         return after, centred_BTD, means_BTKD
 
     def features(self, centred_BTD: Float[Tensor, "B T D"], means_BTKD: Float[Tensor, "B T K D"]) -> Float[Tensor, "B T F"]:
-        """How the newest vector lies to what came before: cosines to each mean, between neighbouring means, and norms.
+        """Cosines of the newest vector to each mean, cosines between neighbouring means, and norms of the means.
 
-        They say nothing of the content itself, so what is learned from them
-        holds for texts that were never seen.
+        They do not depend on the content, so what is learned from them generalises to unseen texts.
         """
         unit_BTD, units_BTKD = normalize(centred_BTD, dim=-1), normalize(means_BTKD, dim=-1)
         to_means = (units_BTKD * unit_BTD[:, :, None]).sum(-1)

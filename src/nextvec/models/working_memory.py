@@ -1,10 +1,8 @@
-"""The working memory of one passage: what followed the last time, and what resembled this.
+"""The working memory of one passage: attention over its last vectors.
 
-Each new vector is compared with the last W. Two things are recalled: the
-vectors that came *after* those most like it ("followed", the induction head of
-Olsson et al. 2022 on vectors), and those most like it themselves
-("resembled"). Nothing in it depends on what the text is about, so it works on
-texts that were never seen. It is state: rows go in and come out.
+Each new vector is compared with the last W vectors. One head recalls the vectors *after* the most similar ones ("followed",
+the induction head of Olsson et al. 2022 on vectors). The other recalls the most similar vectors themselves ("resembled").
+No parameter depends on the content, so the memory generalises to unseen texts. It is part of the state.
 """
 
 # Axes: B passages, T positions, Q positions of one block, W memory, P = W + Q window, D width.
@@ -45,7 +43,7 @@ class WorkingMemory(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
-        # Values near which training on documentation and on novels settled.
+        # Training on documentation and on novels converged near these values.
         self.log_sharpness = nn.Parameter(torch.full((self.HEADS,), 2.5))
         self.sink = nn.Parameter(torch.full((self.HEADS,), 8.0))
         self.log_fading = nn.Parameter(torch.full((self.HEADS,), -4.0))
@@ -58,7 +56,7 @@ class WorkingMemory(nn.Module):
     def forward(
         self, held: Held, unit_BTD: Float[Tensor, "B T D"], written_BT: Float[Tensor, "B T"]
     ) -> tuple[Held, Float[Tensor, "B T 2 D"]]:
-        """Recall at every position; a head that finds nothing alike returns nearly nothing, the rest goes to its sink."""
+        """Recall at every position; a head that finds no similar vector gives its weight to the sink and returns almost 0."""
         rows = torch.cat([held.rows, unit_BTD], dim=1)
         written = torch.cat([held.written, written_BT], dim=1)
         filled = torch.cat([held.filled, torch.ones_like(written_BT, dtype=torch.bool)], dim=1)
@@ -79,7 +77,7 @@ class WorkingMemory(nn.Module):
         filled_BP: Bool[Tensor, "B P"],
     ) -> Float[Tensor, "B Q 2 D"]:
         alike_BQP = queries_BQD @ rows_BPD.transpose(1, 2)
-        # A value is recalled for what came before it: its key is the row one place earlier.
+        # The key of a value is the row one place earlier.
         before_BQP = alike_BQP.roll(1, dims=2)
         filled_before_BP = filled_BP.roll(1, dims=1)
         filled_before_BP[:, 0] = False

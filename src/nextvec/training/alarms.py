@@ -1,4 +1,4 @@
-"""Alarms: what makes a training's figures worth nothing, by name."""
+"""Alarms: named conditions that make the figures of a training doubtful."""
 
 # Axes: N predictions, D width.
 
@@ -24,7 +24,7 @@ NEIGHBOURS = 10
 
 @dataclass(frozen=True)
 class Collapse:
-    """How varied the predictions are, beside the truths they should be as varied as.
+    """How varied the predictions are, compared with the truths.
 
     Attributes:
         effective_rank: of the predictions over that of the truths, both centred
@@ -40,7 +40,7 @@ class Collapse:
 
     @property
     def alarm(self) -> str | None:
-        """Named, where the predictions hardly depend on what was read."""
+        """The alarm, if the predictions hardly depend on the input; else None."""
         if self.effective_rank >= LEAST_RANK and self.mean_cosine <= MOST_ALIKE and self.hubness <= MOST_HUB:
             return None
         return (
@@ -50,7 +50,7 @@ class Collapse:
 
 
 def collapse(predicted_ND: Float[Tensor, "N D"], truth_ND: Float[Tensor, "N D"]) -> Collapse:
-    """Measure it on the predictions of one exam."""
+    """The variety of the predictions of one exam."""
     predicted, truth = normalize(predicted_ND.float(), dim=-1), normalize(truth_ND.float(), dim=-1)
     count = len(predicted)
     alike = float((predicted.sum(0).square().sum() - count) / max(1, count * (count - 1)))
@@ -60,21 +60,21 @@ def collapse(predicted_ND: Float[Tensor, "N D"], truth_ND: Float[Tensor, "N D"])
 
 
 def explosion(norm: float, earlier: Sequence[float]) -> str | None:
-    """Named, where a gradient is far above those before it."""
+    """The alarm, if a gradient norm is far above the earlier ones; else None."""
     if len(earlier) < 10 or norm <= TIMES_THE_MEDIAN * float(np.median(earlier)):
         return None
     return f"{EXPLOSION}: norm {norm:.3g}, {norm / float(np.median(earlier)):.0f} times the median of the last {len(earlier)}"
 
 
 def small_exam(rows: int, documents: int) -> str | None:
-    """Named, where the exam that decides is too small to decide."""
+    """The alarm, if the valid exam is too small for decisions; else None."""
     if rows >= LEAST_ROWS and documents >= LEAST_DOCUMENTS:
         return None
     return f"{SMALL_EXAM}: {rows} rows of {documents} documents; want {LEAST_ROWS} of {LEAST_DOCUMENTS}"
 
 
 def few_updates(update: int) -> str | None:
-    """Named, where training ended before it can have learned much."""
+    """The alarm, if training ended after too few updates to learn much; else None."""
     return None if update >= LEAST_UPDATES else f"{FEW_UPDATES}: {update}; want {LEAST_UPDATES}"
 
 
