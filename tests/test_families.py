@@ -84,7 +84,7 @@ def test_a_family_of_another_package_is_trained_examined_and_opened_again(instal
     run = begin(tmp_path / "run", "test", settings, bank)
     list(train(run, bank))
     opened = Run.open(tmp_path / "run")
-    assert opened.settings == settings
+    assert opened.settings == run.settings
     assert opened.settings.options == ThirdOptions(hidden=8, third=2)
     model, _ = load_model(opened)
     assert isinstance(model, GRU)

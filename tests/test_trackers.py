@@ -5,11 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from nextvec.bank import Bank
+from nextvec.experiments.sweep import sweep
 from nextvec.runs import Run, TrainSettings
 from nextvec.training import Evaluated, Event, Finished, Stepped, Tracker, begin, train
 from tests.conftest import walk_bank
+from tests.test_training import on_disk
 
 SMALL = TrainSettings.of(context=20, batch=3, updates=4, evaluate_every=2, hidden=8, slots=16, working=8, pool=30)
+
+
+SETS = [f"{name}={value}" for name, value in SMALL.flat().items() if name in ("context", "batch", "updates", "pool", "hidden")]
 
 
 @dataclass
@@ -57,3 +63,17 @@ def test_a_tracker_that_fails_ends_the_training_and_the_run_goes_on_as_if_it_had
     list(train(run, bank))
     list(train(whole, bank))
     assert run.history() == whole.history()
+
+
+def test_a_tracker_of_a_sweep_receives_the_events_of_all_its_runs(tmp_path: Path) -> None:
+    on_disk(walk_bank(documents=20), tmp_path / "bank")
+    seen = Collected()
+    values = {"lr": ["1e-3"]}
+    sweep("default", Bank.open(tmp_path / "bank"), tmp_path / "sweep", values, seeds=2, sets=SETS, trackers=[seen])
+    for seed in ("seed-0", "seed-1"):
+        events = [event for name, event in seen.events if name == seed]
+        run = Run.open(tmp_path / "sweep" / "default-lr=0.001" / seed)
+        valid = [event.record["valid"] for event in events if isinstance(event, Evaluated)]
+        assert valid == [record["valid"] for record in run.history()]
+        assert [event.update for event in events if isinstance(event, Stepped)] == [1, 2, 3, 4]
+        assert isinstance(events[-1], Finished)

@@ -162,7 +162,7 @@ def test_no_wildcard_and_nothing_but_an_origin(given: str) -> None:
 @pytest.mark.integration
 def test_an_address_in_use_is_named(server: Running, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     port = str(server.address[1])
-    assert main(["serve", str(run), "--sessions", str(tmp_path / "s"), "--port", port]) == 2
+    assert main(["serve", str(run), "--sessions", str(tmp_path / "s"), "--port", port, "--watchdog", "0"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "--host 127.0.0.1 --port " + port in line
     assert "in use" in line

@@ -9,10 +9,13 @@ from nextvec.errors import DataError, NextvecError
 from nextvec.experiments.executor import Executor, Task, TaskFailed, TaskFinished, TaskProgressed
 from nextvec.progress import Progress, silent
 from nextvec.runs import Run
-from nextvec.training import Stepped, begin
+from nextvec.training import Stepped, Tracker, begin
+from nextvec.training.trackers import tell
 
 
-def train_all(tasks: Sequence[Task], bank: Bank, executor: Executor, progress: Progress = silent) -> list[Run]:
+def train_all(
+    tasks: Sequence[Task], bank: Bank, executor: Executor, progress: Progress = silent, trackers: Sequence[Tracker] = ()
+) -> list[Run]:
     """Train every run that is not finished; the runs, in the order of the tasks.
 
     A run that fails stops no other. After a kill the same call goes on: finished
@@ -23,7 +26,7 @@ def train_all(tasks: Sequence[Task], bank: Bank, executor: Executor, progress: P
         RunError: a folder holds a run with other settings or of another bank.
         NextvecError: a run failed; raised after all others have ended.
     """
-    with closing(train_each(tasks, bank, executor, progress)) as ended:
+    with closing(train_each(tasks, bank, executor, progress, trackers)) as ended:
         failed = [(run, error) for run, error in ended if error is not None]
     refuse_failed(failed, len(tasks))
     return [Run.open(task.path) for task in tasks]
@@ -42,9 +45,12 @@ def refuse_failed(failed: Sequence[tuple[Run, NextvecError]], runs: int) -> None
 
 
 def train_each(
-    tasks: Sequence[Task], bank: Bank, executor: Executor, progress: Progress = silent
+    tasks: Sequence[Task], bank: Bank, executor: Executor, progress: Progress = silent, trackers: Sequence[Tracker] = ()
 ) -> Generator[tuple[Run, NextvecError | None]]:
     """Train as :func:`train_all`, and yield each run as it ends, with the error that it failed with.
+
+    Args:
+        trackers: receive the events of every run, in this process.
 
     Raises:
         DataError: the bank lies in memory only.
@@ -60,6 +66,8 @@ def train_each(
     with closing(executor.execute(waiting, path)) as events:
         for event in events:
             run = runs[event.task.path]
+            if isinstance(event, TaskProgressed):
+                tell(trackers, run, event.event)
             match event:
                 case TaskProgressed(event=Stepped() as step):
                     updates[run.path] = step.update

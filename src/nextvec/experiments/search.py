@@ -14,6 +14,7 @@ from nextvec.experiments.points import Point, Sweep
 from nextvec.experiments.sweep import SweepSettings, add_points, parse_list
 from nextvec.progress import Progress, silent
 from nextvec.runs.seeds import generator_seed
+from nextvec.training import Tracker
 
 STORAGE = "trials.sqlite"
 PROPOSAL = 11  # number of a random generator; those of training have others
@@ -59,6 +60,7 @@ def search(
     executor: Executor | None = None,
     rows: int = 2000,
     progress: Progress = silent,
+    trackers: Sequence[Tracker] = (),
 ) -> Sweep:
     """Let Optuna propose ``trials`` points, one after the other, for the highest mean Hit@5 on the valid part.
 
@@ -83,7 +85,7 @@ def search(
         for number in range(trials):
             values = settings.parsed(_proposed(study, number, space, settings.base.seed))
             added = [] if any(point.values == values for point in points) else [values]
-            points = list(add_points(settings, added, points, trained_by, progress).points)
+            points = list(add_points(settings, added, points, trained_by, progress, trackers).points)
             _tell(study, number, next(point for point in points if point.values == values))
         return Sweep.of(settings.folder, name, bank, points)
 

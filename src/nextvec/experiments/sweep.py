@@ -21,7 +21,7 @@ from nextvec.progress import Progress, silent
 from nextvec.recipes import recipe
 from nextvec.runs import Run, TrainSettings
 from nextvec.runs.settings import override
-from nextvec.training import begin
+from nextvec.training import Tracker, begin
 from nextvec.windows import split
 
 RECORD, LOCK = "sweep.json", "sweep.lock"
@@ -97,8 +97,8 @@ class SweepSettings:
             if name in FIXED:
                 raise SettingsError(f"{name} cannot be swept: it {FIXED[name]}")
         settings = override(self.base, assignments(values))
-        settled = {"model": settings.model, **settings.flat()}
-        return {name: settled[name] for name in values}
+        flat = {"model": settings.model, **settings.flat()}
+        return {name: flat[name] for name in values}
 
     def tasks(self, values: Mapping[str, Any]) -> list[Task]:
         """The runs of a point, one per seed."""
@@ -127,6 +127,7 @@ def sweep(
     executor: Executor | None = None,
     rows: int = 2000,
     progress: Progress = silent,
+    trackers: Sequence[Tracker] = (),
 ) -> Sweep:
     """Train a recipe with every combination of some values and evaluate all runs on the valid part.
 
@@ -140,6 +141,7 @@ def sweep(
         sets: ``name=value`` for settings that are not swept.
         executor: trains the runs; one process of this machine by default.
         rows: scored rows of the exam at most.
+        trackers: receive the events of every run, in this process.
 
     Raises:
         SettingsError: a setting or value that does not exist or does not fit; nothing is trained then.
@@ -153,7 +155,7 @@ def sweep(
         if values in grid[:n]:
             raise SettingsError(f"{' '.join(assignments(values))} is listed twice; list every value once")
     with settings.held():
-        return add_points(settings, grid, [], executor or LocalProcesses(), progress)
+        return add_points(settings, grid, [], executor or LocalProcesses(), progress, trackers)
 
 
 def add_points(
@@ -162,11 +164,12 @@ def add_points(
     before: Sequence[Point],
     executor: Executor,
     progress: Progress = silent,
+    trackers: Sequence[Tracker] = (),
 ) -> Sweep:
     """Train and evaluate the ``added`` points, beside those of ``before``; ``sweep.json`` is written after every run."""
     points = [*before, *(_begun(settings, values) for values in added)]
     tasks = [task for values in added for task in settings.tasks(values)]
-    for run, error in train_each(tasks, settings.bank, executor, progress):
+    for run, error in train_each(tasks, settings.bank, executor, progress, trackers):
         ended = settings.trial(run, error)
         points = [point.with_trial(ended) for point in points]
         found = Sweep.of(settings.folder, settings.recipe, settings.bank, points)

@@ -39,7 +39,7 @@ def check_computes(model: Recurrent[Any], settings: TrainSettings, dim: int) -> 
     operations for only some processors and says so only when they run.
 
     Args:
-        model: of the settings' model class, on any device; it is on ``settings.device`` afterwards.
+        model: of the settings' model class, on any device; it is on ``settings.compute.device`` afterwards.
         dim: width D of its vectors.
 
     Raises:

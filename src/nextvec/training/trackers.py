@@ -9,10 +9,10 @@ from nextvec.training.events import Event
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Receives every event of a run, in order, in the process that trains it.
+    """Receives every event of a run, in order.
 
-    A tracker that an experiment passes to its runs is copied to other processes, so it must be picklable. An exception
-    that it raises ends the training; the run can be resumed.
+    The trackers of an experiment receive the events of all its runs in the process of the experiment, whichever process
+    trains. An exception that a tracker raises ends the training; the run can be resumed.
     """
 
     def on(self, run: Run, event: Event) -> None:
@@ -23,6 +23,11 @@ class Tracker(Protocol):
 def track(events: Iterable[Event], run: Run, trackers: Sequence[Tracker]) -> Iterator[Event]:
     """The same events, each handed to every tracker first."""
     for event in events:
-        for tracker in trackers:
-            tracker.on(run, event)
+        tell(trackers, run, event)
         yield event
+
+
+def tell(trackers: Sequence[Tracker], run: Run, event: Event) -> None:
+    """Hand one event to every tracker."""
+    for tracker in trackers:
+        tracker.on(run, event)
