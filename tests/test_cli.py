@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -187,8 +188,10 @@ def test_export_writes_parquet_and_windows(place: Path, capsys: pytest.CaptureFi
     assert printed(capsys, "export", str(place / "bank"), str(tmp_path / "w.npz"), "--context", "10")["windows"] > 0
 
 
-@pytest.mark.integration
-def test_predict_reads_text_and_prints_chunks(tmp_path: Path, command: list[str], quiet_environment: dict[str, str]) -> None:
+def test_predict_reads_text_and_prints_chunks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     texts = tmp_path / "texts"
     texts.mkdir()
     for m in range(10):
@@ -196,10 +199,10 @@ def test_predict_reads_text_and_prints_chunks(tmp_path: Path, command: list[str]
         (texts / f"{m}.txt").write_text(story)
 
     def run(*arguments: str, text: str = "") -> str:
-        done = subprocess.run(
-            [*command, *arguments], input=text, env=quiet_environment, check=True, capture_output=True, text=True, cwd=tmp_path
-        )
-        return done.stdout
+        monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(text.encode())))
+        capsys.readouterr()
+        assert main(arguments) == 0
+        return capsys.readouterr().out
 
     run("ingest", "texts", "bank", "--size", "80")
     run("train", "default", "run", "--bank", "bank", *FLAGS)

@@ -275,14 +275,16 @@ def test_the_command_prints_a_table_and_one_object(place: Path, capsys: pytest.C
 def test_a_killed_command_goes_on_and_ends_the_same(
     place: Path, table: dict[str, Any], tmp_path: Path, command: list[str], quiet_environment: dict[str, str]
 ) -> None:
-    flags = ["--recipes", "phase1,phase3", "--seeds", "2", *(part for s in SETS for part in ("--set", s))]
+    sets = [s for s in SETS if not s.startswith("layers=")]  # which neither of the two reads
+    flags = ["--recipes", "phase1,phase3", "--seeds", "2", *(part for s in sets for part in ("--set", s))]
     line = [*command, "phases", str(tmp_path), "--bank", str(place / "bank"), *flags, "--json"]
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(line, env=quiet_environment, start_new_session=True, **silent)
     first = tmp_path / "phase1" / "seed-0"
-    until(lambda: (first / "run.json").exists() and Run.open(first).finished, pause=0.005)
+    until(lambda: process.poll() is not None or ((first / "run.json").exists() and Run.open(first).finished), pause=0.005)
+    assert process.poll() is None, "it ended before it could be killed"
     os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    assert process.wait() == -signal.SIGKILL
     written = (first / "best.safetensors").stat().st_mtime_ns
     subprocess.run(line, env=quiet_environment, check=True, **silent)
     assert (first / "best.safetensors").stat().st_mtime_ns == written

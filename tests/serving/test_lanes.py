@@ -444,7 +444,7 @@ def test_a_server_without_the_rollouts_lanes_does_not_take_part(made: Path, tmp_
     held = open_ledger(tmp_path / "r.db")
     with serving(tmp_path / "run0", tmp_path / "s", "--ledger", str(tmp_path / "r.db"), "--turn", "0.05"):
         until(lambda: not held.record("r").active)
-    assert "judged by other lanes" in held.rows("r")[-1].cause
+    assert "compared by other lanes" in held.rows("r")[-1].cause
     held.close()
 
 
