@@ -108,7 +108,6 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-@pytest.mark.integration
 def test_a_writer_killed_anywhere_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([sys.executable, "-c", WRITE_SLOWLY, whole, "-1"], check=True, stdout=subprocess.DEVNULL)

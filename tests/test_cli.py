@@ -16,6 +16,8 @@ import pytest
 
 from nextvec.bank import Bank, BankWriter, VectorDocument
 from nextvec.cli.main import main
+from nextvec.runs import Run, TrainSettings
+from nextvec.runs.origin import Origin
 from nextvec.windows import split
 from tests.conftest import walk_bank
 
@@ -237,12 +239,11 @@ ZERO = ROWS * (np.arange(6) != 2)[:, None].astype(np.float32)
 
 
 def damaged_run(path: Path) -> Path:
-    run = {"format": 1, "recipe": "default", "settings": {}}
-    origin = {"bank": "", "bank_path": "", "dim": 1, "encoder": "", "parts": {}, "trained_on": [], "decay": 0.5}
-    origin["parts"] = {"train": [], "valid": [], "test": []}
-    text_file(path / "run.json", json.dumps({**run, "origin": origin}).encode())
-    text_file(path / "training_history.json", b"{")
-    return path
+    parts: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
+    origin = Origin(bank="", bank_path="", dim=1, encoder="", parts=parts, trained_on=[], decay=0.5)
+    run = Run.create(path / "run", "default", TrainSettings(), origin)
+    text_file(run.path / "training_history.json", b"{")
+    return run.path
 
 
 BAD: dict[str, tuple[Make, str]] = {
@@ -458,6 +459,8 @@ def test_help_teaches_without_waiting_for_torch(command: list[str]) -> None:
     probe = """
 import sys
 from nextvec.cli.main import main
+from nextvec.runs import Run, TrainSettings
+from nextvec.runs.origin import Origin
 from nextvec.windows import split
 try:
     main(["--help"])

@@ -243,7 +243,6 @@ def test_what_an_operation_does_not_read_is_refused_by_name(
     assert http.get("/v1/sessions/unread").status_code == 404  # and nothing was done
 
 
-@pytest.mark.integration
 def test_a_request_that_cannot_be_read_is_a_line_in_the_log_and_a_count(run: Path, tmp_path: Path) -> None:
     with serving(run, tmp_path / "s", log=tmp_path / "log") as server:
         got = server.talk(b"GET / HTTP/1.1\r\nhost: localhost\r\nhost: evil.example\r\n\r\n")
@@ -314,7 +313,6 @@ def test_every_operation_has_one_handler_that_takes_the_query_of_its_documentati
         assert get_type_hints(found[name]).get("query") is operation.query
 
 
-@pytest.mark.integration
 def test_a_killed_server_loses_nothing_that_it_acknowledged(run: Path, tmp_path: Path) -> None:
     acknowledged: dict[str, int] = {}
     rows = rows_of(500, 5)
