@@ -16,7 +16,8 @@ import pytest
 
 from nextvec.bank import Bank, BankWriter, VectorDocument
 from nextvec.cli.main import main
-from nextvec.runs import Run, TrainSettings
+from nextvec.recipes import recipe
+from nextvec.runs import Run
 from nextvec.runs.origin import Origin
 from nextvec.windows import split
 from tests.conftest import walk_bank
@@ -241,7 +242,7 @@ ZERO = ROWS * (np.arange(6) != 2)[:, None].astype(np.float32)
 def damaged_run(path: Path) -> Path:
     parts: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
     origin = Origin(bank="", bank_path="", dim=1, encoder="", parts=parts, trained_on=[], decay=0.5)
-    run = Run.create(path / "run", "default", TrainSettings(), origin)
+    run = Run.create(path / "run", "default", recipe("default", 100), origin)
     text_file(run.path / "training_history.json", b"{")
     return run.path
 
@@ -459,7 +460,8 @@ def test_help_teaches_without_waiting_for_torch(command: list[str]) -> None:
     probe = """
 import sys
 from nextvec.cli.main import main
-from nextvec.runs import Run, TrainSettings
+from nextvec.recipes import recipe
+from nextvec.runs import Run
 from nextvec.runs.origin import Origin
 from nextvec.windows import split
 try:
