@@ -460,9 +460,6 @@ def test_help_teaches_without_waiting_for_torch(command: list[str]) -> None:
     probe = """
 import sys
 from nextvec.cli.main import main
-from nextvec.recipes import recipe
-from nextvec.runs import Run
-from nextvec.runs.origin import Origin
 from nextvec.windows import split
 try:
     main(["--help"])
