@@ -9,7 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A file's tests run in one worker, so that its fixtures are built once. A worker that dies ends the run: with this
 # distribution xdist would wait for the rest of its file for ever.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
+WORKERS := 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 0
 OUT ?= demo
 SIZE ?= 9000
 SHARED ?= ../shared
@@ -22,7 +23,9 @@ demo: $(VENV)/ready
 test: $(VENV)/ready-dev
 	$(PYTEST) -m "not integration and not slow and not shared"
 
-# The tests with drawn examples are in both: here they draw five times as many.
+# The tests with drawn examples are in both: here they draw five times as many. Of three workers one is often waiting for a
+# browser or a lease.
+test-integration: WORKERS := 3
 test-integration: $(VENV)/ready-dev
 	$(PYTEST) -m "(integration or hypothesis) and not slow and not shared" --hypothesis-profile full
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import signal
 import subprocess
 import sys
 import textwrap
@@ -97,6 +98,8 @@ with BankWriter(sys.argv[1], encoder="t", encoder_fingerprint="t", dim=8, text=T
         if m % 5 == 4:
             w.commit()
             print(m, flush=True)
+        if m == int(sys.argv[2]):
+            sys.stdin.read()
     w.finish()
 """
 
@@ -105,24 +108,23 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-@pytest.mark.integration
 def test_a_writer_killed_anywhere_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([sys.executable, "-c", WRITE_SLOWLY, whole], check=True, stdout=subprocess.DEVNULL)
-    for commits in (1, 9, 20):
-        process = subprocess.Popen([sys.executable, "-c", WRITE_SLOWLY, killed], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        for _ in range(commits):
-            process.stdout.readline()
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    subprocess.run([sys.executable, "-c", WRITE_SLOWLY, whole, "-1"], check=True, stdout=subprocess.DEVNULL)
+    for document in (7, 51, 153):  # at which it stands still, after the commit before it
+        command = [sys.executable, "-c", WRITE_SLOWLY, killed, str(document)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            while int(process.stdout.readline()) < document - 5:
+                pass
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
         assert not killed.exists()
     # What a crash leaves after the last commit must not survive.
     with open(tmp_path / "killed.partial" / "rows.bin", "ab") as rows:
         rows.write(b"torn")
     (tmp_path / "killed.partial" / ".journal.json.1.tmp").write_bytes(b"torn")
-    subprocess.run([sys.executable, "-c", WRITE_SLOWLY, killed], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-c", WRITE_SLOWLY, killed, "-1"], check=True, stdout=subprocess.DEVNULL)
     assert files(killed) == files(whole)
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import pytest
 
 from nextvec.bank import Bank, BankWriter, VectorDocument
 from nextvec.cli.main import main
-from nextvec.runs import TrainSettings
-from nextvec.settings import to_json
+from nextvec.recipes import recipe
+from nextvec.runs import Run
+from nextvec.runs.origin import Origin
 from nextvec.windows import split
 from tests.conftest import walk_bank
 
@@ -189,8 +191,10 @@ def test_export_writes_parquet_and_windows(place: Path, capsys: pytest.CaptureFi
     assert printed(capsys, "export", str(place / "bank"), str(tmp_path / "w.npz"), "--context", "10")["windows"] > 0
 
 
-@pytest.mark.integration
-def test_predict_reads_text_and_prints_chunks(tmp_path: Path, command: list[str], quiet_environment: dict[str, str]) -> None:
+def test_predict_reads_text_and_prints_chunks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     texts = tmp_path / "texts"
     texts.mkdir()
     for m in range(10):
@@ -198,10 +202,10 @@ def test_predict_reads_text_and_prints_chunks(tmp_path: Path, command: list[str]
         (texts / f"{m}.txt").write_text(story)
 
     def run(*arguments: str, text: str = "") -> str:
-        done = subprocess.run(
-            [*command, *arguments], input=text, env=quiet_environment, check=True, capture_output=True, text=True, cwd=tmp_path
-        )
-        return done.stdout
+        monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(text.encode())))
+        capsys.readouterr()
+        assert main(arguments) == 0
+        return capsys.readouterr().out
 
     run("ingest", "texts", "bank", "--size", "80")
     run("train", "default", "run", "--bank", "bank", *FLAGS)
@@ -236,12 +240,11 @@ ZERO = ROWS * (np.arange(6) != 2)[:, None].astype(np.float32)
 
 
 def damaged_run(path: Path) -> Path:
-    run = {"format": 2, "recipe": "default", "settings": to_json(TrainSettings.of())}
-    origin = {"bank": "", "bank_path": "", "dim": 1, "encoder": "", "parts": {}, "trained_on": [], "decay": 0.5}
-    origin["parts"] = {"train": [], "valid": [], "test": []}
-    text_file(path / "run.json", json.dumps({**run, "origin": origin}).encode())
-    text_file(path / "training_history.json", b"{")
-    return path
+    parts: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
+    origin = Origin(bank="", bank_path="", dim=1, encoder="", parts=parts, trained_on=[], decay=0.5)
+    run = Run.create(path / "run", "default", recipe("default", 100), origin)
+    text_file(run.path / "training_history.json", b"{")
+    return run.path
 
 
 BAD: dict[str, tuple[Make, str]] = {

@@ -25,6 +25,7 @@ from nextvec.models.baselines import CopyLast, MeanOfAll
 from nextvec.runs import Run, TrainSettings, load_model
 from nextvec.windows import split
 from tests.conftest import walk_bank
+from tests.here import Here
 from tests.test_phases import rates
 from tests.test_training import on_disk
 
@@ -42,7 +43,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(place: Path) -> ContextExperiment:
-    return context_experiment(place / "out", Bank.open(place / "bank"), (5, 10, 20), 2, "default", SETS, pool=200)
+    return context_experiment(place / "out", Bank.open(place / "bank"), (5, 10, 20), 2, "default", SETS, Here(), pool=200)
 
 
 @pytest.fixture(scope="module")
@@ -199,13 +200,17 @@ def test_verdicts_follow_from_the_intervals(content: dict[str, Any]) -> None:
 
 
 def test_where_few_rows_have_the_context_all_are_asked_and_it_is_said(place: Path) -> None:
-    found = context_experiment(place / "long", Bank.open(place / "bank"), (5, 80), 1, "default", SETS, pool=200).to_json()
+    found = context_experiment(
+        place / "long", Bank.open(place / "bank"), (5, 80), 1, "default", SETS, Here(), pool=200
+    ).to_json()
     assert found["exam"]["history"] == 1
     assert 30 <= found["full"]["rows"] < 300
     assert f"{found['full']['rows']} of {found['exam']['rows']} scored rows have 80" in found["notes"][0]
     for effect in found["trained"]:
         assert effect["full"]["hit@5"]["n"] == found["full"]["rows"]
-    none = context_experiment(place / "longer", Bank.open(place / "bank"), (5, 200), 1, "default", SETS, pool=200).to_json()
+    none = context_experiment(
+        place / "longer", Bank.open(place / "bank"), (5, 200), 1, "default", SETS, Here(), pool=200
+    ).to_json()
     assert none["full"]["rows"] == 0
     assert "Too few for figures of their own" in none["notes"][0]
     assert all(effect["full"] is None for effect in none["trained"])
@@ -215,7 +220,7 @@ def test_where_few_rows_have_the_context_all_are_asked_and_it_is_said(place: Pat
 
 def test_the_second_call_trains_and_answers_nothing(place: Path, content: dict[str, Any]) -> None:
     kept = {file: file.stat().st_mtime_ns for file in (place / "out").rglob("*.safetensors")}
-    again = context_experiment(place / "out", Bank.open(place / "bank"), (20, 5, 10), 2, "default", SETS, pool=200)
+    again = context_experiment(place / "out", Bank.open(place / "bank"), (20, 5, 10), 2, "default", SETS, Here(), pool=200)
     assert again.to_json() == content
     assert {file: file.stat().st_mtime_ns for file in (place / "out").rglob("*.safetensors")} == kept
 

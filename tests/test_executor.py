@@ -25,8 +25,6 @@ from nextvec.training import Evaluated, Finished, Stepped, begin, train
 from tests.conftest import walk_bank
 from tests.test_training import SMALL, on_disk
 
-pytestmark = pytest.mark.integration  # each test starts processes
-
 LONG = SMALL.replaced(updates=120, evaluate_every=20, patience=100)
 
 
@@ -60,6 +58,7 @@ def test_every_task_starts_progresses_and_ends_in_order(bank: Path, tmp_path: Pa
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.integration
 def test_a_killed_worker_fails_its_own_run_and_the_same_call_resumes_it(bank: Path, tmp_path: Path) -> None:
     asked = tasks(tmp_path, LONG, SMALL, SMALL.replaced(seed=1))
     events: list[TaskEvent] = []
@@ -84,6 +83,7 @@ def test_a_killed_worker_fails_its_own_run_and_the_same_call_resumes_it(bank: Pa
     assert Run.open(asked[0].path).history() == whole.history()
 
 
+@pytest.mark.integration
 def test_a_closed_call_leaves_no_process_and_its_run_can_be_resumed(bank: Path, tmp_path: Path) -> None:
     asked = tasks(tmp_path, LONG, LONG.replaced(seed=1))
     events = LocalProcesses(2).execute(asked, bank)
@@ -96,6 +96,7 @@ def test_a_closed_call_leaves_no_process_and_its_run_can_be_resumed(bank: Path, 
     assert list(train(run, Bank.open(bank)))
 
 
+@pytest.mark.integration
 def test_a_task_that_is_refused_stops_no_other(bank: Path, tmp_path: Path) -> None:
     asked = tasks(tmp_path, SMALL.replaced(pool=10_000), SMALL)
     events = list(LocalProcesses().execute(asked, bank))
@@ -109,6 +110,7 @@ def test_no_task_is_no_work(bank: Path) -> None:
     assert list(LocalProcesses().execute([], bank)) == []
 
 
+@pytest.mark.integration
 def test_all_runs_are_trained_before_the_failed_ones_are_named(bank: Path, tmp_path: Path) -> None:
     asked = tasks(tmp_path, SMALL, SMALL.replaced(seed=1), SMALL.replaced(seed=2))
     opened = Bank.open(bank)

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,14 @@ from nextvec.cli.main import main
 from nextvec.errors import DataError, RunError, SettingsError
 from nextvec.evaluation import Exam
 from nextvec.evaluation.results import evaluation_results, held_out_exam
-from nextvec.experiments.executor import Executor, LocalProcesses, Task, TaskEvent, TaskFinished
+from nextvec.experiments.executor import Executor, LocalProcesses
 from nextvec.experiments.runs import train_all
 from nextvec.experiments.search import Span, _distribution, parse_over, search
 from nextvec.experiments.sweep import SweepSettings, sweep
 from nextvec.runs import Run, TrainSettings
-from nextvec.training import begin, train
+from nextvec.training import begin
 from tests.conftest import walk_bank
+from tests.here import Here
 from tests.test_training import on_disk
 from tests.waiting import PATIENCE, until
 
@@ -54,24 +54,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bank(place: Path) -> Bank:
     return Bank.open(place / "bank")
-
-
-class Here:
-    """An executor that trains in this process, which starts faster than another; may be told to die before a run."""
-
-    def __init__(self) -> None:
-        self.trained: list[Path] = []
-        self.dies_before = -1
-
-    def execute(self, tasks: Sequence[Task], bank: Path) -> Generator[TaskEvent]:
-        for task in tasks:
-            if len(self.trained) == self.dies_before:
-                raise KeyboardInterrupt
-            opened = Bank.open(bank)
-            run = begin(task.path, task.recipe, task.settings, opened)
-            self.trained.append(task.path)
-            list(train(run, opened))
-            yield TaskFinished(task)
 
 
 @pytest.fixture

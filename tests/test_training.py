@@ -1,11 +1,10 @@
 """Training: what is told apart from what, that it learns, and that being killed changes nothing."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import time
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 
 from nextvec.bank import Bank, BankWriter, VectorDocument
 from nextvec.batches import candidates, passages
+from nextvec.cli.main import main
 from nextvec.errors import DataError, ExamError, RunError, SettingsError
 from nextvec.evaluation.runs import evaluate
 from nextvec.models import MemoryGRU
@@ -30,6 +30,7 @@ from nextvec.settings import to_json
 from nextvec.training import Evaluated, Finished, Stepped, begin, train
 from nextvec.windows import rows_of, training_windows
 from tests.conftest import walk_bank
+from tests.waiting import until
 
 SMALL = TrainSettings.of(context=20, batch=3, updates=12, evaluate_every=4, hidden=8, slots=16, working=8, pool=30)
 
@@ -220,29 +221,46 @@ def test_patience_ends_training(tmp_path: Path) -> None:
     assert "no better for 3 validations" in (run.finished or "")
 
 
-def killed_after(command: list[str], environment: dict[str, str], history: Path, looks: int) -> None:
-    """SIGKILL the process as soon as its history has so many entries."""
+STANDING_STILL = """
+import sys, time
+from nextvec.cli import training
+from nextvec.cli.main import main
+whole, last = training.run_train, int(sys.argv.pop())
+def until_last(*given):
+    for event in whole(*given):
+        yield event
+        if getattr(event, "update", 0) >= last:
+            time.sleep(600)
+training.run_train = until_last
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def killed_at(update: int, arguments: list[str], environment: dict[str, str], history: Path) -> None:
+    """SIGKILL a process that trains until this update, as soon as it has recorded the last validation before it."""
+    command = [sys.executable, "-c", STANDING_STILL, *arguments, str(update)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None:
-        if history.exists() and len(json.loads(history.read_text())["evaluations"]) >= looks:
-            os.kill(process.pid, signal.SIGKILL)
-            break
-        time.sleep(0.005)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+    validations = 1 + update // 5
+
+    def recorded() -> bool:
+        return history.exists() and len(json.loads(history.read_text())["evaluations"]) >= validations
+
+    until(lambda: process.poll() is not None or recorded(), pause=0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
 
 
 @pytest.mark.integration
-def test_a_killed_training_resumes_bit_for_bit(tmp_path: Path, command: list[str], quiet_environment: dict[str, str]) -> None:
+def test_a_killed_training_resumes_bit_for_bit(tmp_path: Path, quiet_environment: dict[str, str]) -> None:
     on_disk(walk_bank(documents=20), tmp_path / "bank")
-    sets = ["context=20", "batch=3", "updates=60", "evaluate_every=5", "hidden=8", "slots=16", "working=8", "pool=30"]
+    sets = ["context=20", "batch=3", "updates=40", "evaluate_every=5", "hidden=8", "slots=16", "working=8", "pool=30"]
     sets += ["patience=50", "negatives=7"]
     flags = ["--bank", str(tmp_path / "bank"), *(part for s in sets for part in ("--set", s))]
-    whole, killed = ([*command, "train", "default", str(tmp_path / name), *flags] for name in ("whole", "killed"))
-    subprocess.run(whole, env=quiet_environment, check=True, stdout=subprocess.DEVNULL)
-    for looks in (2, 5):
-        killed_after(killed, quiet_environment, tmp_path / "killed" / "training_history.json", looks)
-    subprocess.run(killed, env=quiet_environment, check=True, stdout=subprocess.DEVNULL)
+    whole, killed = (["train", "default", str(tmp_path / name), *flags] for name in ("whole", "killed"))
+    assert main(whole) == 0
+    for update in (8, 22):
+        killed_at(update, killed, quiet_environment, tmp_path / "killed" / "training_history.json")
+    assert main(killed) == 0
     for name in ("training_history.json", "best.safetensors", "checkpoint.safetensors"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 

@@ -33,8 +33,6 @@ STEPS = (CanaryStep(5.0, 0.0, 10**6), CanaryStep(50.0, 0.0, 10**6), CanaryStep(9
 QUICK = ("--turn", "0.05")
 PERSON = "tester"
 
-pytestmark = pytest.mark.integration  # each starts a server
-
 
 def draft(ledger: Ledger, folder: Path, **plan: Any) -> str:
     stable, canary = (identity(name, Engine.open(folder / name).digest) for name in ("run0", "run1"))
@@ -89,6 +87,7 @@ def test_a_person_carries_a_canary_up_and_it_stays_up(ledger: Ledger, folder: Pa
         assert [e.row for e in answer.expected] == [e.row for e in want.predict(3)]
 
 
+@pytest.mark.integration
 def test_a_canary_of_other_weights_than_were_checked_never_answers(ledger: Ledger, folder: Path) -> None:
     draft(ledger, folder)
     spoil(folder / "run1", 1.5)
@@ -97,6 +96,7 @@ def test_a_canary_of_other_weights_than_were_checked_never_answers(ledger: Ledge
     assert "other weights" in ledger.rows("r")[-1].cause
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "content",
     [pickle.dumps({"weights": [1.0]}), (2**63 - 1).to_bytes(8, "little") + b"{}", b"", b"\x08" + bytes(7) + b"not json"],
@@ -113,6 +113,7 @@ def test_what_only_calls_itself_safetensors_is_never_opened(ledger: Ledger, fold
     assert "/" not in cause
 
 
+@pytest.mark.integration
 def test_a_name_that_leads_elsewhere_opens_nothing(ledger: Ledger, folder: Path, made: Path) -> None:
     shutil.rmtree(folder / "run1")
     (folder / "run1").symlink_to(made / "run1")
@@ -124,6 +125,7 @@ def test_a_name_that_leads_elsewhere_opens_nothing(ledger: Ledger, folder: Path,
         until(lambda: state(ledger) == "REJECTED")
 
 
+@pytest.mark.integration
 def test_a_canary_that_knows_nothing_is_rejected_in_the_shadow_and_nobody_saw_it(ledger: Ledger, folder: Path) -> None:
     spoil(folder / "run1", 3e38, "trunk.weights")  # whatever it reads, it expects nothing in particular
     draft(ledger, folder)
@@ -162,6 +164,7 @@ def test_a_killed_server_goes_on_with_the_rollout_where_it_was(ledger: Ledger, f
     assert ledger.verify() == len(ledger.rows())
 
 
+@pytest.mark.integration
 def test_recorded_traffic_can_be_rolled_out_dry(folder: Path) -> None:
     path = folder / "traffic.jsonl"
     with serving(folder / "run0", folder / "sessions", "--record", str(path)) as server, Client(server.url) as client:
@@ -179,6 +182,7 @@ def test_recorded_traffic_can_be_rolled_out_dry(folder: Path) -> None:
     assert row["rolled_back"] == 0
 
 
+@pytest.mark.integration
 def test_no_traffic_pauses(ledger: Ledger, folder: Path) -> None:
     draft(ledger, folder, silence=0.5)
     with served(folder):
@@ -186,6 +190,7 @@ def test_no_traffic_pauses(ledger: Ledger, folder: Path) -> None:
     assert "no evidence" in ledger.rows("r")[-1].cause
 
 
+@pytest.mark.integration
 def test_a_ledger_that_rots_stops_the_canary_and_no_answer(ledger: Ledger, folder: Path) -> None:
     draft(ledger, folder)
     for _ in range(3):
@@ -211,6 +216,7 @@ def test_a_ledger_that_rots_stops_the_canary_and_no_answer(ledger: Ledger, folde
     assert any("trouble" in json.loads(line) for line in log)
 
 
+@pytest.mark.integration
 def test_what_people_may_not_do_is_refused(ledger: Ledger, folder: Path) -> None:
     draft(ledger, folder)
     with served(folder) as server:

@@ -271,7 +271,6 @@ print(done + 1)
 """
 
 
-@pytest.mark.integration
 def test_a_full_disk_refuses_appends_keeps_reads_and_passes(tmp_path: Path) -> None:
     """In a process of its own: the limit on file sizes that stands for a full disk holds for all of it."""
     ran = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, check=False)
@@ -309,7 +308,6 @@ while True:
 """
 
 
-@pytest.mark.integration
 def test_a_killed_process_loses_nothing_that_it_acknowledged(tmp_path: Path) -> None:
     last = 0
     for _ in range(3):

@@ -357,7 +357,6 @@ def test_a_canary_whose_process_is_ended_or_hangs_is_answered_for_and_rolled_bac
         assert "stable had to answer" in ledger.rows("r")[-1].cause or "stable had to answer" in ledger.rows("r")[-2].cause
 
 
-@pytest.mark.integration
 def test_when_the_stable_process_is_killed_nothing_is_lost_and_requests_wait_for_it(folder: Path) -> None:
     with served(folder) as server, Client(server.url) as client:
         names = [f"s{n}" for n in range(8)]

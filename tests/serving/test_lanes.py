@@ -498,7 +498,6 @@ def _of_another_bank(engine: Engine) -> Engine:
     return Engine(engine.model, Bank.from_numpy(rows_of(40), [20, 20]))
 
 
-@pytest.mark.integration
 def test_answers_say_their_lane_as_json(made: Path, anchors: Anchors, tmp_path: Path) -> None:
     options = ("--lanes", str(made / "lanes"))
     with serving(made / "run0", tmp_path / "s", *options) as server:

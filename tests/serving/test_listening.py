@@ -75,7 +75,6 @@ def proxy(server: Running) -> Iterator[str]:
         shown.shutdown()
 
 
-@pytest.mark.integration
 def test_everything_is_found_under_the_path_of_a_proxy(proxy: str) -> None:
     with httpx.Client(timeout=PATIENCE) as client:
         page = client.get(f"{proxy}/a/nv")
@@ -112,7 +111,6 @@ def test_a_root_path_is_a_path(root: str) -> None:
         ListenAddress(root=root).check()
 
 
-@pytest.mark.integration
 def test_a_page_of_a_listed_origin_may_ask_and_others_may_not(server: Running) -> None:
     asking = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
     with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
@@ -159,7 +157,6 @@ def test_no_wildcard_and_nothing_but_an_origin(given: str) -> None:
         as_origin(given)
 
 
-@pytest.mark.integration
 def test_an_address_in_use_is_named(server: Running, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     port = str(server.address[1])
     assert main(["serve", str(run), "--sessions", str(tmp_path / "s"), "--port", port, "--watchdog", "0"]) == 2

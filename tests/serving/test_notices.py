@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from nextvec.rollout.opening import open_ledger
 from nextvec.serving.notices import Notices
@@ -51,7 +50,6 @@ def hook(fails: int = 0) -> Iterator[tuple[str, list[Any]]]:
         thread.join()
 
 
-@pytest.mark.integration
 def test_the_end_of_a_rollout_is_told(folder: Path) -> None:
     ledger = open_ledger(folder / "rollouts.db")
     draft(ledger, folder)

@@ -101,7 +101,6 @@ def test_a_restored_session_survives_sigkill_and_answers_as_the_first_one(first:
             assert moved.snapshot() == there.snapshot()
 
 
-@pytest.mark.integration
 def test_what_the_server_gives_an_engine_restores_to_the_same_bits(first: Running, folder: Path) -> None:
     with Client(first.url) as client:
         restored = Engine.open(folder / "run0").restore(begun(client, "engine"))
@@ -132,7 +131,6 @@ def test_other_weights_read_the_context_anew(first: Running, other: Running) -> 
         assert client.restore("second", data).length == 48  # there is room in a session that is empty
 
 
-@pytest.mark.integration
 def test_a_session_is_never_overwritten_and_the_same_again_is_a_retry(first: Running, http: httpx.Client) -> None:
     with Client(first.url) as client:
         data = begun(client, "source")
@@ -178,7 +176,6 @@ def sound(first: Running) -> bytes:
         return begun(client, "sound")
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_snapshot_is_refused_in_one_line_and_begins_nothing(http: httpx.Client, sound: bytes, name: str) -> None:
     status, said, spoil = BAD[name]
@@ -200,7 +197,6 @@ def test_a_snapshot_of_an_engine_or_of_an_older_server_is_refused_for_its_missin
     assert put(http, "old", session.snapshot(), "application/json").status_code == 415
 
 
-@pytest.mark.integration
 def test_a_snapshot_may_be_larger_than_other_bodies_within_a_bound_of_its_own(first: Running, http: httpx.Client) -> None:
     with Client(first.url) as client:
         session = client.session("large")

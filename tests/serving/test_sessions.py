@@ -23,7 +23,6 @@ def server(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runn
         yield running
 
 
-@pytest.mark.integration
 def test_pages_list_every_session_once_by_name(server: Running) -> None:
     with Client(server.url) as client, httpx.Client(base_url=server.url) as web:
         for n in range(25):

@@ -102,7 +102,6 @@ def test_bad_input_is_one_line_and_code_2(folder: Path, words: list[str], messag
     assert not (folder / "rollouts.db").exists() or not told(folder, "rollout", "history")["rows"]
 
 
-@pytest.mark.integration
 def test_the_length_of_a_context_chooses_the_model(folder: Path) -> None:
     runs = [folder / "run0", folder / "run1"]
     with serving(runs, folder / "s", "--long", "run1", "--threshold", "3") as server, Client(server.url) as client:

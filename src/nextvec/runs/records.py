@@ -33,7 +33,7 @@ class History:
     @property
     def best_hit5(self) -> float | None:
         """Hit@5 at the validation whose weights are kept."""
-        return next((e["valid"]["hit@5"] for e in reversed(self.evaluations) if e["best"]), None)
+        return next((float(e["valid"]["hit@5"]) for e in reversed(self.evaluations) if e["best"]), None)
 
     def write(self, file: Path) -> None:
         content = {
