@@ -25,20 +25,20 @@ import nextvec as nv
 from nextvec.cli.main import main as nextvec
 
 BANKS = ("topics", "items", "text")
-MODELS = ("gru", "lstm", "transformer", "mixture", "hierarchical", "linear", "experts", "published")
+MODELS: dict[str, dict[str, object]] = {
+    "gru": {"hidden": 32, "layers": 1},
+    "lstm": {"hidden": 32, "layers": 1},
+    "transformer": {"hidden": 32, "layers": 1},
+    "mixture": {"hidden": 32},
+    "hierarchical": {"hidden": 32, "layers": 1},
+    "linear": {"hidden": 32, "layers": 1},
+    "experts": {"hidden": 32, "slots": 16, "working": 8},
+    "published": {"hidden": 32, "layers": 1},
+}
+OWN = {"hidden": 32, "slots": 16, "working": 8}  # of the default model
 WEIGHTS = ("float32", "bfloat16", "int8")
 PHASES = "phase1,phase4,phase1-published"
-SMALL = {
-    "updates": 6,
-    "evaluate_every": 3,
-    "hidden": 32,
-    "slots": 16,
-    "working": 8,
-    "batch": 3,
-    "negatives": 16,
-    "lr": 0.01,
-    "warmup": 0,
-}
+SMALL = {"updates": 6, "evaluate_every": 3, "batch": 3, "negatives": 16, "lr": 0.01, "warmup": 0}
 HASH = 32  # bytes between the first line of a snapshot and its tensors
 K = 10
 
@@ -107,7 +107,7 @@ def compared(name: str) -> dict[str, Any]:
 
 def phased(name: str) -> dict[str, Any]:
     recipes = ("--recipes", PHASES, "--seeds", 2, "--pools", "30,58,all")
-    small = sets(layers=1, pool=30, accumulate=1, coherence=-1, **({} if name == BANKS[0] else {"context": 20}))
+    small = sets(**OWN, pool=30, accumulate=1, coherence=-1, **({} if name == BANKS[0] else {"context": 20}))
     return verb("phases", f"{name}.phases", "--bank", f"{name}.bank", *recipes, *small, "--lanes", f"{name}.lanes")
 
 
@@ -182,16 +182,18 @@ def things() -> list[tuple[str, str, Callable[[], Any]]]:
         found += [
             (name, "ingest, inspect", lambda name=name: ingested(name)),
             (name, "audit", lambda name=name: audited(name)),
-            (name, "train", lambda name=name: trained(name, "run")),
-            (name, "train, gru", lambda name=name: trained(name, "gru", model="gru")),
+            (name, "train", lambda name=name: trained(name, "run", **OWN)),
+            (name, "train, gru", lambda name=name: trained(name, "gru", model="gru", **MODELS["gru"])),
             (name, "lanes, evaluate", lambda name=name: evaluated(name)),
             (name, "compare", lambda name=name: compared(name)),
             (name, "answers, snapshot", lambda name=name: answered(name, "run")),
             (name, "predict", lambda name=name: predicted(name)),
             (name, "phases", lambda name=name: phased(name)),
         ]
-    for model in MODELS[1:]:
-        found.append((BANKS[0], f"train, {model}", lambda model=model: trained(BANKS[0], model, model=model, layers=1)))
+    for model, small in MODELS.items():
+        if model != "gru":
+            run = lambda model=model, small=small: trained(BANKS[0], model, model=model, **small)  # noqa: E731
+            found.append((BANKS[0], f"train, {model}", run))
     for model in MODELS:
         found.append((BANKS[0], f"answers, {model}", lambda model=model: answered(BANKS[0], model)))
     return [*found, ("none", "rollout simulate", simulated)]

@@ -8,7 +8,7 @@ compares phases, answers from sessions in every weight format, and takes
 snapshots; the sources of that checkout are first on its path. Exit code 1 when
 a figure differs.
 
-What is not compared stands in IGNORED, with the reason. Keys that a
+What is not compared stands in IGNORED and ABSENT, with the reason. Keys that a
 restructuring renames stand in RENAMED. Of a sentence (SENTENCES) its numbers
 are compared and its words are not.
 """
@@ -19,7 +19,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -31,11 +31,16 @@ from table import show
 
 # Keys of settings, records and snapshots, and names of files, or parts of them between dots: before → after.
 RENAMED = {"census-2": "census", "faster": "vector_lr_multiplier", "router": "router_fraction", "only": "lane_filter"}
+# Groups of settings in a run's record, which the flat names of settings do not have.
+GROUPS = re.compile(r"(/settings)/(options|source|passages|objective|negatives|optimizer|compute|validation|split)/")
+# Places that only one side may have, and why.
+ABSENT = {"*/run.json/settings/*": "a record may leave out the settings that its model does not read"}
 # Places, as patterns, and why a difference there is no difference of a figure.
 IGNORED = {
     "*/seconds": "clock",
     "*/seconds/*": "clock",
     "*/time_to_reach/*": "clock",
+    "*/format": "version of a layout on disk",
     "*/snapshot/facts/model": "digest over the names of settings, which may be renamed",
 }
 SENTENCES = ("*/notes/*", "*/alarms/*", "*/says", "*/untrained", "*/source")
@@ -61,6 +66,7 @@ def main(before: Path, after: Path) -> int:
         told += [f"{bank}, {thing}: {difference}" for difference in found]
     show("Same figures", ("bank", "thing", "values", ""), rows, f"{before} and {after}")
     print(f"not compared: {', '.join(f'{place} ({why})' for place, why in IGNORED.items())}")
+    print(f"compared where both have it: {', '.join(f'{place} ({why})' for place, why in ABSENT.items())}")
     for difference in told[:SHOWN]:
         print(difference)
     if told:
@@ -109,14 +115,19 @@ def write_inputs(folder: Path) -> None:
 def values(thing: Any) -> Values:
     """Everything in a tree by its place; each number of an array by itself."""
     found: Values = {}
-    for place, value in leaves("", thing):
-        if any(fnmatchcase(place, ignored) for ignored in IGNORED):
+    for raw, value in leaves("", thing):
+        place = GROUPS.sub(r"\1/", raw)
+        if matches(place, IGNORED):
             continue
         if place in found:
             raise ValueError(f"two values at {place}: RENAMED gives two keys one name")
-        sentence = isinstance(value, str) and any(fnmatchcase(place, pattern) for pattern in SENTENCES)
+        sentence = isinstance(value, str) and matches(place, SENTENCES)
         found[place] = NUMBER.findall(value) if sentence else value
     return found
+
+
+def matches(place: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(place, pattern) for pattern in patterns)
 
 
 def leaves(place: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -139,8 +150,8 @@ def leaves(place: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def differences(one: Values, other: Values) -> list[str]:
     """Each place whose values differ, or that only one side has; a thing that failed differs even from itself."""
-    found = [f"{place}: only before" for place in one if place not in other]
-    found += [f"{place}: only after" for place in other if place not in one]
+    found = [f"{place}: only before" for place in one if place not in other and not matches(place, ABSENT)]
+    found += [f"{place}: only after" for place in other if place not in one and not matches(place, ABSENT)]
     # As texts, so that a NaN equals itself, and -0.0 does not equal 0.0.
     found += [
         f"{place}: {one[place]} → {other[place]}" for place in one if place in other and repr(one[place]) != repr(other[place])
