@@ -165,7 +165,8 @@ EXPERIMENTS = (
         "compare",
         "compare two runs on one exam, and print the difference with its interval",
         "Reads two runs and their bank, evaluates both on one exam, and prints the lift of A over B with its interval. "
-        "The lift is paired by row, and the interval resamples documents. Writes the evaluation result of each run into the folder of the run.",
+        "The lift is paired by row, and the interval resamples documents. Writes the "
+        "evaluation result of each run into the folder of the run.",
         "nextvec compare runs/new runs/old",
         _compare_arguments,
         _compare,
