@@ -53,7 +53,9 @@ def names(text: str) -> tuple[str, ...]:
 
 def add_verify(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--verify", action="store_true", help="hash the bank's content, even if its files have not changed since the last time"
+        "--verify",
+        action="store_true",
+        help="check the hash of the bank's content, even if its files have not changed since the last check",
     )
 
 
@@ -63,7 +65,7 @@ def add_training_bank(parser: ArgumentParser) -> None:
 
 
 def add_bank_of_run(parser: ArgumentParser) -> None:
-    parser.add_argument("--bank", type=Path, help="where the bank lies now (default: where it was when the run was trained)")
+    parser.add_argument("--bank", type=Path, help="present path of the bank (default: its path when the run was trained)")
     add_verify(parser)
 
 
@@ -103,7 +105,7 @@ def add_weights(parser: ArgumentParser) -> None:
         "--weights",
         choices=WEIGHTS,
         default="auto",
-        help="format of the weights (default: auto, what suits this processor)",
+        help="format of the weights (default: auto, which chooses for this processor)",
     )
 
 

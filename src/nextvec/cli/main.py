@@ -11,15 +11,15 @@ from nextvec.cli.verbs import VERBS
 from nextvec.errors import NextvecError, SettingsError
 
 DESCRIPTION = """\
-Read a long context of embedding vectors, predict the next one, and measure it honestly.
+Read a long context of embedding vectors, predict the next vector, and measure the quality of the predictions.
 
-  nextvec demo                                   text → report, on text that Python contains
+  nextvec demo                                   train and report, on text that Python contains
   nextvec ingest books/ books.bank               your own text, or ready vectors
   nextvec train default runs/first --bank books.bank
-  nextvec evaluate runs/first                    Hit@K with intervals, beside every baseline
-  nextvec predict runs/first < chapter.txt       the text that follows
+  nextvec evaluate runs/first                    Hit@K with intervals, for the model and every baseline
+  nextvec predict runs/first < chapter.txt       the chunks that the model expects next
 """
-EPILOG = "Exit codes: 0 done, 1 a check failed, 2 misuse or bad input. `nextvec VERB --help` explains one verb."
+EPILOG = "Exit codes: 0 done, 1 a check failed, 2 wrong usage or bad input. `nextvec VERB --help` explains one verb."
 
 
 class _Parser(argparse.ArgumentParser):

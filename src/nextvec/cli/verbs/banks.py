@@ -7,34 +7,36 @@ from nextvec.cli.arguments import add_verify, positive, whole
 from nextvec.cli.verb import Verb
 
 SOURCE = (
-    "a folder of .txt, .md, .markdown or .rst files, of Parquet or Arrow files, or of a saved dataset; or one file: .jsonl, "
-    ".parquet, .arrow, or .npz with vectors and lengths"
+    "a folder of .txt, .md, .markdown or .rst files, of Parquet or Arrow files, or of a saved dataset; or one file of the "
+    "kinds .txt, .md, .jsonl, .parquet, .arrow, or .npz with vectors and lengths"
 )
-AGAIN = "After a crash, run the same command again: it continues."
+AGAIN = "After an interruption, run the same command again, and it continues."
 
 
 def _ingest_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help=SOURCE)
-    parser.add_argument("bank", type=Path, help="the bank to make")
+    parser.add_argument("bank", type=Path, help="the folder of the new bank")
     parser.add_argument(
         "--encoder", help="encoder of the texts: all-MiniLM-L6-v2 (default; works offline) or any sentence-transformers model"
     )
-    parser.add_argument("--encoder-name", metavar="NAME", help="for ready vectors: what made them, if the file does not say it")
+    parser.add_argument("--encoder-name", metavar="NAME", help="encoder that made ready vectors, if the file does not name it")
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read, and list them")
     parser.add_argument(
-        "--size", type=positive, default=300, help="largest chunk (default: 300); smaller where the encoder reads less"
+        "--size", type=positive, default=300, help="largest size of a chunk (default: 300); less if the encoder reads less"
     )
     parser.add_argument(
         "--unit",
         choices=("characters", "tokens"),
         default="characters",
-        help="what --size and --overlap count (default: characters); tokens are those of the encoder",
+        help="unit of --size and --overlap (default: characters); tokens are those of the encoder",
     )
-    parser.add_argument("--overlap", type=whole, default=0, help="how much of a chunk the next chunk repeats (default: 0)")
+    parser.add_argument(
+        "--overlap", type=whole, default=0, help="length of the end of a chunk that the next chunk repeats (default: 0)"
+    )
     parser.add_argument(
         "--dtype",
         choices=("float16", "float32"),
-        help="number format of the rows (default: float16, or that of the bank that the file was exported from)",
+        help="number format of the rows (default: float16, or the format of the bank that the file was exported from)",
     )
 
 
@@ -67,12 +69,15 @@ def _audit(arguments: Namespace) -> int:
 
 def _index_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("bank", type=Path, help="the bank to index")
-    parser.add_argument("index", type=Path, help="the index to make; it refers to the rows of the bank")
+    parser.add_argument("index", type=Path, help="the path of the new index; it refers to the rows of the bank")
     parser.add_argument(
-        "--kind", choices=("exact", "approximate"), default="exact", help="default: exact; approximate needs faiss"
+        "--kind",
+        choices=("exact", "approximate"),
+        default="exact",
+        help="kind of search (default: exact); approximate needs faiss",
     )
     parser.add_argument(
-        "--format", choices=("float32", "float16", "int8"), help="number format that a search reads (default: that of the bank)"
+        "--format", choices=("float32", "float16", "int8"), help="number format of the index (default: the format of the bank)"
     )
     add_verify(parser)
 
@@ -87,24 +92,33 @@ def _lanes_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("bank", type=Path, help="the bank whose chunks get lanes")
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
-        "--table", type=Path, metavar="FILE", help="lanes of a .toml file: [[lane]] with name, description and examples"
+        "--table",
+        type=Path,
+        metavar="FILE",
+        help="read the lanes from a .toml file: [[lane]] with name, description and examples",
     )
-    how.add_argument("--clusters", type=positive, metavar="N", help="N clusters of the vectors; needs no text")
-    how.add_argument("--random", type=positive, metavar="N", help="N lanes to which documents are dealt by chance: the control")
+    how.add_argument("--clusters", type=positive, metavar="N", help="use N clusters of the vectors as lanes; needs no text")
+    how.add_argument("--random", type=positive, metavar="N", help="assign documents at random to N lanes, as a control")
     how.add_argument(
-        "--labels", type=Path, metavar="FILE", help="lanes of a .csv file of document,lane; other documents join the nearest"
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="read the lanes from a .csv file of document,lane; other documents get the nearest lane",
     )
-    parser.add_argument("--balanced", action="store_true", help="with --clusters: clusters of equal size")
-    parser.add_argument("--seed", type=whole, help="seed of --clusters and --random (default: 0)")
+    parser.add_argument("--balanced", action="store_true", help="make clusters of equal size; needs --clusters")
+    parser.add_argument("--seed", type=whole, help="random seed of --clusters and --random (default: 0)")
     parser.add_argument(
-        "--against", type=Path, metavar="FILE", help="a .csv file of document,lane: report the agreement, calibrate confidence"
+        "--against",
+        type=Path,
+        metavar="FILE",
+        help="report the agreement with a .csv file of document,lane, and calibrate the confidence with it",
     )
     parser.add_argument(
         "--needed",
         type=whole,
         default=1_000,
         metavar="ROWS",
-        help="a lane with fewer rows counts as starved (default: 1000)",
+        help="rows that a lane needs; a lane with fewer rows is reported as starved (default: 1000)",
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write the lanes to this folder, outside the bank")
     add_verify(parser)
@@ -118,10 +132,12 @@ def _lanes(arguments: Namespace) -> int:
 
 def _export_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="a bank or a finished run")
-    parser.add_argument("out", type=Path, help="for a bank: the .parquet or .npz file to write; for a run: the folder to write")
-    parser.add_argument("--context", type=positive, default=100, help="for .npz: vectors of a window (default: 100)")
+    parser.add_argument("out", type=Path, help="the .parquet or .npz file for a bank; the folder for a run")
     parser.add_argument(
-        "--bank", type=Path, help="for a run: the bank whose rows the exported model is checked on (default: that of the run)"
+        "--context", type=positive, default=100, help="number of vectors in a window of a .npz file (default: 100)"
+    )
+    parser.add_argument(
+        "--bank", type=Path, help="bank whose rows check an exported run (default: the bank that the run was trained on)"
     )
     add_verify(parser)
 
@@ -135,7 +151,7 @@ def _export(arguments: Namespace) -> int:
 BANKS = (
     Verb(
         "ingest",
-        "make a bank of text or of ready vectors",
+        "make a bank from text or from ready vectors",
         f"Reads text or ready vectors, encodes the text chunk by chunk, and writes a bank: a folder of vectors. {AGAIN}",
         "nextvec ingest books/ books.bank",
         _ingest_arguments,
@@ -143,35 +159,35 @@ BANKS = (
     ),
     Verb(
         "inspect",
-        "show what a bank or a run holds",
-        "Reads a bank or a run and prints its size, encoder, duplicates or state. Writes nothing.",
+        "show the contents of a bank or a run",
+        "Reads a bank and prints its size, encoder and duplicates; or reads a run and prints its state. Writes nothing.",
         "nextvec inspect books.bank",
         _inspect_arguments,
         _inspect,
     ),
     Verb(
         "audit",
-        "check a bank for faults that make figures wrong",
-        "Reads a bank, looks for leakage, duplicates, shuffled rows and other faults, and prints what each check found. "
-        "Writes nothing. Exit code 1 when a check fails.",
+        "check a bank for faults that make results wrong",
+        "Reads a bank, looks for leakage, duplicates, shuffled rows and other faults, and prints the result of each check. "
+        "Writes nothing. The exit code is 1 if a check fails.",
         "nextvec audit books.bank",
         _audit_arguments,
         _audit,
     ),
     Verb(
         "index",
-        "make an index of a bank for fast search",
-        "Reads a bank and writes an index of its distinct vectors. An exact index finds the nearest vectors in every number "
-        "format; an approximate index searches a graph, and states its recall.",
+        "make a search index of a bank",
+        "Reads a bank and writes an index of its distinct vectors. An exact index finds the true nearest vectors in every "
+        "number format. An approximate index searches a graph; the command prints its recall.",
         "nextvec index books.bank books.index --format int8",
         _index_arguments,
         _index,
     ),
     Verb(
         "lanes",
-        "give each chunk of a bank a lane, which is a topic",
-        "Reads a bank, gives each chunk a lane, and prints how even the lanes are; with --out it writes them. By default the "
-        "lanes are 16 domains with descriptions.",
+        "assign a lane, such as a topic, to each chunk of a bank",
+        "Reads a bank, assigns a lane to each chunk, and prints the sizes of the lanes. With --out it writes the lanes. By "
+        "default the lanes are 16 domains with descriptions.",
         "nextvec lanes books.bank --clusters 16 --balanced --out books.lanes",
         _lanes_arguments,
         _lanes,
@@ -179,8 +195,9 @@ BANKS = (
     Verb(
         "export",
         "write a bank as Parquet or windows, or a run as ONNX",
-        "Reads a bank and writes a .parquet file, or windows as a .npz file of the predecessor's form. Reads a run and writes "
-        "a folder that predicts with ONNX Runtime and NumPy alone; the exported model is compared with the run first.",
+        "Reads a bank and writes a .parquet file, or a .npz file of windows in the format of the published predecessor system. "
+        "Or reads a run and writes a folder that predicts with only ONNX Runtime and NumPy. Before it finishes, it compares "
+        "the exported model with the run.",
         "nextvec export runs/first first.onnx",
         _export_arguments,
         _export,

@@ -12,7 +12,10 @@ LEDGER = "rollouts.db"
 
 def _one_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "rollout", nargs="?", metavar="ROLLOUT", help="id of the rollout (default: the active one, or else the last)"
+        "rollout",
+        nargs="?",
+        metavar="ROLLOUT",
+        help="id of the rollout (default: the active rollout, or the last one if none is active)",
     )
     _ledger_arguments(parser)
 
@@ -32,9 +35,11 @@ def _actor_arguments(parser: ArgumentParser) -> None:
 
 def _start_arguments(parser: ArgumentParser) -> None:
     _ledger_arguments(parser)
-    parser.add_argument("canary", type=Path, metavar="RUN", help="the run to try; it must lie beside the stable run")
-    parser.add_argument("--over", type=Path, required=True, metavar="RUN", help="the stable run, which answers now")
-    parser.add_argument("--id", help="id of the rollout (default: name of the canary, and the time)")
+    parser.add_argument(
+        "canary", type=Path, metavar="RUN", help="the canary; its folder must be beside the folder of the stable run"
+    )
+    parser.add_argument("--over", type=Path, required=True, metavar="RUN", help="the stable run, which answers requests now")
+    parser.add_argument("--id", help="id of the rollout (default: the name of the canary with the time)")
     add_candidate_bank(parser)
     add_weights(parser)
     parser.add_argument(
@@ -46,7 +51,9 @@ def _start_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--base", type=float, default=0.01, help="approximate share of the stable run's sessions that fail (default: 0.01)"
     )
-    parser.add_argument("--dwell", type=float, default=900.0, metavar="SECONDS", help="shortest time of a step (default: 900)")
+    parser.add_argument(
+        "--dwell", type=float, default=900.0, metavar="SECONDS", help="shortest duration of a step (default: 900)"
+    )
     parser.add_argument(
         "--pairs", type=int, default=1_000, help="mirrored sessions before the canary gets traffic (default: 1000)"
     )
@@ -54,15 +61,15 @@ def _start_arguments(parser: ArgumentParser) -> None:
         "--lanes",
         type=Path,
         metavar="FOLDER",
-        help="judge each lane; give the folder that the servers got as --lanes (default: judge by context length)",
+        help="compare the arms in each lane; give the --lanes folder of the servers (default: by context length)",
     )
-    parser.add_argument("--gated", action="store_true", help="wait at every step until a person promotes")
+    parser.add_argument("--gated", action="store_true", help="pause before every step until a person promotes")
     parser.add_argument(
         "--budget",
         type=float,
         default=100.0,
         metavar="MS",
-        help="largest P95 of the checks' answers, in ms (default: 100)",
+        help="largest accepted P95 of the canary's answers in the checks, in ms (default: 100)",
     )
     _actor_arguments(parser)
 
@@ -86,10 +93,12 @@ def _simulate_arguments(parser: ArgumentParser) -> None:
         "traffic",
         nargs="?",
         type=Path,
-        help=".jsonl or .parquet file of time, session, n_vectors, latency_ms, failed, hit (default: synthetic traffic)",
+        help=".jsonl or .parquet file with time, session, n_vectors, latency_ms, failed, hit (default: synthetic traffic)",
     )
-    parser.add_argument("--rollouts", type=int, default=100, help="simulated rollouts of each harm (default: 100)")
-    parser.add_argument("--requests", type=int, default=200_000, help="requests of synthetic traffic (default: 200000)")
+    parser.add_argument("--rollouts", type=int, default=100, help="number of simulated rollouts of each harm (default: 100)")
+    parser.add_argument(
+        "--requests", type=int, default=200_000, help="number of requests of synthetic traffic (default: 200000)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the simulation (default: 0)")
 
 
@@ -101,23 +110,23 @@ def _rollout(arguments: Namespace) -> int:
 
 ROLLOUT = VerbGroup(
     "rollout",
-    "try a canary beside the stable model, and roll it back when it is proved worse",
-    "A ledger holds the rollouts; servers take part with nextvec serve --ledger.",
+    "compare a canary with the stable model on live sessions, and roll it back if it is worse",
+    "A ledger is a database that stores the rollouts. Servers take part in them with nextvec serve --ledger.",
     "action",
     (
         Verb(
             "start",
-            "check a canary, and begin its rollout in the shadow",
-            "Reads two runs, checks the canary against the stable run, and writes a rollout to the ledger. Exit code 1 when a "
-            "check fails.",
+            "check a canary and begin its rollout in the shadow, where users get only stable's answers",
+            "Reads two runs, checks the canary against the stable run, and writes a rollout to the ledger. The exit code is 1 "
+            "if a check fails.",
             "nextvec rollout start runs/second --over runs/first",
             _start_arguments,
             _rollout,
         ),
         Verb(
             "status",
-            "show the state of a rollout, its evidence, and the smallest harm that it can detect",
-            "Reads the ledger and prints how a rollout stands. Writes nothing.",
+            "show the state of a rollout, its evidence, and the smallest detectable effect",
+            "Reads the ledger and prints the state and the evidence of a rollout. Writes nothing.",
             "nextvec rollout status",
             _one_arguments,
             _rollout,
@@ -125,17 +134,17 @@ ROLLOUT = VerbGroup(
         Verb(
             "watch",
             "follow a rollout until it ends",
-            "Reads the ledger again and again and prints each step. Writes nothing. Exit code 0 when the canary is promoted, "
-            "else 1.",
+            "Reads the ledger repeatedly and prints each step. Writes nothing. The exit code is 0 if the canary is promoted, "
+            "and 1 if the rollout ends in another way.",
             "nextvec rollout watch",
             _watch_arguments,
             _rollout,
         ),
         Verb(
             "pause",
-            "keep the canary's share of traffic as it is",
-            "Writes the command to the ledger: the share of traffic stays. The servers still watch, and harm still rolls the "
-            "canary back.",
+            "pause a rollout: the canary keeps its share of the sessions",
+            "Writes the command to the ledger. The canary keeps its share of the sessions. The servers still test for harm, "
+            "and harm still rolls the canary back.",
             "nextvec rollout pause --reason 'on call is away'",
             _person_arguments,
             _rollout,
@@ -143,30 +152,31 @@ ROLLOUT = VerbGroup(
         Verb(
             "resume",
             "continue a paused rollout",
-            "Writes the command to the ledger: the rollout continues from where it was paused.",
+            "Writes the command to the ledger. The rollout continues at the step where it was paused.",
             "nextvec rollout resume",
             _person_arguments,
             _rollout,
         ),
         Verb(
             "abort",
-            "take all traffic from the canary at once",
-            "Writes the command to the ledger: the canary gets no more traffic, and the rollout ends.",
+            "end a rollout: all sessions go to stable immediately",
+            "Writes the command to the ledger. The canary gets no more sessions, and the rollout ends.",
             "nextvec rollout abort --reason 'wrong weights'",
             _person_arguments,
             _rollout,
         ),
         Verb(
             "promote",
-            "go one step up without waiting for evidence",
-            "Writes the command to the ledger: the canary goes one step up. Refused where a measure is worse.",
+            "go to the next step without waiting for evidence",
+            "Writes the command to the ledger. The canary goes to the next step. The command is refused if a guardrail is "
+            "worse.",
             "nextvec rollout promote --reason 'checked by hand'",
             _person_arguments,
             _rollout,
         ),
         Verb(
             "history",
-            "list every change of every rollout, or of one",
+            "list every change of all rollouts, or of one rollout",
             "Reads the ledger and prints its rows. Writes nothing.",
             "nextvec rollout history",
             _one_arguments,
@@ -175,24 +185,24 @@ ROLLOUT = VerbGroup(
         Verb(
             "verify",
             "check the hash chain of the ledger",
-            "Reads every row of the ledger and checks that each has the hash that the next one names. Writes nothing.",
+            "Reads every row of the ledger and checks that it contains the hash of the row before it. Writes nothing.",
             "nextvec rollout verify",
             _ledger_arguments,
             _rollout,
         ),
         Verb(
             "export",
-            "print every row of the ledger as a line of JSON",
-            "Reads the ledger, even a damaged one, and prints its rows to standard output. Writes nothing.",
+            "print every row of the ledger as one line of JSON",
+            "Reads the ledger and prints its rows to standard output. It can also read a damaged ledger. Writes nothing.",
             "nextvec rollout export",
             _ledger_arguments,
             _rollout,
         ),
         Verb(
             "simulate",
-            "simulate rollouts: how often a good canary is rolled back, and how soon a bad one",
-            "Reads recorded traffic, or makes synthetic traffic, and rolls out canaries of known harm with several rules. "
-            "Writes nothing.",
+            "simulate rollouts, and measure how often and how soon a canary is rolled back",
+            "Reads recorded traffic, or makes synthetic traffic, and simulates rollouts of canaries with known harm by several "
+            "rules. Writes nothing.",
             "nextvec rollout simulate --rollouts 20",
             _simulate_arguments,
             _rollout,

@@ -38,9 +38,9 @@ def _demo(arguments: Namespace) -> int:
 
 def _train_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "recipe", help="default, or a phase such as phase1 or phase3-published; its sizes depend on the size of the bank"
+        "recipe", help="default, or a phase such as phase1 or phase3-published; its settings depend on the size of the bank"
     )
-    parser.add_argument("run", type=Path, help="the folder of the run to make")
+    parser.add_argument("run", type=Path, help="the folder of the new run")
     add_training_bank(parser)
     add_settings(parser)
 
@@ -73,7 +73,7 @@ def _evaluate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--context",
         type=positive,
-        help="vectors read before each scored row (default: the context of its training)",
+        help="vectors read before each scored row (default: the context length of the training)",
     )
     add_exam(parser)
     add_lanes(parser)
@@ -100,7 +100,7 @@ def _predict_arguments(parser: ArgumentParser) -> None:
         "--at",
         choices=("every", "last"),
         default="every",
-        help="with --input: predict after every vector, or after the last of each document (default: every)",
+        help="with --input: predict after every vector, or after the last vector of each document (default: every)",
     )
     parser.add_argument("--vectors", action="store_true", help="with --input: also write the predicted vectors")
 
@@ -124,7 +124,7 @@ def _latency_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--candidates",
         type=positive,
-        help="rows to search (default: those of the bank); more than the bank has are made from its rows",
+        help="rows to search (default: the rows of the bank); additional rows are made from rows of the bank",
     )
     add_weights(parser)
     parser.add_argument(
@@ -134,11 +134,18 @@ def _latency_arguments(parser: ArgumentParser) -> None:
         help="number format that the exact index reads (default: int8)",
     )
     parser.add_argument(
-        "--budget", type=positive_number, default=5.0, metavar="MS", help="largest P95 of an answer, in ms (default: 5)"
+        "--budget",
+        type=positive_number,
+        default=5.0,
+        metavar="MS",
+        help="largest accepted P95 of a prediction, in ms (default: 5)",
     )
-    parser.add_argument("--against", type=Path, metavar="RUN", help="measure this run, too, and compare")
+    parser.add_argument("--against", type=Path, metavar="RUN", help="second run, to measure and compare with")
     parser.add_argument(
-        "--ratio", type=positive_number, default=1.2, help="largest P95, as a multiple of that of --against (default: 1.2)"
+        "--ratio",
+        type=positive_number,
+        default=1.2,
+        help="largest accepted P95, as a multiple of the P95 of --against (default: 1.2)",
     )
     parser.add_argument("--page", type=Path, metavar="HTML", help="write a page with the chart to this file")
 
@@ -151,7 +158,7 @@ def _latency(arguments: Namespace) -> int:
 
 DEMO = Verb(
     "demo",
-    "go the whole way from text to a report",
+    "make a bank, train a run and write a report, on text from Python's packages",
     "Reads the documentation inside Python's packages, makes a bank, trains a run on it, and writes a report about the run. "
     f"{AGAIN}",
     "nextvec demo --out demo",
@@ -162,24 +169,24 @@ DEMO = Verb(
 RUNS = (
     Verb(
         "train",
-        "train a run on a bank by a recipe",
-        "Reads a bank and writes a run: its settings, its history and its weights. After a crash, run the same command again: "
-        "it continues and gives the same bits.",
+        "train a run on a bank with a recipe",
+        "Reads a bank and writes a run: its settings, its history and its weights. After an interruption, run the same command "
+        "again: it continues, and the weights are the same to the bit.",
         "nextvec train default runs/first --bank books.bank",
         _train_arguments,
         _train,
     ),
     Verb(
         "status",
-        "show whether a run is being trained, and how far it is",
-        "Reads a run and prints its state, its updates and the time that is left. Writes nothing.",
+        "show the state and the progress of a run",
+        "Reads a run and prints its state, its updates and the remaining time. Writes nothing.",
         "nextvec status runs/first",
         _status_arguments,
         _status,
     ),
     Verb(
         "evaluate",
-        "measure Hit@1, Hit@5 and Hit@10 of a run, beside every baseline",
+        "measure Hit@1, Hit@5 and Hit@10 of a run and of every baseline",
         "Reads a run and its bank, ranks candidates for each scored row, and prints Hit@K with intervals for the model and "
         "every baseline. Writes nothing.",
         "nextvec evaluate runs/first --context 500",
@@ -188,7 +195,7 @@ RUNS = (
     ),
     Verb(
         "predict",
-        "predict the chunks that follow a text, or every document of a file",
+        "predict the next chunks of a text, or of every document of a file",
         "Reads text from standard input and prints the chunks that the model expects next. With --input it reads many "
         f"documents and writes a .parquet file of predictions. {AGAIN}",
         "nextvec predict runs/first --input books.bank --output expected.parquet",
@@ -197,9 +204,9 @@ RUNS = (
     ),
     Verb(
         "latency",
-        "measure the time of an answer by context length",
-        "Reads a run and its bank, measures on one thread how long it takes to read one vector and to search, and prints the "
-        "times beside the limits of the machine. Writes only --page. Exit code 1 when P95 is above the budget or the ratio.",
+        "measure the latency of a prediction at several context lengths",
+        "Reads a run and its bank, and measures on one thread the time to read one vector and to search. Prints the times and "
+        "the limits of the machine. Writes only --page. The exit code is 1 if P95 is above the budget or the ratio.",
         "nextvec latency runs/first --contexts 10,100,1000 --candidates 100000",
         _latency_arguments,
         _latency,

@@ -13,7 +13,11 @@ NEEDS = ("starlette", "uvicorn", "httptools", "msgspec", "prometheus_client")
 
 def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "run", type=Path, nargs="+", metavar="RUN", help="trained runs, served by the names of their folders; the first answers"
+        "run",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="trained runs; a run is named by its folder, and the first run is the stable model",
     )
     for add in (_models, _sessions, _address, _access, _limits, _rollouts, _operation):
         add(parser)
@@ -21,7 +25,9 @@ def _arguments(parser: ArgumentParser) -> None:
 
 def _models(parser: ArgumentParser) -> None:
     parser.add_argument("--long", metavar="NAME", help="the run that answers contexts longer than --threshold")
-    parser.add_argument("--threshold", type=int, metavar="VECTORS", help="longest context that the first run answers")
+    parser.add_argument(
+        "--threshold", type=int, metavar="VECTORS", help="longest context that the first run answers, in vectors"
+    )
     parser.add_argument(
         "--lanes",
         type=Path,
@@ -33,7 +39,7 @@ def _models(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="LANE=NAME",
-        help="the run that answers the sessions of a lane; when it fails, the first run answers",
+        help="run that answers the sessions of a lane; if it fails, the first run answers; may be given several times",
     )
     add_candidate_bank(parser)
     add_weights(parser)
@@ -57,7 +63,7 @@ def _address(parser: ArgumentParser) -> None:
     parser.add_argument("--port", type=int, help="port to listen on; 0 takes a free one (default: 8080)")
     parser.add_argument("--unix", type=Path, metavar="PATH", help="listen on a Unix socket instead of a port")
     parser.add_argument(
-        "--root-path", default="", metavar="/PATH", help="path under which a proxy serves this server and which it strips"
+        "--root-path", default="", metavar="/PATH", help="path of this server at a proxy, which strips the path"
     )
 
 
@@ -85,12 +91,12 @@ def _access(parser: ArgumentParser) -> None:
 def _limits(parser: ArgumentParser) -> None:
     parser.add_argument("--state-mib", type=float, default=1024, help="memory for model states, in MiB (default: 1024)")
     parser.add_argument(
-        "--budget-ms", type=float, default=100.0, help="refuse a request that would wait longer, in ms (default: 100)"
+        "--budget-ms", type=float, default=100.0, help="refuse a request that would wait longer than this, in ms (default: 100)"
     )
     parser.add_argument(
-        "--deadline-ms", type=float, default=1000.0, help="deadline of a request that states none, in ms (default: 1000)"
+        "--deadline-ms", type=float, default=1000.0, help="deadline of a request without x-deadline-ms, in ms (default: 1000)"
     )
-    parser.add_argument("--threads", type=int, default=1, help="threads of one inference (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of one model step (default: 1)")
 
 
 def _rollouts(parser: ArgumentParser) -> None:
@@ -105,43 +111,43 @@ def _rollouts(parser: ArgumentParser) -> None:
         type=float,
         default=600.0,
         metavar="SECONDS",
-        help="an unused session counts as ended then (default: 600)",
+        help="a session without a request for this time counts as ended (default: 600)",
     )
     parser.add_argument(
         "--settle",
         type=float,
         default=300.0,
         metavar="SECONDS",
-        help="a session is counted after this time, even if it has not ended (default: 300)",
+        help="a session counts in a rollout after this time, even if it has not ended (default: 300)",
     )
     parser.add_argument(
         "--mirror",
         type=float,
         default=100.0,
         metavar="PERCENT",
-        help="sessions that the shadow answers, too (default: 100)",
+        help="share of the sessions that the canary also answers in the shadow (default: 100)",
     )
     parser.add_argument(
         "--on-end",
         metavar="COMMAND",
         help="run this command, without a shell, when a rollout ends; it reads the event as JSON from its standard input",
     )
-    parser.add_argument("--webhook", metavar="URL", help="send the same JSON to this URL by POST")
+    parser.add_argument("--webhook", metavar="URL", help="send the event of --on-end to this URL by POST")
 
 
 def _operation(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--isolate", action="store_true", help="run each model in a process of its own, so that a crash stops one model only"
+        "--isolate", action="store_true", help="run each model in its own process, so that a crash stops only one model"
     )
     parser.add_argument(
         "--watchdog",
         type=float,
         default=60.0,
         metavar="SECONDS",
-        help="end the process, with its stacks in the log, when it hangs for this time; 0: never (default: 60)",
+        help="end the process if it hangs for this time, and log its stacks; 0 disables this (default: 60)",
     )
     parser.add_argument(
-        "--record", type=Path, metavar="FILE", help="append the traffic to a .jsonl file, for nextvec rollout simulate"
+        "--record", type=Path, metavar="FILE", help="append the traffic to a .jsonl file for nextvec rollout simulate"
     )
     parser.add_argument(
         "--log-requests", action="store_true", help="log every request as a JSON line on standard error, not only failures"
@@ -164,8 +170,8 @@ def _serve(arguments: Namespace) -> int:
 SERVE = Verb(
     "serve",
     "serve sessions and predictions over HTTP",
-    "Reads runs and their bank, and answers HTTP requests. Keeps the contexts of sessions in a folder. Listens on the loopback "
-    "address, unless there are API keys.",
+    "Reads runs and their bank, and answers HTTP requests. Writes the contexts of sessions to a folder. Listens on the "
+    "loopback address by default; another address needs API keys.",
     "nextvec serve runs/first",
     _arguments,
     _serve,
