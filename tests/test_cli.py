@@ -164,7 +164,7 @@ def test_a_run_begins_with_a_pool_that_its_exams_can_fill(tmp_path: Path, capsys
 def test_a_part_that_one_document_overfills_is_said_in_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bank = str(write_bank(tmp_path / "bank", walk_bank(documents=3, length=60)))
     assert main(["train", "default", str(tmp_path / "run"), "--bank", bank, *FLAGS, "--json"]) == 0
-    assert "of the rows where" in capsys.readouterr().err
+    assert "of the rows;" in capsys.readouterr().err
     report = printed(capsys, "evaluate", str(tmp_path / "run"), "--pool", "20", "--split", "valid")
     assert "the valid documents hold" in report["notes"][0]
 

@@ -124,7 +124,7 @@ def test_a_part_that_one_long_document_fills_is_no_fault_but_is_said() -> None:
     assert {len(part) for part in (parts.train, parts.valid, parts.test)} == {1}
     missed = missed_shares(bank, parts, 0.1, 0.1)
     assert len(missed) >= 2
-    assert all("of the rows where" in sentence for sentence in missed.values())
+    assert all("of the rows;" in sentence for sentence in missed.values())
 
 
 def test_a_census_of_no_content_or_of_other_content_is_counted_again(tmp_path: Path) -> None:

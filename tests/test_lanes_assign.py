@@ -443,7 +443,7 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "balance of nothing": (lambda p: [str(p / "bank"), "--balanced", "--random", "2"], "it needs --clusters"),
     "a seed of nothing": (lambda p: [str(p / "bank"), "--seed", "1"], "--seed is of --clusters"),
     "one cluster": (lambda p: [str(p / "bank"), "--clusters", "1"], "choose from 2 to 256"),
-    "more lanes than documents": (lambda p: [str(p / "bank"), "--random", "99"], "too few to deal"),
+    "more lanes than documents": (lambda p: [str(p / "bank"), "--random", "99"], "documents, too few for"),
     "no table": (lambda p: [str(p / "bank"), "--table", str(p / "none.toml")], "No such file"),
     "no labels": (lambda p: [str(p / "bank"), "--labels", str(p / "none.csv")], "No such file"),
     "into the bank": (lambda p: [str(p / "bank"), "--clusters", "2", "--out", str(p / "bank" / "x")], "lies in the bank"),

@@ -484,7 +484,7 @@ def test_texts_and_documents_that_can_be_read_once(tmp_path: Path) -> None:
         (lambda: [{"text": 5}], "row 0: text is int"),
         (lambda: [{"text": "x", "id": 1.5}], "row 0: id is float"),
         (lambda: [{"text": "x", "id": True}], "row 0: id is bool"),
-        (lambda: [{"text": "x"}, {"text": "y", "document": "a"}], "row 1 has 'document', which the first row has not"),
+        (lambda: [{"text": "x"}, {"text": "y", "document": "a"}], "row 1 has 'document', which the first row lacks"),
         (lambda: [{"text": "x\ud800"}], "row 0 holds half a surrogate"),
         (lambda: {"text": "x"}, "column 'text' is str"),
         (lambda: {"text": ["x"], "id": ["a", "b"]}, "columns differ in length"),
@@ -510,7 +510,7 @@ def test_anything_else_is_one_clear_line(tmp_path: Path, make: Callable[[], Any]
         ((AXES,), "give lengths"),
         ((5, [1]), "vectors have shape"),
         (("x", [1]), "vectors have shape"),
-        (([[1.0], [1.0, 2.0]], [2]), "no array of numbers"),
+        (([[1.0], [1.0, 2.0]], [2]), "not an array of numbers"),
         ((AXES, "x"), "lengths must be"),
         ((AXES, [1.5, 2.5]), "lengths must be"),
         ((AXES, [2, 2], 5), "ids are int"),
@@ -702,7 +702,7 @@ def test_ready_vectors_name_their_encoder(tmp_path: Path, capsys: pytest.Capture
     for damaged in ("{", "[1]", {"encoder": 5}, {"dtype": "int8"}):
         with pytest.raises(DataError, match="metadata 'nextvec'"):
             ingest(parquet(tmp_path, with_metadata(damaged)), tmp_path / "other")
-    with pytest.raises(SettingsError, match="--encoder-name says what made ready vectors"):
+    with pytest.raises(SettingsError, match="--encoder-name is for ready vectors"):
         ingest(["text"], tmp_path / "other", encoder_name="e5")
 
 

@@ -165,5 +165,5 @@ def test_a_table_and_a_file_of_contexts_read_float64(tmp_path: Path) -> None:
 
 
 def test_ragged_lists_are_one_line() -> None:
-    with pytest.raises(DataError, match="no array of numbers"):
+    with pytest.raises(DataError, match="not an array of numbers"):
         as_float32([[1.0, 2.0], [3.0]])

@@ -28,7 +28,7 @@ class Passages:
 
 
 def passages(bank: Bank, windows: Windows, chosen: Int64[np.ndarray, " B"]) -> Passages:
-    """Read some windows: one slice of the bank each."""
+    """The ``chosen`` windows as tensors; each is read as one slice of the bank."""
     starts, scored, stops = windows.starts[chosen], windows.scored[chosen], windows.stops[chosen]
     length = int((stops - starts).max()) - 1
     x = np.zeros((len(chosen), length, bank.dim), dtype=bank.rows.dtype)
@@ -36,7 +36,7 @@ def passages(bank: Bank, windows: Windows, chosen: Int64[np.ndarray, " B"]) -> P
     for b, (start, first, stop) in enumerate(zip(starts.tolist(), scored.tolist(), stops.tolist(), strict=True)):
         x[b, : stop - start - 1] = bank.rows[start : stop - 1]
         targets[b, first - start - 1 : stop - start - 1] = np.arange(first, stop)
-    # Widened by torch: NumPy converts half floats one by one.
+    # torch widens the rows, because NumPy converts half floats one by one.
     return Passages(torch.from_numpy(x).float(), torch.from_numpy(targets))
 
 
@@ -48,7 +48,7 @@ class Candidates:
         vectors: [C, D].
         truth: [N] the column of each scored row.
         forbidden: [N, C] candidates that are not negatives: rows already read, and copies of the truth.
-        log_q: [C] logarithm of the number of rows that hold the vector, which is how often it is drawn, up to a constant.
+        log_q: [C] logarithm of the number of rows that hold the vector. The vector is drawn in proportion to this number.
     """
 
     vectors: Float32[Tensor, "C D"]
@@ -69,11 +69,11 @@ def candidates(
     scored: Int64[np.ndarray, " N"],
     others: Int64[np.ndarray, " S"],
 ) -> Candidates:
-    """All scored rows of a batch and some others, each distinct vector once.
+    """The candidates of a batch: the vectors of all scored rows and of ``others``, each distinct vector once.
 
     Args:
         classes: for every row of the bank the first row identical to it.
-        copies: for every row that names a class, how many training rows are of it.
+        copies: for every row that is the first of its class, the number of training rows in the class.
         scored: target rows.
         others: further rows, as negatives only: sampled, queued or mined.
     """

@@ -1,4 +1,4 @@
-"""The demo: from the documentation inside Python to a report."""
+"""The demo: makes a bank of the documentation inside Python, trains a model, and writes a report."""
 
 # Axes: T chunks, D width.
 
@@ -109,9 +109,9 @@ def demo(
     progress: Progress = silent,
     trackers: Sequence[Tracker] = (),
 ) -> Demo:
-    """From the documentation inside Python to ``out/report.json`` and ``out/report.html``.
+    """Make a bank of the documentation inside Python, train a model, and write ``out/report.json`` and ``out/report.html``.
 
-    The bank and the run of an earlier call in ``out`` are used again; a killed demo continues.
+    The bank and the run of an earlier call in ``out`` are used again, so a call after a kill continues the work.
 
     Args:
         size: approximate number of chunks to encode.

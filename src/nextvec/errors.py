@@ -21,7 +21,7 @@ class RunError(NextvecError):
 
 
 class NotFiniteError(RunError):
-    """A model whose prediction has NaN or infinity: the model is broken, the input is not at fault."""
+    """A prediction has NaN or infinity. The cause is the model, not the input."""
 
 
 class ExamError(NextvecError):

@@ -1,7 +1,7 @@
-"""Negatives beside the other targets of a batch: a queue of earlier targets, and mined rows.
+"""Additional negatives of a batch: a queue of earlier targets, and mined rows.
 
-The encoder is frozen, so a row is the same vector whenever it is used: a queue
-of row numbers never goes stale, as queues of encoded keys do.
+The encoder is frozen, so a row always has the same vector. Therefore a queue of
+row numbers stays valid, unlike a queue of encoded keys.
 """
 
 # Axes: N targets, C candidates, D width, K mined for each target.
@@ -76,9 +76,9 @@ def mine(
 
     Args:
         candidates: rows to choose from.
-        targets: rows, ascending; predicted_ND: what the model expects in their place.
-        low, high: range of the cosine to the truth, ``high`` excluded: below ``low`` a
-            negative is easy, from ``high`` on it is as good an answer as the truth.
+        targets: rows, ascending; predicted_ND: the model's prediction for each target.
+        low, high: range of the cosine to the truth, ``high`` excluded. A negative below ``low``
+            is easy. A row from ``high`` on is as good an answer as the truth.
 
     Rows within ``NEIGHBOURS`` of the target in its own document are never chosen.
     """

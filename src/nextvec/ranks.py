@@ -1,7 +1,7 @@
 """Ranks of the truth, and Hit@k and MRR with intervals.
 
-Every figure carries its terms: a :class:`Rate` has its ``n`` and interval, a
-rank its candidates and ties.
+A :class:`Rate` contains its ``n`` and its interval. :class:`Ranks` contain the
+numbers of candidates and of ties.
 """
 
 # Axes: Q queries, R resamples, C clusters.
@@ -38,12 +38,12 @@ class Rate:
 
 @dataclass(frozen=True)
 class Ranks:
-    """For each query: how many candidates scored above the truth, how many tied with it.
+    """For each query, the number of candidates that scored above the truth, and the number that tied with it.
 
     Attributes:
         above: candidates with a strictly higher score.
         tied: other candidates with exactly the truth's score.
-        candidates: all that were ranked, the truth among them.
+        candidates: number of ranked candidates, the truth included.
         clusters: the document of each query. Queries of one document depend on
             each other, so intervals resample documents, not queries.
     """
@@ -57,7 +57,7 @@ class Ranks:
         return len(self.above)
 
     def only(self, rows: Int64[np.ndarray, " kept"]) -> "Ranks":
-        """The answers to some of the queries."""
+        """The ranks of some of the queries."""
         return Ranks(self.above[rows], self.tied[rows], self.candidates[rows], self.clusters[rows])
 
     def replaced(self, rows: Int64[np.ndarray, " kept"], other: "Ranks") -> "Ranks":
@@ -96,13 +96,13 @@ class Ranks:
 
 
 def candidate_terms(candidates: Int64[np.ndarray, " Q"]) -> dict[str, Any]:
-    """How many candidates queries have, for JSON: ``pool``, a number or ``all``, and the least and most of any query."""
+    """The numbers of candidates, for JSON: ``pool``, ``all`` if queries differ, and the least and most of a query."""
     least, most = int(candidates.min()), int(candidates.max())
     return {"pool": least if least == most else "all", "candidates": {"least": least, "most": most}}
 
 
 def candidates_in_words(terms: Mapping[str, Any]) -> str:
-    """``1,000``, or ``201 to 1,701`` where queries differ; ``terms`` as :func:`candidate_terms` makes them."""
+    """``terms`` of :func:`candidate_terms` as text: ``1,000``, or ``201 to 1,701`` if queries differ."""
     least, most = terms["candidates"]["least"], terms["candidates"]["most"]
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
@@ -116,10 +116,10 @@ def wilson(value: float, n: int) -> tuple[float, float]:
 
 
 def clustered_rate(values: Float64[np.ndarray, " Q"], clusters: Int64[np.ndarray, " Q"]) -> Rate:
-    """Mean and interval: the wider of Wilson's and the cluster bootstrap's, so that few documents do not count as many.
+    """Mean and 95 % interval, which covers Wilson's and the cluster bootstrap's: with few documents, each is too narrow.
 
     Raises:
-        ExamError: there is nothing to average.
+        ExamError: no values.
     """
     if len(values) == 0:
         raise ExamError("no rows were scored; a rate needs at least one")
@@ -147,7 +147,7 @@ def _refuse_other_exam(a: Ranks, b: Ranks) -> None:
 
 
 def _bootstrap(values: Float64[np.ndarray, " Q"], clusters: Int64[np.ndarray, " Q"]) -> tuple[float, float]:
-    """Percentile interval of the mean over resampled clusters; one cluster alone falls back to its rows."""
+    """Percentile interval of the mean over resampled clusters; with one cluster, its rows are resampled."""
     if len(np.unique(clusters)) == 1:
         clusters = np.arange(len(values))
     _, member = np.unique(clusters, return_inverse=True)

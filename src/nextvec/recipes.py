@@ -1,7 +1,7 @@
 """Named settings. A recipe is a function of the number of rows of the bank, so that model size and updates fit the data.
 
-Packages add recipes by an entry point of the group ``nextvec.recipes``. Its value is the place of a mapping from names to
-recipes::
+Packages add recipes by an entry point of the group ``nextvec.recipes``. Its value is the import path of a mapping from names
+to recipes::
 
     [project.entry-points."nextvec.recipes"]
     core = "nextvec.recipes:RECIPES"
@@ -39,7 +39,7 @@ def default(rows: int) -> TrainSettings:
 
 
 def ours(rows: int, context: int) -> TrainSettings:
-    """The default recipe on another context: an update reads as many vectors, in fewer or more passages."""
+    """The default recipe with another context. An update reads the same number of vectors, in fewer or more passages."""
     return default(rows).replaced(context=context, batch=max(1, round(POSITIONS / context)))
 
 
@@ -60,7 +60,7 @@ def recipe(name: str, rows: int) -> TrainSettings:
 
 @cache
 def recipes() -> Mapping[str, Recipe]:
-    """Every installed recipe by name: those of this package first, each package's in its own order.
+    """Every installed recipe by name. The recipes of this package come first; each package keeps its own order.
 
     Raises:
         SettingsError: two recipes of one name, or an entry point that cannot be imported.

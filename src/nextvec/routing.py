@@ -19,7 +19,7 @@ ModelReason = Literal["short", "long", "expert", "expert down", "expert too shor
 
 @dataclass(frozen=True)
 class RoutedModel:
-    """A model as a router sees it.
+    """The facts about a model that routing needs.
 
     Attributes:
         name: of the model, one per digest.
@@ -35,7 +35,7 @@ class RoutedModel:
 
 @dataclass(frozen=True)
 class Expert:
-    """A model for one lane; while it is not healthy, the shared model answers."""
+    """A model for one lane. While it is not healthy, the shared model answers."""
 
     lane: str
     model: RoutedModel
@@ -83,8 +83,8 @@ class Snapshot:
         canary: the models of the canary arm; None without a rollout.
         weight: percent of the sessions that are assigned to the canary.
         rollout: id, the salt of the buckets; a new rollout assigns the sessions anew.
-        deadline: until when the canary may be chosen, in seconds of the reader's ``time.monotonic``. Signs of life from the
-            controller extend it; afterwards stable answers.
+        deadline: the canary may be chosen until then, in seconds of the reader's ``time.monotonic``. Heartbeats of the
+            controller extend it. After the deadline, only stable answers.
         threshold: the longest context, in vectors, that counts as short; None if all contexts do.
     """
 
@@ -116,7 +116,7 @@ class Route:
 
     Attributes:
         arm, model: a model that reads less than the context gets the last ``model.reads`` vectors.
-        arm_reason, model_reason: in words that can label a metric.
+        arm_reason, model_reason: fixed words, which metrics use as labels.
     """
 
     arm: Arm
@@ -154,14 +154,14 @@ def route(
     now: float,
     scopes: Set[str] = frozenset(),
 ) -> Route:
-    """The arm and the model of a request. Total: every input has a result.
+    """The arm and the model of a request. Every input has a result.
 
     Args:
         key: of the session; equal keys get the same arm. Without a key stable answers, because there is no unit to count.
         n_vectors: length of the context, in vectors.
         lane: of the request, or None.
         headers: names in lower case; ``x-nextvec-arm`` chooses the arm if the caller has the right ``pin``.
-        snapshot: the present one.
+        snapshot: the current state of the rollout.
         now: seconds of the clock of ``snapshot.deadline``.
         scopes: rights of the caller's API key.
     """
@@ -170,7 +170,7 @@ def route(
     if snapshot.canary is None:
         return Route("stable", stable, why, stable_why)
     canary, canary_why = snapshot.canary.choose(n_vectors, lane, snapshot.threshold)
-    if why == "bucket" and canary == stable:  # both arms would answer alike; such a request only dilutes the comparison
+    if why == "bucket" and canary == stable:  # both arms would give the same answer, so it is no evidence
         return Route("stable", stable, "same model", stable_why)
     return Route(arm, canary, why, canary_why) if arm == "canary" else Route(arm, stable, why, stable_why)
 
@@ -198,9 +198,9 @@ def _check_threshold(models: ArmModels, threshold: int) -> None:
         raise ServingError(f"threshold {threshold} is negative; give it in vectors")
     if not models.short.can_read(threshold):
         raise ServingError(
-            f"{models.short.name} reads {models.short.reads} vectors, not the threshold's {threshold}; lower the threshold"
+            f"{models.short.name} reads {models.short.reads} vectors, but the threshold is {threshold}; lower the threshold"
         )
     if not models.long.can_read(threshold + 1):
         raise ServingError(
-            f"{models.long.name} reads {models.long.reads} vectors but must answer above {threshold}; lower the threshold"
+            f"{models.long.name} reads {models.long.reads} vectors, but must answer above {threshold}; lower the threshold"
         )

@@ -54,7 +54,7 @@ def from_json(kind: type[S], values: Mapping[str, Any]) -> S:
 
 
 def fits(hint: Any, value: object) -> bool:
-    """Whether a value that was read from JSON has a type: a plain one, a choice, or a list or dict of such types."""
+    """Whether a value read from JSON has the type ``hint``: a plain type, a ``Literal``, or a list, tuple or dict of these."""
     origin, given = get_origin(hint), get_args(hint)
     if hint is Any:
         return True
@@ -83,7 +83,7 @@ def _hint(kind: type, name: str) -> Any:
 
 
 def parsed(hint: Any, name: str, text: str) -> Any:
-    """The value that ``text`` stands for, as the type ``hint``; ``none`` is None where the type allows it.
+    """Parse ``text`` as the type ``hint``; the text ``none`` becomes None if the type allows it.
 
     Args:
         name: of the setting, for the message.

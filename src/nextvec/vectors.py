@@ -16,8 +16,8 @@ MODEST = 2.0**64  # magnitudes from 1/MODEST to MODEST are converted to float32 
 def unit_rows(vectors: Any, dim: int | None = None, where: str = "") -> Float32[np.ndarray, "T D"]:
     """``vectors`` [T, D] scaled to unit length, float32.
 
-    Every vector of finite floats or integers is accepted unless it is zero:
-    1e-300 and 1e300 as well as float32 subnormals.
+    Every vector of finite floats or integers is accepted unless it is zero.
+    Its values may be as small as float32 subnormals or 1e-300, or as large as 1e300.
 
     Args:
         dim: the required width; any when None.
@@ -72,7 +72,7 @@ def _numbers(vectors: Any, where: str) -> Shaped[np.ndarray, "..."]:
     try:
         given = np.asarray(vectors)
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # RuntimeError: a tensor that needs gradients
-        raise DataError(f"{where}vectors are no array of numbers: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{where}vectors are not an array of numbers: {str(error).splitlines()[0]}") from None
     if given.dtype.kind not in KINDS:
         raise DataError(f"{where}vectors are {given.dtype}; want floats or whole numbers")
     return given

@@ -25,7 +25,7 @@ class Split:
 
     Attributes:
         train, valid, test: document indices, ascending.
-        salt: of the hash that decides which part a document goes to.
+        salt: salt of the hash that selects the part of a document.
     """
 
     train: Int64[np.ndarray, " train"]
@@ -68,7 +68,7 @@ def missed_shares(bank: Bank, parts: Split, valid: float, test: float) -> dict[P
     wanted: dict[Part, float] = {"train": 1 - valid - test, "valid": valid, "test": test}
     held = {name: float(bank.lengths[parts.part(name)].sum()) / len(bank) for name in wanted}
     return {
-        name: f"the {name} documents hold {held[name]:.1%} of the rows where {share:.0%} was asked"
+        name: f"the {name} documents hold {held[name]:.1%} of the rows; {share:.0%} were requested"
         for name, share in wanted.items()
         if not share / FAR <= held[name] <= share * FAR
     }
@@ -137,7 +137,7 @@ class Windows:
         return int((self.stops - self.scored).sum())
 
     def rows(self, chosen: Int64[np.ndarray, " B"]) -> Int64[np.ndarray, " R"]:
-        """All rows that some of the windows score."""
+        """All rows that the ``chosen`` windows score."""
         ranges = zip(self.scored[chosen].tolist(), self.stops[chosen].tolist(), strict=True)
         return np.concatenate([np.arange(first, stop, dtype=np.int64) for first, stop in ranges])
 
@@ -153,17 +153,17 @@ def scoring_windows(bank: Bank, rows: Int64[np.ndarray, " R"], context: int) -> 
         raise SettingsError(f"context={context}: a prediction needs at least one vector to read")
     first = bank.offsets[bank.document_of(rows)]
     if (rows <= first).any():
-        raise DataError(f"row {int(rows[(rows <= first).argmax()])} starts its document; there is nothing to predict it from")
+        raise DataError(f"row {int(rows[(rows <= first).argmax()])} starts its document; a scored row needs one before it")
     return Windows(np.maximum(first, rows - context), rows, rows + 1)
 
 
 def training_windows(
     bank: Bank, documents: Sequence[int] | Int64[np.ndarray, " M"], context: int, rng: np.random.Generator
 ) -> Windows:
-    """Passages of ``context`` inputs, shuffled, that score every row of ``documents`` once, except the first of each.
+    """Shuffled passages of ``context`` inputs. They score every row of ``documents`` once, except the first row of each.
 
-    The first passage of each document is shortened at random, so that the rows
-    have other contexts in the next epoch.
+    The first passage of each document is shortened at random, so that the contexts
+    of the rows change from epoch to epoch.
     """
     starts: list[np.ndarray] = []
     stops: list[np.ndarray] = []
@@ -210,7 +210,7 @@ def last_windows(
 
 
 def coherent(bank: Bank, windows: Windows, least: float) -> Windows:
-    """The windows whose *inputs* have a mean cosine of neighbours of at least ``least``.
+    """The windows in which the mean cosine of neighbouring *inputs* is at least ``least``.
 
     The scored rows are not read: a filter that reads the target would select
     easy targets.

@@ -48,7 +48,7 @@ def numpy_documents(vectors: Any, lengths: Any, ids: Any, where: str) -> Iterato
 
 
 def documents_of(vectors: Any, lengths: Any, ids: Any, encoder: str) -> tuple[Iterator[VectorDocument], str]:
-    """The documents of arrays or of a table, and what made the vectors; arguments as of :meth:`~nextvec.bank.Bank.from_numpy`.
+    """The documents of arrays or of a table, and the encoder's name; arguments as of :meth:`~nextvec.bank.Bank.from_numpy`.
 
     Raises:
         DataError: arguments that do not fit together, or vectors that cannot be used.
@@ -69,10 +69,10 @@ def documents_of(vectors: Any, lengths: Any, ids: Any, encoder: str) -> tuple[It
 
 @dataclass(frozen=True)
 class NpzFile:
-    """The arrays of a ``.npz`` that can be read; ``documents`` may be called more than once.
+    """The readable arrays of a ``.npz``; ``documents`` may be called more than once.
 
     Attributes:
-        encoder: what made the vectors, where the file has an ``encoder``.
+        encoder: name of the encoder, or None if the file has no ``encoder``.
         unread: names of arrays that were left out.
     """
 
@@ -96,8 +96,8 @@ def open_npz(path: Path) -> NpzFile:
     """A ``.npz`` of ``vectors`` and ``lengths`` (``ids``, ``encoder`` optional), or of the predecessor's windows.
 
     The predecessor's files hold ``context_sequences`` [W, T, D] and
-    ``target_vectors`` [W, D]: each window becomes one document of T + 1 rows,
-    because nothing in such a file says which windows overlap.
+    ``target_vectors`` [W, D]. Each window becomes one document of T + 1 rows,
+    because such a file does not state which windows overlap.
 
     Raises:
         DataError: not an ``.npz``, pickled content, or neither set of arrays.

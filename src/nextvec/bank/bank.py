@@ -46,11 +46,11 @@ class Bank:
 
     @staticmethod
     def open(path: str | Path, verify: Verify = "once", progress: Progress = silent) -> "Bank":
-        """Open the bank in folder ``path``, memory-mapped; once its content is verified, opening takes milliseconds.
+        """Open the bank in folder ``path``, memory-mapped. After its content was verified once, opening takes milliseconds.
 
         Args:
-            verify: whether its content is compared with its fingerprint: ``once``, as long as its files do not change
-                (:func:`~nextvec.bank.verification.verify`), ``always`` or ``never``.
+            verify: when its content is compared with its fingerprint: ``once`` after each change of its files
+                (:func:`~nextvec.bank.verification.verify`), ``always``, or ``never``.
 
         Raises:
             DataError: no bank there, another format, files shorter than the manifest says, or other content.
@@ -74,7 +74,7 @@ class Bank:
                 dataframe with ``vector``, ``document`` and ``index`` (see :func:`~nextvec.bank.objects.table_of`).
             lengths: [M] rows of each document.
             ids: [M] strings or whole numbers; by default documents are counted from 0.
-            encoder: what made the vectors.
+            encoder: name of the encoder that made the vectors.
 
         Raises:
             DataError: NaN, zero rows, empty documents, lengths that do not add up, or arguments of other types.
@@ -152,7 +152,7 @@ class Bank:
         return [name for name, _ in self.documents]
 
     def text(self, row: int) -> str | None:
-        """The chunk behind a row, or None where the bank holds vectors only."""
+        """The text of the chunk of a row, or None if the bank holds vectors only."""
         if not self.manifest.text or not 0 <= row < len(self):
             return None
         start, stop = self._spans[row]

@@ -44,12 +44,13 @@ class Census:
 def census(bank: Bank) -> Census:
     """Count the duplicates of a bank. A bank on disk keeps the result beside its rows, if its folder can be written.
 
-    The duplicates are counted again where the kept result is of other content or is damaged.
+    If the kept result is damaged or belongs to other content, the duplicates are counted again.
 
     Near duplicates are found by locality-sensitive hashing with random
-    hyperplanes (Charikar 2002), and each candidate pair is measured, so none is
-    false. At the threshold about one in ten thousand is missed where vectors
-    spread in all directions, and a few in a hundred where their mean cosine is 0.9.
+    hyperplanes (Charikar 2002). Each candidate pair is measured, so every pair
+    found is a near-duplicate. At the threshold, about one pair in ten thousand is
+    missed if vectors spread in all directions, and a few in a hundred if their mean
+    cosine is 0.9.
     """
     kept = bank.path / layout.CENSUS if bank.path is not None else None
     found = _read(kept, bank) if kept is not None else None
@@ -62,7 +63,7 @@ def census(bank: Bank) -> Census:
 
 
 def _read(kept: Path, bank: Bank) -> Census | None:
-    """The result that was kept for this content; None where there is none or it is damaged."""
+    """The result that was kept for this content; None if it is missing or damaged."""
     try:
         values: Any = json.loads(kept.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -22,12 +22,13 @@ LOST = 1e-5  # rounding error of a coordinate of a sketch in float32
 class Distinct:
     """The distinct vectors of a bank, each named by the first row that holds it.
 
-    In the order of the bank, a row holds the vector of the first earlier row
-    within ``ROUNDING`` that names a vector, or else names a new one: one text
-    that is encoded in two batches differs in the last bits. Rows that are each
-    near the next one, such as a slow series, are not joined through each other. A
-    vector from elsewhere is that of the row nearest to it, if that lies within
-    ``ROUNDING``.
+    One text that is encoded in two batches has two vectors that differ in the
+    last bits. Rows are decided in the order of the bank. A row holds the vector of
+    the first earlier row that names a vector and lies within ``ROUNDING``. If there
+    is none, the row names a new vector. In a series of rows, each near the next,
+    rows farther apart than ``ROUNDING`` from the naming row get another name. A
+    vector from outside the bank equals that of the nearest row, if this row lies
+    within ``ROUNDING``.
 
     Attributes:
         firsts: the first row of each vector, ascending.
@@ -42,8 +43,8 @@ class Distinct:
     def of(rows: Float[np.ndarray, "N D"]) -> "Distinct":
         """The distinct vectors of unit rows.
 
-        Time and memory grow as the number of rows does, unless thousands of different rows lie within about 0.03 of each
-        other: these share cells, and are compared with each other.
+        Time and memory grow linearly with the number of rows. The exception are thousands of different rows within about
+        0.03 of each other: they share cells and are compared with each other.
         """
         forms, number_of_form = _first_of_each(row_hashes(rows))
         cells = _Cells(rows, forms)
@@ -110,11 +111,12 @@ def _first_of_each(hashes: UInt64[np.ndarray, " N"]) -> tuple[Int64[np.ndarray, 
 class _Cells:
     """Rows with different bits, sorted into cells, so that all rows within ROUNDING of a vector are found.
 
-    A sketch is a vector's place along a few orthonormal directions. A
+    A sketch is the projection of a vector on a few orthonormal directions. A
     projection shortens distances, so the sketches of two vectors within
     ROUNDING differ by at most that in each coordinate, and boxes of that size
-    around them have a point in common. A row is entered in every cell that its
-    box touches; so does a vector that is looked up, and the two share a cell.
+    around them have a point in common. Each row is entered in every cell that its box
+    touches. A vector is looked up in every cell that its box touches, so it
+    shares a cell with every row within ROUNDING.
     """
 
     def __init__(self, rows: Float[np.ndarray, "N D"], forms: Int64[np.ndarray, " F"]) -> None:
@@ -151,7 +153,7 @@ class _Cells:
         return found
 
     def touched(self, sketches: Float32[np.ndarray, "P S"]) -> tuple[UInt64[np.ndarray, " C"], Int64[np.ndarray, " C"]]:
-        """Every cell that a box touches, by its hash, and whose box it is."""
+        """The hash of every cell that a box touches, and the number of the sketch of this box."""
         half = ROUNDING / 2 + LOST
         cells = np.floor((sketches - half) / self._width)
         high = np.floor((sketches + half) / self._width)
@@ -171,7 +173,7 @@ def _joined(cells: _Cells) -> Int64[np.ndarray, " F"]:
     """
     rows, forms = cells.rows, cells.forms
     first = np.arange(len(forms), dtype=np.int64)
-    if rows.dtype != np.float16:  # those that round alike are joined at once, however many they are
+    if rows.dtype != np.float16:  # forms with equal float16 roundings are joined first, because they may be many
         blocks = (forms[start : start + BLOCK] for start in range(0, len(forms), BLOCK))
         lowest, number = _first_of_each(np.concatenate([row_hashes(rows[block].astype(np.float16)) for block in blocks]))
         first = lowest[number]
@@ -210,7 +212,7 @@ def _squares(
 def _neighbours(
     keys: UInt64[np.ndarray, " C"], named: Int64[np.ndarray, " C"]
 ) -> Iterator[tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " P"]]]:
-    """Pairs that sorted, equal keys name: first the keys one place apart, then those two places apart, and so on."""
+    """Pairs of entries of ``named`` with equal keys, which are sorted: first those one place apart, then two, and so on."""
     step, first = 1, np.arange(len(keys), dtype=np.int64)
     while True:
         first = first[first + step < len(keys)]

@@ -1,4 +1,4 @@
-"""A document as a bank takes it: vectors, and the text that they were made of."""
+"""Documents for a bank: vectors and, if known, the text that was encoded."""
 
 # Axes: T rows of one document, D width, N rows, M documents.
 
@@ -29,7 +29,7 @@ class VectorDocument:
 
     id: str
     title: str
-    vectors: np.ndarray  # not yet checked: what is wrong with it is said by name and row
+    vectors: np.ndarray  # not checked yet; errors name the document and the row
     text: str | None = None
     spans: Sequence[tuple[int, int]] | np.ndarray | None = None
     tokens: Sequence[int] | np.ndarray | None = None
@@ -38,9 +38,8 @@ class VectorDocument:
 def stored_rows(vectors: np.ndarray, where: str, dtype: Dtype, dim: int | None = None) -> Float[np.ndarray, "T D"]:
     """The vectors of a document as a bank stores them: :func:`~nextvec.vectors.unit_rows` in ``dtype``.
 
-    Rows of numbers of that dtype, whatever dtype holds them, which are of unit
-    length but for rounding are kept to the bit: what was stored once is stored
-    again as it was.
+    A row keeps its bits if its numbers fit ``dtype`` exactly and its length is 1
+    within rounding. So rows that a bank stored once are stored again without change.
 
     Raises:
         DataError: an empty document, or vectors that are not usable; names document and row.

@@ -23,8 +23,8 @@ PARQUET_ROWS = 10_000
 def write_parquet(bank: Bank, path: Path, progress: Progress = silent) -> None:
     """Write ``document``, ``title``, ``index``, ``vector`` and, where there is text, ``text`` and ``tokens``.
 
-    The schema's metadata name what made the vectors and say that documents are in
-    the order of the bank, so that ``ingest`` makes the same bank of the file.
+    The schema's metadata name the encoder and state that documents are in the
+    order of the bank, so that ``ingest`` makes the same bank of the file.
     """
     width = pa.list_(pa.float16() if bank.manifest.dtype == "float16" else pa.float32(), bank.dim)
     fields = [("document", pa.string()), ("title", pa.string()), ("index", pa.int64()), ("vector", width)]
@@ -60,9 +60,9 @@ def write_parquet(bank: Bank, path: Path, progress: Progress = silent) -> None:
 def write_windows(bank: Bank, path: Path, context: int, stride: int | None = None) -> int:
     """Write the predecessor's ``.npz`` and return the number of windows; none crosses a document.
 
-    Every row is written about ``context / stride`` times: this format is for
-    exchange, a bank needs none of it. ``stride`` defaults to half the context,
-    as the predecessor's exporter did.
+    Every row is written about ``context / stride`` times, so use this format only
+    to exchange data with the predecessor. ``stride`` defaults to half the context,
+    as in the predecessor's exporter.
 
     Raises:
         DataError: no document is longer than ``context``.

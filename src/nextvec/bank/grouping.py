@@ -18,7 +18,7 @@ SHARE = 0.5  # share of the shorter document's rare rows from which two document
 FEWEST, ONE_IN, MOST = 6, 50, 32
 ENOUGH = 0.25  # share of a document's rows that must be rare for the document to be judged by them
 ALIKE = 0.8  # share of all their distinct rows from which two documents are near-duplicates though the rows are common
-BANDS, HASHES = 8, 3  # two documents of which ALIKE is shared meet in one of the bands in 997 of 1,000 cases
+BANDS, HASHES = 8, 3  # documents that share ALIKE have an equal key in some band in 997 of 1,000 cases
 BLOCK = 1 << 22  # pairs of documents counted at once
 
 
@@ -29,7 +29,7 @@ class _Holdings:
     Attributes:
         documents, rows: [H] a document and a distinct row of it, ordered by document, each once.
         starts, counts: [U] for each distinct row, the range in ``holders`` of the documents that hold it or a near-duplicate.
-            Of a row that is not rare ``counts`` may be too high.
+            For a row that is not rare, ``counts`` may be too high.
         holders: documents, ordered by row.
         names: [U] for each distinct row, the first of it and its near-duplicates.
     """
@@ -58,9 +58,9 @@ def document_groups(
     - they share at least ``ALIKE`` of their distinct rows, rare or not; or
     - they hold the very same rows in the same order.
 
-    The first two count only where chance would give such an overlap less than once among all pairs of documents, if
-    documents drew their rows by how often each occurs. So a session of two items is no near-duplicate of every longer
-    session that holds both.
+    The first two conditions have a minimum of evidence. Assume that documents draw their rows at random, in proportion to
+    how often each row occurs. Then such an overlap must be expected less than once among all pairs of documents.
+    Therefore a session of two items is not a near-duplicate of every longer session that holds both.
 
     Args:
         classes: for each row of the bank the first row identical to it.
@@ -89,7 +89,7 @@ def _holdings(bank: Bank, classes: Int64[np.ndarray, " N"], pairs: Int64[np.ndar
     starts = np.cumsum(counts) - counts
     near = np.searchsorted(distinct, pairs)
     near = np.concatenate([near, near[:, ::-1]])
-    common = (counts[near] > few).any(axis=1)  # then neither row is rare, and its other holders need not be listed
+    common = (counts[near] > few).any(axis=1)  # neither row is rare, so the documents that hold the other row are only counted
     of, place = _ranges(starts[near[~common, 1]], counts[near[~common, 1]])
     widened = np.unique(np.concatenate([own, near[~common][of, 0] * documents + own[place] % documents]))
     holders = np.bincount(widened // documents, minlength=len(distinct))
@@ -121,7 +121,7 @@ def _overlapping(held: _Holdings, documents: int) -> Iterator[tuple[int, int]]:
 
 
 def _alike(held: _Holdings, documents: int) -> Iterator[tuple[int, int]]:
-    """Pairs of documents that share ``ALIKE`` of their rows; of many such, each with the next, so that all are connected."""
+    """Pairs of documents that share ``ALIKE`` of their rows; many such are paired in a chain."""
     names = held.names[held.rows]
     first = np.searchsorted(held.documents, np.arange(documents + 1))
     met: list[np.ndarray] = []
@@ -144,7 +144,7 @@ def _alike(held: _Holdings, documents: int) -> Iterator[tuple[int, int]]:
 
 
 def _ranges(starts: Int64[np.ndarray, " R"], counts: Int64[np.ndarray, " R"]) -> tuple[np.ndarray, np.ndarray]:
-    """All places of some ranges, end to end, and for each place the range it is of."""
+    """All places of some ranges, end to end, and for each place the number of its range."""
     of = np.repeat(np.arange(len(counts)), counts)
     return of, np.arange(len(of)) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
 

@@ -25,13 +25,13 @@ class Manifest:
     Attributes:
         rows, dim, documents: its size.
         dtype: ``float16`` or ``float32``.
-        encoder, encoder_fingerprint: what made the vectors.
+        encoder, encoder_fingerprint: name and fingerprint of the encoder.
         fingerprint: sha256 over rows, offsets, documents and encoder.
         text: whether chunk texts are stored.
         chunking: the settings the text was cut with, in words.
-        source: the name of what was read.
+        source: name of the source.
         format: version of this layout.
-        max_tokens: the most tokens of a chunk that the encoder reads, with its own; None where the encoder did not say.
+        max_tokens: the most tokens that the encoder reads, special tokens included; None if the encoder does not state it.
     """
 
     rows: int

@@ -34,7 +34,7 @@ def table_of(value: Any, where: str, scratch: Path | None = None) -> Table | Non
     give columns by name.
 
     Args:
-        scratch: a folder for a temporary file without a name, where what can be read only once is kept; None: in memory.
+        scratch: a folder for an unnamed temporary file that keeps rows which can be read only once; None keeps them in memory.
 
     Raises:
         DataError: columns that do not fit or cannot be read, or several splits.
@@ -89,7 +89,7 @@ def array_of(value: Any, where: str) -> np.ndarray:
     try:
         array = np.asarray([array_of(part, where) for part in value] if _holds_tensors(value) else value)
     except (ValueError, TypeError) as error:
-        raise DataError(f"{where}: {type(value).__name__} is no array of numbers: {first_line(error)}") from None
+        raise DataError(f"{where}: {type(value).__name__} is not an array of numbers: {first_line(error)}") from None
     return array
 
 
@@ -205,7 +205,7 @@ def _column(values: Any, column: str, where: str) -> pa.Array | pa.ChunkedArray:
 
 
 def _blocks(rows: Iterable[Row], unknown: dict[str, None]) -> Iterator[pa.RecordBatch]:
-    """Record batches of the known columns; the first row decides which there are."""
+    """Record batches of the known columns; the first row decides which columns exist."""
     source = iter(rows)
     columns: dict[str, pa.DataType] = {}
     while block := list(islice(source, ROWS)):
@@ -218,7 +218,7 @@ def _blocks(rows: Iterable[Row], unknown: dict[str, None]) -> Iterator[pa.Record
                 )
             added = [key for key in row if key in KNOWN and key not in columns]
             if added:
-                raise DataError(f"{where} has {added[0]!r}, which the first row has not; give it to every row or to none")
+                raise DataError(f"{where} has {added[0]!r}, which the first row lacks; give it to every row or to none")
         named = [(f"{where}, document {row['document']!r}" if "document" in row else where, row) for where, row in block]
         arrays = [
             pa.array([_value(row.get(key), key, kind, where) for where, row in named], kind) for key, kind in columns.items()
@@ -286,7 +286,7 @@ def _refused(value: Any, column: str, wanted: str, where: str) -> Any:
 
 
 def _kept(schema: pa.Schema, batches: Iterable[pa.RecordBatch], scratch: Path | None, where: str) -> pa.Table:
-    """Batches that can be read once, so that they can be read again: in memory, or mapped from a file without a name."""
+    """A table of batches that can be read only once: in memory, or mapped from an unnamed file."""
     try:
         if scratch is None:
             return pa.Table.from_batches(list(batches), schema)

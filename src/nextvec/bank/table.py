@@ -1,4 +1,4 @@
-"""Tables that can be read several times, and the order of their rows. Every source of rows becomes one first."""
+"""Tables that can be read several times, and the order of their rows. Every source of rows is first converted to one."""
 
 # Axes: N rows, D width, M documents.
 
@@ -26,7 +26,8 @@ class Table:
     Attributes:
         where: its name in messages.
         schema: its columns.
-        read: given column names, yields record batches of these columns, in the order of the rows. Every call begins anew.
+        read: given column names, yields record batches of these columns, in the order of the rows. Every call starts at
+            the first row.
         rows: number of rows, or None where it is known only after reading.
     """
 
@@ -101,7 +102,9 @@ def order_of(table: Table, as_they_come: bool = False) -> Order:
     """
     for name in ("document", "index"):
         if name not in table.names:
-            raise DataError(f"{table.where}: no column {name!r}; columns are {', '.join(table.names)}; order is never implied")
+            raise DataError(
+                f"{table.where}: no column {name!r}; columns are {', '.join(table.names)}; add it to give the order"
+            )
     names: list[pa.Array] = []
     places: list[np.ndarray] = []
     row = 0
@@ -218,7 +221,7 @@ def _places(column: pa.Array, where: str, first_row: int) -> np.ndarray:
     """
     kind: Any = column.type
     if column.null_count:
-        raise DataError(f"{where}, row {first_row + _first_null(column)}: no index; order is never implied")
+        raise DataError(f"{where}, row {first_row + _first_null(column)}: no index; give every row one")
     if pa.types.is_temporal(kind) and not pa.types.is_interval(kind):
         return column.cast(pa.int64() if kind.bit_width == 64 else pa.int32()).to_numpy().astype(np.int64)
     if pa.types.is_decimal(kind):
@@ -240,7 +243,9 @@ def _sorted(table: Table, ids: list[str], member: np.ndarray, place: np.ndarray)
     if twice.any():
         row = int(order[1:][twice][0])
         value = _value(table, row)
-        raise DataError(f"{table.where}: document {ids[member[row]]!r} has index {value} twice; the order of its rows is open")
+        raise DataError(
+            f"{table.where}: document {ids[member[row]]!r} has index {value} twice; give each row of a document its own index"
+        )
     return order
 
 

@@ -24,14 +24,14 @@ METADATA = b"nextvec"  # key of the schema's metadata; its value is a JSON objec
 
 @dataclass(frozen=True)
 class Provenance:
-    """What made the vectors of a table, as far as the table says it.
+    """The encoder and the chunking of the vectors of a table, as far as the table states them.
 
     Attributes:
-        encoder, encoder_fingerprint: ``unknown`` where the source does not say; a name alone is its own fingerprint.
+        encoder, encoder_fingerprint: ``unknown`` if the source does not state them; a name alone is its own fingerprint.
         chunking: how their text was cut, in words.
         max_tokens: the most tokens of a chunk that the encoder reads.
-        dtype: what the bank that they came from stores, or None.
-        as_they_come: documents are in the order of the bank that they came from.
+        dtype: dtype of the bank that the vectors were exported from, or None.
+        as_they_come: whether documents keep the order of their first rows, as an exported bank needs.
     """
 
     encoder: str = "unknown"
@@ -111,7 +111,7 @@ def vector_table(
     """Read the keys of a table with ``vector``, ``document`` and ``index``, and the provenance of its vectors.
 
     Args:
-        encoder_name: what made the vectors, where the table does not say.
+        encoder_name: name of the encoder, if the table does not state it.
         scratch: a folder for temporary files; None keeps everything in memory.
 
     Raises:
@@ -139,7 +139,7 @@ class _Part:
 
 
 def _by_document(parts: Iterator[_Part], lengths: list[int], where: str) -> Iterator[list[_Part]]:
-    """The parts of each document, parts cut where a document ends."""
+    """The parts of each document; a part is cut where a document ends."""
     document, left, pieces = 0, lengths[0], list[_Part]()
     for part in parts:
         start = 0
@@ -217,7 +217,7 @@ def _kept(blocks: Iterator[np.ndarray], count: int, folder: Path | None) -> Floa
 
 
 def _provenance(table: Table, encoder_name: str | None) -> Provenance:
-    """What the metadata, the ``encoder`` column and the user say; they must agree."""
+    """The provenance from the metadata, the ``encoder`` column and the user, which must agree."""
     said = _from_metadata(table)
     for name, how in ((_from_column(table), "its column 'encoder'"), (encoder_name, "the encoder's name given")):
         if name is None or name == said.encoder:

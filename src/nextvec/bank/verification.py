@@ -19,11 +19,11 @@ BLOCK = 1 << 22
 SHOWN = 1 << 28  # bytes whose hash takes long enough, about half a second, to show progress
 SETTLED_NS = 2_000_000_000  # a file changed twice within a tick of its clock has the same time
 
-_verified: dict[Path, dict[str, Any]] = {}  # of this process: banks in folders that cannot be written are hashed once a process
+_verified: dict[Path, dict[str, Any]] = {}  # banks in folders that cannot be written are hashed once per process
 
 
 def content_fingerprint(folder: Path, manifest: Manifest, progress: Progress = silent) -> str:
-    """sha256 over the rows, offsets and documents that lie in ``folder``, and what made the rows."""
+    """sha256 over the rows, offsets and documents in ``folder``, and the fields ``HASHED`` of the manifest."""
     digest = hashlib.sha256(" ".join(str(getattr(manifest, name)) for name in HASHED).encode())
     total, done = sum((folder / name).stat().st_size for name in NAMES), 0
     for name in NAMES:
@@ -39,11 +39,11 @@ def content_fingerprint(folder: Path, manifest: Manifest, progress: Progress = s
 def verify(folder: Path, manifest: Manifest, how: Verify = "once", progress: Progress = silent) -> None:
     """Compare the content of a bank with its fingerprint.
 
-    ``once`` hashes the content and remembers, in ``verified.json`` beside the
-    rows, the size, inode and times of change of each file, and the fields of
-    the manifest that are hashed; while they stay the same, nothing is hashed
-    again. A folder that cannot be written is hashed once a process. ``always``
-    hashes now. Only ``always`` and ``nextvec audit`` notice content that
+    ``once`` hashes the content and writes ``verified.json`` beside the rows: the
+    size, inode and times of change of each file, and the fields of the manifest
+    that are hashed. While these stay the same, the content is not hashed again. A
+    folder that cannot be written is hashed once per process. ``always`` hashes the
+    content in every call. Only ``always`` and ``nextvec audit`` detect content that
     changed while sizes, inodes and times stayed the same.
 
     Raises:

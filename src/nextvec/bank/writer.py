@@ -32,10 +32,10 @@ JOURNAL, LOCK = "journal.json", "writer.lock"
 
 
 class BankWriter:
-    """Appends documents to a bank under construction; see the module for what a crash leaves.
+    """Appends documents to a bank under construction. The module docstring describes recovery after a crash.
 
-    ``settings`` is any JSON value that decides the content (source, chunking,
-    encoder): resuming under other settings is refused.
+    The arguments decide the content (source, chunking, encoder). A writer with
+    other arguments refuses to continue a partial bank.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class BankWriter:
 
     @property
     def documents(self) -> int:
-        """Documents appended so far, those of an earlier, killed writer included."""
+        """Documents appended so far, including those of an earlier writer that was killed."""
         return len(self._ids)
 
     def append(self, document: VectorDocument) -> None:
@@ -122,14 +122,14 @@ class BankWriter:
         census(Bank.open(self.partial, "never"))
         progress("looking for duplicates", 1, 1)
         os.replace(self.partial, self.path)
-        # Only now: until the bank has its name, a killed writer needs the journal.
+        # Not earlier, because a writer that is killed before the rename needs the journal.
         for name in (JOURNAL, LOCK):
             (self.path / name).unlink()
         self.close()
         return Bank.open(self.path, "never")
 
     def discard(self) -> None:
-        """Leave nothing behind; do nothing where the bank is published or this writer is closed."""
+        """Delete the partial bank; do nothing if the bank is published or this writer is closed."""
         self._close_files()
         if not self._lock.closed:  # without the lock, the folder may be another writer's
             with suppress(OSError):
@@ -154,7 +154,7 @@ class BankWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Bad data leaves nothing behind; any other interruption leaves the commits, so that the next writer continues."""
+        """Delete the partial bank after a DataError; after other errors, keep the commits so that the next writer continues."""
         if kind is not None and issubclass(kind, DataError):
             self.discard()
         self.close()
@@ -219,7 +219,7 @@ def locked(folder: Path) -> BinaryIO:
     """
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # another writer published or removed the folder since: there is none to lock
+        with suppress(FileNotFoundError):  # another writer published or removed the folder; try again
             lock = open(folder / LOCK, "ab")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

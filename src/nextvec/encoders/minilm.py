@@ -39,9 +39,9 @@ UNKNOWN = "[UNK]"
 class MiniLM:
     """The default encoder: works offline on a machine that has only Python.
 
-    Every batch is computed by one thread, and as many batches run side by side
-    as there are ``workers``. So the bits do not depend on the number of workers,
-    and on a busy machine no thread spins while it waits for another.
+    One thread computes a batch, and ``workers`` batches run in parallel. So the
+    bits do not depend on the number of workers, and on a busy machine no thread
+    spins while it waits for another.
     """
 
     name = "all-MiniLM-L6-v2"
@@ -60,8 +60,8 @@ class MiniLM:
     def encode(self, texts: Sequence[str], kind: Kind = "passage") -> Encoded:
         """Encode ``texts``; MiniLM has no prompts, so ``kind`` changes nothing.
 
-        Batches are cut from the texts sorted by length, so that little of a
-        batch is padding.
+        Texts are sorted by length before they are put into batches, so that
+        batches have little padding.
         """
         return self.encode_reporting(texts, kind, lambda _: None)
 
@@ -92,7 +92,7 @@ class MiniLM:
         return Encoded(rows, tokens)
 
     def count_tokens(self, texts: Sequence[str]) -> Int32[np.ndarray, " N"]:
-        """Tokens of each text before truncation, with the two that mark its begin and end."""
+        """Tokens of each text before truncation, including the two tokens that mark its beginning and its end."""
         return np.array([len(e.ids) for e in self._tokenizer.encode_batch_fast(list(texts))], dtype=np.int32)
 
     def unknown_share(self, texts: Sequence[str]) -> Float32[np.ndarray, " N"]:

@@ -14,7 +14,7 @@ Kind = Literal["passage", "query"]
 
 @dataclass(frozen=True)
 class Encoded:
-    """Unit rows, and how many tokens each text had before truncation; None where the encoder does not count them."""
+    """Unit rows, and the number of tokens of each text before truncation; None if the encoder does not count tokens."""
 
     rows: Float32[np.ndarray, "N D"]
     tokens: Int32[np.ndarray, " N"] | None = None

@@ -13,7 +13,7 @@ from nextvec.encoders.protocol import Encoded, Kind
 from nextvec.encoders.unknown import unknown_share
 from nextvec.errors import DataError
 
-UNLIMITED = 1_000_000  # tokens; larger limits mean none
+UNLIMITED = 1_000_000  # tokens; a limit of this number or more counts as no limit
 PROMPTS: dict[Kind, tuple[str, ...]] = {"passage": ("passage", "document"), "query": ("query",)}
 
 
@@ -56,7 +56,7 @@ class SentenceTransformerEncoder:
         return self._count(texts, "passage")
 
     def unknown_share(self, texts: Sequence[str]) -> Float32[np.ndarray, " N"] | None:
-        """Share of each text's characters, blanks left out, that the vocabulary lacks; None where it lacks none."""
+        """Share of each text's characters, blanks left out, that the vocabulary lacks; None without an unknown token."""
         unknown = _unknown_token(self._model.tokenizer)
         if unknown is None or self._tokenizer.token_to_id(unknown) is None:
             return None

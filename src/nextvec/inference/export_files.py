@@ -26,7 +26,7 @@ context, candidates = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for ro
 for vector in context:
     expected, *after = session.run(None, {"x": vector[None], **state})
     state = dict(zip(state, after))
-scores, known = candidates @ expected[0], context  # no vector is named twice, and none that was read
+scores, known = candidates @ expected[0], context  # print no vector twice, and none of the context
 for n in np.argsort(-scores, kind="stable"):
     if len(known) < len(context) + 5 and np.linalg.norm(known - candidates[n], axis=1).min() > 1e-3:
         print(n, f"{scores[n]:.4f}")

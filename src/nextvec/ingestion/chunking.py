@@ -19,7 +19,7 @@ from nextvec.ingestion.text import blank
 
 LARGEST = 1_000_000
 COUNTED = 1_024  # chunks whose tokens are counted at once
-LETTERS = 8  # in nearly all text a token has at most so many characters
+LETTERS = 8  # characters of a token at most, in nearly all text
 WORDS = re.compile(r"(\d+) (characters|tokens), overlap (\d+)")
 
 Report = Callable[[int], None]
@@ -53,11 +53,11 @@ class Chunking:
         """Read what :meth:`__str__` wrote into a bank's manifest.
 
         Raises:
-            DataError: other words: nextvec did not cut the bank's text.
+            DataError: any other text, because nextvec did not cut the bank's text.
         """
         found = WORDS.fullmatch(words)
         if found is None:
-            raise DataError(f"the bank's manifest gives its chunking as {words!r}; how to cut more text like it is not known")
+            raise DataError(f"the bank's manifest gives its chunking as {words!r}; nextvec cannot cut more text in this way")
         return Chunking(int(found[1]), "tokens" if found[2] == "tokens" else "characters", int(found[3]))
 
     def __str__(self) -> str:
@@ -100,7 +100,7 @@ class Splitter:
 
         Args:
             markdown: a fenced code block that fits into a chunk is not cut.
-            report: called now and then with the characters that are done.
+            report: called repeatedly with the number of characters that have been cut.
 
         Raises:
             DataError: one character has more tokens than the encoder reads.
@@ -164,8 +164,8 @@ class _Tokens:
     def measured(self, text: str, size: int) -> int:
         """Tokens of ``text`` where they are at most ``size``, otherwise any larger number.
 
-        A long text is measured by its first characters where these are too many already, so that the cost of a chunk
-        does not grow with the line that it begins.
+        Of a long text, the first characters are measured first. If they have too many tokens, the rest is not measured. So
+        the cost of a chunk does not grow with the length of the line that begins there.
         """
         head = text[: LETTERS * size]
         tokens = self.count([head])[0]

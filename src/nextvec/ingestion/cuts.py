@@ -14,11 +14,11 @@ FENCE = re.compile(r"^[ \t]*(`{3,}(?=[^`\n]*$)|~{3,})(.*)$", re.MULTILINE)
 
 
 def cut(splitter: TextSplitter, text: str, reach: int, start: int = 0, stop: int | None = None) -> Iterator[Span]:
-    """Character spans of the chunks of ``text[start:stop]``, in order, as ``splitter`` makes them of the whole.
+    """Character spans of the chunks of ``text[start:stop]``, in order, the same as ``splitter`` gives for the whole.
 
     For each chunk the splitter measures the sentence, the line and the paragraph that begin there, to their ends. So
-    one long line costs the square of its length. A section that is longer than a chunk can be cut off without an
-    effect on the cuts. Therefore the splitter reads one window at a time. A chunk that ends near the end of a window
+    its time for one long line is quadratic in the length. A section longer than a chunk can be cut off without changing
+    the chunks. Therefore the splitter reads one window at a time. A chunk that ends near the end of a window
     is not taken; the next window begins where that chunk begins.
 
     Args:

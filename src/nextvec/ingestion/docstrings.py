@@ -25,8 +25,8 @@ SHORT = range(8_000, 40_000)  # characters of a short document; about 35 to 170 
 def documentation(budget: int, progress: Progress = silent) -> list[Document]:
     """About ``budget`` characters of documentation: three fifths in long documents, the rest in short ones.
 
-    Which documents are taken is decided by a hash of their names, so that two
-    machines with the same versions installed read the same text.
+    A hash of their names selects the documents, so that two machines with the same
+    versions installed read the same text.
     """
     folders = {name: files for package in PACKAGES for name, files in _folders(package).items()}
     long: list[Document] = []
@@ -85,7 +85,7 @@ def _docstrings(path: Path) -> Iterator[str]:
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
-        return  # templates and Python 2 leftovers ship inside some packages
+        return  # some packages contain templates and Python 2 files
     yield from _in_file_order(tree)
 
 

@@ -9,7 +9,7 @@ class Document:
 
     Attributes:
         id: unique within a bank; decides the split.
-        title: what a reader is shown.
+        title: shown in results.
         text: the whole text; chunks are spans into it.
         markdown: whether the text is Markdown; its fenced code blocks are not cut where they fit into a chunk.
     """

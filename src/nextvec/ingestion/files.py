@@ -100,12 +100,12 @@ def saved_dataset(folder: Path) -> Table | None:
         state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         paths = [folder / str(entry["filename"]) for entry in state["_data_files"]]
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise DataError(f"{folder} is not whole: {type(error).__name__} {error}; save the dataset again") from None
+        raise DataError(f"{folder} is incomplete: {type(error).__name__} {error}; save the dataset again") from None
     if state.get("_indices_data_files"):
         raise DataError(f"{folder} holds a selection of rows beside its data; call flatten_indices() before save_to_disk")
     missing = [path.name for path in paths if not path.is_file()]
     if missing or not paths:
-        raise DataError(f"{folder} is not whole: {missing[0] if missing else 'its data'} is missing; save the dataset again")
+        raise DataError(f"{folder} is incomplete: {missing[0] if missing else 'its data'} is missing; save the dataset again")
     try:
         return shards(paths, str(folder), [_arrow(path) for path in paths])
     except (pa.ArrowException, OSError) as error:
@@ -133,7 +133,7 @@ def _arrow(path: Path) -> Table:
 
 
 def _json_lines(path: Path, progress: Progress) -> Iterator[Row]:
-    all_named: bool | None = None  # a null id is a missing one; ids are given to all lines or to none
+    all_named: bool | None = None  # a null id counts as missing; either all lines have ids or none
     done, total = 0, path.stat().st_size
     with open(path, "rb") as lines:
         for number, line in enumerate(lines, 1):

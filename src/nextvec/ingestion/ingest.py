@@ -33,17 +33,17 @@ def ingest(
 ) -> Bank:
     """Make a bank of ``source`` at the path ``bank``.
 
-    Everything is read and checked once before the first chunk is encoded, so
-    bad input costs seconds and leaves nothing. If the process is killed, the
-    same call continues where it stopped, and the bank is the same to the byte.
+    The source is read and checked once before the first chunk is encoded, so bad
+    input fails within seconds and leaves no files. If the process is killed, the
+    same call continues where it stopped, and the bank has the same bytes.
     A warning names the files and columns of the source that are not read.
 
     Args:
         source: a path, or documents, texts, rows, columns, a table, a dataframe, a dataset
             (:func:`~nextvec.ingestion.sources.open_object`), or a source that is open already.
-        encoder: of texts: a name, or any :class:`~nextvec.encoders.Encoder`; by default all-MiniLM-L6-v2.
-        dtype: how rows are stored; by default as the bank was that ready vectors were exported from, or float16.
-        encoder_name: what made ready vectors, if their source does not say it.
+        encoder: the encoder of texts: a name, or any :class:`~nextvec.encoders.Encoder`; by default all-MiniLM-L6-v2.
+        dtype: dtype of stored rows. The default is that of the exported bank if ready vectors come from one, else float16.
+        encoder_name: name of the encoder of ready vectors, if their source does not state it.
         skip_unreadable: leave out files of a folder that cannot be read.
 
     Raises:
@@ -57,7 +57,8 @@ def ingest(
     if opened.vectors:
         if encoder is not None:
             raise SettingsError(
-                f"{opened.name} holds ready vectors; an encoder is for texts, encoder_name (--encoder-name) for vectors"
+                f"{opened.name} holds ready vectors; an encoder is for texts; "
+                "give the name of the encoder of ready vectors in encoder_name (--encoder-name)"
             )
         made = _ingest_vectors(opened, path, dtype or opened.provenance.dtype or "float16", progress)
     else:

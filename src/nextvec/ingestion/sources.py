@@ -61,9 +61,9 @@ class Source:
     """A source of texts or of ready vectors. Reading it twice gives the same documents in the same order.
 
     Attributes:
-        provenance: what made ready vectors.
+        provenance: encoder and chunking of ready vectors.
         has_text: whether ready vectors come with the text of their rows.
-        unread: complete only after reading.
+        unread: complete only after the source was read.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Opening:
 
     Attributes:
         scratch: a folder for temporary files without a name.
-        encoder_name: what made ready vectors, if their source does not say it.
+        encoder_name: name of the encoder of ready vectors, if their source does not state it.
         skip_unreadable: leave out files of a folder that cannot be read, instead of raising an error.
     """
 
@@ -199,7 +199,7 @@ def _others(table: Table, used: Sequence[str]) -> list[str]:
 
 def _no_encoder(how: Opening, where: str) -> None:
     if how.encoder_name is not None:
-        raise SettingsError(f"{where}: text is encoded here, by --encoder; --encoder-name says what made ready vectors")
+        raise SettingsError(f"{where}: --encoder selects the encoder of texts; --encoder-name is for ready vectors")
 
 
 def _folder(path: Path, how: Opening) -> Source:

@@ -11,14 +11,14 @@ import yaml
 from nextvec.errors import DataError
 from nextvec.ingestion.document import Document
 
-BYTE_ORDER_MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
+BYTE_ORDER_MARKS = (  # UTF-32 comes first, because its little-endian mark begins with the mark of UTF-16
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
 SAMPLE = 4_096  # bytes in which NULs are counted
-NUL_SHARE = 0.2  # of the sample, from which NULs are taken for halves of UTF-16 letters
+NUL_SHARE = 0.2  # share of the sample from which NULs are read as halves of UTF-16 characters
 INVISIBLE = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})  # controls, format characters (zero-width ones), separators
 MARKDOWN = (".md", ".markdown")
 FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?)^(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Documents from tables of text: one of each row, or one of the rows with the same ``document``, ordered by ``index``."""
+"""Documents from tables of text: one per row, or one per ``document``, with rows ordered by ``index``."""
 
 from collections.abc import Callable, Iterator
 
@@ -15,8 +15,8 @@ def text_documents(table: Table) -> tuple[Callable[[], Iterator[Placed]], tuple[
     """A function that reads the documents of a table with ``text``, and the columns that it reads.
 
     With ``document`` and ``index`` the rows of a document are joined in the
-    order of ``index``, a blank line between two, and documents are ordered by
-    id; without both every row is a document, in the order of the rows.
+    order of ``index`` with blank lines between them, and documents are ordered by
+    id. Without both columns, every row is a document, in the order of the rows.
 
     Raises:
         DataError: one of ``document`` and ``index`` without the other, or rows without a clear order.
@@ -25,7 +25,7 @@ def text_documents(table: Table) -> tuple[Callable[[], Iterator[Placed]], tuple[
     grouped = [name for name in ("document", "index") if name in table.names]
     if grouped == ["document"]:
         raise DataError(
-            f"{table.where}: column 'document' without 'index'; order is never implied: add 'index', "
+            f"{table.where}: column 'document' without 'index'; add 'index' to give the order, "
             "or call the column 'id' if every row is a document"
         )
     if grouped == ["index"]:
@@ -48,7 +48,7 @@ def _rows(table: Table) -> Callable[[], Iterator[Placed]]:
                         f"{where} has {'an' if name else 'no'} id, unlike the rows before; give one to all or to none"
                     )
                 all_named = name is not None
-                name = f"{row:08d}" if name is None else name  # a null id is a missing one
+                name = f"{row:08d}" if name is None else name  # a null id counts as missing
                 yield Document(name, name if title is None else title, text), where
                 row += 1
 

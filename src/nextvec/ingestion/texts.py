@@ -20,9 +20,9 @@ from nextvec.ingestion.document import Document
 from nextvec.ingestion.text import checked
 from nextvec.progress import Progress, silent
 
-GROUP = 512  # chunks encoded and committed together; a killed process loses at most so many
+GROUP = 512  # chunks encoded and committed together; a killed process loses at most this many
 PIECE = 8_192  # chunks encoded in one call at most: bounds the memory of a long document
-LONG = 1_000_000  # characters of a text from which cutting reports how far it is
+LONG = 1_000_000  # characters of a text from which cutting reports its progress
 ENCODING = "encoding characters"
 
 
@@ -156,7 +156,7 @@ def _encode(group: list[Cut], encoder: Encoder, writer: BankWriter, report: Call
         stop = start + len(cut.spans)
         mine = None if tokens is None else tokens[start:stop]
         document = cut.document
-        # An encoder that counts tokens only while it encodes could not limit the chunks when the text was cut.
+        # The splitter could not limit the chunks if the encoder counts tokens only while it encodes.
         if (fault := truncation(encoder, mine)) is not None:
             raise DataError(f"document {document.id!r}, chunk {fault}; cut smaller chunks with --size")
         writer.append(VectorDocument(document.id, document.title, rows[start:stop], document.text, cut.spans, mine))

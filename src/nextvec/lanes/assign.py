@@ -17,15 +17,15 @@ from nextvec.lanes.store import Anchors, Kind, Lanes, Manifest
 from nextvec.lanes.table import DEFAULT, Table
 from nextvec.progress import Progress, silent
 
-CALIBRATED_ON = 50_000  # labelled rows, drawn, that a temperature is fitted to
+CALIBRATED_ON = 50_000  # labelled rows that a temperature is fitted to; of more rows, a random sample
 STEEPEST = 1e4  # the highest inverse temperature
 
 
 def by_descriptions(bank: Bank, table: Table = DEFAULT, encoder: Encoder | None = None, labels: Labels | None = None) -> Lanes:
-    """The lane whose description lies nearest; ``labels`` of the table's lanes calibrate the confidence.
+    """Each row gets the lane with the nearest description. ``labels`` of the table's lanes calibrate the confidence.
 
-    An anchor is the mean of its lane's sentences. The bank's mean is not subtracted: where most of a bank is of one kind,
-    its mean is of that kind, too (`benchmarks/lanes.py` measures both).
+    An anchor is the mean of its lane's sentences. The bank's mean is not subtracted: if most of a bank is of one
+    kind, its mean is of that kind too (`benchmarks/lanes.py` measures both).
 
     Raises:
         DataError: the bank's encoder is unknown, not installed, or not the one that made the bank; labels of other lanes.
@@ -91,7 +91,7 @@ def by_chance(bank: Bank, count: int, seed: int = 0) -> Lanes:
     if not FEWEST <= count <= MOST:
         raise SettingsError(f"{count} lanes: choose from {FEWEST} to {MOST}")
     if bank.num_documents < count:
-        raise DataError(f"the bank has {bank.num_documents} documents, too few to deal to {count} lanes")
+        raise DataError(f"the bank has {bank.num_documents} documents, too few for {count} lanes")
     held, of_document = np.zeros(count, np.int64), np.empty(bank.num_documents, np.uint8)
     for m in np.random.default_rng(seed).permutation(bank.num_documents):
         of_document[m] = held.argmin()
@@ -159,7 +159,7 @@ def _calibrated(bank: Bank, anchors: Anchors, labels: Labels) -> float:
 
 
 def _margin(rows: Float[np.ndarray, "N D"], anchors: Anchors) -> float:
-    """The temperature without labels: the mean margin between the best and the second score, so that it means odds of e."""
+    """The temperature without labels: the mean margin between the best and the second score. Such a margin gives odds of e."""
     total = 0.0
     for _, block in blocks(rows):
         best = np.partition(anchors.scores(block), -2, axis=1)[:, -2:]

@@ -16,7 +16,7 @@ from nextvec.ranks import Rate, clustered_rate
 
 UNSURE = 0.5  # below this confidence, another lane is more likely
 STARVED = 0.01  # of the rows
-NEEDED = 1_000  # rows; recipes do not make models smaller below it
+NEEDED = 1_000  # rows; with fewer, recipes do not make the model smaller
 BINS = 15
 
 
@@ -74,10 +74,10 @@ class Agreement:
         balanced: the share of chunks with the right lane, where every label has the same weight.
         largest: the share of chunks with the commonest label, which a single lane for all would get.
         calibration_error: the mean distance of confidence and accuracy over 15 bins (Naeini et al. 2015), or None for
-            lanes that do not carry the labels' names.
+            lanes without the labels' names.
         labels, lanes: names; confusion: [labels, lanes], chunks of each label in each lane.
-        named: for lanes without the labels' names: the label that stands for each lane, the commonest among the other
-            half of the documents; two halves, so two labels.
+        named: for lanes without the labels' names, two labels of each lane, one for each half of the documents: the most
+            common label of the lane's chunks in the other half.
     """
 
     chunks: Rate
@@ -124,7 +124,7 @@ def agreement(lanes: Lanes, bank: Bank, labels: Labels) -> Agreement:
     """The agreement of lanes with labels of the same names; clusters and random lanes are compared with any labels.
 
     Clusters and random lanes are named by the most common label of their chunks in the *other* half of the documents,
-    so that no document names the lane that it is judged by.
+    so that no document contributes to the name that it is compared with.
 
     Raises:
         DataError: no document has a label, or lanes of a table are compared with labels of other lanes.
@@ -182,7 +182,7 @@ def _named(
     for h in range(2):
         votes = np.zeros((len(lanes.names), int(truth.max()) + 1))
         np.add.at(votes, (lanes.lane[rows][half != h], truth[half != h]), 1)
-        votes += votes.sum(0) / (votes.sum() + 1)  # less than one vote, so that it decides only where there is none
+        votes += votes.sum(0) / (votes.sum() + 1)  # less than one vote, so that it decides only for lanes without votes
         names[h] = votes.argmax(1)
     return names
 

@@ -12,10 +12,10 @@ from nextvec.errors import DataError, SettingsError
 from nextvec.progress import Progress, silent
 
 BLOCK = 16_384  # rows in memory as float32 at a time
-SAMPLE = 65_536  # rows that first centres and prices are found on
+SAMPLE = 65_536  # rows that first centres and prices are computed from
 ITERATIONS, SWEEPS = 100, 30
 ENOUGH = 1e-5  # the iterations end when the mean cosine rises by less
-TOLERANCE = 0.02  # of a lane's size, up to which prices are good enough and rows are moved one by one
+TOLERANCE = 0.02  # share of a lane's size; below it the search for prices ends and single rows are moved
 SAME = 1e-6  # 1 - cosine of rows that do not differ
 FEWEST, MOST = 2, 256  # a lane is a byte
 
@@ -60,7 +60,7 @@ def spherical_kmeans(
         lane = _refilled(lane, cosine, count)
         centres = mean_directions(rows, lane, count)
         found = _assigned(rows, centres, prices, balanced)
-        if _objective(found[1]) > objective[-1]:  # equal sizes are dealt nearly, not exactly, at the least cost
+        if _objective(found[1]) > objective[-1]:  # the assignment to equal sizes is only nearly optimal
             break
         lane, cosine, prices = found
         objective.append(_objective(cosine))
@@ -84,7 +84,7 @@ def mean_directions(rows: Float[np.ndarray, "N D"], lane: Integer[np.ndarray, " 
 
 
 def blocks(rows: Float[np.ndarray, "N D"]) -> Iterator[tuple[int, Float32[np.ndarray, "B D"]]]:
-    """Where each block starts, and the block: a mapped bank is never in memory whole."""
+    """The start of each block, and the block, so that a mapped bank is never completely in memory."""
     for start in range(0, len(rows), BLOCK):
         yield start, rows[start : start + BLOCK].astype(np.float32)
 
@@ -92,7 +92,7 @@ def blocks(rows: Float[np.ndarray, "N D"]) -> Iterator[tuple[int, Float32[np.nda
 def dealt(
     scores: Float32[np.ndarray, "N K"], prices: Float32[np.ndarray, " K"]
 ) -> tuple[UInt8[np.ndarray, " N"], Float32[np.ndarray, " K"]]:
-    """A lane for each row, sizes differing by one at most, of nearly the highest sum of scores; and the lanes' prices.
+    """A lane for each row, and the lanes' prices. Sizes differ by one at most; the sum of scores is nearly the highest.
 
     Every row takes the lane of the highest score minus price. Prices are the dual variables of the transportation
     problem: one lane after the other gets the price at which the number of rows that choose it equals its share
@@ -166,7 +166,7 @@ def _prices(scores: Float32[np.ndarray, "N K"], prices: Float32[np.ndarray, " K"
             break
         for k in np.argsort(-sizes, kind="stable"):
             others = np.delete(scores - prices, k, axis=1).max(1)
-            worth = scores[:, k] - others  # the price below which a row wants this lane
+            worth = scores[:, k] - others  # the price below which a row chooses this lane
             prices[k] = np.partition(worth, len(worth) - wanted)[len(worth) - wanted]
     return prices - prices.min()
 

@@ -33,7 +33,7 @@ class Anchors:
     Attributes:
         names: of the lanes.
         vectors: [L, D], unit length; zeros for a lane without rows or sentences.
-        prices: [L], zeros unless lanes were made of equal size; 2, which no cosine outweighs, for a lane of zeros.
+        prices: [L], zeros unless lanes were made of equal size; 2 for a lane of zeros, so that no row gets this lane.
         temperature: of the softmax over lanes, which is the confidence.
     """
 
@@ -83,11 +83,11 @@ class Manifest:
 
     Attributes:
         kind: how they were made: of descriptions, clusters, labels, or by chance.
-        bank, encoder: fingerprints of the bank and of what made its rows.
+        bank, encoder: fingerprints of the bank and of its encoder.
         names: of the lanes; table: digest of the table they come from, or empty.
         rows, dim: of the bank.
-        temperature: see :class:`Anchors`; calibrated: whether it was fitted to labels, so that confidence means accuracy,
-            or follows from the margins alone.
+        temperature: see :class:`Anchors`; calibrated: whether it was fitted to labels, so that the confidence estimates
+            the accuracy. Otherwise it follows from the margins alone.
         made: seed, sizes and other choices that decide the lanes.
         sizes, sha256: of every file.
         format: version of this layout.
@@ -142,7 +142,7 @@ class Manifest:
             )
         if (self.rows, self.dim) != (len(bank), bank.dim):
             raise DataError(
-                f"{folder / MANIFEST} is damaged: it speaks of {self.rows} rows of {self.dim}; make the lanes again"
+                f"{folder / MANIFEST} is damaged: it states {self.rows} rows of width {self.dim}; make the lanes again"
             )
         for name in self.sizes:
             self.check_file(folder, name)
@@ -181,8 +181,8 @@ class Lanes:
     Attributes:
         lane: [N], numbers of ``anchors.names``, memory-mapped when opened.
         confidence: [N], from 0 to 1, memory-mapped when opened.
-        anchors: they give a lane to other rows of the same encoder.
-        manifest: of which bank, and how they were made.
+        anchors: assign lanes to other rows of the same encoder.
+        manifest: the bank of the lanes, and how they were made.
     """
 
     lane: UInt8[np.ndarray, " N"]
@@ -249,7 +249,7 @@ class Lanes:
 
 def _softmax_at(logits: Float32[np.ndarray, "B L"], lane: UInt8[np.ndarray, " B"]) -> Float32[np.ndarray, " B"]:
     own = np.take_along_axis(logits, lane[:, None].astype(np.int64), 1)
-    with np.errstate(over="ignore"):  # a lane far above the row's own: 1 / infinity is 0, as it should be
+    with np.errstate(over="ignore"):  # a lane that scores far higher than the row's own gives 1 / infinity = 0, which is right
         return 1 / np.exp(logits - own).sum(1)
 
 

@@ -32,7 +32,7 @@ class Table:
             folded = [value.casefold() for value in values]
             twice = next((value for value, key in zip(values, folded, strict=True) if folded.count(key) > 1), None)
             if twice is not None:
-                raise SettingsError(f"two lanes have the {what} {twice!r}; nothing would tell them apart")
+                raise SettingsError(f"two lanes have the {what} {twice!r}; give each lane its own")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -57,7 +57,7 @@ DEFAULT = Table(DOMAINS)
 
 
 def read_table(path: str | Path) -> Table:
-    """A table from a ``.toml`` file of ``[[lane]]`` with ``name``, ``description`` and, if need be, ``examples``.
+    """A table from a ``.toml`` file of ``[[lane]]`` with ``name``, ``description`` and, optionally, ``examples``.
 
     Raises:
         SettingsError: not TOML, a key that is unknown, or lanes that are too many, empty or the same.

@@ -1,8 +1,8 @@
-"""The frozen table of what a chunk is about and does: 16 domains, 32 tasks, 64 modifiers, 16 bits.
+"""The frozen taxonomy of chunks: 16 domains, 32 tasks and 64 modifiers in a code of 16 bits.
 
-Names and numbers are those of the predecessor's schema, and this is the only place that has them: it kept five
-tables that contradicted each other and two bit layouts. A number never changes its meaning; descriptions are
-sentences for an encoder and for people.
+Names and numbers are those of the predecessor's schema. The predecessor had five contradictory tables and two bit
+layouts; nextvec has only this table. A number never changes its meaning. Descriptions are sentences for an encoder
+and for people.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ DOMAIN_SHIFT, TASK_SHIFT, MODIFIER_SHIFT = 12, 7, 1  # bits 15-12, 11-7, 6-1; bi
 
 @dataclass(frozen=True)
 class Term:
-    """A name and what it means.
+    """A name and its meaning.
 
     Attributes:
         name: as people write it.
@@ -61,9 +61,9 @@ class Code:
             DataError: not 16 bits, or the spare one is set.
         """
         if not 0 <= bits < 1 << 16:
-            raise DataError(f"{bits} is no code: a code has 16 bits")
+            raise DataError(f"{bits} is not a code: a code has 16 bits")
         if bits & 1:
-            raise DataError(f"{bits:#06x} is no code: bit 0 is spare and must be 0; was it packed in another layout?")
+            raise DataError(f"{bits:#06x} is not a code: bit 0 is spare and must be 0; was it packed in another layout?")
         return Code(bits >> DOMAIN_SHIFT, bits >> TASK_SHIFT & len(TASKS) - 1, bits >> MODIFIER_SHIFT & len(MODIFIERS) - 1)
 
     def __str__(self) -> str:
