@@ -200,7 +200,7 @@ def test_an_expert_that_is_down_is_stood_in_for() -> None:
     [
         ({"threshold": 251}, "old-short reads 250 vectors, but the threshold is 251"),
         ({"threshold": -1}, "threshold -1 is negative"),
-        ({"stable": replace(OLD, long=RoutedModel("b", 250))}, "b reads 250 vectors but must answer above 250"),
+        ({"stable": replace(OLD, long=RoutedModel("b", 250))}, "b reads 250 vectors, but must answer above 250"),
         ({"weight": 101.0}, "weight 101 is not a percentage"),
         ({"weight": float("nan")}, "weight nan is not a percentage"),
         ({"rollout": ""}, "must have 1 to 64 bytes"),
