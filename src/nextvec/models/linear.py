@@ -1,8 +1,7 @@
-"""A linear recurrence whose gates see only the input, so that all positions are computed at once.
+"""A linear recurrence whose gates depend on the input alone, so that all positions are computed at once.
 
-minGRU (Feng et al. 2024, "Were RNNs All We Needed?", arXiv 2410.01201) in
-residual blocks with a gated output, as in Griffin (De et al. 2024, arXiv
-2402.19427); its output is a residual on the trunk.
+It is minGRU (Feng et al. 2024, "Were RNNs All We Needed?", arXiv 2410.01201) in residual blocks with a gated output, as in
+Griffin (De et al. 2024, arXiv 2402.19427). Its output is a residual on the trunk.
 """
 
 # Axes: B passages, T positions, D width, H hidden.
@@ -27,11 +26,9 @@ def scan(
 ) -> Float[Tensor, "B T H"]:
     """h_t = keep_t h_(t-1) + add_t at every position, from h = ``carried``.
 
-    Two steps in a row are one step of the same form, so the odd positions are
-    a recurrence of half the length, and every even position is one step after
-    an odd one. That is 2 log2(T) Python steps and 2 T updates; only products
-    and sums of the given numbers, never a quotient, so gates at 0 or 1 and
-    products that vanish do no harm.
+    Two consecutive steps are one step of the same form. So the odd positions are a recurrence of half the length, and each
+    even position is one step after an odd one. This takes 2 log2(T) Python steps and 2 T updates. It computes products and
+    sums only, never a quotient, so gates of 0 or 1 and products that underflow cause no error.
     """
     first_BTH = torch.addcmul(add_BTH[:, :1], keep_BTH[:, :1], carried_BH[:, None])
     if keep_BTH.shape[1] == 1:
@@ -48,9 +45,9 @@ def scan(
 
 
 class MinGRU(nn.Module):
-    """h_t = (1 - z_t) h_(t-1) + z_t c_t, with update gate z and candidate c of the input alone; the answer is h, gated.
+    """h_t = (1 - z_t) h_(t-1) + z_t c_t, where gate z and candidate c depend on the input alone. The output is h, gated.
 
-    Before training the units forget at rates from one vector to ``LONGEST``, evenly in the logarithm.
+    Before training the units remember from one vector to ``LONGEST`` vectors, evenly in the logarithm.
     """
 
     def __init__(self, width: int) -> None:
@@ -65,9 +62,9 @@ class MinGRU(nn.Module):
     def forward(
         self, carried_BH: Float[Tensor, "B H"], x_BTH: Float[Tensor, "B T H"]
     ) -> tuple[Float[Tensor, "B H"], Float[Tensor, "B T H"]]:
-        """The hidden state after the passage, and the answer at every position."""
+        """The hidden state after the passage, and the output at every position."""
         update_BTH, candidate_BTH, gate_BTH = self.projections(self.norm(x_BTH)).chunk(3, dim=-1)
-        # In half precision 1 - z would forget what a slow unit holds: the recurrence keeps the state's precision.
+        # In half precision 1 - z is too coarse for a slow unit, so the recurrence keeps the precision of the state.
         update_BTH, candidate_BTH = update_BTH.to(carried_BH.dtype), candidate_BTH.to(carried_BH.dtype)
         # 1 - z is computed as the sigmoid of the negative, exact where z is near 1.
         h_BTH = scan(carried_BH, torch.sigmoid(-update_BTH), torch.sigmoid(update_BTH) * candidate_BTH)
@@ -86,10 +83,10 @@ class LinearRecurrence(Recurrent[LinearRecurrenceState]):
 
     Args:
         centre: mean of the training rows, [D].
-        decay: of the exponential mean it starts as.
+        decay: decay of the exponential mean that the untrained model equals.
         hidden: width of the blocks.
         layers: number of blocks.
-        dropout: on content and on both halves of every block.
+        dropout: on content and on both parts of every block.
     """
 
     def __init__(

@@ -1,9 +1,8 @@
-"""The attention mixture network: the newest vector asks the context once, and a small MLP corrects the mean.
+"""The attention mixture network: one attention head over the context, and a small MLP that corrects the mean.
 
-The predecessor's smallest model: a mean as baseline, one attention head of
-width 256, a residual MLP 1536-512-256-768 on what was attended and the last
-vector; 1,510,912 parameters. Here the mean is the trunk, attention is causal
-over a bounded window, and its sharpness is learned.
+It is the smallest model of the predecessor: a mean as baseline, one attention head of width 256, and a residual MLP
+1536-512-256-768 that reads the attended vector and the last vector; 1,510,912 parameters. Here the mean is the trunk, the
+attention is causal over a bounded window, and its sharpness is learned.
 """
 
 # Axes: B passages, T positions, D width, E address width.
@@ -32,12 +31,11 @@ class AttentionMixtureState(NamedTuple):
 class AttentionMixture(Recurrent[AttentionMixtureState]):
     """y = normalize(trunk + MLP([attended; last])), with the MLP's last layer zero at the start.
 
-    With the default sizes, 768 wide, it has the published 1,510,912 parameters
-    beside its trunk and its sharpness.
+    With vectors of width 768 and the default sizes it has the published 1,510,912 parameters, without its trunk and sharpness.
 
     Args:
         centre: mean of the training rows, [D].
-        decay: of the exponential mean it starts as.
+        decay: decay of the exponential mean that the untrained model equals.
         hidden: width of queries and keys, and of the MLP's last hidden layer.
         layers: hidden layers of the MLP, each half as wide as the one before.
         dropout: on the content and inside the MLP.

@@ -15,12 +15,12 @@ from nextvec.models.window_attention import Window, WindowAttention
 
 
 class Block(nn.Module):
-    """h + attention(norm h), then h + feed-forward(norm h)."""
+    """One pre-norm block: ``h + attention(norm h)``, then ``h + feed_forward(norm h)``."""
 
     def __init__(self, hidden: int, heads: int, window: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(hidden)
-        # A bias would be lost on the keys (every score of a query moves alike), and the norm has one.
+        # No bias: on the keys it shifts all scores of a query equally, and the norm has a bias already.
         self.projections = nn.Linear(hidden, 3 * hidden, bias=False)
         self.attention = WindowAttention(window, heads, dropout=dropout)
         self.output = nn.Linear(hidden, hidden)
@@ -28,14 +28,14 @@ class Block(nn.Module):
         self.feed_forward = feed_forward(hidden, 4 * hidden, dropout)
 
     def forward(self, held: Window, h_BTH: Float[Tensor, "B T H"]) -> tuple[Window, Float[Tensor, "B T H"]]:
-        """What is held after the passage, and the block's answer at every position."""
+        """The window after the passage, and the output of the block at every position."""
         held, attended_BTH = self.attention(held, *self.projections(self.norm(h_BTH)).chunk(3, dim=-1))
         h_BTH = h_BTH + self.dropout(self.output(attended_BTH))
         return held, h_BTH + self.feed_forward(h_BTH)
 
 
 class TransformerState(NamedTuple):
-    """Exponential means, and the keys and values that every block still sees."""
+    """Exponential means, and the window of keys and values of every block."""
 
     means: Float[Tensor, "B K D"]
     windows: tuple[Window, ...]
@@ -44,15 +44,14 @@ class TransformerState(NamedTuple):
 class Transformer(Recurrent[TransformerState]):
     """y = normalize(trunk + W h), with W zero at the start and h from blocks of window attention.
 
-    Positions are relative and fade with distance (see :class:`WindowAttention`):
-    that suits vectors of which the newest tell most, and a model trained on
-    short passages reads longer ones. State and step are bounded by ``window``;
-    since every block looks back once more, the residual depends on the last
-    ``layers * (window - 1) + 1`` vectors.
+    Positions are relative, and scores decrease with distance (see :class:`WindowAttention`). So recent vectors weigh most,
+    and a model that was trained on short passages can read longer ones. ``window`` bounds the state and the cost of a step.
+    Each block sees ``window - 1`` positions further back, so the residual depends on the last ``layers * (window - 1) + 1``
+    vectors.
 
     Args:
         centre: mean of the training rows, [D].
-        decay: of the exponential mean it starts as.
+        decay: decay of the exponential mean that the untrained model equals.
         hidden: width of the blocks, a multiple of ``heads``.
         layers: number of blocks.
         dropout: on content, attention weights and both halves of every block.

@@ -1,4 +1,4 @@
-"""Causal attention over a bounded window whose keys and values are state: they go in and come out."""
+"""Causal attention over a bounded window. The keys and values of the window are the state."""
 
 # Axes: B passages, T positions, Q positions of one block, W held, P = W + Q places, N heads, E keys, F values.
 
@@ -16,9 +16,9 @@ BLOCK = 256
 
 
 class Window(NamedTuple):
-    """The last keys and values (one less than the window's size at most), and which places are filled.
+    """The last keys and values, at most one less than the size of the window, and which places are filled.
 
-    A place is unfilled only where passages of different lengths share a batch.
+    A place is not filled only if passages of different lengths share a batch.
     """
 
     keys: Float[Tensor, "B W E"]
@@ -27,16 +27,13 @@ class Window(NamedTuple):
 
 
 class WindowAttention(nn.Module):
-    """Every position attends to itself and to the ``size - 1`` before it; there are no parameters.
+    """Each position attends to itself and to the ``size - 1`` positions before it. The module has no parameters.
 
-    Positions are relative: a score loses ``slope`` for every place it lies back
-    (ALiBi, Press et al. 2022, arXiv 2108.12409). No position is ever numbered,
-    so a passage may be longer than any that was trained on, and what is held
-    never needs to be turned or renumbered, as rotary keys would. Without
-    ``fading`` the order inside the window is not seen.
+    Positions are relative: a score is reduced by ``slope`` per position of distance (ALiBi, Press et al. 2022, arXiv
+    2108.12409). Positions have no numbers, so a passage may be longer than the training passages, and the state needs no
+    update of positions, as rotary keys would. Without ``fading`` the attention does not depend on the order in the window.
 
-    A passage is computed in blocks of queries: T positions need at most
-    T x (size + 256) scores, not T x T.
+    A passage is computed in blocks of queries, so T positions need at most T x (size + 256) scores and not T x T.
 
     Args:
         size: positions a query can see, itself included.
@@ -55,7 +52,7 @@ class WindowAttention(nn.Module):
         self.register_buffer("slopes", slopes_N if fading else torch.zeros(heads), persistent=False)
 
     def start(self, batch: int, keys: int, values: int) -> Window:
-        """Nothing held yet, of keys and values so wide."""
+        """The empty window, for keys and values of these widths."""
         nothing = torch.zeros(batch, 0, dtype=torch.bool, device=self.slopes.device)
         return Window(self.slopes.new_zeros(batch, 0, keys), self.slopes.new_zeros(batch, 0, values), nothing)
 
@@ -66,7 +63,7 @@ class WindowAttention(nn.Module):
         keys_BTE: Float[Tensor, "B T E"],
         values_BTF: Float[Tensor, "B T F"],
     ) -> tuple[Window, Float[Tensor, "B T F"]]:
-        """What is held after the passage, and what each of its positions attends to."""
+        """The window after the passage, and the attended value at every position."""
         already = held.keys.shape[1]
         filled = torch.cat([held.filled, held.filled.new_ones(keys_BTE.shape[:2])], dim=1)
         places = Window(torch.cat([held.keys, keys_BTE], dim=1), torch.cat([held.values, values_BTF], dim=1), filled)

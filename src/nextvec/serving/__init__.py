@@ -33,6 +33,6 @@ every request first. ``protocol`` parses one request of a connection at a time (
 ``metrics``, ``recent``, ``overview`` and ``dashboard`` show what happens.
 
 **Rollouts.** ``canary`` is one server's part in a rollout, ``participation`` turns observations into units of evidence,
-``observations`` and ``causes`` are what it hears, ``notices`` tell commands and webhooks of the end, ``control`` takes
+``observations`` and ``causes`` are its input, ``notices`` tell commands and webhooks of the end, ``control`` takes
 commands.
 """
