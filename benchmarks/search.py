@@ -97,7 +97,7 @@ def contenders(rows: np.ndarray, threads: int, graphs: bool) -> dict[str, Call]:
     if graphs:
         bank = Bank.from_numpy(rows, [len(rows)])
         began = time.perf_counter()
-        calls["ours, approximate (faiss HNSW)"] = ours(ApproximateIndex.build(bank, threads))
+        calls["ours, approximate (faiss HNSW)"] = ours(ApproximateIndex.build(bank, threads=threads))
         built = time.perf_counter()
         graph = usearch.Index(ndim=DIM, metric="ip", dtype="f16", connectivity=16, expansion_add=100, expansion_search=128)
         graph.add(np.arange(len(rows)), floats, threads=1)

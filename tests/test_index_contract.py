@@ -10,7 +10,8 @@ import torch
 
 from nextvec.bank import Bank
 from nextvec.errors import DataError, SettingsError
-from nextvec.index import ApproximateIndex, ExactIndex, Index, Neighbours, allowed_rows, open_index
+from nextvec.index import ExactIndex, Index, Neighbours, allowed_rows, open_index
+from nextvec.index.open import KINDS
 from nextvec.inference import Engine
 from nextvec.models import GRU
 from nextvec.models.packed import pack
@@ -22,7 +23,7 @@ BUILDS: dict[str, Callable[[Bank], Index]] = {
     "exact, float32": lambda bank: ExactIndex.build(bank, "float32"),
     "exact, float16": lambda bank: ExactIndex.build(bank, "float16"),
     "exact, int8": lambda bank: ExactIndex.build(bank, "int8"),
-    "approximate": ApproximateIndex.build,
+    **{name: kind.build for name, kind in KINDS.items() if kind is not ExactIndex},
 }
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import nextvec
 from nextvec.cli.main import _parser
+from nextvec.index.open import KINDS
 from tests.serving.server import serving
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +29,12 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def verbs() -> set[str]:
     actions = _parser()._subparsers._group_actions  # type: ignore[union-attr]
     return set(actions[0].choices)  # type: ignore[arg-type]
+
+
+def test_the_verb_index_offers_every_kind() -> None:
+    verbs = _parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+    (kind,) = [action for action in verbs["index"]._actions if action.dest == "kind"]  # type: ignore[index,call-overload]
+    assert set(kind.choices) == set(KINDS)
 
 
 def test_the_readme_names_every_verb() -> None:
@@ -82,3 +89,12 @@ def test_every_test_that_a_document_names_exists() -> None:
     named = {name for path in (ROOT / "docs").glob("*.md") for name in re.findall(r"`(test_\w+)`", path.read_text())}
     assert len(named) > 20
     assert [name for name in sorted(named) if f"def {name}(" not in tests] == []
+
+
+def test_every_path_that_a_document_of_the_code_names_exists() -> None:
+    """Paths are relative to the package or to the repository."""
+    named: set[str] = set()
+    for name in ("architecture.md", "glossary.md"):
+        named |= set(re.findall(r"`((?:[\w.]+/)+(?:\w+\.py)?)`", (ROOT / "docs" / name).read_text()))
+    assert len(named) > 40
+    assert [path for path in sorted(named) if not any((top / path).exists() for top in (ROOT, ROOT / "src/nextvec"))] == []

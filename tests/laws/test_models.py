@@ -1,4 +1,4 @@
-"""The laws of models/protocol.py, for every model there is. Adding a model to ``MODELS`` subjects it to all of them."""
+"""The laws of models/protocol.py, for every model in ``MODELS``. A family whose model is missing there fails a test."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,6 +18,9 @@ from nextvec.reproduction.expert_gru import ExpertGRU
 from nextvec.reproduction.gate import On
 from nextvec.reproduction.lane_scores import LaneScores, Per, RandomLanes
 from nextvec.reproduction.published import PublishedMemoryGRU
+from nextvec.runs import TrainSettings
+from nextvec.runs.families import family_names
+from nextvec.runs.loading import build
 from tests.conftest import unchecked
 
 DIM = 12
@@ -212,6 +215,12 @@ def test_every_model_keeps_the_protocol(make: Callable[[], Recurrent[Any]]) -> N
     model = make()
     assert isinstance(model, Model)
     assert model.dim == DIM
+
+
+def test_the_model_of_every_family_is_checked() -> None:
+    built = {name: type(build(TrainSettings.of(name), torch.zeros(DIM), 0.5)) for name in family_names()}
+    checked = {type(make()) for make in MODELS.values()}
+    assert [name for name, model in built.items() if model not in checked] == []
 
 
 # A law that nothing can break is no law: each fault is planted, and must be caught.

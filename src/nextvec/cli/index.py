@@ -11,9 +11,10 @@ from nextvec.bank import Bank
 from nextvec.cli import show
 from nextvec.cli.banks import open_bank
 from nextvec.cli.output import as_json
-from nextvec.errors import DataError, SettingsError
-from nextvec.index import ApproximateIndex, ExactIndex, Index
+from nextvec.errors import DataError
+from nextvec.index import Index
 from nextvec.index.approximate import NEIGHBOURS, SAMPLE, predicted_like
+from nextvec.index.open import KINDS
 
 
 def index(arguments: Namespace) -> int:
@@ -22,21 +23,13 @@ def index(arguments: Namespace) -> int:
     bank = open_bank(arguments.bank, arguments)
     began = time.perf_counter()
     with show.Bars() as bars:
-        made = _build(bank, arguments.kind, arguments.format, bars)
+        made = KINDS[arguments.kind].build(bank, arguments.format, progress=bars)
     made.save(arguments.index)
     facts = {**_facts(made, bank, arguments.index), "seconds": round(time.perf_counter() - began, 2)}
     if arguments.json:
         return as_json(facts)
     show.pairs(facts)
     return 0
-
-
-def _build(bank: Bank, kind: str, form: Any, bars: show.Bars) -> Index:
-    if kind == ExactIndex.KIND:
-        return ExactIndex.build(bank, form, progress=bars)
-    if form not in (None, "float16"):
-        raise SettingsError(f"--format {form}: the graph of an approximate index reads float16")
-    return ApproximateIndex.build(bank, progress=bars)
 
 
 def _facts(made: Index, bank: Bank, folder: Path) -> dict[str, Any]:

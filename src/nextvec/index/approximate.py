@@ -56,7 +56,9 @@ class ApproximateIndex:
         self.measured = measured
 
     @classmethod
-    def build(cls, bank: Bank, threads: int | None = None, progress: Progress = silent) -> "ApproximateIndex":
+    def build(
+        cls, bank: Bank, form: RowFormat | None = None, threads: int | None = None, progress: Progress = silent
+    ) -> "ApproximateIndex":
         """The graph of a bank, and its recall.
 
         Recall is the share of the exact best 10 that are found. The queries
@@ -64,8 +66,10 @@ class ApproximateIndex:
         random row.
 
         Raises:
-            SettingsError: faiss is not installed.
+            SettingsError: a format other than float16, or faiss is not installed.
         """
+        if form not in (None, cls.form):
+            raise SettingsError(f"format {form}: the graph of an approximate index reads {cls.form}")
         faiss = _faiss()
         graph = faiss.IndexHNSWSQ(bank.dim, faiss.ScalarQuantizer.QT_fp16, LINKS, faiss.METRIC_INNER_PRODUCT)
         graph.hnsw.efConstruction = BREADTH_OF_BUILDING

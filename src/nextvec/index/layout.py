@@ -27,7 +27,7 @@ class IndexManifest:
     """The facts about a saved index.
 
     Attributes:
-        kind: ``exact`` or ``approximate``.
+        kind: a name of :data:`nextvec.index.open.KINDS`.
         bank, encoder: fingerprints of the bank and of the encoder that made its rows.
         form: format in which rows are read: ``float32``, ``float16`` or ``int8``.
         rows, dim: number and width of the bank's rows.
@@ -70,8 +70,8 @@ class IndexManifest:
             if values.get("format") != FORMAT:
                 raise DataError(f"{path} has format {values.get('format')}; this version reads format {FORMAT}")
             manifest = IndexManifest(**values)
-            if manifest.kind not in ("exact", "approximate") or manifest.form not in FORMATS:
-                raise ValueError(f"no {manifest.kind!r} index reads {manifest.form!r}")
+            if manifest.form not in FORMATS:
+                raise ValueError(f"no index reads {manifest.form!r}")
             return manifest
         except (ValueError, TypeError, AttributeError) as error:
             raise DataError(f"{path} is damaged: {error}; build the index again") from None

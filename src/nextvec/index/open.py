@@ -1,14 +1,17 @@
-"""Opens a saved index of any kind."""
+"""The kinds of index, and the function that opens a saved index of any kind."""
 
 from pathlib import Path
 
 from nextvec.bank import Bank
+from nextvec.errors import DataError
 from nextvec.index.approximate import ApproximateIndex
 from nextvec.index.exact import ExactIndex
-from nextvec.index.layout import IndexManifest
+from nextvec.index.layout import MANIFEST, IndexManifest
 from nextvec.index.protocol import Index
 
-KINDS: dict[str, type[ExactIndex] | type[ApproximateIndex]] = {
+# Each kind has `build(bank, form, threads, progress)`, `open(folder, bank)` and the methods of Index.
+# `--kind` in cli/verbs/banks.py names the kinds again, because `nextvec --help` must not import torch.
+KINDS = {
     ExactIndex.KIND: ExactIndex,
     ApproximateIndex.KIND: ApproximateIndex,
 }
@@ -18,6 +21,10 @@ def open_index(folder: str | Path, bank: Bank) -> Index:
     """The index of ``bank`` in a folder.
 
     Raises:
-        DataError: as :meth:`ExactIndex.open` and :meth:`ApproximateIndex.open`.
+        DataError: an unknown kind, or as :meth:`ExactIndex.open` and :meth:`ApproximateIndex.open`.
     """
-    return KINDS[IndexManifest.read(Path(folder)).kind].open(folder, bank)
+    folder = Path(folder)
+    kind = IndexManifest.read(folder).kind
+    if kind not in KINDS:
+        raise DataError(f"{folder / MANIFEST} is damaged: no index has the kind {kind!r}; build the index again")
+    return KINDS[kind].open(folder, bank)
