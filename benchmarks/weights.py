@@ -27,7 +27,7 @@ def main() -> None:
         run = Run.open(Path(path))
         bank = bank_of(run)
         exam = Exam.over(bank, run.split(bank).test, "test")
-        model, _ = load_model(run)
+        model = load_model(run)
         plain_RD = predict_rows(model, bank, exam.rows, run.settings.passages.context)
         plain = exam.rank(plain_RD)
         for form in FORMATS:

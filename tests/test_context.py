@@ -176,7 +176,7 @@ def test_truncation_is_what_predict_rows_predicts(found: ContextExperiment, cont
     assert [effect["name"] for effect in content["truncated"]] == ["1", "5", "20"]
     for effect in content["truncated"]:
         context = int(effect["name"])
-        predicted = [predict_rows(load_model(run)[0], found.exam.bank, found.exam.rows, context) for run in runs]
+        predicted = [predict_rows(load_model(run), found.exam.bank, found.exam.rows, context) for run in runs]
         values = [found.exam.rank(p).hits(5).mean() for p in predicted]
         assert effect["hit@5"]["value"] == pytest.approx(np.mean(values))
         assert (effect["hit@5"]["lowest"], effect["hit@5"]["highest"]) == (min(values), max(values))

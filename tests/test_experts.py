@@ -291,7 +291,7 @@ def test_experts_train_resume_and_are_examined(tmp_path: Path) -> None:
     bank = walk_bank(documents=20)
     run = begin(tmp_path / "run", "test", SMALL.replaced(balance=0.01, gate_on="both", top=2), bank)
     assert isinstance(list(train(run, bank))[-1], Finished)
-    model, _ = load_model(Run.open(tmp_path / "run"))
+    model = load_model(Run.open(tmp_path / "run"))
     assert isinstance(model, ExpertGRU)
     kept = run.anchors()
     assert kept is not None
@@ -413,7 +413,7 @@ def test_a_run_may_start_where_another_ended(model: Any, tmp_path: Path) -> None
     second = begin(tmp_path / "second", "test", SMALL.replaced(model=model, start=str(first.path), lr=1e-8), bank)
     event = next(e for e in train(second, bank) if isinstance(e, Evaluated))
     assert event.record["valid"]["hit@5"] == pytest.approx(first.best_hit5)
-    expected, found = (load_model(run)[0](torch.from_numpy(bank.rows[None, :9].astype(np.float32))) for run in (first, second))
+    expected, found = (load_model(run)(torch.from_numpy(bank.rows[None, :9].astype(np.float32))) for run in (first, second))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 

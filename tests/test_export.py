@@ -106,7 +106,7 @@ def exported(request: pytest.FixtureRequest, bank_path: Path, tmp_path_factory: 
         run = finished(folder.parent / "run", bank_path, request.param)
         export(run, folder)
     step, passage = (session(folder / name) for name in ("step.onnx", "passage.onnx"))
-    return Exported(folder, json.loads((folder / "manifest.json").read_text()), load_model(run)[0], step, passage)
+    return Exported(folder, json.loads((folder / "manifest.json").read_text()), load_model(run), step, passage)
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_a_traceable_model_predicts_as_the_model_does(name: str) -> None:
 
 @pytest.mark.parametrize("variant", ["memory_gru", "transformer", "transformer, window of 1", "mixture"])
 def test_a_start_with_all_places_unfilled_is_the_models_own(variant: str, bank_path: Path, tmp_path: Path) -> None:
-    model, _ = load_model(finished(tmp_path / "run", bank_path, variant))
+    model = load_model(finished(tmp_path / "run", bank_path, variant))
     x = torch.from_numpy(unit(2, 12, DIM))
     with torch.no_grad():
         _, y = model.run(Forms(model).full_start(2), x)
@@ -231,7 +231,7 @@ def test_the_example_needs_numpy_and_onnxruntime_alone(gru: Run, gru_export: Pat
     )
     done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    expected = wanted(load_model(gru)[0], context[None])[0, -1]
+    expected = wanted(load_model(gru), context[None])[0, -1]
     nearest = np.argsort(-(candidates[:100] @ expected))[:5]
     assert [int(line.split()[0]) for line in done.stdout.splitlines()] == nearest.tolist()
 

@@ -86,7 +86,7 @@ def test_a_family_of_another_package_is_trained_examined_and_opened_again(instal
     opened = Run.open(tmp_path / "run")
     assert opened.settings == run.settings
     assert opened.settings.options == ThirdOptions(hidden=8, third=2)
-    model, _ = load_model(opened)
+    model = load_model(opened)
     assert isinstance(model, GRU)
     assert model.recurrence.num_layers == 2
     assert np.isfinite(evaluate(opened, bank, pool=30).ranks.hit(5).value)

@@ -204,7 +204,7 @@ def test_events_say_what_the_history_keeps(tmp_path: Path) -> None:
     assert [look.record for look in looks] == run.history()
     assert [look.update for look in looks] == [0, 4, 8, 12]
     assert run.best_hit5 == max(look.record["valid"]["hit@5"] for look in looks)
-    model, _ = load_model(run)
+    model = load_model(run)
     assert model.training is False
 
 

@@ -68,6 +68,7 @@ def candidates(
     copies: Int64[np.ndarray, " rows"],
     scored: Int64[np.ndarray, " N"],
     others: Int64[np.ndarray, " S"],
+    in_batch: bool = True,
 ) -> Candidates:
     """The candidates of a batch: the vectors of all scored rows and of ``others``, each distinct vector once.
 
@@ -76,6 +77,7 @@ def candidates(
         copies: for every row that is the first of its class, the number of training rows in the class.
         scored: target rows.
         others: further rows, as negatives only: sampled, queued or mined.
+        in_batch: whether the scored rows are negatives of each other.
     """
     columns = np.unique(classes[np.concatenate([scored, others])])
     truth = np.searchsorted(columns, classes[scored])
@@ -91,6 +93,8 @@ def candidates(
         earliest = np.full(len(columns), np.iinfo(np.int64).max)
         np.minimum.at(earliest, place[here], start + here)
         forbidden[rows] = earliest[None, :] < scored[rows, None]
+    if not in_batch:
+        forbidden |= ~np.isin(columns, classes[others])
     forbidden[np.arange(len(scored)), truth] = False
     vectors = torch.from_numpy(bank.rows[columns]).float()
     log_q = torch.from_numpy(np.log(np.maximum(copies[columns], 1)).astype(np.float32))

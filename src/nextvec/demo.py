@@ -127,12 +127,12 @@ def demo(
     for _ in train(run, bank, trackers):
         pass
     clock.lap("train")
-    model, centre = load_model(run)
+    model, moments = load_model(run), run.moments()
     parts = run.split(bank)
     exam = Exam.over(bank, parts.test, "test")
-    report = examine(exam, model, run.name, centre, CONTEXTS[-1], (bank, parts.train), progress=progress)
+    report = examine(exam, model, run.name, moments, CONTEXTS[-1], (bank, parts.train), progress=progress)
     clock.lap("evaluate")
-    curve = _curve(exam, model, report, dict(baselines(centre, (bank, parts.train))), progress)
+    curve = _curve(exam, model, report, dict(baselines(moments, (bank, parts.train))), progress)
     examples = _examples(exam, model, report.ranks)
     clock.lap("curve and examples")
     found = Demo(report, curve, examples, run, bank, clock.laps)
@@ -176,8 +176,8 @@ def _curve(exam: Exam, model: Any, report: Report, rivals: dict[str, Any], progr
         if context == CONTEXTS[-1]:
             ranks, beside = report.ranks, report.baselines[best]
         else:
-            ranks = exam.rank(predict_rows(model, exam.bank, exam.rows, context, progress))
-            beside = exam.rank(predict_rows(rival, exam.bank, exam.rows, context))
+            ranks = exam.rank(predict_rows(model, exam.bank, exam.rows, context, progress), model)
+            beside = exam.rank(predict_rows(rival, exam.bank, exam.rows, context), rival)
         first = first or ranks
         points.append(CurvePoint(context, ranks.hit(5), paired_lift(ranks, first, 5), beside.hit(5)))
     return tuple(points)

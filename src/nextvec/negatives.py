@@ -14,6 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from nextvec.bank import Bank
+from nextvec.models.queries import Scorer
 
 BLOCK = 512
 NOTHING = -1
@@ -67,22 +68,24 @@ def mine(
     bank: Bank,
     candidates: Int64[np.ndarray, " C"],
     targets: Int64[np.ndarray, " N"],
-    predicted_ND: Float[Tensor, "N D"],
+    predicted_NW: Float[Tensor, "N W"],
+    scorer: Scorer,
     count: int,
     low: float,
     high: float,
 ) -> Mined:
-    """For each target the ``count`` candidates nearest to the prediction, among those whose cosine to the truth is in range.
+    """For each target the ``count`` candidates with the highest scores, among those whose cosine to the truth is in range.
 
     Args:
         candidates: rows to choose from.
-        targets: rows, ascending; predicted_ND: the model's prediction for each target.
+        targets: rows, ascending; predicted_NW: the scorer's output for each target.
         low, high: range of the cosine to the truth, ``high`` excluded. A negative below ``low``
             is easy. A row from ``high`` on is as good an answer as the truth.
 
     Rows within ``NEIGHBOURS`` of the target in its own document are never chosen.
     """
     pool_CD = torch.from_numpy(bank.rows[candidates]).float()
+    mapped_CE = scorer.candidates(pool_CD)
     place = torch.from_numpy(candidates)
     document = torch.from_numpy(bank.document_of(candidates))
     out = np.full((len(targets), count), NOTHING, dtype=np.int64)
@@ -93,7 +96,7 @@ def mine(
         near_NC = (torch.from_numpy(rows)[:, None] - place).abs() <= NEIGHBOURS
         near_NC &= torch.from_numpy(bank.document_of(rows))[:, None] == document
         allowed_NC = (alike_NC >= low) & (alike_NC < high) & ~near_NC
-        liked_NC = (predicted_ND[start : start + BLOCK] @ pool_CD.T).masked_fill(~allowed_NC, -torch.inf)
+        liked_NC = scorer.scores(predicted_NW[start : start + BLOCK], mapped_CE).masked_fill(~allowed_NC, -torch.inf)
         best = liked_NC.topk(min(count, len(candidates)), dim=1)
         found = torch.where(best.values.isneginf(), NOTHING, place[best.indices])
         out[start : start + BLOCK, : found.shape[1]] = found.numpy()

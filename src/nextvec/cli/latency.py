@@ -27,7 +27,7 @@ def latency(arguments: Namespace) -> int:
     candidates = candidates_of(bank, arguments.candidates)
     index = ExactIndex.build(candidates, arguments.format)
     engine = Engine.open(run, candidates, index, arguments.weights)
-    model, _ = load_model(run)
+    model = load_model(run)
     vectors = bank.rows[: max(arguments.contexts)]
     with show.Bars() as bars:
         found = answers(engine, arguments.contexts, vectors, model, progress=bars)

@@ -1,6 +1,6 @@
 """The exam: the rows that are predicted and the candidates of each, fixed before any model is evaluated."""
 
-# Axes: R scored rows, B rows of a block, C columns, D width, N rows of the bank.
+# Axes: R scored rows, B rows of a block, C columns, D width, W width of an output, E width of a candidate, N rows of the bank.
 
 import hashlib
 from dataclasses import dataclass, field, replace
@@ -15,12 +15,15 @@ from nextvec.bank import Bank
 from nextvec.bank.hashing import GOLDEN, mix64
 from nextvec.errors import ExamError
 from nextvec.evaluation.candidates import CandidateSets
+from nextvec.models.queries import Products, Scorer
 from nextvec.ranks import Ranks
 from nextvec.windows import rows_of, salted
 
 BLOCK = 256
 MINIMUM_ROWS = 30
 SALT = "exam-1"
+PRODUCTS = Products()
+MAPPED = 16_384  # candidates that are mapped at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,24 +125,30 @@ class Exam:
         """The candidates of each scored row: found once, and read by every ranking."""
         return CandidateSets.of(self.rows, self._starts, self.classes, self.order, self.pool)
 
-    def rank(self, predicted_RD: Float[Tensor, "R D"]) -> Ranks:
-        """The rank of each scored row's truth when candidates are sorted by their product with the prediction.
+    @torch.inference_mode()
+    def rank(self, predicted_RW: Float[Tensor, "R W"], scorer: Scorer = PRODUCTS) -> Ranks:
+        """The rank of each scored row's truth when candidates are sorted by their score.
 
         The truth's score is read from the same product as the others' scores, so
         a tie is a tie to the last bit.
 
+        Args:
+            predicted_RW: the outputs of the scorer for the scored rows; vectors [R, D] without one.
+            scorer: the model of the predictions, which maps the candidates and scores them.
+
         Raises:
             ExamError: a wrong number of predictions, or one that is not finite.
         """
-        if predicted_RD.shape != (len(self.rows), self.bank.dim):
-            raise ExamError(f"predictions are {list(predicted_RD.shape)}; want [{len(self.rows)}, {self.bank.dim}]")
-        if not torch.isfinite(predicted_RD).all():
+        if len(predicted_RW) != len(self.rows) or (scorer is PRODUCTS and predicted_RW.shape[1] != self.bank.dim):
+            raise ExamError(f"predictions are {list(predicted_RW.shape)}; want [{len(self.rows)}, {self.bank.dim}]")
+        if not torch.isfinite(predicted_RW).all():
             raise ExamError("a prediction is not finite (NaN or infinity); the model is broken")
         sets = self.candidate_sets
-        vectors_CD = torch.from_numpy(self.bank.rows[sets.columns]).float()
+        mapped_CE = mapped_rows(self.bank, sets.columns, scorer)
         above, tied = (np.empty(len(self.rows), dtype=np.int64) for _ in range(2))
-        for start in range(0, len(self.rows), BLOCK):
-            scores_BC = (predicted_RD[start : start + BLOCK].float() @ vectors_CD.T).numpy()
+        block = max(1, BLOCK * self.bank.dim // max(1, predicted_RW.shape[1]))  # several queries score in smaller blocks
+        for start in range(0, len(self.rows), block):
+            scores_BC = scorer.scores(predicted_RW[start : start + block].float(), mapped_CE).numpy()
             for r, scores in enumerate(scores_BC, start):
                 above[r], tied[r] = sets.compare(r, scores)
         return Ranks(above, tied, sets.counts, self.clusters)
@@ -161,6 +170,12 @@ class Exam:
     @property
     def _starts(self) -> Int64[np.ndarray, " R"]:
         return self.bank.offsets[self.clusters]
+
+
+def mapped_rows(bank: Bank, rows: Int64[np.ndarray, " C"], scorer: Scorer) -> Float[Tensor, "C E"]:
+    """Rows of a bank as a scorer compares them."""
+    parts = [rows[first : first + MAPPED] for first in range(0, len(rows), MAPPED)]
+    return torch.cat([scorer.candidates(torch.from_numpy(bank.rows[part]).float()) for part in parts])
 
 
 def largest_pool(bank: Bank, documents: Int64[np.ndarray, " M"], part: str) -> int:

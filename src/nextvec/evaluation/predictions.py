@@ -26,9 +26,9 @@ def predict_rows(
     rows: Int64[np.ndarray, " R"],
     context: int | None,
     progress: Progress = silent,
-) -> Float[Tensor, "R D"]:
-    """The prediction for each row (ascending) from the ``context`` rows before it; None reads all its document has."""
-    return at_rows(model, model, model.last, bank.dim, bank, rows, context, progress)
+) -> Float[Tensor, "R W"]:
+    """The output for each row (ascending) from the ``context`` rows before it; None reads all its document has."""
+    return at_rows(model, model, model.last, model.output_width, bank, rows, context, progress)
 
 
 @torch.inference_mode()

@@ -1,31 +1,27 @@
 """The report of an exam: the model, every baseline, chance, and the paired lift over the best baseline."""
 
-# Axes: R scored rows, D width.
+# Axes: R scored rows, M documents.
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
+from jaxtyping import Int64
 
 from nextvec.bank import Bank
+from nextvec.bank.moments import Moments
 from nextvec.errors import ExamError
+from nextvec.evaluation.baselines import baseline_ranks, baselines
 from nextvec.evaluation.by_lane import ExpertUse, expert_use, lane_figures, places_by_lane
 from nextvec.evaluation.exam import Exam
 from nextvec.evaluation.predictions import predict_rows
 from nextvec.lanes import Lanes
 from nextvec.models import Recurrent
-from nextvec.models.baselines import Constant, CopyLast, ExponentialMean, MeanOfAll, Successor
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks, Rate, candidate_terms, candidates_in_words, paired_lift
-from nextvec.windows import rows_of
 
 HITS = (1, 5, 10)
-DECAYS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-LOOKUP_ROWS = 20_000
 
 
 @dataclass(frozen=True)
@@ -111,28 +107,11 @@ def _figures(ranks: Ranks) -> dict[str, Any]:
     return {**{f"hit@{k}": ranks.hit(k).to_json() for k in HITS}, "mrr": ranks.mrr().to_json()}
 
 
-def baselines(
-    centre: Float[Tensor, " D"], train: tuple[Bank, Int64[np.ndarray, " M"]] | None = None
-) -> Iterator[tuple[str, Recurrent[Any]]]:
-    """Every predictor that learns nothing, by name; the lookup needs the documents that were trained on."""
-    yield "copy last", CopyLast(len(centre))
-    for decay in DECAYS:
-        yield "centred last" if decay == 0 else f"exponential mean {decay:g}", ExponentialMean(centre, decay)
-    yield "mean of all", MeanOfAll(centre)
-    yield "mean vector", Constant(centre)
-    if train is not None:
-        bank, documents = train
-        rows = rows_of(bank, documents, skip=1)
-        rows = rows[:: -(-len(rows) // LOOKUP_ROWS)]  # every second, third, … where there are more
-        before, after = (torch.from_numpy(bank.rows[r].astype(np.float32)) for r in (rows - 1, rows))
-        yield "successor of nearest", Successor(before, after)
-
-
 def examine(
     exam: Exam,
     model: Recurrent[Any],
     name: str,
-    centre: Float[Tensor, " D"],
+    moments: Moments,
     context: int | None,
     train: tuple[Bank, Int64[np.ndarray, " M"]] | None = None,
     notes: tuple[str, ...] = (),
@@ -142,6 +121,8 @@ def examine(
     """Evaluate the model and every baseline on one exam.
 
     Args:
+        moments: of the training rows, for the baselines.
+        train: the training documents; without them the lookup is left out.
         lanes: of the exam's bank, for the figures of each lane.
 
     Raises:
@@ -150,16 +131,8 @@ def examine(
     if model.dim != exam.bank.dim:
         raise ExamError(f"the model reads vectors {model.dim} wide; the bank's are {exam.bank.dim} wide")
 
-    def ranks(predictor: Recurrent[Any], show: Progress = silent) -> Ranks:
-        return exam.rank(predict_rows(predictor, exam.bank, exam.rows, context, show))
-
-    own = ranks(model, progress)
-    of_baselines: dict[str, Ranks] = {}
-    predictors = list(baselines(centre, train))
-    for done, (baseline, predictor) in enumerate(predictors):
-        progress("baselines", done, len(predictors))
-        of_baselines[baseline] = ranks(predictor)
-    progress("baselines", len(predictors), len(predictors))
+    own = exam.rank(predict_rows(model, exam.bank, exam.rows, context, progress), model)
+    of_baselines = baseline_ranks(exam, dict(baselines(moments, train)), context, progress)
     past = exam.rows - exam.bank.offsets[exam.clusters]
     full = float((past >= context).mean()) if context else 1.0
     documents = len(np.unique(exam.clusters))
@@ -186,13 +159,3 @@ def _left_out(exam: Exam) -> tuple[str, ...]:
     return (
         f"{exam.repeats:,} rows that repeat their own document are not scored: predictions leave out what their context holds",
     )
-
-
-def strongest_decay(exam: Exam, centre: Float[Tensor, " D"], context: int | None = None) -> float:
-    """The decay whose centred exponential mean has the highest Hit@5: where training starts."""
-
-    def hit(decay: float) -> float:
-        predicted = predict_rows(ExponentialMean(centre, decay), exam.bank, exam.rows, context)
-        return float(exam.rank(predicted).hits(5).mean())
-
-    return max(DECAYS, key=hit)

@@ -74,10 +74,10 @@ def evaluation_results(
     read = run.settings.passages.context if context == OWN_CONTEXT else context
     files = [_file(run, exam, read) for exam in exams]
     if not all(file.exists() for file in files):
-        model, _ = load_model(run)
+        model = load_model(run)
         predicted = predict_rows(model, exams[0].bank, exams[0].rows, read, progress)
         for exam, file in zip(exams, files, strict=True):
-            kept_ranks(file, lambda exam=exam: {MODEL: exam.rank(predicted)})
+            kept_ranks(file, lambda exam=exam: {MODEL: exam.rank(predicted, model)})
     found = [read_ranks(file)[MODEL] for file in files]
     return [EvaluationResult(exam.id, exam.pool, read, ranks, exam.rows) for exam, ranks in zip(exams, found, strict=True)]
 

@@ -58,11 +58,11 @@ def report_on(
     lanes: Lanes | None = None,
 ) -> Report:
     """The report of a run on an exam over documents that it was not trained on; arguments as :func:`evaluate`'s."""
-    model, centre = load_model(run)
+    model = load_model(run)
     bank = exam.bank
     train = (bank, run.split(bank).train) if bank.fingerprint == run.origin.bank else None
     read = run.settings.passages.context if context == OWN_CONTEXT else context
-    return examine(exam, model, run.name, centre, read, train, notes, progress, lanes)
+    return examine(exam, model, run.name, run.moments(), read, train, notes, progress, lanes)
 
 
 def _documents(run: Run, bank: Bank, part: Part | Literal["all"]) -> tuple[Int64[np.ndarray, " M"], tuple[str, ...]]:

@@ -16,8 +16,8 @@ from nextvec.bank import Bank
 from nextvec.bank.layout import write_atomically
 from nextvec.errors import ExamError, SettingsError
 from nextvec.evaluation import Exam, predict_rows
+from nextvec.evaluation.baselines import baseline_ranks, baselines
 from nextvec.evaluation.ranks_file import digest, kept_ranks
-from nextvec.evaluation.report import baselines
 from nextvec.experiments.context_effects import (
     FOREIGN,
     REMOVED,
@@ -199,22 +199,19 @@ class _Findings:
         return self._kept(run, f"{kind}-{context}-{near}", predicted)
 
     def _kept(self, run: Run, how: str, predicted: Callable[[Recurrent[Any]], Tensor]) -> Ranks:
+        def ranked(model: Recurrent[Any]) -> Ranks:
+            return self.exam.rank(predicted(model), model)
+
         name = digest(self.exam.id, how, (run.path / BEST).read_bytes())
         file = self.folder / RANKS / f"{how}-{name}.safetensors"
-        return kept_ranks(file, lambda: {"model": self.exam.rank(predicted(load_model(run)[0]))})["model"]
+        return kept_ranks(file, lambda: {"model": ranked(load_model(run))})["model"]
 
     def _baselines(self, run: Run, context: int) -> dict[str, Ranks]:
-        _, centre = load_model(run)
-        predictors = list(baselines(centre, (self.bank, self.parts.train)))
-        name = digest(self.exam.id, *(name for name, _ in predictors), self.parts.train.tobytes())
+        predictors = dict(baselines(run.moments(), (self.bank, self.parts.train)))
+        name = digest(self.exam.id, *predictors, self.parts.train.tobytes())
 
         def ranked() -> dict[str, Ranks]:
-            found: dict[str, Ranks] = {}
-            for done, (baseline, predictor) in enumerate(predictors):
-                self.progress("baselines", done, len(predictors))
-                found[baseline] = self.exam.rank(predict_rows(predictor, self.bank, self.exam.rows, context))
-            self.progress("baselines", len(predictors), len(predictors))
-            return found
+            return baseline_ranks(self.exam, predictors, context, self.progress)
 
         return kept_ranks(self.folder / RANKS / f"baselines-{context}-{name}.safetensors", ranked)
 

@@ -30,11 +30,11 @@ def predict_disturbed(
     near: int,
     far: Source,
     progress: Progress = silent,
-) -> Float[Tensor, "R D"]:
+) -> Float[Tensor, "R W"]:
     """The prediction for each row when other rows replace all but the last ``near`` rows of its context."""
     first = np.maximum(bank.offsets[bank.document_of(rows)], rows - context)
     device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
-    out = torch.empty(len(rows), bank.dim)
+    out = torch.empty(len(rows), model.output_width)
     done = 0
     for batch in _batches(rows - first):
         lengths = (rows - first)[batch]

@@ -125,7 +125,7 @@ class Engine:
         held = bank if bank is not None else bank_of(opened)
         check_encoder(opened, held)
         chosen: WeightFormat = fastest_format() if weights == "auto" else weights
-        model, _ = load_model(opened)
+        model = load_model(opened)
         facts = json.dumps(frozen.to_json(opened.settings), sort_keys=True)
         return Engine(
             pack(model, chosen), held, index, _digest(model, f"{facts} {chosen}"), chosen, opened.settings.passages.context

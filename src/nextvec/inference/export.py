@@ -90,7 +90,7 @@ def export(run: Run, out: str | Path, bank: Bank | None = None) -> dict[str, Any
 def _model(run: Run) -> Recurrent[Any]:
     if run.finished is None:
         raise RunError(f"{run.path} is not finished; train it to its end, then export it")
-    model, _ = load_model(run)
+    model = load_model(run)
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if size > LARGEST:
         raise RunError(f"the weights of {run.path} take {size / 2**30:.1f} GiB; an .onnx file ends at 2")

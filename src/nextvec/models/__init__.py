@@ -6,6 +6,7 @@ from nextvec.models.linear import LinearRecurrence
 from nextvec.models.lstm import LSTM
 from nextvec.models.memory_gru import MemoryGRU
 from nextvec.models.mixture import AttentionMixture
+from nextvec.models.pooled import Pooled
 from nextvec.models.protocol import Model, Recurrent
 from nextvec.models.transformer import Transformer
 
@@ -17,6 +18,7 @@ __all__ = [
     "LinearRecurrence",
     "MemoryGRU",
     "Model",
+    "Pooled",
     "Recurrent",
     "Transformer",
 ]

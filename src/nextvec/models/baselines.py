@@ -1,6 +1,6 @@
 """Untrained baselines; every report shows them beside the model."""
 
-# Axes: B passages, T positions, D width, N rows.
+# Axes: B passages, T positions, D width, N rows, Q queries, W width of an output.
 
 from math import ceil, log
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from nextvec.models.protocol import Recurrent
 
 NOTHING = torch.zeros(0)
 FORGOTTEN = 1e-9  # a weight that float32 cannot distinguish from 0
+ABSENT = -1e4  # log weight of a query that does not exist: finite, and exp of it is 0
 
 
 class CopyLast(Recurrent[Tensor]):
@@ -109,3 +110,35 @@ class Successor(Recurrent[Tensor]):
 
     def run(self, state: Tensor, x_BTD: Float[Tensor, "B T D"]) -> tuple[Tensor, Float[Tensor, "B T D"]]:
         return state, self.successors[(x_BTD @ self.rows.T).argmax(-1)]
+
+
+class PooledLags(Recurrent[Tensor]):
+    """The last vectors, each a query of its own, with weights that decay with the lag.
+
+    A candidate is near the prediction if it is near one of the last vectors: a
+    kernel density of the context, not its mean.
+    """
+
+    LAGS, SHARPNESS = 16, 8.0
+
+    def __init__(self, dim: int, decay: float) -> None:
+        super().__init__()
+        self.dim = dim
+        self.num_queries = self.reach = self.LAGS
+        self.log_decay = log(decay)
+
+    @property
+    def sharpness(self) -> Float[Tensor, ""]:
+        return torch.tensor(self.SHARPNESS)
+
+    def start(self, batch: int) -> Tensor:
+        """The last vectors, oldest first; zero before the first was read."""
+        return torch.zeros(batch, self.LAGS - 1, self.dim)
+
+    def run(self, state: Tensor, x_BTD: Float[Tensor, "B T D"]) -> tuple[Tensor, Float[Tensor, "B T W"]]:
+        rows = torch.cat([state, normalize(x_BTD, dim=-1)], dim=1)
+        queries_BTQD = rows.unfold(1, self.LAGS, 1).flip(-1).transpose(2, 3)
+        absent_BTQ = ~queries_BTQD.any(-1)
+        logits_BTQ = (torch.arange(self.LAGS) * self.log_decay).expand(absent_BTQ.shape).masked_fill(absent_BTQ, -torch.inf)
+        log_weights_BTQ = logits_BTQ.log_softmax(-1).clamp(min=ABSENT)
+        return rows[:, 1 - self.LAGS :], torch.cat([queries_BTQD.flatten(2), log_weights_BTQ], dim=-1)

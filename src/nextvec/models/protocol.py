@@ -7,18 +7,22 @@ The laws, checked for every model in this package:
 - The future never reaches the past, and a passage never sees its batch
   neighbours.
 - Nothing is written inside ``forward``: state goes in and comes out.
-- Outputs have unit length.
+- The queries of an output (:meth:`Recurrent.queries`) are compared with mapped
+  candidates (:meth:`Recurrent.candidates`). A model with one query answers with
+  a vector of unit length.
 """
 
-# Axes: B passages, T positions, D width.
+# Axes: B passages, T positions, D width, W width of an output, N outputs, Q queries, C candidates, E width of a candidate.
 
 from abc import ABC, abstractmethod
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from nextvec.models.hooks import TrainingHooks
+from nextvec.models.queries import Queries
 
 S = TypeVar("S")
 
@@ -66,6 +70,37 @@ class Recurrent(TrainingHooks, ABC, Generic[S]):
     dim: int
     reach: int | None = None
     run_length: int | None = None
+    num_queries: int = 1
+
+    @property
+    def width(self) -> int:
+        """E, the width of a mapped candidate."""
+        return self.dim
+
+    @property
+    def output_width(self) -> int:
+        """W, the width of an output: that of its one query, or of Q queries followed by their log weights."""
+        return self.width if self.num_queries == 1 else self.num_queries * (self.width + 1)
+
+    @property
+    def sharpness(self) -> Float[Tensor, ""]:
+        """How sharply several queries are pooled (:class:`~nextvec.models.queries.Queries`)."""
+        return torch.ones(())
+
+    def candidates(self, rows_CD: Float[Tensor, "C D"]) -> Float[Tensor, "C E"]:
+        """The map of candidates: what the queries are multiplied with. The rows themselves unless a model overrides it."""
+        return rows_CD
+
+    def queries(self, y_NW: Float[Tensor, "N W"]) -> Queries:
+        """Outputs as queries."""
+        count, width = self.num_queries, self.width
+        vectors_NQE = y_NW[:, : count * width].reshape(len(y_NW), count, width)
+        weights_NQ = y_NW[:, count * width :] if count > 1 else y_NW.new_zeros(len(y_NW), 1)
+        return Queries(vectors_NQE, weights_NQ, self.sharpness)
+
+    def scores(self, predicted_NW: Float[Tensor, "N W"], mapped_CE: Float[Tensor, "C E"]) -> Float[Tensor, "N C"]:
+        """The score of each mapped candidate for each output; the exam, the loss and every search rank by it."""
+        return self.queries(predicted_NW).scores(mapped_CE)
 
     @property
     def window_length(self) -> int:

@@ -92,7 +92,7 @@ def _content(exam: Exam, kinds: Mapping[str, Kind], lanes: Lanes | None) -> Json
 
 def _evaluated(kind: str, runs: Sequence[Run], exam: Exam) -> Kind:
     ranks = tuple(evaluation_results(run, [exam])[0].ranks for run in runs)
-    model, _ = load_model(runs[0])
+    model = load_model(runs[0])
     whole = active = sum(parameter.numel() for parameter in model.parameters())
     use = None
     if isinstance(model, ExpertGRU):

@@ -133,5 +133,5 @@ def _published(o: PublishedOptions, basis: Basis) -> PublishedMemoryGRU:
     return PublishedMemoryGRU(len(basis.centre), o.hidden, o.layers, o.slots or 1, o.dropout)
 
 
-EXPERTS_FAMILY = ModelFamily("experts", ExpertsOptions, _experts, check_experts, find_anchors)
-PUBLISHED_FAMILY = ModelFamily("published", PublishedOptions, _published, predicts_difference=True)
+EXPERTS_FAMILY = ModelFamily("experts", ExpertsOptions, _experts, check_experts, find_anchors, raw_only=True)
+PUBLISHED_FAMILY = ModelFamily("published", PublishedOptions, _published, predicts_difference=True, raw_only=True)

@@ -13,9 +13,9 @@ from nextvec.bank import Bank
 from nextvec.bank.layout import read_json, write_atomically
 from nextvec.errors import ExamError, RunError, SettingsError
 from nextvec.evaluation import Exam, predict_rows
+from nextvec.evaluation.baselines import RAW_MEANS, baselines
 from nextvec.evaluation.by_lane import expert_use, places_by_lane
 from nextvec.evaluation.ranks_file import digest, read_ranks, write_ranks
-from nextvec.evaluation.report import baselines
 from nextvec.evaluation.results import evaluation_results
 from nextvec.experiments.executor import Executor, LocalProcesses, Task
 from nextvec.experiments.runs import refuse_failed, train_each
@@ -154,8 +154,7 @@ class _Table:
         if not fitting:
             raise ExamError(f"the largest pool that every scored row can fill is {most:,}; name a smaller one, or all")
         self.exams = {pool: whole.among(pool) for pool in fitting}
-        _, centre = load_model(run)
-        self._predictors = list(baselines(centre, (self.bank, parts.train)))
+        self._predictors = list(baselines(run.moments(), (self.bank, parts.train)))
         self.parts = parts
 
     def _phases(self, found: Mapping[str, Sequence[Run]]) -> dict[str, Phase]:
@@ -181,7 +180,7 @@ class _Table:
         weights = (run.path / BEST).read_bytes()
         file = self.folder / "experts" / f"{digest(exam.id, str(run.settings.passages.context), weights)}.json"
         if not file.exists():
-            model, _ = load_model(run)
+            model = load_model(run)
             found = expert_use(model, self.bank, exam.rows, run.settings.passages.context, self.progress).to_json()
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, json.dumps(found))
@@ -210,7 +209,7 @@ class _Table:
             self.progress("baselines", done, len(self._predictors))
             predicted = predict_rows(predictor, self.bank, self.exams[self._pool].rows, context)
             for pool, exam in self.exams.items():
-                found[pool][name] = exam.rank(predicted)
+                found[pool][name] = exam.rank(predicted, predictor)
         self.progress("baselines", len(self._predictors), len(self._predictors))
         for pool, file in files.items():
             write_ranks(file, found[pool])
@@ -220,7 +219,7 @@ class _Table:
         if len(steps) < 2:
             return "", ()
         first = self._baseline_ranks(steps[0][1])
-        means = {name: ranks for name, ranks in first[self._pool].items() if name.startswith("exponential mean")}
+        means = {name: ranks for name, ranks in first[self._pool].items() if name in RAW_MEANS}
         name = max(means, key=lambda mean: means[mean].hits(5).mean())
         rise = [
             Step(

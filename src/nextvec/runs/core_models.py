@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from nextvec.models import GRU, LSTM, AttentionMixture, Hierarchical, LinearRecurrence, MemoryGRU, Transformer
+from nextvec.errors import SettingsError
+from nextvec.models import GRU, LSTM, AttentionMixture, Hierarchical, LinearRecurrence, MemoryGRU, Pooled, Transformer
 from nextvec.runs.families import Basis, ModelFamily
 from nextvec.runs.groups import Group
 from nextvec.settings import bounded
@@ -52,6 +53,25 @@ class MemoryOptions(SlotOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PooledOptions(Group):
+    """
+    Attributes:
+        pooled: last vectors that are queries of their own; 0 for one query. At most ``working``.
+        working: last vectors of the passage that the working memory holds; 0 for no working memory.
+        gates: whether a small network changes the weights at every position.
+    """
+
+    pooled: int = bounded(12, 0, 256)
+    working: int = bounded(256, 0, 1_000_000)
+    gates: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pooled > self.working:
+            raise SettingsError(f"pooled={self.pooled}: the working memory holds {self.working}; choose at most that")
+
+
+@dataclass(frozen=True, kw_only=True)
 class WindowOptions(LayerOptions):
     """
     Attributes:
@@ -74,6 +94,10 @@ class ChunkOptions(LayerOptions):
 def memory_gru(o: MemoryOptions, basis: Basis) -> MemoryGRU:
     """The memory GRU of some options; families that extend it build it here, too."""
     return MemoryGRU(basis.centre, basis.decay, o.hidden, o.slots, o.working, o.dropout)
+
+
+def _pooled(o: PooledOptions, basis: Basis) -> Pooled:
+    return Pooled(len(basis.centre), basis.decay, o.pooled, o.working, o.gates)
 
 
 def _gru(o: LayerOptions, basis: Basis) -> GRU:
@@ -101,6 +125,7 @@ def _hierarchical(o: ChunkOptions, basis: Basis) -> Hierarchical:
 
 
 MEMORY_GRU_FAMILY = ModelFamily("memory_gru", MemoryOptions, memory_gru)
+POOLED_FAMILY = ModelFamily("pooled", PooledOptions, _pooled)
 GRU_FAMILY = ModelFamily("gru", LayerOptions, _gru)
 LSTM_FAMILY = ModelFamily("lstm", LayerOptions, _lstm)
 LINEAR_FAMILY = ModelFamily("linear", LayerOptions, _linear)

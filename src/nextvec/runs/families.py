@@ -23,6 +23,7 @@ from nextvec.bank import Bank
 from nextvec.errors import SettingsError
 from nextvec.lanes import Anchors
 from nextvec.models import Recurrent
+from nextvec.models.space import Space
 from nextvec.runs.groups import ComputeSettings, OptimizerSettings
 
 GROUP = "nextvec.models"
@@ -37,11 +38,13 @@ class Basis:
         centre: [D] mean of the training rows.
         decay: of the exponential mean that the model starts as.
         anchors: of the lanes that the model routes by; None if the family finds none, or before weights are loaded.
+        space: that the model reads and ranks in, where ``centre`` is 0; None for the raw rows.
     """
 
     centre: Float[Tensor, " D"]
     decay: float
     anchors: Anchors | None = None
+    space: Space | None = None
 
 
 def _accept(options: Any, optimizer: OptimizerSettings, compute: ComputeSettings) -> None:
@@ -63,6 +66,7 @@ class ModelFamily(Generic[O]):
         build: the untrained model; its initial weights come from torch's global generator, which the caller seeds.
         check: raises SettingsError if options do not go together with the settings of all models.
         find_anchors: the anchors of the model's lanes, found in the training documents, or None; ``seed`` is the run's.
+        raw_only: whether the model compares vectors with others of the bank's own space, so that ``space=fitted`` is refused.
         predicts_difference: whether the model has :meth:`~nextvec.models.Recurrent.difference`, which ``loss_on=delta`` needs.
     """
 
@@ -72,6 +76,7 @@ class ModelFamily(Generic[O]):
     check: Callable[[O, OptimizerSettings, ComputeSettings], None] = _accept
     find_anchors: Callable[[O, Bank, Int64[np.ndarray, " M"], int], Anchors | None] = _no_anchors
     predicts_difference: bool = False
+    raw_only: bool = False
 
     @property
     def option_names(self) -> tuple[str, ...]:

@@ -47,6 +47,26 @@ class SourceSettings(Group):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpaceSettings(Group):
+    """The space in which the model reads the context and ranks candidates.
+
+    Attributes:
+        space: ``raw`` rows, or a space ``fitted`` to the training rows (:class:`~nextvec.models.space.Space`).
+        power: of the fitted space: 0 centres the rows, 1 whitens them. None chooses it on the valid documents.
+        folds: of the training documents. Each is read in a space that was fitted on the others; with 1 in the model's own.
+    """
+
+    space: Literal["raw", "fitted"] = "raw"
+    power: float | None = bounded(None, 0, 1)
+    folds: int = bounded(4, 1, 64)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.space == "raw" and self.power is not None:
+            raise SettingsError(f"power={self.power:g}: read only with space=fitted")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PassageSettings(Group):
     """How training documents are cut into passages.
 
@@ -56,12 +76,14 @@ class PassageSettings(Group):
         across: whether a passage may continue into the next training document; read only with ``supervision=last``.
         coherence: a passage is used only if the mean cosine of neighbouring input vectors is at least this. The target is
             not part of the mean. -1 uses all passages.
+        targets: rows of a passage that are scored in an update, drawn anew each time; 0 scores all.
     """
 
     context: int = bounded(256, 1, 1_000_000)
     supervision: Literal["every", "last"] = "every"
     across: bool = False
     coherence: float = bounded(-1.0, -1, 1)
+    targets: int = bounded(0, 0, 1_000_000)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,6 +97,7 @@ class ObjectiveSettings(Group):
 
     Attributes:
         alpha: weight of InfoNCE.
+        top: weight of the smooth share of misses among the first five of 1,000 (:func:`~nextvec.objective.smooth_misses`).
         cosine: weight of 1 - cosine.
         mse: weight of the squared distance, summed over the width: on unit vectors it is 2 (1 - cosine) at any width.
         loss_on: the next ``vector``, or its raw difference to the last one (``delta``), which only some models predict.
@@ -83,6 +106,7 @@ class ObjectiveSettings(Group):
     """
 
     alpha: float = bounded(1.0, 0, 1_000_000)
+    top: float = bounded(0.0, 0, 1_000_000)
     cosine: float = bounded(0.0, 0, 1_000_000)
     mse: float = bounded(0.0, 0, 1_000_000)
     loss_on: Literal["vector", "delta"] = "vector"
@@ -91,8 +115,8 @@ class ObjectiveSettings(Group):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.alpha or self.cosine or self.mse):
-            raise SettingsError("alpha, cosine and mse are all 0; training would minimise nothing")
+        if not (self.alpha or self.top or self.cosine or self.mse):
+            raise SettingsError("alpha, top, cosine and mse are all 0; training would minimise nothing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +125,8 @@ class NegativeSettings(Group):
 
     Attributes:
         cached: whether the batch is that of the whole update (gradient caching) or only the passages computed at once.
+        in_batch: whether the other targets of the batch are negatives. They are neighbours of the target more often than the
+            candidates of an exam.
         negatives: rows drawn from the training documents for each update.
         queue: targets of earlier updates that are kept as negatives.
         hard: rows mined for each target.
@@ -109,6 +135,7 @@ class NegativeSettings(Group):
     """
 
     cached: bool = True
+    in_batch: bool = True
     negatives: int = bounded(0, 0, 1_000_000)
     queue: int = bounded(0, 0, 1_000_000)
     hard: int = bounded(0, 0, 1_000)

@@ -1,47 +1,42 @@
 """The model of a run: built from its settings, or loaded with its trained weights."""
 
-# Axes: D width.
-
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from nextvec.bank import Bank
 from nextvec.errors import RunError
-from nextvec.lanes import Anchors
 from nextvec.models import Recurrent
+from nextvec.models.space import InSpace, Space
 from nextvec.runs.families import Basis, family
 from nextvec.runs.run import BEST, Run
 from nextvec.runs.settings import TrainSettings
 
 
-def build(settings: TrainSettings, centre: Float[Tensor, " D"], decay: float, anchors: Anchors | None = None) -> Recurrent[Any]:
-    """The untrained model of some settings; its weights are a function of ``settings.seed``.
-
-    Args:
-        anchors: of the lanes that the model routes by; without them the lanes are undefined until weights are loaded.
-    """
+def build(settings: TrainSettings, basis: Basis) -> Recurrent[Any]:
+    """The untrained model of some settings; its weights are a function of ``settings.seed``."""
     torch.manual_seed(settings.seed)
-    return family(settings.model).build(settings.options, Basis(centre, decay, anchors))
+    model = family(settings.model).build(settings.options, basis)
+    return model if basis.space is None else InSpace(basis.space, model)
 
 
-def load_model(run: Run, name: str = BEST) -> tuple[Recurrent[Any], Float[Tensor, " D"]]:
-    """The trained model of a run, in evaluation mode on the processor, and the mean of its training rows.
+def load_model(run: Run, name: str = BEST) -> Recurrent[Any]:
+    """The trained model of a run, in evaluation mode on the processor.
 
     Raises:
         RunError: the run was never trained, or its weights do not fit its settings.
     """
     tensors, _ = run.load(name)
-    centre = tensors.pop("centre")
     tensors.pop("log_temperature", None)
-    model = build(run.settings, centre, run.origin.decay)
+    origin = run.origin
+    # The centre, the lanes and the space lie among the loaded tensors.
+    blank = None if origin.power is None else Space.blank(origin.dim)
+    model = build(run.settings, Basis(torch.zeros(origin.dim), origin.decay, space=blank))
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise RunError(f"{run.path / name} does not fit the run's settings: {str(error).splitlines()[0]}") from None
-    return model.eval(), centre
+    return model.eval()
 
 
 def check_encoder(run: Run, bank: Bank) -> None:

@@ -28,6 +28,7 @@ class Origin:
         trained_on: a sketch of the rows of every training document; a document that holds half of a sketch counts as
             trained on.
         decay: of the exponential mean that training started from.
+        power: of the space that this mean is taken in; None for the raw rows.
     """
 
     bank: str
@@ -37,6 +38,7 @@ class Origin:
     parts: dict[str, list[str]]
     trained_on: list[list[str]]
     decay: float
+    power: float | None = None
 
     def split(self, bank: Bank, run: str) -> Split:
         """The documents of each part.

@@ -21,6 +21,7 @@ from torch import Tensor
 from nextvec import settings as frozen
 from nextvec.bank import Bank
 from nextvec.bank.layout import write_atomically
+from nextvec.bank.moments import Moments
 from nextvec.errors import RunError, SettingsError
 from nextvec.lanes import Anchors
 from nextvec.runs.origin import PARTS, Origin
@@ -28,11 +29,11 @@ from nextvec.runs.records import History, Timing
 from nextvec.runs.settings import TrainSettings
 from nextvec.windows import Split
 
-FORMAT = 2
+FORMAT = 3
 PATIENCE_SECONDS = 1.0  # `status` holds the lock for a moment
 RUN, HISTORY, TIMING, LOCK = "run.json", "training_history.json", "timing.json", "run.lock"
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
-CENTRE, ANCHORS, START = "centre.safetensors", "anchors.safetensors", "start.safetensors"  # what begin() found
+MOMENTS, ANCHORS, START = "moments.safetensors", "anchors.safetensors", "start.safetensors"  # what begin() found
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,23 @@ class Run:
             return load(data), int(_metadata(data)["update"])
         except (SafetensorError, KeyError, ValueError) as error:
             raise RunError(f"{file} is damaged: {error}") from None
+
+    def save_moments(self, found: Moments) -> None:
+        """Keep the moments of the training rows: baselines on another bank need them, too."""
+        held = {"mean": torch.from_numpy(found.mean), "covariance": torch.from_numpy(found.covariance)}
+        write_atomically(self.path / MOMENTS, save({**held, "rows": torch.tensor(found.rows)}, {"update": "0"}))
+
+    def moments(self) -> Moments:
+        """The mean and covariance of the training rows.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        tensors, _ = self.load(MOMENTS)
+        try:
+            return Moments(tensors["mean"].numpy(), tensors["covariance"].numpy(), int(tensors["rows"]))
+        except KeyError as error:
+            raise RunError(f"{self.path / MOMENTS} is damaged: it has no {error}") from None
 
     def save_anchors(self, anchors: Anchors) -> None:
         """Keep the anchors of the model's lanes: their source may be gone when training is resumed."""

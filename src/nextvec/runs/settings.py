@@ -15,6 +15,7 @@ from nextvec.runs.groups import (
     OptimizerSettings,
     PassageSettings,
     SourceSettings,
+    SpaceSettings,
     SplitSettings,
     ValidationSettings,
 )
@@ -44,6 +45,7 @@ class TrainSettings:
     options: Any
     seed: int = bounded(0, 0, 2**62)
     source: SourceSettings = field(default_factory=SourceSettings)
+    space: SpaceSettings = field(default_factory=SpaceSettings)
     passages: PassageSettings = field(default_factory=PassageSettings)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     negatives: NegativeSettings = field(default_factory=NegativeSettings)
@@ -60,6 +62,8 @@ class TrainSettings:
                 f"options of model {self.model} must be {kind.options.__name__}, not {type(self.options).__name__}"
             )
         kind.check(self.options, self.optimizer, self.compute)
+        if kind.raw_only and self.space.space != "raw":
+            raise SettingsError(f"space={self.space.space}: model {self.model} reads raw rows only; choose space=raw")
         if self.objective.loss_on == "delta" and not kind.predicts_difference:
             able = ", ".join(name for name in family_names() if family(name).predicts_difference)
             raise SettingsError(f"loss_on=delta: {self.model} predicts no difference; these models do: {able}")

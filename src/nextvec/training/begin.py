@@ -1,26 +1,28 @@
 """The begin of a run: the split of its bank, the exponential mean that training starts from, the checks."""
 
-# Axes: M documents, D width.
+# Axes: M documents.
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from nextvec.bank import Bank
+from nextvec.bank.moments import Moments, moments
 from nextvec.errors import ExamError, RunError, SettingsError, did_you_mean
+from nextvec.evaluation.baselines import strongest_decay
 from nextvec.evaluation.exam import Exam, largest_pool
-from nextvec.evaluation.report import strongest_decay
 from nextvec.lanes import Anchors, Lanes
 from nextvec.models import Recurrent
-from nextvec.runs.families import family
+from nextvec.models.space import POWERS, Space
+from nextvec.runs.families import Basis, family
 from nextvec.runs.groups import Device, SourceSettings
 from nextvec.runs.loading import build
 from nextvec.runs.origin import Origin, document_sketch
-from nextvec.runs.run import BEST, CENTRE, RUN, START, Run
+from nextvec.runs.run import BEST, MOMENTS, RUN, START, Run
 from nextvec.runs.settings import TrainSettings
 from nextvec.training.order import epoch
 from nextvec.training.support import check_computes
@@ -46,13 +48,11 @@ def begin(path: str | Path, recipe: str, settings: TrainSettings, bank: Bank) ->
     if source.lane_filter:
         parts = _in_lane(parts, source, bank)
     _check_pool(bank, parts, pool)
-    exam = Exam.over(bank, parts.train, "train", None, VALID_ROWS)
-    centre = centre_of(bank, parts.train)
-    # No figure comes from this exam, so a long training document may make its pool smaller.
-    decay = strongest_decay(exam.among(pool and min(pool, exam.largest_pool)), centre)
+    found = moments(bank, parts.train)
+    power, decay = _start_of(settings, bank, parts, found)
     # The model, its start and its passages are made before anything is written, so that an error leaves no run behind.
     anchors = family(settings.model).find_anchors(settings.options, bank, parts.train, settings.seed)
-    model = build(settings, centre, decay, anchors)
+    model = build(settings, basis_of(found, power, decay, anchors))
     start = _start(source.start, bank) if source.start else None
     if start is not None:
         take_over(model, start, source.start)
@@ -62,14 +62,32 @@ def begin(path: str | Path, recipe: str, settings: TrainSettings, bank: Bank) ->
     named = {name: [ids[m] for m in parts.part(name)] for name in ("train", "valid", "test")}
     hashes = [document_sketch(bank, int(m)) for m in parts.train]
     where = str(bank.path.resolve()) if bank.path else ""
-    origin = Origin(bank.fingerprint, where, bank.dim, bank.manifest.encoder_fingerprint, named, hashes, decay)
+    origin = Origin(bank.fingerprint, where, bank.dim, bank.manifest.encoder_fingerprint, named, hashes, decay, power)
     run = Run.create(path, recipe, settings, origin)
-    run.save(CENTRE, {"centre": centre}, 0)
+    run.save_moments(found)
     if anchors is not None:
         run.save_anchors(anchors)
     if start is not None:
         run.save(START, start, 0)
     return run
+
+
+def _start_of(settings: TrainSettings, bank: Bank, parts: Split, found: Moments) -> tuple[float | None, float]:
+    """The power of the space, None for the raw rows, and the decay of the exponential mean that training starts from.
+
+    The decay of raw rows is found on training documents. A space fits the rows that it was fitted on better than others,
+    so that its power, and with it the decay, are found on the valid documents.
+    """
+    s, pool = settings.space, settings.validation.pool
+    if s.space == "raw":
+        exam = Exam.over(bank, parts.train, "train", None, VALID_ROWS)
+        # No figure comes from this exam, so a long training document may make its pool smaller.
+        return None, strongest_decay(exam.among(pool and min(pool, exam.largest_pool)), found)[0]
+    exam = Exam.over(bank, parts.valid, "valid", pool, VALID_ROWS)
+    powers = POWERS if s.power is None else (s.power,)
+    starts = [(power, *strongest_decay(exam, found, power)) for power in powers]
+    power, decay, _ = max(starts, key=lambda start: start[2])
+    return power, decay
 
 
 def _check_pool(bank: Bank, parts: Split, pool: int | None) -> None:
@@ -105,9 +123,7 @@ def _start(path: str, bank: Bank) -> dict[str, Tensor]:
     run = Run.open(path)
     if (run.origin.encoder, run.origin.dim) != (bank.manifest.encoder_fingerprint, bank.dim):
         raise RunError(f"{path} was trained on vectors of {run.origin.encoder}, {run.origin.dim} wide, not this bank's")
-    tensors, _ = run.load(BEST)
-    del tensors["centre"]
-    return tensors
+    return run.load(BEST)[0]
 
 
 def take_over(model: Recurrent[Any], tensors: dict[str, Tensor], name: str) -> None:
@@ -138,20 +154,20 @@ def present(device: Device) -> Device:
     return device
 
 
-def basis_of(run: Run, bank: Bank, documents: Int64[np.ndarray, " M"]) -> tuple[Float[Tensor, " D"], Anchors | None]:
-    """What :func:`begin` found in the training documents: their mean row, and the anchors of the model's lanes.
+def basis_of(found: Moments, power: float | None, decay: float, anchors: Anchors | None) -> Basis:
+    """What a model is built from, of the moments of the training rows."""
+    centre = torch.from_numpy(found.mean.astype(np.float32))
+    if power is None:
+        return Basis(centre, decay, anchors)
+    return Basis(torch.zeros_like(centre), decay, anchors, Space.fitted(found.mean, found.covariance, power))
+
+
+def basis_of_run(run: Run, bank: Bank, documents: Int64[np.ndarray, " M"]) -> Basis:
+    """What :func:`begin` found in the training documents.
 
     It is found again only if the process was killed before it was saved.
     """
     s = run.settings
-    kept = (run.path / CENTRE).is_file()
-    centre = run.load(CENTRE)[0]["centre"] if kept else centre_of(bank, documents)
-    return centre, run.anchors() or family(s.model).find_anchors(s.options, bank, documents, s.seed)
-
-
-def centre_of(bank: Bank, documents: Int64[np.ndarray, " M"]) -> Float[Tensor, " D"]:
-    """Mean row of some documents, float32."""
-    total = np.zeros(bank.dim, dtype=np.float64)
-    for m in documents:
-        total += bank.document(int(m)).astype(np.float64).sum(0)
-    return torch.from_numpy((total / max(1, int(bank.lengths[documents].sum()))).astype(np.float32))
+    found = run.moments() if (run.path / MOMENTS).is_file() else moments(bank, documents)
+    anchors = run.anchors() or family(s.model).find_anchors(s.options, bank, documents, s.seed)
+    return basis_of(found, run.origin.power, run.origin.decay, anchors)

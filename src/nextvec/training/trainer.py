@@ -20,12 +20,12 @@ from nextvec.runs.loading import build
 from nextvec.runs.run import BEST, CHECKPOINT, START, Run
 from nextvec.runs.seeds import generator_seed
 from nextvec.training.alarms import NOT_FINITE, REMEMBERED, explosion, few_updates, small_exam
-from nextvec.training.begin import VALID_ROWS, basis_of, present, take_over
+from nextvec.training.begin import VALID_ROWS, basis_of_run, present, take_over
 from nextvec.training.clock import Clock
 from nextvec.training.events import Alarmed, Evaluated, Event, Finished, Stepped
+from nextvec.training.folds import folds
 from nextvec.training.gradient import Computed, Gradient
 from nextvec.training.optimizer import make_optimizer, parameters_of, rate_factor
-from nextvec.training.order import PassageOrder
 from nextvec.training.recorder import Recorder
 from nextvec.training.state import TrainerState
 from nextvec.training.support import check_computes
@@ -82,8 +82,7 @@ class _Trainer:
     def __init__(self, run: Run, bank: Bank, split: Split) -> None:
         self.run, self.bank, self.settings = run, bank, run.settings
         s, device = self.settings, self.settings.compute.device
-        self.centre, anchors = basis_of(run, bank, split.train)
-        self.model = build(s, self.centre, run.origin.decay, anchors).to(present(device))
+        self.model = build(s, basis_of_run(run, bank, split.train)).to(present(device))
         start = torch.tensor(math.log(s.objective.temperature), device=device)
         check_computes(self.model, s, bank.dim)
         if s.source.start:
@@ -102,8 +101,9 @@ class _Trainer:
             Queue.empty(s.negatives.queue),
             Mined.none(s.negatives.hard),
         )
-        self.gradient = Gradient(self.model, log_temperature, bank, rows_of(bank, split.train), s, scaler.scale)
-        self.order = PassageOrder(s, bank, split.train)
+        self.train_rows = rows_of(bank, split.train)
+        self.gradient = Gradient(self.model, log_temperature, bank, self.train_rows, s, scaler.scale)
+        self.folds = folds(s, bank, split.train, run.origin.power)
         self.recorder, self.clock = Recorder(), Clock(device)
         self.update = 0
         self.losses: list[float] = []
@@ -128,13 +128,15 @@ class _Trainer:
         s, state = self.settings, self.state
         for group in state.optimizer.param_groups:
             group["lr"] = s.optimizer.lr * group["factor"] * self._rate_factor(self.update)
-        windows, chosen = self.order.at(self.update)
+        fold = self.folds[self.update % len(self.folds)]
+        windows, chosen = fold.order.at(self.update // len(self.folds))
         if s.negatives.hard and self.update % s.negatives.mine_every == 0:
             state.mined = self._mine(windows)
         others = np.concatenate([state.queue.rows, state.mined.of(windows.rows(chosen))])
         state.optimizer.zero_grad()
         measure = (self.update + 1) % s.validation.evaluate_every == 0 or self.update + 1 == s.optimizer.updates
-        self.computed = self.gradient.compute(self.update, windows, chosen, others, measure)
+        with fold.reading(self.model):
+            self.computed = self.gradient.compute(self.update, windows, chosen, others, fold.rows, measure)
         for parameter in self._untrained():
             parameter.grad = None
         state.scaler.unscale_(state.optimizer)
@@ -155,7 +157,7 @@ class _Trainer:
         record = self._record_of(found)
         self.losses, self.raised = [], []
         if record["best"]:
-            held = {**weights, "centre": self.centre, "log_temperature": self.state.log_temperature}
+            held = {**weights, "log_temperature": self.state.log_temperature}
             self.run.save(BEST, held, self.update)
         evaluated = Evaluated(self.update, record, record["best"], *self.clock.spent())
         self.recorder.on(self.run, evaluated)  # before the checkpoint: a resumed run needs the record of its update
@@ -256,7 +258,7 @@ class _Trainer:
         targets = np.setdiff1d(targets, self.bank.offsets)  # the first row of a document has no context
         chosen = np.sort(rng.choice(targets, min(MINED_TARGETS, len(targets)), replace=False))
         predicted = predict_rows(self.model, self.bank, chosen, None)
-        return mine(self.bank, self.gradient.train_rows, chosen, predicted, s.hard, s.hard_low, s.hard_high)
+        return mine(self.bank, self.train_rows, chosen, predicted, self.model, s.hard, s.hard_low, s.hard_high)
 
     def _rate_factor(self, update: int) -> float:
         return rate_factor(self.settings.optimizer, update, self.clock.spent()[0])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nextvec.evaluation.exam import Exam
@@ -48,10 +49,12 @@ def validate(model: Recurrent[Any], exam: Exam, weights: dict[str, Tensor] | Non
     predicted = predict_rows(model, exam.bank, exam.rows, None)
     if own is not None:
         model.load_state_dict(own)
-    ranks, truths = exam.rank(predicted), exam.truths()
-    variety, hit5 = collapse(predicted, truths), ranks.hit(5)
+    ranks = exam.rank(predicted, model)
+    with torch.inference_mode():
+        directions, truths = model.queries(predicted).mean(), model.candidates(exam.truths())
+    variety, hit5 = collapse(directions, truths), ranks.hit(5)
     figures = {f"hit@{k}": float(ranks.hits(k).mean()) for k in HITS}
-    figures |= {"low": hit5.low, "high": hit5.high, "cosine": float((predicted * truths).sum(1).mean())}
+    figures |= {"low": hit5.low, "high": hit5.high, "cosine": float((directions * truths).sum(1).mean())}
     return Validation(ranks, figures, variety)
 
 

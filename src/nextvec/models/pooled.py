@@ -1,0 +1,117 @@
+"""A model without content: a mixture of what the context holds, with gates that read how its vectors relate to each other."""
+
+# Axes: B passages, T positions, D width, K means, V vectors mixed, L lags, F features, W width of an output.
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from nextvec.models.layers import silent_linear
+from nextvec.models.means import ExponentialMeans
+from nextvec.models.pooling import PooledLags
+from nextvec.models.protocol import Recurrent
+from nextvec.models.working_memory import Held, WorkingMemory
+
+DECAYS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+GATE_WIDTH = 16
+SPREAD = 3.0  # cosines are multiplied by it, so that the gates read numbers of about one
+
+
+class PooledState(NamedTuple):
+    """Means, the sum of all vectors, how many they are, and the last of them."""
+
+    means: Float[Tensor, "B K D"]
+    total: Float[Tensor, "B D"]
+    read: Float[Tensor, " B"]
+    held: Held
+
+
+class Pooled(Recurrent[PooledState]):
+    """Score of a candidate: its product with a mixture, plus the pooled product with the last vectors.
+
+    The mixture has one weight for each exponential mean of the context, for the
+    mean of everything read and for both heads of the working memory, all scaled
+    to unit length. A small network changes the weights at every position. It
+    reads cosines and lengths alone, never a direction, so that what it learns on
+    one bank holds on another. Before training the model is the exponential mean
+    whose decay is nearest to ``decay``.
+
+    Args:
+        dim: D.
+        decay: of the exponential mean that it starts as.
+        pooled: last vectors that are queries (:class:`~nextvec.models.pooling.PooledLags`); 0 for one query.
+        working: last vectors that the working memory holds; 0 for no memory.
+        gates: whether the network changes the weights.
+    """
+
+    vector_parameters = ("weights", "working.", "pooling.")
+
+    def __init__(self, dim: int, decay: float, pooled: int = 12, working: int = 256, gates: bool = True) -> None:
+        super().__init__()
+        self.dim = dim
+        self.means = ExponentialMeans(DECAYS).requires_grad_(False)
+        self.working = WorkingMemory(working) if working else None
+        mixed = len(DECAYS) + 1 + (WorkingMemory.HEADS if working else 0)
+        self.weights = nn.Parameter(torch.zeros(mixed))
+        with torch.no_grad():
+            self.weights[min(range(len(DECAYS)), key=lambda k: abs(DECAYS[k] - decay))] = 1.0
+        self.pooling = PooledLags(pooled) if pooled else None
+        self.num_queries = max(1, pooled)
+        self.gates = None
+        if gates:
+            features = 1 + len(DECAYS) + mixed + pooled
+            last = silent_linear(GATE_WIDTH, mixed + pooled + 1)
+            self.gates = nn.Sequential(nn.Linear(features, GATE_WIDTH), nn.Tanh(), last)
+
+    @property
+    def sharpness(self) -> Float[Tensor, ""]:
+        return super().sharpness if self.pooling is None else self.pooling.sharpness
+
+    def start(self, batch: int) -> PooledState:
+        like = self.weights
+        held = (self.working or WorkingMemory(0).to(like)).start(batch, self.dim)
+        return PooledState(
+            like.new_zeros(batch, len(DECAYS), self.dim), like.new_zeros(batch, self.dim), like.new_zeros(batch), held
+        )
+
+    def run(self, state: PooledState, x_BTD: Float[Tensor, "B T D"]) -> tuple[PooledState, Float[Tensor, "B T W"]]:
+        unit_BTD = normalize(x_BTD, dim=-1)
+        means, means_BTKD = self.means(state.means, unit_BTD)
+        totals_BTD = state.total[:, None] + unit_BTD.cumsum(1)
+        counts_BT = state.read[:, None] + torch.arange(1, x_BTD.shape[1] + 1, device=x_BTD.device)
+        parts = [means_BTKD, totals_BTD[:, :, None]]
+        held = state.held
+        if self.working is not None:
+            held, recalled_BTRD = self.working(held, unit_BTD, torch.zeros_like(unit_BTD[..., 0]))
+            parts.append(recalled_BTRD)
+        mixed_BTVD = normalize(torch.cat(parts, dim=2), dim=-1, eps=1e-6)
+        weights_BTV, lag_gates_BTL, more_BT1 = self._gated(state.held, unit_BTD, means_BTKD, mixed_BTVD, counts_BT)
+        y_BTW = torch.einsum("btv,btvd->btd", weights_BTV, mixed_BTVD)
+        after = PooledState(means, totals_BTD[:, -1], counts_BT[:, -1], held)
+        if self.pooling is None:
+            return after, normalize(y_BTW, dim=-1)
+        return after, self.pooling(y_BTW, state.held.rows, state.held.filled, unit_BTD, lag_gates_BTL, more_BT1)
+
+    def _gated(
+        self,
+        held: Held,
+        unit_BTD: Float[Tensor, "B T D"],
+        means_BTKD: Float[Tensor, "B T K D"],
+        mixed_BTVD: Float[Tensor, "B T V D"],
+        counts_BT: Float[Tensor, "B T"],
+    ) -> tuple[Float[Tensor, "B T V"], Float[Tensor, "B T L"], Float[Tensor, "B T 1"]]:
+        """The weights of the mixture, what is added to the log weights of the lags, and to the amplitude of the lags."""
+        lags, mixed = (self.pooling.lags if self.pooling else 0), len(self.weights)
+        shape = unit_BTD.shape[:2]
+        if self.gates is None:
+            return self.weights.expand(*shape, -1), unit_BTD.new_zeros(*shape, lags), unit_BTD.new_zeros(*shape, 1)
+        cosines_BTV = torch.einsum("btvd,btd->btv", mixed_BTVD, unit_BTD)
+        features = [torch.log(counts_BT)[..., None] / 2 - 1, means_BTKD.norm(dim=-1) * 2 - 1, cosines_BTV * SPREAD - 1]
+        if self.pooling is not None:
+            rows_BTLD, _ = self.pooling.last(held.rows, held.filled, unit_BTD)
+            features.append(torch.einsum("btld,btd->btl", rows_BTLD, unit_BTD) * SPREAD - 1)
+        gates_BTG = self.gates(torch.cat(features, dim=-1))
+        return self.weights + gates_BTG[..., :mixed], gates_BTG[..., mixed : mixed + lags], gates_BTG[..., -1:]

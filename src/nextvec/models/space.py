@@ -1,0 +1,118 @@
+"""A space fitted to a bank: a map of rows, applied to the context and to the candidates alike."""
+
+# Axes: N rows, B passages, T positions, D width, E width of the space.
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from nextvec.models.hooks import AuxiliaryLoss, LastTrained, Routing
+from nextvec.models.protocol import Recurrent
+
+POWERS = (0.0, 0.25, 0.5, 0.75)
+FLOOR = 1e-4  # added to every eigenvalue, as a share of the largest
+
+
+class Space(nn.Module):
+    """x -> normalize((x - mean) C^(-power/2)), with mean and covariance C of the rows that it was fitted on.
+
+    Power 1 would whiten the rows (Kessy, Lewin and Strimmer 2018, ZCA), power 0
+    centres them only. Directions of small variance hold less of what consecutive
+    rows share and more of what they do not, so a power near one half ranks best.
+    """
+
+    def __init__(self, mean: Float[Tensor, " D"], matrix: Float[Tensor, "D E"]) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.matrix: Tensor
+        self.register_buffer("mean", mean.clone())
+        self.register_buffer("matrix", matrix.clone())
+
+    @staticmethod
+    def fitted(mean: Float64[np.ndarray, " D"], covariance: Float64[np.ndarray, "D D"], power: float) -> "Space":
+        """The space of rows with this mean and covariance; the matrix is symmetric and computed in float64.
+
+        Args:
+            power: 0 for centring alone, 1 for whitening.
+        """
+        values, vectors = np.linalg.eigh(covariance)
+        values = np.maximum(values, 0.0)
+        scales = (values + FLOOR * max(values.max(), np.finfo(np.float64).tiny)) ** (-power / 2)
+        matrix = (vectors * scales) @ vectors.T
+        return Space(torch.from_numpy(mean.astype(np.float32)), torch.from_numpy(matrix.astype(np.float32)))
+
+    @staticmethod
+    def blank(dim: int) -> "Space":
+        """A space of this width whose numbers are loaded later."""
+        return Space(torch.zeros(dim), torch.eye(dim))
+
+    def forward(self, rows: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape E"]:
+        return normalize((rows - self.mean) @ self.matrix, dim=-1)
+
+
+class InSpace(Recurrent[Any]):
+    """A model that reads a context and ranks candidates in a space; the model itself knows nothing of the space."""
+
+    def __init__(self, space: Space, model: Recurrent[Any]) -> None:
+        super().__init__()
+        self.space = space
+        self.model = model
+        self.dim = len(space.mean)
+        self.reach = model.reach
+        self.run_length = model.run_length
+        self.num_queries = model.num_queries
+        self.has_auxiliary = model.has_auxiliary
+        self.num_experts = model.num_experts
+        self.vector_parameters = tuple(f"model.{prefix}" for prefix in model.vector_parameters)
+
+    @property
+    def width(self) -> int:
+        return self.model.width
+
+    @property
+    def sharpness(self) -> Float[Tensor, ""]:
+        return self.model.sharpness
+
+    def candidates(self, rows_CD: Float[Tensor, "C D"]) -> Float[Tensor, "C E"]:
+        return self.model.candidates(self.space(rows_CD))
+
+    def start(self, batch: int) -> Any:
+        return self.model.start(batch)
+
+    def run(self, state: Any, x_BTD: Float[Tensor, "B T D"]) -> tuple[Any, Float[Tensor, "B T W"]]:
+        return self.model.run(state, self.space(x_BTD))
+
+    def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T W"]:
+        return self.model.forward(self.space(x_BTD))
+
+    def last(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B W"]:
+        return self.model.last(self.space(x_BTD))
+
+    def step(self, state: Any, x_BD: Float[Tensor, "B D"]) -> tuple[Any, Float[Tensor, "B W"]]:
+        return self.model.step(state, self.space(x_BD))
+
+    def traceable(self) -> Recurrent[Any]:
+        return InSpace(self.space, self.model.traceable())
+
+    def with_auxiliary(
+        self, x_BTD: Float[Tensor, "B T D"], scored_BT: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T W"], AuxiliaryLoss]:
+        return self.model.with_auxiliary(self.space(x_BTD), scored_BT)
+
+    def last_trained(self) -> LastTrained:
+        return self.model.last_trained()
+
+    def after_update(self, x_BTD: Float[Tensor, "B T D"]) -> None:
+        self.model.after_update(self.space(x_BTD))
+
+    def routing(self, x_BTD: Float[Tensor, "B T D"]) -> Routing:
+        return self.model.routing(self.space(x_BTD))
+
+    def take_over(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load the weights of a model in another space; this one keeps its own space."""
+        self.model.take_over({name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")})
