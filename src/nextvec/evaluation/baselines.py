@@ -2,12 +2,12 @@
 
 # Axes: R scored rows, M documents, D width.
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 
 from nextvec.bank import Bank
 from nextvec.bank.moments import Moments
@@ -70,25 +70,32 @@ def baseline_ranks(
     return found
 
 
-def strongest_decay(
-    exam: Exam, moments: Moments, power: float | None = None, context: int | None = None
-) -> tuple[float, float]:
-    """The decay whose exponential mean has the highest Hit@5, and that Hit@5: where training starts.
+def strongest_decay(exam: Exam, moments: Moments) -> float:
+    """The decay whose exponential mean of the raw rows has the highest Hit@5: where training starts."""
+    centre = torch.from_numpy(moments.mean.astype(np.float32))
+    found = {decay: _hits(exam, ExponentialMean(centre, decay)).mean() for decay in DECAYS}
+    return max(found, key=lambda decay: found[decay])
+
+
+def strongest_start(held: Sequence[tuple[Exam, Moments]], powers: Sequence[float]) -> tuple[float, float]:
+    """The power and the decay of the exponential mean with the highest Hit@5 over all rows of some exams.
 
     Args:
-        power: of the space that the mean is taken in; None for the raw rows.
+        held: exams, each with the moments of rows that it does not score.
+        powers: of the spaces that are tried.
     """
-    centre = torch.from_numpy(moments.mean.astype(np.float32))
-    space = None if power is None else Space.fitted(moments.mean, moments.covariance, power)
+    found: dict[tuple[float, float], list[np.ndarray]] = {(power, decay): [] for power in powers for decay in DECAYS}
+    for exam, moments in held:
+        for power in powers:
+            space = Space.fitted(moments.mean, moments.covariance, power)
+            for decay in DECAYS:
+                mean = InSpace(space, ExponentialMean(torch.zeros(exam.bank.dim), decay))
+                found[power, decay].append(_hits(exam, mean))
+    return max(found, key=lambda start: np.concatenate(found[start]).mean())
 
-    def hit(decay: float) -> float:
-        mean = ExponentialMean(centre if space is None else torch.zeros_like(centre), decay)
-        predictor = mean if space is None else InSpace(space, mean)
-        return float(exam.rank(predict_rows(predictor, exam.bank, exam.rows, context), predictor).hits(5).mean())
 
-    found = [(hit(decay), decay) for decay in DECAYS]
-    best = max(found, key=lambda pair: pair[0])
-    return best[1], best[0]
+def _hits(exam: Exam, predictor: Recurrent[Any]) -> Float64[np.ndarray, " R"]:
+    return exam.rank(predict_rows(predictor, exam.bank, exam.rows, None), predictor).hits(5)
 
 
 def _mean(decay: float) -> str:

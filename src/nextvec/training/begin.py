@@ -13,7 +13,7 @@ from torch import Tensor
 from nextvec.bank import Bank
 from nextvec.bank.moments import Moments, moments
 from nextvec.errors import ExamError, RunError, SettingsError, did_you_mean
-from nextvec.evaluation.baselines import strongest_decay
+from nextvec.evaluation.baselines import strongest_decay, strongest_start
 from nextvec.evaluation.exam import Exam, largest_pool
 from nextvec.lanes import Anchors, Lanes
 from nextvec.models import Recurrent
@@ -24,6 +24,7 @@ from nextvec.runs.loading import build
 from nextvec.runs.origin import Origin, document_sketch
 from nextvec.runs.run import BEST, MOMENTS, RUN, START, Run
 from nextvec.runs.settings import TrainSettings
+from nextvec.training.folds import deal
 from nextvec.training.order import epoch
 from nextvec.training.support import check_computes
 from nextvec.windows import Split, split
@@ -75,19 +76,21 @@ def begin(path: str | Path, recipe: str, settings: TrainSettings, bank: Bank) ->
 def _start_of(settings: TrainSettings, bank: Bank, parts: Split, found: Moments) -> tuple[float | None, float]:
     """The power of the space, None for the raw rows, and the decay of the exponential mean that training starts from.
 
-    The decay of raw rows is found on training documents. A space fits the rows that it was fitted on better than others,
-    so that its power, and with it the decay, are found on the valid documents.
+    The decay of raw rows is found on training documents. The power and decay of a space are found on all documents but
+    those of the test, each read in a space that was fitted without it: few valid documents alone choose badly.
     """
     s, pool = settings.space, settings.validation.pool
     if s.space == "raw":
         exam = Exam.over(bank, parts.train, "train", None, VALID_ROWS)
         # No figure comes from this exam, so a long training document may make its pool smaller.
-        return None, strongest_decay(exam.among(pool and min(pool, exam.largest_pool)), found)[0]
-    exam = Exam.over(bank, parts.valid, "valid", pool, VALID_ROWS)
+        return None, strongest_decay(exam.among(pool and min(pool, exam.largest_pool)), found)
+    held: list[tuple[Exam, Moments]] = [(Exam.over(bank, parts.valid, "valid", pool, VALID_ROWS), found)]
+    if s.folds > 1:
+        for inside, others in deal(settings, bank, parts.train):
+            exam = Exam.over(bank, inside, "train", None, VALID_ROWS // s.folds)
+            held.append((exam.among(pool and min(pool, exam.largest_pool)), others))
     powers = POWERS if s.power is None else (s.power,)
-    starts = [(power, *strongest_decay(exam, found, power)) for power in powers]
-    power, decay, _ = max(starts, key=lambda start: start[2])
-    return power, decay
+    return strongest_start(held, powers)
 
 
 def _check_pool(bank: Bank, parts: Split, pool: int | None) -> None:

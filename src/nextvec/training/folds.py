@@ -9,7 +9,7 @@ difference and loses it on every other document.
 
 # Axes: M documents, K folds.
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from nextvec.bank import Bank
-from nextvec.bank.moments import moments
+from nextvec.bank.moments import Moments, moments
 from nextvec.models import Recurrent
 from nextvec.models.space import InSpace, Space
 from nextvec.runs.seeds import generator_seed
@@ -65,23 +65,30 @@ def folds(settings: TrainSettings, bank: Bank, documents: Int64[np.ndarray, " M"
     Args:
         power: of the space; None for the raw rows.
     """
-    count = min(settings.space.folds, len(documents))
-    if power is None or count < 2:
+    if power is None or settings.space.folds < 2 or len(documents) < 2:
         return [Fold(PassageOrder(settings, bank, documents), rows_of(bank, documents), None)]
-    shuffled = np.random.default_rng(generator_seed(settings.seed, FOLDS)).permutation(documents)
-    # Long documents first, each to the fold with the fewest rows.
-    members: list[list[int]] = [[] for _ in range(count)]
-    sizes = np.zeros(count)
-    for m in sorted(shuffled.tolist(), key=lambda m: -int(bank.lengths[m])):
-        members[int(sizes.argmin())].append(m)
-        sizes[sizes.argmin()] += bank.lengths[m]
     found: list[Fold] = []
-    for held in members:
-        inside = np.sort(np.array(held, dtype=np.int64))
-        others = moments(bank, np.setdiff1d(documents, inside))
+    for inside, others in deal(settings, bank, documents):
         space = Space.fitted(others.mean, others.covariance, power).to(settings.compute.device)
         found.append(Fold(PassageOrder(settings, bank, inside), rows_of(bank, inside), space))
     return found
+
+
+def deal(
+    settings: TrainSettings, bank: Bank, documents: Int64[np.ndarray, " M"]
+) -> Iterator[tuple[Int64[np.ndarray, " held"], Moments]]:
+    """The documents of each fold, ascending, and the moments of all others. Folds have about as many rows each."""
+    count = min(settings.space.folds, len(documents))
+    shuffled = np.random.default_rng(generator_seed(settings.seed, FOLDS)).permutation(documents)
+    members: list[list[int]] = [[] for _ in range(count)]
+    sizes = np.zeros(count)
+    # Long documents first, each to the fold with the fewest rows.
+    for m in sorted(shuffled.tolist(), key=lambda m: -int(bank.lengths[m])):
+        members[int(sizes.argmin())].append(m)
+        sizes[sizes.argmin()] += bank.lengths[m]
+    for held in members:
+        inside = np.sort(np.array(held, dtype=np.int64))
+        yield inside, moments(bank, np.setdiff1d(documents, inside))
 
 
 @torch.no_grad()
