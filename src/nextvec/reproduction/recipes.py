@@ -10,7 +10,7 @@ from functools import partial
 from math import ceil
 from typing import Any
 
-from nextvec.recipes import Recipe, default, ours
+from nextvec.recipes import Recipe, memory, ours
 from nextvec.runs import TrainSettings
 
 PUBLISHED_WIDTH = 768
@@ -29,7 +29,7 @@ def published(rows: int, context: int, batch: int, lr: float = 1e-4, alpha: floa
     an_epoch = ceil(windows / EFFECTIVE_BATCH)
     return TrainSettings.of(
         model="published",
-        hidden=default(rows).options.hidden,
+        hidden=memory(rows).options.hidden,
         layers=4,
         dropout=0.1,
         context=context,
