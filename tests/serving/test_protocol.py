@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -227,6 +228,7 @@ def test_a_refusal_under_overload_keeps_the_connection_and_its_order(door: Door)
 
 def test_an_idle_connection_is_closed_silently_and_a_stalled_head_with_408(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "HEADER_SECONDS", 0.1)
+    monkeypatch.setattr(protocol, "IDLE_SECONDS", 0.1)
     assert door.talk() == b""
     assert door.talk(b"\r\n") == b""
     stalled = door.talk(GET)
@@ -235,6 +237,14 @@ def test_an_idle_connection_is_closed_silently_and_a_stalled_head_with_408(door:
     # A connection that has been answered and has begun another request.
     second = door.talk(GET + b"\r\n" + GET).split(b"HTTP/1.1 ")
     assert [part[:3] for part in second] == [b"", b"200", b"408"]
+
+
+def test_a_spare_connection_is_used_after_the_time_that_a_head_may_take(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEADER_SECONDS", 0.05)
+    with socket.create_connection(door.address) as spare:
+        time.sleep(0.5)  # a browser connects before it has a request
+        spare.sendall(GET + b"connection: close\r\n\r\n")
+        assert spare.makefile("rb").read().endswith(b"GET /x 0;")
 
 
 def test_a_client_that_pipelines_and_does_not_read_holds_little_and_delays_nobody(door: Door) -> None:

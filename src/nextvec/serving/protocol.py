@@ -17,6 +17,7 @@ from nextvec.serving.refusal import RefusedError
 from nextvec.wire.media import PROBLEM
 
 HEADER_SECONDS, MOST_HEADERS = 5.0, 32 << 10
+IDLE_SECONDS = 30  # that a connection may stay without a request; browsers open spare ones and use them when they need them
 MOST_CONNECTIONS = 4096
 SMALL_BODY = 64 << 10  # the server reads past a shed request's body if it is known to be small, else it closes the connection
 HEAD_END = b"\r\n\r\n"
@@ -67,7 +68,7 @@ class Guarded(HttpToolsProtocol):
         held = LingeringTransport(transport, self.loop.call_later)
         super().connection_made(held)
         self.flow = self._flow = _Flow(held)
-        self._wait_for_head()
+        self._wait_for_head(IDLE_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
@@ -189,7 +190,7 @@ class Guarded(HttpToolsProtocol):
             if not self._size:
                 piece = piece.lstrip(b"\r\n")  # empty lines before a request are ignored (RFC 9112, 2.2)
                 if self._timer is None or piece:
-                    self._wait_for_head()
+                    self._wait_for_head(HEADER_SECONDS)
                 if not piece:
                     return
             self._size += len(piece)
@@ -215,9 +216,9 @@ class Guarded(HttpToolsProtocol):
 
     # Deadlines and refusals
 
-    def _wait_for_head(self) -> None:
+    def _wait_for_head(self, seconds: float) -> None:
         self._stop_waiting()
-        self._timer = self.loop.call_later(HEADER_SECONDS, self._late)
+        self._timer = self.loop.call_later(seconds, self._late)
 
     def _stop_waiting(self) -> None:
         if self._timer is not None:

@@ -20,7 +20,7 @@ from nextvec.serving.guard import App, Guard
 from nextvec.serving.limits import Limits
 from nextvec.serving.listening import BACKLOG, ListenAddress, bound, listen
 from nextvec.serving.log import Log
-from nextvec.serving.protocol import Guarded, Hooks, protocol
+from nextvec.serving.protocol import IDLE_SECONDS, Guarded, Hooks, protocol
 from nextvec.serving.service import Service
 
 DRAIN_SECONDS, STOP_SECONDS = 2.0, 20.0
@@ -191,7 +191,7 @@ def _config(guard: App, service: Service, log: Log) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        timeout_keep_alive=30,
+        timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=int(STOP_SECONDS),
     )
 
