@@ -13,19 +13,20 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nextvec.bank import Bank
+from nextvec.bank.moments import moments
 from nextvec.errors import SettingsError
 from nextvec.objective import cosine_distance, gradient_norms, info_nce, squared_distance
 from nextvec.runs import TrainSettings
-from nextvec.runs.families import family_names
+from nextvec.runs.families import Basis, family_names
 from nextvec.runs.loading import build
-from nextvec.training.begin import centre_of, present
+from nextvec.training.begin import basis_of, present
 from nextvec.training.gradient import Computed, Gradient, in_segments
 from nextvec.windows import Windows, last_windows, rows_of, training_windows
 from tests.conftest import walk_bank
 from tests.settings import fitting
 
 VALUES: dict[str, Any] = {
-    "context": 16, "batch": 64, "hidden": 8, "slots": 8, "working": 6, "window": 9, "chunk": 5, "dropout": 0.0,
+    "context": 16, "batch": 64, "hidden": 8, "slots": 8, "working": 6, "pooled": 4, "window": 9, "chunk": 5, "dropout": 0.0,
     "cosine": 0.5, "mse": 0.3,
 }  # fmt: skip
 
@@ -42,7 +43,7 @@ def computed(
     bank: Bank, settings: TrainSettings, windows: Windows, others: Any = ()
 ) -> tuple[Computed, list[Tensor], Gradient]:
     """One update's gradient on all documents, in float64 where nothing else is asked for."""
-    model = build(settings, centre_of(bank, EVERYTHING), 0.5)
+    model = build(settings, basis_of(moments(bank, EVERYTHING), None, 0.5, None))
     with torch.no_grad():
         torch.manual_seed(1)
         for parameter in model.parameters():
@@ -50,8 +51,9 @@ def computed(
     device = present(settings.compute.device)
     model.to(device)
     temperature = nn.Parameter(torch.tensor(math.log(settings.objective.temperature), device=device))
-    gradient = Gradient(model.train(), temperature, bank, rows_of(bank, EVERYTHING), settings)
-    done = gradient.compute(0, windows, np.arange(len(windows)), np.array(others, np.int64), measure=True)
+    rows = rows_of(bank, EVERYTHING)
+    gradient = Gradient(model.train(), temperature, bank, rows, settings)
+    done = gradient.compute(0, windows, np.arange(len(windows)), np.array(others, np.int64), rows, measure=True)
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in [*model.parameters(), temperature]]
     return done, gradients, gradient
 
@@ -146,7 +148,7 @@ def test_checkpoints_change_no_gradient(model: Any, segment: int) -> None:
 
 def test_checkpoints_keep_less() -> None:
     torch.manual_seed(0)
-    model = build(PLAIN.replaced(hidden=32), torch.zeros(16), 0.5)
+    model = build(PLAIN.replaced(hidden=32), Basis(torch.zeros(16), 0.5))
     x = torch.randn(2, 512, 16)
     with kept_bytes() as whole:
         model(x).sum().backward()
@@ -194,7 +196,9 @@ def test_dropout_falls_alike_in_both_passes_of_gradient_caching() -> None:
     with torch.no_grad():
         for parameter, g in zip([*gradient.model.parameters(), gradient.log_temperature], gradients, strict=True):
             parameter.sub_(size * g)
-    after = gradient.compute(0, windows_of(bank), np.arange(22), np.empty(0, np.int64), measure=False)
+    after = gradient.compute(
+        0, windows_of(bank), np.arange(22), np.empty(0, np.int64), rows_of(bank, EVERYTHING), measure=False
+    )
     assert before.loss - after.loss == pytest.approx(size * squared, rel=0.1)
 
 
@@ -235,14 +239,14 @@ def test_the_correction_lowers_common_negatives_and_leaves_the_truth() -> None:
     predicted, vectors = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     forbidden, one = torch.zeros(1, 2, dtype=torch.bool), torch.tensor(1.0)
     log_q = torch.tensor([math.log(7.0), math.log(3.0)])
-    loss = info_nce(predicted, vectors, torch.tensor([0]), forbidden, one, log_q)
+    loss = info_nce(predicted @ vectors.T, torch.tensor([0]), forbidden, one, log_q)
     assert float(loss) == pytest.approx(-math.log(math.e / (math.e + 1 / 3)), rel=1e-5)
 
 
 def test_copies_are_counted_among_training_rows_only() -> None:
     rows = np.eye(4, dtype=np.float32)[[0, 1, 0, 2, 0, 3]]
     bank = Bank.from_numpy(rows, [2, 2, 2])
-    gradient = Gradient(build(PLAIN, torch.zeros(4), 0.5), nn.Parameter(torch.tensor(0.0)), bank, np.arange(4), PLAIN)
+    gradient = Gradient(build(PLAIN, Basis(torch.zeros(4), 0.5)), nn.Parameter(torch.tensor(0.0)), bank, np.arange(4), PLAIN)
     assert gradient.copies[bank.distinct.classes].tolist() == [2, 1, 2, 1, 2, 0]
 
 

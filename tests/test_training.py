@@ -23,6 +23,7 @@ from nextvec.models import MemoryGRU
 from nextvec.objective import info_nce, negative_counts
 from nextvec.reproduction.published import PublishedMemoryGRU
 from nextvec.runs import Run, TrainSettings, load_model
+from nextvec.runs.families import Basis
 from nextvec.runs.loading import build
 from nextvec.runs.records import Timing
 from nextvec.runs.settings import override
@@ -95,7 +96,7 @@ def test_info_nce_is_the_cross_entropy_of_the_truth() -> None:
     predicted = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
     forbidden = torch.tensor([[False, False, False], [False, False, True]])
-    loss = info_nce(predicted, vectors, torch.tensor([0, 1]), forbidden, torch.tensor(0.5))
+    loss = info_nce(predicted @ vectors.T, torch.tensor([0, 1]), forbidden, torch.tensor(0.5))
     first = -np.log(np.exp(2.0) / (np.exp(2.0) + 1 + np.exp(1.2)))
     second = -np.log(np.exp(2.0) / (np.exp(2.0) + 1))
     assert loss.item() == pytest.approx((first + second) / 2, rel=1e-6)
@@ -105,7 +106,7 @@ def test_info_nce_is_the_cross_entropy_of_the_truth() -> None:
 def test_a_forbidden_candidate_gets_no_gradient() -> None:
     vectors = torch.eye(3).requires_grad_()
     forbidden = torch.tensor([[False, True, False]])
-    info_nce(torch.ones(1, 3), vectors, torch.tensor([0]), forbidden, torch.tensor(1.0)).backward()
+    info_nce(torch.ones(1, 3) @ vectors.T, torch.tensor([0]), forbidden, torch.tensor(1.0)).backward()
     assert vectors.grad is not None
     assert vectors.grad[1].abs().sum() == 0
     assert vectors.grad[2].abs().sum() > 0
@@ -321,7 +322,7 @@ def test_averaged_weights_are_the_average(tmp_path: Path) -> None:
 
 
 def _place_of(name: str, settings: TrainSettings) -> int:
-    return [n for n, _ in build(settings, torch.zeros(16), 0.5).named_parameters()].index(name)
+    return [n for n, _ in build(settings, Basis(torch.zeros(16), 0.5)).named_parameters()].index(name)
 
 
 def test_patience_knows_the_interval(tmp_path: Path) -> None:

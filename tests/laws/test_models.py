@@ -19,7 +19,7 @@ from nextvec.reproduction.gate import On
 from nextvec.reproduction.lane_scores import LaneScores, Per, RandomLanes
 from nextvec.reproduction.published import PublishedMemoryGRU
 from nextvec.runs import TrainSettings
-from nextvec.runs.families import family_names
+from nextvec.runs.families import Basis, family_names
 from nextvec.runs.loading import build
 from tests.conftest import unchecked
 
@@ -218,7 +218,7 @@ def test_every_model_keeps_the_protocol(make: Callable[[], Recurrent[Any]]) -> N
 
 
 def test_the_model_of_every_family_is_checked() -> None:
-    built = {name: type(build(TrainSettings.of(name), torch.zeros(DIM), 0.5)) for name in family_names()}
+    built = {name: type(build(TrainSettings.of(name), Basis(torch.zeros(DIM), 0.5))) for name in family_names()}
     checked = {type(make()) for make in MODELS.values()}
     assert [name for name, model in built.items() if model not in checked] == []
 
