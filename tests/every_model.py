@@ -25,8 +25,8 @@ from tests.settings import fitting
 
 PRECISIONS = ("float32", "bfloat16")
 SMALL: dict[str, Any] = {
-    "context": 12, "batch": 4, "updates": 2, "evaluate_every": 2, "hidden": 64, "slots": 8, "working": 8, "pooled": 4, "window": 8,
-    "chunk": 5, "experts": 2, "expert_width": 32, "pool": 20, "dropout": 0.0, "device": "cpu",
+    "context": 12, "batch": 4, "updates": 2, "evaluate_every": 2, "hidden": 64, "slots": 8, "working": 8, "pooled": 4,
+    "window": 8, "chunk": 5, "experts": 2, "expert_width": 32, "pool": 20, "dropout": 0.0, "device": "cpu",
 }  # fmt: skip
 DIM = 64  # so that every layer is large enough to be packed
 

@@ -14,8 +14,8 @@ from nextvec.models import Pooled, Recurrent
 from nextvec.models.baselines import CopyLast, ExponentialMean, PooledLags
 from nextvec.models.space import POWERS, InSpace, Space
 from tests import oracles
-from tests.conftest import walk_bank
 
+Scores = Callable[[np.ndarray, np.ndarray], np.ndarray]
 TRAIN, TEST, CONTEXT = np.arange(8), np.array([8, 9, 10, 11]), 20
 
 
@@ -27,9 +27,7 @@ def trained_on(bank: Bank) -> np.ndarray:
     return np.concatenate([bank.document(int(m)) for m in TRAIN])
 
 
-def checked(
-    bank: Bank, model: Recurrent[object], power: float, scores_of: Callable[[np.ndarray, np.ndarray], np.ndarray]
-) -> None:
+def checked(bank: Bank, model: Recurrent[object], power: float, scores_of: Scores) -> None:
     """The model's scores of all rows of the bank, and its ranks, are those of ``scores_of(rows read, all rows)``."""
     exam = sat(bank)
     rows = oracles.in_space(bank.rows, trained_on(bank), power)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nextvec.bank import Bank
+from nextvec.bank.moments import moments
 from nextvec.batches import passages
 from nextvec.errors import DataError, RunError, SettingsError
 from nextvec.evaluation.runs import evaluate

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from nextvec.bank import Bank
 from nextvec.bank.moments import moments
+from nextvec.batches import candidates, passages
 from nextvec.errors import SettingsError
-from nextvec.objective import cosine_distance, gradient_norms, info_nce, squared_distance
+from nextvec.models import Recurrent
+from nextvec.objective import cosine_distance, gradient_norms, info_nce, smooth_misses, squared_distance
 from nextvec.runs import TrainSettings
 from nextvec.runs.families import Basis, family_names
 from nextvec.runs.loading import build
@@ -119,6 +121,78 @@ def test_a_batch_of_256_means_255_negatives_only_with_the_cache() -> None:
     cached, _, _ = computed(bank, settings, windows)
     apart, _, _ = computed(bank, settings.replaced(cached=False), windows)
     assert (cached.negatives, apart.negatives) == (255, 7)
+
+
+class TrainedMap(Recurrent[Tensor]):
+    """Two queries in 5 dimensions, read from the last vector alone; candidates are mapped there by a trained matrix."""
+
+    num_queries = 2
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.read = nn.Linear(dim, 2 * 5 + 2)
+        self.map = nn.Parameter(torch.randn(dim, 5))
+        self.log_sharpness = nn.Parameter(torch.tensor(0.7))
+
+    @property
+    def width(self) -> int:
+        return 5
+
+    @property
+    def sharpness(self) -> Tensor:
+        return self.log_sharpness.exp()
+
+    def candidates(self, rows_CD: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(rows_CD @ self.map, dim=-1)
+
+    def start(self, batch: int) -> Tensor:
+        return torch.zeros(0)
+
+    def run(self, state: Tensor, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        y_BTW = self.read(x_BTD)
+        return state, torch.cat([y_BTW[..., :10], y_BTW[..., 10:].log_softmax(-1)], dim=-1)
+
+
+def by_autograd(model: TrainedMap, log_temperature: Tensor, bank: Bank, windows: Windows, others: list[int]) -> Tensor:
+    """The loss of all targets, its graph whole: no cache, no blocks, nothing mapped apart."""
+    read = passages(bank, windows, np.arange(len(windows)))
+    scored = read.targets >= 0
+    rows = read.targets[scored].numpy()
+    classes = bank.distinct.classes
+    named = candidates(bank, classes, np.bincount(classes, minlength=len(bank)), rows, np.array(others))
+    queries = model.queries(model(read.x)[scored])
+    mapped, temperature = model.candidates(named.vectors), log_temperature.exp()
+    products = torch.einsum("nqe,ce->nqc", queries.vectors, mapped)
+    pooled = (queries.log_weights[..., None] + model.sharpness * products).logsumexp(1) / model.sharpness
+    truths = model.candidates(torch.from_numpy(bank.rows[rows]).float())
+    return (
+        info_nce(pooled, named.truth, named.forbidden, temperature, named.log_q)
+        + 0.7 * smooth_misses(pooled, named.truth, named.forbidden, temperature)
+        + 0.5 * cosine_distance(queries.mean(), truths)
+        + 0.3 * squared_distance(queries.mean(), truths)
+    )
+
+
+@pytest.mark.parametrize("batch", [4, 64])
+@pytest.mark.parametrize("block", [29, 512])
+def test_a_trained_map_of_candidates_has_the_gradient_of_the_whole(
+    batch: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nextvec.training.gradient.BLOCK", block)
+    bank, everything = walk_bank(), rows_of(walk_bank(), EVERYTHING)
+    torch.manual_seed(0)
+    model, temperature = TrainedMap(bank.dim), nn.Parameter(torch.tensor(-1.0))
+    loss = by_autograd(model, temperature, bank, windows_of(bank), [3, 99])
+    parameters = [*model.parameters(), temperature]
+    expected = list(torch.autograd.grad(loss, parameters))
+    settings = PLAIN.replaced(batch=batch, misses=0.7)
+    gradient = Gradient(model, temperature, bank, everything, settings)
+    done = gradient.compute(0, windows_of(bank), np.arange(22), np.array([3, 99]), everything, measure=True)
+    assert done.loss == pytest.approx(loss.item(), rel=1e-5)
+    found = [p.grad for p in parameters if p.grad is not None]
+    assert all(g.abs().max() > 1e-4 for g in expected)
+    assert_same(expected, found)
 
 
 @contextmanager
@@ -256,6 +330,8 @@ def test_copies_are_counted_among_training_rows_only() -> None:
         ({"loss_on": "delta"}, "these models do: published"),
         ({"precision": "float16", "device": "cpu"}, "the nearest right one is bfloat16"),
         ({"alpha": 0.0, "cosine": 0.0, "mse": 0.0}, "minimise nothing"),
+        ({"in_batch": False}, "no target would have a negative"),
+        ({"power": 0.5}, "read only with space=fitted"),
         ({"hard_low": 0.9, "hard_high": 0.8}, "must be below hard_high"),
     ],
 )

@@ -42,7 +42,7 @@ def test_smooth_misses_are_their_definition(seed: int, temperature: float, pool:
         above = sum(logistic((float(scores[n, c]) - own) / temperature) for c in negatives)
         expected.append(missed(above, len(negatives), pool))
     found = smooth_misses(scores, truth, forbidden, torch.tensor(temperature, dtype=torch.float64), pool=pool)
-    assert float(found) == pytest.approx(sum(expected) / 6, rel=1e-9)
+    assert float(found) == pytest.approx(sum(expected) / 6, rel=1e-6)
 
 
 @given(st.integers(0, 1000))
@@ -53,10 +53,10 @@ def test_at_a_tiny_temperature_only_the_rank_counts(seed: int) -> None:
     above = ((scores > own) & ~forbidden).sum(1).tolist()
     negatives = (39 - forbidden.sum(1)).tolist()
     expected = sum(missed(a, n, POOL) for a, n in zip(above, negatives, strict=True)) / 6
-    assert float(smooth_misses(scores, truth, forbidden, tiny)) == pytest.approx(expected, rel=1e-9)
+    assert float(smooth_misses(scores, truth, forbidden, tiny)) == pytest.approx(expected, rel=1e-6)
     # Any other scores with the same order have the same loss.
     ordered = scores.argsort(1).argsort(1).double()
-    assert float(smooth_misses(ordered, truth, forbidden, tiny)) == pytest.approx(expected, rel=1e-9)
+    assert float(smooth_misses(ordered, truth, forbidden, tiny)) == pytest.approx(expected, rel=1e-6)
 
 
 def test_at_a_tiny_temperature_a_truth_at_place_1_is_a_hit_and_one_at_the_end_a_miss() -> None:
@@ -75,7 +75,7 @@ def test_forbidden_candidates_do_not_matter_and_get_no_gradient(seed: int) -> No
     temperature = torch.tensor(0.1)
     changed = torch.where(forbidden, 100 * torch.randn_like(scores), scores).requires_grad_()
     loss = smooth_misses(changed, truth, forbidden, temperature)
-    assert loss.item() == pytest.approx(float(smooth_misses(scores, truth, forbidden, temperature)), rel=1e-12)
+    assert loss.item() == pytest.approx(float(smooth_misses(scores, truth, forbidden, temperature)), rel=1e-6)
     loss.backward()
     assert changed.grad is not None
     assert (changed.grad[forbidden] == 0).all()

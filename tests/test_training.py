@@ -92,6 +92,26 @@ def test_what_was_read_is_no_negative_and_everything_else_is(seed: int) -> None:
     assert len(columns) <= len(named.vectors)
 
 
+@given(st.integers(0, 1000))
+def test_other_targets_are_negatives_out_of_the_batch_only_if_they_are_drawn(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(-1, 2, (40, 3)).astype(np.float32) + 0.01  # many rows twice
+    bank = Bank.from_numpy(rows, [10] * 4)
+    classes = bank.distinct.classes
+    scored = np.sort(rng.choice(np.setdiff1d(np.arange(40), [0, 10, 20, 30]), 12, replace=False))
+    drawn = rng.integers(0, 40, 5)
+    copies = np.bincount(classes, minlength=40)
+    inside, outside = (candidates(bank, classes, copies, scored, drawn, in_batch) for in_batch in (True, False))
+    assert torch.equal(inside.vectors, outside.vectors)
+    assert torch.equal(inside.truth, outside.truth)
+    of_drawn = {bank.rows[r].tobytes() for r in drawn.tolist()}
+    for n in range(len(scored)):
+        for c in range(len(outside.vectors)):
+            vector = outside.vectors[c].numpy().astype(np.float16).tobytes()
+            refused = bool(inside.forbidden[n, c]) or (vector not in of_drawn and c != int(outside.truth[n]))
+            assert bool(outside.forbidden[n, c]) == refused
+
+
 def test_info_nce_is_the_cross_entropy_of_the_truth() -> None:
     predicted = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
@@ -271,6 +291,19 @@ def test_a_killed_training_resumes_bit_for_bit(tmp_path: Path, quiet_environment
     [
         {"queue": 50, "hard": 2, "hard_low": 0.3, "mine_every": 5, "accumulate": 2},
         {"ema": 0.9, "precision": "bfloat16", "segment": 7},
+        {"model": "pooled", "pooled": 4, "space": "fitted", "misses": 1.0, "negatives": 9, "in_batch": False, "targets": 3},
+        {
+            "model": "pooled",
+            "pooled": 4,
+            "space": "fitted",
+            "power": 0.5,
+            "folds": 3,
+            "queue": 50,
+            "hard": 2,
+            "ema": 0.9,
+            "hard_low": 0.3,
+            "mine_every": 4,
+        },
         {"model": "published", "supervision": "last", "across": True, "cached": False, "accumulate": 3, "coherence": 0.0},
         {"model": "published", "supervision": "last", "loss_on": "delta", "stop_on": "cosine"},
         {
