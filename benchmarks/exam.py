@@ -15,7 +15,7 @@ from nextvec.evaluation import Exam
 from nextvec.evaluation.exam import BLOCK
 from table import show
 
-PREDICTORS = 13  # a model and the baselines of a report
+PREDICTORS = 13  # a model and the baselines of a report that rank the rows themselves
 DIM = 384
 LENGTHS = {"40 documents": 40, "4 documents": 4}
 

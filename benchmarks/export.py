@@ -12,8 +12,9 @@ import torch
 
 from nextvec.inference.export_graphs import StateTensor, graphs
 from nextvec.runs import TrainSettings
-from nextvec.runs.families import family_names
+from nextvec.runs.families import Basis, family_names
 from nextvec.runs.loading import build
+from nextvec.runs.settings import reads
 from table import interleaved, show
 
 DIM, HIDDEN, LENGTH = 384, 256, 300
@@ -25,7 +26,8 @@ def main() -> None:
     rows = []
     for name in family_names():
         torch.manual_seed(0)
-        model: Any = build(TrainSettings.of(model=name, hidden=HIDDEN), 0.05 * torch.randn(DIM), 0.5).eval()
+        settings = TrainSettings.of(name, **({"hidden": HIDDEN} if reads(name, "hidden") else {}))
+        model: Any = build(settings, Basis(0.05 * torch.randn(DIM), 0.5)).eval()
         step, passage, places = graphs(model)
         rows.append([name, *measured(model, session(step), session(passage), places)])
     columns = ["model", "step µs torch", "ONNX", "times", "passage ms torch", "ONNX", "times"]

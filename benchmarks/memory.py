@@ -21,6 +21,7 @@ from torch import nn
 from nextvec.bank import Bank
 from nextvec.recipes import ours
 from nextvec.runs import TrainSettings
+from nextvec.runs.families import Basis
 from nextvec.runs.loading import build
 from nextvec.training.gradient import Gradient
 from nextvec.windows import training_windows
@@ -47,15 +48,16 @@ def measure(way: str) -> dict[str, float]:
     settings = settings_of(way)
     rng = np.random.default_rng(0)
     bank = Bank.from_numpy(rng.standard_normal((16_000, DIM)).astype(np.float32), [2_000] * 8)
-    model = build(settings, torch.zeros(DIM), 0.5).train()
-    gradient = Gradient(model, nn.Parameter(torch.tensor(-2.0)), bank, np.arange(len(bank)), settings)
+    model = build(settings, Basis(torch.zeros(DIM), 0.5)).train()
+    rows = np.arange(len(bank))
+    gradient = Gradient(model, nn.Parameter(torch.tensor(-2.0)), bank, rows, settings)
     windows = training_windows(bank, range(8), CONTEXT, rng)
     chosen = np.flatnonzero(windows.stops - windows.starts == CONTEXT + 1)[:PASSAGES]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds, done = [], None
     for update in range(ROUNDS):
         began = time.process_time()
-        done = gradient.compute(update, windows, chosen, np.empty(0, np.int64), measure=False)
+        done = gradient.compute(update, windows, chosen, np.empty(0, np.int64), rows, measure=False)
         seconds.append(time.process_time() - began)
     assert done is not None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before

@@ -16,7 +16,7 @@ from nextvec.bank import Bank
 from nextvec.inference import Engine
 from nextvec.inference.latency import answers
 from nextvec.recipes import ours
-from nextvec.runs.families import family_names
+from nextvec.runs.families import Basis, family_names
 from nextvec.runs.loading import build
 from nextvec.training.gradient import Gradient
 from nextvec.windows import training_windows
@@ -34,11 +34,11 @@ def main() -> None:
     calls, parameters, steps = {}, {}, {}
     for name in family_names():
         settings = ours(45_000, CONTEXT).replaced(model=name, batch=PASSAGES, negatives=0)
-        model: Any = build(settings, torch.zeros(DIM), 0.5)
+        model: Any = build(settings, Basis(torch.zeros(DIM), 0.5))
         parameters[name] = sum(p.numel() for p in model.parameters())
         steps[name] = answers(Engine(model.eval(), bank), (CONTEXT,), bank.rows)[0]
         gradient = Gradient(model.train(), nn.Parameter(torch.tensor(-2.0)), bank, np.arange(ROWS), settings)
-        calls[name] = lambda g=gradient: g.compute(0, windows, chosen, np.empty(0, np.int64), measure=False)
+        calls[name] = lambda g=gradient: g.compute(0, windows, chosen, np.empty(0, np.int64), np.arange(ROWS), measure=False)
     times = interleaved(calls, ROUNDS)
     table = [
         [

@@ -32,7 +32,7 @@ from table import show
 # Keys of settings, records and snapshots, and names of files, or parts of them between dots: before → after.
 RENAMED = {"census-2": "census", "faster": "vector_lr_multiplier", "router": "router_fraction", "only": "lane_filter"}
 # Groups of settings in a run's record, which the flat names of settings do not have.
-GROUPS = re.compile(r"(/settings)/(options|source|passages|objective|negatives|optimizer|compute|validation|split)/")
+GROUPS = re.compile(r"(/settings)/(options|source|space|passages|objective|negatives|optimizer|compute|validation|split)/")
 # Places that only one side may have, and why.
 ABSENT = {"*/run.json/settings/*": "a record may leave out the settings that its model does not read"}
 # Places, as patterns, and why a difference there is no difference of a figure.

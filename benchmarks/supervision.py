@@ -26,7 +26,7 @@ def step(model: Recurrent[object], bank: Bank, classes: np.ndarray, windows: Win
     scored = batch.targets >= 0
     copies = np.ones(len(bank), np.int64)
     named = candidates(bank, classes, copies, batch.targets[scored].numpy(), np.empty(0, np.int64))
-    loss = info_nce(model(batch.x)[scored], named.vectors, named.truth, named.forbidden, torch.tensor(0.07))
+    loss = info_nce(model(batch.x)[scored] @ named.vectors.T, named.truth, named.forbidden, torch.tensor(0.07))
     model.zero_grad()
     loss.backward()
     return int(scored.sum())

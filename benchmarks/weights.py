@@ -29,11 +29,11 @@ def main() -> None:
         exam = Exam.over(bank, run.split(bank).test, "test")
         model = load_model(run)
         plain_RD = predict_rows(model, bank, exam.rows, run.settings.passages.context)
-        plain = exam.rank(plain_RD)
+        plain = exam.rank(plain_RD, model)
         for form in FORMATS:
             packed = pack(model, form)
             predicted_RD = predict_rows(packed, bank, exam.rows, run.settings.passages.context)
-            ranks = exam.rank(predicted_RD)
+            ranks = exam.rank(predicted_RD, model)
             lift = paired_lift(ranks, plain, 5)
             cosine = float((predicted_RD * plain_RD).sum(1).mean())
             interval = f"{100 * lift.low:+.2f} to {100 * lift.high:+.2f}"

@@ -18,15 +18,15 @@ from nextvec.kernels.library import level
 from nextvec.kernels.weights import FORMATS, WeightFormat
 from nextvec.models.packed import pack
 from nextvec.runs import TrainSettings
-from nextvec.runs.families import family_names
+from nextvec.runs.families import Basis, family_names
 from nextvec.runs.loading import build
 from nextvec.training import begin, train
 from tests.settings import fitting
 
 PRECISIONS = ("float32", "bfloat16")
 SMALL: dict[str, Any] = {
-    "context": 12, "batch": 4, "updates": 2, "evaluate_every": 2, "hidden": 64, "slots": 8, "working": 8, "window": 8,
-    "chunk": 5, "experts": 2, "expert_width": 32, "pool": 20, "dropout": 0.0, "device": "cpu",
+    "context": 12, "batch": 4, "updates": 2, "evaluate_every": 2, "hidden": 64, "slots": 8, "working": 8, "pooled": 4,
+    "window": 8, "chunk": 5, "experts": 2, "expert_width": 32, "pool": 20, "dropout": 0.0, "device": "cpu",
 }  # fmt: skip
 DIM = 64  # so that every layer is large enough to be packed
 
@@ -39,7 +39,7 @@ def loss(path: Path, settings: TrainSettings, bank: Bank) -> float:
 
 
 def prediction(settings: TrainSettings, weights: WeightFormat, x: torch.Tensor) -> list[float]:
-    model = build(settings, torch.zeros(DIM), 0.5)
+    model = build(settings, Basis(torch.zeros(DIM), 0.5))
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():

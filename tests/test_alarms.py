@@ -81,7 +81,7 @@ def test_a_gradient_that_is_not_finite_ends_training_with_its_name(tmp_path: Pat
         if getattr(event, "update", 0) == 5:
             break
     # What a bad kernel or an overflowing product leaves behind.
-    monkeypatch.setattr("nextvec.training.gradient.info_nce", lambda p, *rest: p.sum() * torch.tensor(float("nan")))
+    monkeypatch.setattr("nextvec.training.gradient.info_nce", lambda scores, *rest: scores.sum() * torch.tensor(float("nan")))
     with pytest.raises(RunError, match="the gradient is not finite; lower lr"):
         list(events)
     again = Run.open(tmp_path / "run")

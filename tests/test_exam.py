@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextvec.bank import Bank
+from nextvec.bank.moments import Moments, moments
 from nextvec.errors import ExamError
 from nextvec.evaluation import Exam, examine, predict_rows
 from nextvec.evaluation.candidates import CandidateSets
@@ -15,6 +16,10 @@ from nextvec.models.baselines import CopyLast, ExponentialMean
 from tests.conftest import walk_bank
 
 POOL = 40
+
+
+def moments_of(bank: Bank) -> Moments:
+    return moments(bank, np.arange(bank.num_documents))
 
 
 def exam(bank: Bank, pool: int | None = POOL, **settings: int) -> Exam:
@@ -148,8 +153,9 @@ def test_an_untrained_model_is_the_exponential_mean(bank: Bank, make: object) ->
 
 
 def test_a_report_shows_every_baseline_and_a_lift_over_the_best(bank: Bank) -> None:
-    centre = torch.zeros(bank.dim)
-    report = examine(exam(bank), ExponentialMean(centre, 0.5), "mean", centre, 20, (bank, np.array([1, 2])))
+    found = moments_of(bank)
+    centre = torch.from_numpy(found.mean.astype(np.float32))
+    report = examine(exam(bank), ExponentialMean(centre, 0.5), "mean", found, 20, (bank, np.array([1, 2])))
     best = max(ranks.hits(5).mean() for ranks in report.baselines.values())
     assert report.baselines[report.best_baseline].hits(5).mean() == best
     assert report.lift(5, "exponential mean 0.5").value == 0
@@ -196,8 +202,8 @@ def test_a_report_finds_the_candidates_once_for_all_predictors(bank: Bank, monke
     made: list[CandidateSets] = []
     of = CandidateSets.of
     monkeypatch.setattr(CandidateSets, "of", staticmethod(lambda *a: made.append(of(*a)) or made[-1]))
-    report = examine(exam(bank), CopyLast(bank.dim), "copy last", torch.zeros(bank.dim), 20, (bank, np.array([1, 2])))
-    assert (len(report.baselines), len(made)) == (12, 1)
+    report = examine(exam(bank), CopyLast(bank.dim), "copy last", moments_of(bank), 20, (bank, np.array([1, 2])))
+    assert (len(report.baselines), len(made)) == (48, 1)
     held = [made[0].columns, made[0].truths, made[0].held, made[0].starts, made[0].stops, made[0].limits, made[0].counts]
     scored = sum(int(bank.lengths[m]) for m in (0, 3, 7))
     assert sum(array.nbytes for array in held) <= 8 * (scored + len(made[0].columns)) + 40 * len(report.ranks)
@@ -241,8 +247,7 @@ def test_the_largest_pool_is_the_least_that_any_scored_row_could_have(seed: int,
 
 def test_a_pool_of_all_states_its_least_and_most() -> None:
     bank = long_among_short(300)
-    centre = torch.zeros(bank.dim)
-    report = examine(Exam.over(bank, np.arange(11), "all", None), CopyLast(bank.dim), "copy", centre, 5)
+    report = examine(Exam.over(bank, np.arange(11), "all", None), CopyLast(bank.dim), "copy", moments_of(bank), 5)
     exam = report.to_json()["exam"]
     # A second row of a short document has all 500 but the first of its document; the last row of the long one 200 and itself.
     assert (exam["pool"], exam["candidates"]) == ("all", {"least": 201, "most": 499})
@@ -263,5 +268,5 @@ def test_rows_that_repeat_their_document_are_counted_and_the_report_says_so(bank
     exam = Exam.over(repeated, np.arange(2), "all", None)
     assert exam.repeats == 3
     assert len(exam.rows) == first + second - 2 - 3
-    report = examine(exam, CopyLast(bank.dim), "copy last", torch.zeros(bank.dim), None)
+    report = examine(exam, CopyLast(bank.dim), "copy last", moments_of(repeated), None)
     assert any(note.startswith("3 rows that repeat their own document") for note in report.notes)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nextvec.bank import Bank
+from nextvec.bank.moments import moments
 from nextvec.batches import passages
 from nextvec.errors import DataError, RunError, SettingsError
 from nextvec.evaluation.runs import evaluate
@@ -27,11 +28,12 @@ from nextvec.reproduction.families import find_anchors
 from nextvec.reproduction.gate import On, balance, chosen
 from nextvec.reproduction.lane_scores import FAST, LaneScores, Per, RandomLanes
 from nextvec.runs import Run, TrainSettings, load_model
+from nextvec.runs.families import Basis
 from nextvec.runs.loading import build
 from nextvec.runs.run import CHECKPOINT
 from nextvec.runs.settings import override
 from nextvec.training import Evaluated, Finished, begin, train
-from nextvec.training.begin import centre_of
+from nextvec.training.begin import basis_of
 from nextvec.training.gradient import Gradient
 from nextvec.windows import rows_of, training_windows
 from tests.conftest import walk_bank
@@ -268,10 +270,11 @@ def test_the_weight_of_balance_pulls_at_the_gate_as_its_definition_does() -> Non
     pulls: dict[float, list[Tensor]] = {}
     for weight in (0.0, 0.5):
         s = settings.replaced(balance=weight)
-        model = build(s, centre_of(bank, everything), 0.5, find_anchors(s.options, bank, everything, s.seed))
+        model = build(s, basis_of(moments(bank, everything), None, 0.5, find_anchors(s.options, bank, everything, s.seed)))
         assert isinstance(model, ExpertGRU)
-        gradient = Gradient(model, torch.nn.Parameter(torch.tensor(0.0)), bank, rows_of(bank, everything), s)
-        done = gradient.compute(0, windows, chosen_windows, np.array([], np.int64), measure=True)
+        rows = rows_of(bank, everything)
+        gradient = Gradient(model, torch.nn.Parameter(torch.tensor(0.0)), bank, rows, s)
+        done = gradient.compute(0, windows, chosen_windows, np.array([], np.int64), rows, measure=True)
         pulls[weight] = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.gate.parameters()]
     read = passages(bank, windows, chosen_windows)
     _, _, routing = model.routed(model.start(len(read.x)), read.x)
@@ -315,14 +318,14 @@ def test_cluster_lanes_are_found_in_the_training_documents_alone() -> None:
 def test_two_stages_train_the_experts_and_then_the_gate_alone(tmp_path: Path) -> None:
     bank = walk_bank(documents=20)
     run = begin(tmp_path / "run", "test", SMALL.replaced(gate_on="both", router_fraction=0.25, updates=16), bank)
-    start = build(run.settings, torch.zeros(16), run.origin.decay, run.anchors()).state_dict()
+    start = build(run.settings, Basis(torch.zeros(16), run.origin.decay, run.anchors())).state_dict()
     for event in train(run, bank):
         if isinstance(event, Evaluated) and event.update == 12:
             break
     experts_trained, _ = run.load(CHECKPOINT)
     assert isinstance(list(train(run, bank))[-1], Finished)
     gate_trained, _ = run.load(CHECKPOINT)
-    parameters = dict(build(run.settings, torch.zeros(16), 0.5).named_parameters())
+    parameters = dict(build(run.settings, Basis(torch.zeros(16), 0.5)).named_parameters())
     for name in parameters:
         first, second = (torch.equal(a[name], b[name]) for a, b in ((start, experts_trained), (experts_trained, gate_trained)))
         assert (first, second) == ((True, False) if name.startswith("gate.") else (False, True)), name

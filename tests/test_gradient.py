@@ -13,19 +13,22 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nextvec.bank import Bank
+from nextvec.bank.moments import moments
+from nextvec.batches import candidates, passages
 from nextvec.errors import SettingsError
-from nextvec.objective import cosine_distance, gradient_norms, info_nce, squared_distance
+from nextvec.models import Recurrent
+from nextvec.objective import cosine_distance, gradient_norms, info_nce, smooth_misses, squared_distance
 from nextvec.runs import TrainSettings
-from nextvec.runs.families import family_names
+from nextvec.runs.families import Basis, family_names
 from nextvec.runs.loading import build
-from nextvec.training.begin import centre_of, present
+from nextvec.training.begin import basis_of, present
 from nextvec.training.gradient import Computed, Gradient, in_segments
 from nextvec.windows import Windows, last_windows, rows_of, training_windows
 from tests.conftest import walk_bank
 from tests.settings import fitting
 
 VALUES: dict[str, Any] = {
-    "context": 16, "batch": 64, "hidden": 8, "slots": 8, "working": 6, "window": 9, "chunk": 5, "dropout": 0.0,
+    "context": 16, "batch": 64, "hidden": 8, "slots": 8, "working": 6, "pooled": 4, "window": 9, "chunk": 5, "dropout": 0.0,
     "cosine": 0.5, "mse": 0.3,
 }  # fmt: skip
 
@@ -42,7 +45,7 @@ def computed(
     bank: Bank, settings: TrainSettings, windows: Windows, others: Any = ()
 ) -> tuple[Computed, list[Tensor], Gradient]:
     """One update's gradient on all documents, in float64 where nothing else is asked for."""
-    model = build(settings, centre_of(bank, EVERYTHING), 0.5)
+    model = build(settings, basis_of(moments(bank, EVERYTHING), None, 0.5, None))
     with torch.no_grad():
         torch.manual_seed(1)
         for parameter in model.parameters():
@@ -50,8 +53,9 @@ def computed(
     device = present(settings.compute.device)
     model.to(device)
     temperature = nn.Parameter(torch.tensor(math.log(settings.objective.temperature), device=device))
-    gradient = Gradient(model.train(), temperature, bank, rows_of(bank, EVERYTHING), settings)
-    done = gradient.compute(0, windows, np.arange(len(windows)), np.array(others, np.int64), measure=True)
+    rows = rows_of(bank, EVERYTHING)
+    gradient = Gradient(model.train(), temperature, bank, rows, settings)
+    done = gradient.compute(0, windows, np.arange(len(windows)), np.array(others, np.int64), rows, measure=True)
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in [*model.parameters(), temperature]]
     return done, gradients, gradient
 
@@ -119,6 +123,78 @@ def test_a_batch_of_256_means_255_negatives_only_with_the_cache() -> None:
     assert (cached.negatives, apart.negatives) == (255, 7)
 
 
+class TrainedMap(Recurrent[Tensor]):
+    """Two queries in 5 dimensions, read from the last vector alone; candidates are mapped there by a trained matrix."""
+
+    num_queries = 2
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.read = nn.Linear(dim, 2 * 5 + 2)
+        self.map = nn.Parameter(torch.randn(dim, 5))
+        self.log_sharpness = nn.Parameter(torch.tensor(0.7))
+
+    @property
+    def width(self) -> int:
+        return 5
+
+    @property
+    def sharpness(self) -> Tensor:
+        return self.log_sharpness.exp()
+
+    def candidates(self, rows_CD: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(rows_CD @ self.map, dim=-1)
+
+    def start(self, batch: int) -> Tensor:
+        return torch.zeros(0)
+
+    def run(self, state: Tensor, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        y_BTW = self.read(x_BTD)
+        return state, torch.cat([y_BTW[..., :10], y_BTW[..., 10:].log_softmax(-1)], dim=-1)
+
+
+def by_autograd(model: TrainedMap, log_temperature: Tensor, bank: Bank, windows: Windows, others: list[int]) -> Tensor:
+    """The loss of all targets, its graph whole: no cache, no blocks, nothing mapped apart."""
+    read = passages(bank, windows, np.arange(len(windows)))
+    scored = read.targets >= 0
+    rows = read.targets[scored].numpy()
+    classes = bank.distinct.classes
+    named = candidates(bank, classes, np.bincount(classes, minlength=len(bank)), rows, np.array(others))
+    queries = model.queries(model(read.x)[scored])
+    mapped, temperature = model.candidates(named.vectors), log_temperature.exp()
+    products = torch.einsum("nqe,ce->nqc", queries.vectors, mapped)
+    pooled = (queries.log_weights[..., None] + model.sharpness * products).logsumexp(1) / model.sharpness
+    truths = model.candidates(torch.from_numpy(bank.rows[rows]).float())
+    return (
+        info_nce(pooled, named.truth, named.forbidden, temperature, named.log_q)
+        + 0.7 * smooth_misses(pooled, named.truth, named.forbidden, temperature)
+        + 0.5 * cosine_distance(queries.mean(), truths)
+        + 0.3 * squared_distance(queries.mean(), truths)
+    )
+
+
+@pytest.mark.parametrize("batch", [4, 64])
+@pytest.mark.parametrize("block", [29, 512])
+def test_a_trained_map_of_candidates_has_the_gradient_of_the_whole(
+    batch: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nextvec.training.gradient.BLOCK", block)
+    bank, everything = walk_bank(), rows_of(walk_bank(), EVERYTHING)
+    torch.manual_seed(0)
+    model, temperature = TrainedMap(bank.dim), nn.Parameter(torch.tensor(-1.0))
+    loss = by_autograd(model, temperature, bank, windows_of(bank), [3, 99])
+    parameters = [*model.parameters(), temperature]
+    expected = list(torch.autograd.grad(loss, parameters))
+    settings = PLAIN.replaced(batch=batch, misses=0.7)
+    gradient = Gradient(model, temperature, bank, everything, settings)
+    done = gradient.compute(0, windows_of(bank), np.arange(22), np.array([3, 99]), everything, measure=True)
+    assert done.loss == pytest.approx(loss.item(), rel=1e-5)
+    found = [p.grad for p in parameters if p.grad is not None]
+    assert all(g.abs().max() > 1e-4 for g in expected)
+    assert_same(expected, found)
+
+
 @contextmanager
 def kept_bytes() -> Iterator[list[int]]:
     """Bytes that autograd keeps for the way back, each storage once."""
@@ -146,7 +222,7 @@ def test_checkpoints_change_no_gradient(model: Any, segment: int) -> None:
 
 def test_checkpoints_keep_less() -> None:
     torch.manual_seed(0)
-    model = build(PLAIN.replaced(hidden=32), torch.zeros(16), 0.5)
+    model = build(PLAIN.replaced(hidden=32), Basis(torch.zeros(16), 0.5))
     x = torch.randn(2, 512, 16)
     with kept_bytes() as whole:
         model(x).sum().backward()
@@ -194,7 +270,9 @@ def test_dropout_falls_alike_in_both_passes_of_gradient_caching() -> None:
     with torch.no_grad():
         for parameter, g in zip([*gradient.model.parameters(), gradient.log_temperature], gradients, strict=True):
             parameter.sub_(size * g)
-    after = gradient.compute(0, windows_of(bank), np.arange(22), np.empty(0, np.int64), measure=False)
+    after = gradient.compute(
+        0, windows_of(bank), np.arange(22), np.empty(0, np.int64), rows_of(bank, EVERYTHING), measure=False
+    )
     assert before.loss - after.loss == pytest.approx(size * squared, rel=0.1)
 
 
@@ -235,14 +313,14 @@ def test_the_correction_lowers_common_negatives_and_leaves_the_truth() -> None:
     predicted, vectors = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     forbidden, one = torch.zeros(1, 2, dtype=torch.bool), torch.tensor(1.0)
     log_q = torch.tensor([math.log(7.0), math.log(3.0)])
-    loss = info_nce(predicted, vectors, torch.tensor([0]), forbidden, one, log_q)
+    loss = info_nce(predicted @ vectors.T, torch.tensor([0]), forbidden, one, log_q)
     assert float(loss) == pytest.approx(-math.log(math.e / (math.e + 1 / 3)), rel=1e-5)
 
 
 def test_copies_are_counted_among_training_rows_only() -> None:
     rows = np.eye(4, dtype=np.float32)[[0, 1, 0, 2, 0, 3]]
     bank = Bank.from_numpy(rows, [2, 2, 2])
-    gradient = Gradient(build(PLAIN, torch.zeros(4), 0.5), nn.Parameter(torch.tensor(0.0)), bank, np.arange(4), PLAIN)
+    gradient = Gradient(build(PLAIN, Basis(torch.zeros(4), 0.5)), nn.Parameter(torch.tensor(0.0)), bank, np.arange(4), PLAIN)
     assert gradient.copies[bank.distinct.classes].tolist() == [2, 1, 2, 1, 2, 0]
 
 
@@ -252,6 +330,8 @@ def test_copies_are_counted_among_training_rows_only() -> None:
         ({"loss_on": "delta"}, "these models do: published"),
         ({"precision": "float16", "device": "cpu"}, "the nearest right one is bfloat16"),
         ({"alpha": 0.0, "cosine": 0.0, "mse": 0.0}, "minimise nothing"),
+        ({"in_batch": False}, "no target would have a negative"),
+        ({"power": 0.5}, "read only with space=fitted"),
         ({"hard_low": 0.9, "hard_high": 0.8}, "must be below hard_high"),
     ],
 )

@@ -234,6 +234,7 @@ def test_help_names_every_kind(command: list[str]) -> None:
 
 
 def _built(settings: TrainSettings) -> torch.nn.Module:
+    from nextvec.runs.families import Basis
     from nextvec.runs.loading import build
 
-    return build(settings, torch.zeros(16), 0.5)
+    return build(settings, Basis(torch.zeros(16), 0.5))

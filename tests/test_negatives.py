@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextvec.bank import Bank
+from nextvec.models.queries import Products
 from nextvec.negatives import NEIGHBOURS, NOTHING, Mined, Queue, mine
 from tests.conftest import walk_bank
 
@@ -29,7 +30,7 @@ def test_mining_is_its_definition(seed: int) -> None:
     candidates = np.sort(rng.choice(len(bank), len(bank) // 2, replace=False))
     targets = np.sort(rng.choice(len(bank), 7, replace=False))
     predicted = torch.nn.functional.normalize(torch.from_numpy(rng.standard_normal((7, 6)).astype(np.float32)), dim=-1)
-    found = mine(bank, candidates, targets, predicted, 3, 0.6, 0.8)
+    found = mine(bank, candidates, targets, predicted, Products(), 3, 0.6, 0.8)
     rows = bank.rows.astype(np.float32)
     document = bank.document_of(np.arange(len(bank)))
     for n, target in enumerate(targets.tolist()):

@@ -13,8 +13,9 @@ from nextvec.runs import TrainSettings
 from nextvec.runs.families import family, family_names
 from nextvec.runs.settings import override, reads
 from nextvec.settings import to_json
+from tests.settings import fitting
 
-GROUPS = ("source", "passages", "objective", "negatives", "optimizer", "compute", "validation", "split")
+GROUPS = ("source", "space", "passages", "objective", "negatives", "optimizer", "compute", "validation", "split")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_every_bound_is_held_in_both_directions(model: str) -> None:
 
 @given(st.sampled_from(family_names()), st.integers(1, 500), st.floats(1e-6, 1.0), st.integers(0, 2**40))
 def test_settings_survive_json(model: str, hidden: int, lr: float, seed: int) -> None:
-    settings = TrainSettings.of(model, hidden=hidden, lr=lr, seed=seed, pool=None)
+    settings = fitting(model, hidden=hidden, lr=lr, seed=seed, pool=None)
     content = json.loads(json.dumps(to_json(settings)))
     assert content.keys() == {"model", "options", "seed", *GROUPS}
     assert content["options"].keys() == set(family(model).option_names)

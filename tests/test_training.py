@@ -23,6 +23,7 @@ from nextvec.models import MemoryGRU
 from nextvec.objective import info_nce, negative_counts
 from nextvec.reproduction.published import PublishedMemoryGRU
 from nextvec.runs import Run, TrainSettings, load_model
+from nextvec.runs.families import Basis
 from nextvec.runs.loading import build
 from nextvec.runs.records import Timing
 from nextvec.runs.settings import override
@@ -91,11 +92,31 @@ def test_what_was_read_is_no_negative_and_everything_else_is(seed: int) -> None:
     assert len(columns) <= len(named.vectors)
 
 
+@given(st.integers(0, 1000))
+def test_other_targets_are_negatives_out_of_the_batch_only_if_they_are_drawn(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(-1, 2, (40, 3)).astype(np.float32) + 0.01  # many rows twice
+    bank = Bank.from_numpy(rows, [10] * 4)
+    classes = bank.distinct.classes
+    scored = np.sort(rng.choice(np.setdiff1d(np.arange(40), [0, 10, 20, 30]), 12, replace=False))
+    drawn = rng.integers(0, 40, 5)
+    copies = np.bincount(classes, minlength=40)
+    inside, outside = (candidates(bank, classes, copies, scored, drawn, in_batch) for in_batch in (True, False))
+    assert torch.equal(inside.vectors, outside.vectors)
+    assert torch.equal(inside.truth, outside.truth)
+    of_drawn = {bank.rows[r].tobytes() for r in drawn.tolist()}
+    for n in range(len(scored)):
+        for c in range(len(outside.vectors)):
+            vector = outside.vectors[c].numpy().astype(np.float16).tobytes()
+            refused = bool(inside.forbidden[n, c]) or (vector not in of_drawn and c != int(outside.truth[n]))
+            assert bool(outside.forbidden[n, c]) == refused
+
+
 def test_info_nce_is_the_cross_entropy_of_the_truth() -> None:
     predicted = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
     forbidden = torch.tensor([[False, False, False], [False, False, True]])
-    loss = info_nce(predicted, vectors, torch.tensor([0, 1]), forbidden, torch.tensor(0.5))
+    loss = info_nce(predicted @ vectors.T, torch.tensor([0, 1]), forbidden, torch.tensor(0.5))
     first = -np.log(np.exp(2.0) / (np.exp(2.0) + 1 + np.exp(1.2)))
     second = -np.log(np.exp(2.0) / (np.exp(2.0) + 1))
     assert loss.item() == pytest.approx((first + second) / 2, rel=1e-6)
@@ -105,7 +126,7 @@ def test_info_nce_is_the_cross_entropy_of_the_truth() -> None:
 def test_a_forbidden_candidate_gets_no_gradient() -> None:
     vectors = torch.eye(3).requires_grad_()
     forbidden = torch.tensor([[False, True, False]])
-    info_nce(torch.ones(1, 3), vectors, torch.tensor([0]), forbidden, torch.tensor(1.0)).backward()
+    info_nce(torch.ones(1, 3) @ vectors.T, torch.tensor([0]), forbidden, torch.tensor(1.0)).backward()
     assert vectors.grad is not None
     assert vectors.grad[1].abs().sum() == 0
     assert vectors.grad[2].abs().sum() > 0
@@ -270,6 +291,19 @@ def test_a_killed_training_resumes_bit_for_bit(tmp_path: Path, quiet_environment
     [
         {"queue": 50, "hard": 2, "hard_low": 0.3, "mine_every": 5, "accumulate": 2},
         {"ema": 0.9, "precision": "bfloat16", "segment": 7},
+        {"model": "pooled", "pooled": 4, "space": "fitted", "misses": 1.0, "negatives": 9, "in_batch": False, "targets": 3},
+        {
+            "model": "pooled",
+            "pooled": 4,
+            "space": "fitted",
+            "power": 0.5,
+            "folds": 3,
+            "queue": 50,
+            "hard": 2,
+            "ema": 0.9,
+            "hard_low": 0.3,
+            "mine_every": 4,
+        },
         {"model": "published", "supervision": "last", "across": True, "cached": False, "accumulate": 3, "coherence": 0.0},
         {"model": "published", "supervision": "last", "loss_on": "delta", "stop_on": "cosine"},
         {
@@ -321,7 +355,7 @@ def test_averaged_weights_are_the_average(tmp_path: Path) -> None:
 
 
 def _place_of(name: str, settings: TrainSettings) -> int:
-    return [n for n, _ in build(settings, torch.zeros(16), 0.5).named_parameters()].index(name)
+    return [n for n, _ in build(settings, Basis(torch.zeros(16), 0.5)).named_parameters()].index(name)
 
 
 def test_patience_knows_the_interval(tmp_path: Path) -> None:

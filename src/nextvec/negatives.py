@@ -52,6 +52,11 @@ class Mined:
     def none(count: int) -> "Mined":
         return Mined(np.empty(0, np.int64), np.empty((0, count), np.int64))
 
+    def joined(self, others: "Mined") -> "Mined":
+        """These and those of other targets."""
+        order = np.argsort(targets := np.concatenate([self.targets, others.targets]))
+        return Mined(targets[order], np.concatenate([self.negatives, others.negatives])[order])
+
     def of(self, targets: Int64[np.ndarray, " M"]) -> Int64[np.ndarray, " found"]:
         """The negatives mined for any of these targets, each row once."""
         met = np.isin(self.targets, targets)

@@ -11,15 +11,27 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from nextvec.models import GRU, LSTM, AttentionMixture, Hierarchical, LinearRecurrence, MemoryGRU, Model, Recurrent, Transformer
-from nextvec.models.baselines import Constant, CopyLast, ExponentialMean, MeanOfAll, Successor
+from nextvec.models import (
+    GRU,
+    LSTM,
+    AttentionMixture,
+    Hierarchical,
+    LinearRecurrence,
+    MemoryGRU,
+    Model,
+    Pooled,
+    Recurrent,
+    Transformer,
+)
+from nextvec.models.baselines import Constant, CopyLast, ExponentialMean, MeanOfAll, PooledLags, Successor
+from nextvec.models.space import InSpace, Space
 from nextvec.models.working_memory import BLOCK
 from nextvec.reproduction.expert_gru import ExpertGRU
 from nextvec.reproduction.gate import On
 from nextvec.reproduction.lane_scores import LaneScores, Per, RandomLanes
 from nextvec.reproduction.published import PublishedMemoryGRU
 from nextvec.runs import TrainSettings
-from nextvec.runs.families import family_names
+from nextvec.runs.families import Basis, family_names
 from nextvec.runs.loading import build
 from tests.conftest import unchecked
 
@@ -40,6 +52,11 @@ def experts(per: Per, on: On, top: int, common: int = 0) -> ExpertGRU:
 
 def randomly_laned(per: Per) -> ExpertGRU:
     return ExpertGRU(MemoryGRU(centre(), 0.5, hidden=8, slots=16, working=5), RandomLanes(DIM, per), 16)
+
+
+def space() -> Space:
+    mixed = 0.5 * torch.randn(DIM, DIM) + torch.eye(DIM)
+    return Space(centre(), mixed @ mixed.T)
 
 
 def shaken(model: Recurrent[Any]) -> Recurrent[Any]:
@@ -64,6 +81,15 @@ MODELS: dict[str, Callable[[], Recurrent[Any]]] = {
     "memory gru, long working memory": lambda: MemoryGRU(centre(), 0.5, hidden=8, slots=16, working=400),
     "memory gru without slots": lambda: MemoryGRU(centre(), 0.5, hidden=8, slots=0, working=5),
     "memory gru without working memory": lambda: MemoryGRU(centre(), 0.5, hidden=8, slots=16, working=0),
+    "pooled": lambda: Pooled(DIM, 0.5, pooled=4, working=6),
+    "pooled, long working memory": lambda: Pooled(DIM, 0.5, pooled=12, working=400),
+    "pooled without gates": lambda: Pooled(DIM, 0.5, pooled=4, working=6, gates=False),
+    "pooled, as many lags as it holds": lambda: Pooled(DIM, 0.5, pooled=6, working=6),
+    "pooled, one lag": lambda: Pooled(DIM, 0.5, pooled=1, working=6),
+    "pooled, no lag": lambda: Pooled(DIM, 0.5, pooled=0, working=6),
+    "pooled, no lag and no memory": lambda: Pooled(DIM, 0.5, pooled=0, working=0),
+    "pooled in a space": lambda: InSpace(space(), Pooled(DIM, 0.5, pooled=4, working=6)),
+    "gru in a space": lambda: InSpace(space(), GRU(torch.zeros(DIM), 0.5, hidden=8)),
     "experts, top-1 by a document's lane": lambda: experts("document", "lane", 1),
     "experts, top-2 by a position's lane and state": lambda: experts("position", "both", 2),
     "adapters, top-1 by state": lambda: experts("position", "state", 1, common=12),
@@ -72,6 +98,8 @@ MODELS: dict[str, Callable[[], Recurrent[Any]]] = {
     "published memory gru": lambda: PublishedMemoryGRU(DIM, hidden=8, layers=2, slots=16),
     "copy last": lambda: CopyLast(DIM),
     "exponential mean": lambda: ExponentialMean(centre(), 0.7),
+    "pooled lags": lambda: PooledLags(DIM, 0.7),
+    "pooled lags in a space": lambda: InSpace(space(), PooledLags(DIM, 0.7)),
     "mean of all": lambda: MeanOfAll(centre()),
     "constant": lambda: Constant(torch.randn(DIM)),
     "successor": lambda: Successor(torch.randn(9, DIM), torch.randn(9, DIM)),
@@ -116,10 +144,19 @@ def check_passages_do_not_meet(model: Recurrent[Any], x: Tensor) -> None:
 
 
 @torch.no_grad()
-def check_unit_length(model: Recurrent[Any], x: Tensor) -> None:
-    """Of a passage and of one step; that all steps are the passage is a law of its own."""
+def check_outputs(model: Recurrent[Any], x: Tensor) -> None:
+    """One query has unit length; the weights of several sum to one.
+
+    Of a passage and of one step; that all steps are the passage is a law of its own.
+    """
     for y in (model(x), model.step(model.start(len(x)), x[:, 0])[1]):
-        torch.testing.assert_close(y.norm(dim=-1), torch.ones(y.shape[:-1]), rtol=0, atol=1e-5)
+        assert y.shape[-1] == model.output_width
+        made = model.queries(y.flatten(0, -2))
+        if model.num_queries == 1:
+            torch.testing.assert_close(y.norm(dim=-1), torch.ones(y.shape[:-1]), rtol=0, atol=1e-5)
+        else:
+            torch.testing.assert_close(made.log_weights.logsumexp(-1), torch.zeros(len(made.log_weights)), rtol=0, atol=1e-5)
+        assert torch.isfinite(made.scores(model.candidates(x.flatten(0, 1)))).all()
 
 
 @every_model
@@ -170,9 +207,11 @@ def test_a_passage_never_sees_its_batch_neighbours(
 
 @every_model
 @given(**shapes)
-def test_outputs_have_unit_length(make: Callable[[], Recurrent[Any]], batch: int, length: int, seed: int) -> None:
+def test_one_query_has_unit_length_and_the_weights_of_several_sum_to_one(
+    make: Callable[[], Recurrent[Any]], batch: int, length: int, seed: int
+) -> None:
     torch.manual_seed(seed)
-    check_unit_length(shaken(make()), passage(batch, length))
+    check_outputs(shaken(make()), passage(batch, length))
 
 
 @every_model
@@ -186,7 +225,7 @@ def test_the_short_way_to_the_last_position_gets_there(
         torch.testing.assert_close(model.last(x), model(x)[:, -1], rtol=0, atol=2e-5)
 
 
-BOUNDED = ("copy last", "exponential mean", "constant", "successor")
+BOUNDED = ("copy last", "exponential mean", "pooled lags", "pooled lags in a space", "constant", "successor")
 
 
 @pytest.mark.parametrize("name", BOUNDED)
@@ -218,7 +257,7 @@ def test_every_model_keeps_the_protocol(make: Callable[[], Recurrent[Any]]) -> N
 
 
 def test_the_model_of_every_family_is_checked() -> None:
-    built = {name: type(build(TrainSettings.of(name), torch.zeros(DIM), 0.5)) for name in family_names()}
+    built = {name: type(build(TrainSettings.of(name), Basis(torch.zeros(DIM), 0.5))) for name in family_names()}
     checked = {type(make()) for make in MODELS.values()}
     assert [name for name, model in built.items() if model not in checked] == []
 
@@ -229,6 +268,12 @@ def test_the_model_of_every_family_is_checked() -> None:
 class UnnormalisedStep(CopyLast):
     def step(self, state: Tensor, x_BD: Tensor) -> tuple[Tensor, Tensor]:
         return state, 2 * x_BD
+
+
+class HeavyLags(PooledLags):
+    def run(self, state: Tensor, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        after, y_BTW = super().run(state, x_BTD)
+        return after, torch.cat([y_BTW[..., : -self.LAGS], y_BTW[..., -self.LAGS :] + 0.1], dim=-1)
 
 
 class LookAhead(CopyLast):
@@ -245,7 +290,12 @@ def test_an_unnormalised_step_is_caught() -> None:
     with pytest.raises(AssertionError):
         check_step_is_forward(UnnormalisedStep(DIM), passage(2, 5))
     with pytest.raises(AssertionError):
-        check_unit_length(UnnormalisedStep(DIM), passage(2, 5))
+        check_outputs(UnnormalisedStep(DIM), passage(2, 5))
+
+
+def test_weights_that_do_not_sum_to_one_are_caught() -> None:
+    with pytest.raises(AssertionError):
+        check_outputs(HeavyLags(DIM, 0.5), passage(2, 5))
 
 
 def test_look_ahead_is_caught() -> None:

@@ -139,6 +139,6 @@ class PooledLags(Recurrent[Tensor]):
         rows = torch.cat([state, normalize(x_BTD, dim=-1)], dim=1)
         queries_BTQD = rows.unfold(1, self.LAGS, 1).flip(-1).transpose(2, 3)
         absent_BTQ = ~queries_BTQD.any(-1)
-        logits_BTQ = (torch.arange(self.LAGS) * self.log_decay).expand(absent_BTQ.shape).masked_fill(absent_BTQ, -torch.inf)
+        logits_BTQ = (torch.arange(self.LAGS) * self.log_decay).expand(absent_BTQ.shape).masked_fill(absent_BTQ, ABSENT)
         log_weights_BTQ = logits_BTQ.log_softmax(-1).clamp(min=ABSENT)
         return rows[:, 1 - self.LAGS :], torch.cat([queries_BTQD.flatten(2), log_weights_BTQ], dim=-1)

@@ -93,7 +93,9 @@ class Pooled(Recurrent[PooledState]):
         after = PooledState(means, totals_BTD[:, -1], counts_BT[:, -1], held)
         if self.pooling is None:
             return after, normalize(y_BTW, dim=-1)
-        return after, self.pooling(y_BTW, state.held.rows, state.held.filled, unit_BTD, lag_gates_BTL, more_BT1)
+        pooled_BTW = self.pooling(y_BTW, state.held.rows, state.held.filled, unit_BTD, lag_gates_BTL, more_BT1)
+        # One query has no weight, and unit length.
+        return after, pooled_BTW if self.num_queries > 1 else normalize(pooled_BTW[..., : self.dim], dim=-1)
 
     def _gated(
         self,

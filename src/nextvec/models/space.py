@@ -42,7 +42,8 @@ class Space(nn.Module):
         """
         values, vectors = np.linalg.eigh(covariance)
         values = np.maximum(values, 0.0)
-        scales = (values + FLOOR * max(values.max(), np.finfo(np.float64).tiny)) ** (-power / 2)
+        largest = values.max() or 1.0  # rows that are all equal have no variance
+        scales = (values + FLOOR * largest) ** (-power / 2)
         matrix = (vectors * scales) @ vectors.T
         return Space(torch.from_numpy(mean.astype(np.float32)), torch.from_numpy(matrix.astype(np.float32)))
 

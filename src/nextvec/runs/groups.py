@@ -97,7 +97,7 @@ class ObjectiveSettings(Group):
 
     Attributes:
         alpha: weight of InfoNCE.
-        top: weight of the smooth share of misses among the first five of 1,000 (:func:`~nextvec.objective.smooth_misses`).
+        misses: weight of the smooth share of misses among the first five of 1,000 (:func:`~nextvec.objective.smooth_misses`).
         cosine: weight of 1 - cosine.
         mse: weight of the squared distance, summed over the width: on unit vectors it is 2 (1 - cosine) at any width.
         loss_on: the next ``vector``, or its raw difference to the last one (``delta``), which only some models predict.
@@ -106,7 +106,7 @@ class ObjectiveSettings(Group):
     """
 
     alpha: float = bounded(1.0, 0, 1_000_000)
-    top: float = bounded(0.0, 0, 1_000_000)
+    misses: float = bounded(0.0, 0, 1_000_000)
     cosine: float = bounded(0.0, 0, 1_000_000)
     mse: float = bounded(0.0, 0, 1_000_000)
     loss_on: Literal["vector", "delta"] = "vector"
@@ -115,8 +115,8 @@ class ObjectiveSettings(Group):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.alpha or self.top or self.cosine or self.mse):
-            raise SettingsError("alpha, top, cosine and mse are all 0; training would minimise nothing")
+        if not (self.alpha or self.misses or self.cosine or self.mse):
+            raise SettingsError("alpha, misses, cosine and mse are all 0; training would minimise nothing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +147,8 @@ class NegativeSettings(Group):
         super().__post_init__()
         if self.hard_low >= self.hard_high:
             raise SettingsError(f"hard_low={self.hard_low}: must be below hard_high={self.hard_high}")
+        if not (self.in_batch or self.negatives or self.queue or self.hard):
+            raise SettingsError("in_batch=false: negatives, queue and hard are all 0; no target would have a negative")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,7 +79,7 @@ class Gradient:
         windows: Windows,
         chosen: Int64[np.ndarray, " B"],
         others: Int64[np.ndarray, " rows"],
-        drawn_from: Int64[np.ndarray, " rows"],
+        drawn_from: Int64[np.ndarray, " drawn"],
         measure: bool,
     ) -> Computed:
         """Gradient of the mean loss over all targets of some passages.
@@ -114,7 +114,7 @@ class Gradient:
         read: Sequence[Passages],
         group: range,
         total: int,
-        negatives: tuple[Int64[np.ndarray, " rows"], Int64[np.ndarray, " rows"]],
+        negatives: tuple[Int64[np.ndarray, " rows"], Int64[np.ndarray, " drawn"]],
         measure: bool,
     ) -> Computed:
         """The gradient of batches that share one loss. Several batches are predicted twice; a single batch keeps its graph."""
@@ -200,14 +200,14 @@ class Gradient:
         """Every term of the loss with a weight above 0, weighted, mean over some of the targets."""
         s, device = self.settings.objective, self.device
         terms: dict[str, Tensor] = {}
-        if s.alpha or s.top:
+        if s.alpha or s.misses:
             scores_BC = self.model.scores(predicted_BW, mapped_CE)
             truth_B, forbidden_BC = named.truth[block].to(device), named.forbidden[block].to(device)
             temperature = self.log_temperature.exp()
             if s.alpha:
                 terms["nce"] = s.alpha * info_nce(scores_BC, truth_B, forbidden_BC, temperature, named.log_q.to(device))
-            if s.top:
-                terms["top"] = s.top * smooth_misses(scores_BC, truth_B, forbidden_BC, temperature)
+            if s.misses:
+                terms["misses"] = s.misses * smooth_misses(scores_BC, truth_B, forbidden_BC, temperature)
         if s.cosine or s.mse:
             direction_BE = predicted_BW if self.model.num_queries == 1 else self.model.queries(predicted_BW).mean()
             truth_BE = self._mapped(self._truths(rows))
@@ -245,7 +245,7 @@ def _names(parts: Iterable[dict[str, float]]) -> list[str]:
     return list(dict.fromkeys(name for part in parts for name in part))
 
 
-def in_segments(model: Recurrent[Any], x_BTD: Float[Tensor, "B T D"], segment: int) -> Float[Tensor, "B T D"]:
+def in_segments(model: Recurrent[Any], x_BTD: Float[Tensor, "B T D"], segment: int) -> Float[Tensor, "B T W"]:
     """``model(x)`` with gradient checkpoints (Chen et al. 2016, arXiv 1604.06174): only the states between segments are kept.
 
     Activations inside a segment are computed again in the backward pass. Every model can be split between two vectors,

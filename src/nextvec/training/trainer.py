@@ -101,8 +101,7 @@ class _Trainer:
             Queue.empty(s.negatives.queue),
             Mined.none(s.negatives.hard),
         )
-        self.train_rows = rows_of(bank, split.train)
-        self.gradient = Gradient(self.model, log_temperature, bank, self.train_rows, s, scaler.scale)
+        self.gradient = Gradient(self.model, log_temperature, bank, rows_of(bank, split.train), s, scaler.scale)
         self.folds = folds(s, bank, split.train, run.origin.power)
         self.recorder, self.clock = Recorder(), Clock(device)
         self.update = 0
@@ -131,8 +130,10 @@ class _Trainer:
         fold = self.folds[self.update % len(self.folds)]
         windows, chosen = fold.order.at(self.update // len(self.folds))
         if s.negatives.hard and self.update % s.negatives.mine_every == 0:
-            state.mined = self._mine(windows)
-        others = np.concatenate([state.queue.rows, state.mined.of(windows.rows(chosen))])
+            state.mined = self._mine()
+        # The space of a fold was fitted on all other documents, so that their rows are not like those of an exam.
+        queued = state.queue.rows[np.isin(state.queue.rows, fold.rows)]
+        others = np.concatenate([queued, state.mined.of(windows.rows(chosen))])
         state.optimizer.zero_grad()
         measure = (self.update + 1) % s.validation.evaluate_every == 0 or self.update + 1 == s.optimizer.updates
         with fold.reading(self.model):
@@ -250,15 +251,21 @@ class _Trainer:
             self.raised.append(alarm)
         state.norms = [*state.norms, norm][-REMEMBERED:]
 
-    def _mine(self, windows: Windows) -> Mined:
-        """Hard negatives for some targets of this epoch, near the model's present predictions."""
-        s = self.settings.negatives
+    def _mine(self) -> Mined:
+        """Hard negatives for some targets of each fold's epoch, near the model's present predictions, of the same fold."""
+        s, found = self.settings.negatives, Mined.none(self.settings.negatives.hard)
         rng = np.random.default_rng(generator_seed(self.settings.seed, MINING, self.update))
-        targets = windows.rows(np.arange(len(windows)))
-        targets = np.setdiff1d(targets, self.bank.offsets)  # the first row of a document has no context
-        chosen = np.sort(rng.choice(targets, min(MINED_TARGETS, len(targets)), replace=False))
-        predicted = predict_rows(self.model, self.bank, chosen, None)
-        return mine(self.bank, self.train_rows, chosen, predicted, self.model, s.hard, s.hard_low, s.hard_high)
+        for fold in self.folds:
+            windows, _ = fold.order.at(self.update // len(self.folds))
+            targets = windows.rows(np.arange(len(windows)))
+            targets = np.setdiff1d(targets, self.bank.offsets)  # the first row of a document has no context
+            count = min(MINED_TARGETS // len(self.folds), len(targets))
+            chosen = np.sort(rng.choice(targets, count, replace=False))
+            with fold.reading(self.model):
+                predicted = predict_rows(self.model, self.bank, chosen, None)
+                near = mine(self.bank, fold.rows, chosen, predicted, self.model, s.hard, s.hard_low, s.hard_high)
+            found = found.joined(near)
+        return found
 
     def _rate_factor(self, update: int) -> float:
         return rate_factor(self.settings.optimizer, update, self.clock.spent()[0])
