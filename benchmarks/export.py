@@ -26,7 +26,7 @@ def main() -> None:
     for name in family_names():
         torch.manual_seed(0)
         model: Any = build(TrainSettings.of(model=name, hidden=HIDDEN), 0.05 * torch.randn(DIM), 0.5).eval()
-        step, passage, places = graphs(model)
+        step, passage, _, places = graphs(model)
         rows.append([name, *measured(model, session(step), session(passage), places)])
     columns = ["model", "step µs torch", "ONNX", "times", "passage ms torch", "ONNX", "times"]
     note = f"{DIM}-wide, hidden {HIDDEN}, one layer, windows of 256; medians of {STEPS} steps x {ROUNDS}; passages of {LENGTH}"

@@ -33,16 +33,16 @@ class Model(Protocol[S]):
 
     dim: int
 
-    def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """The expected next vector after each position; unit length."""
+    def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T W"]:
+        """The output after each position: with one query, the expected next vector of unit length."""
         ...
 
     def start(self, batch: int) -> S:
         """The state before anything was read."""
         ...
 
-    def step(self, state: S, x_BD: Float[Tensor, "B D"]) -> tuple[S, Float[Tensor, "B D"]]:
-        """Read one vector per passage; the new state and the expected next vectors."""
+    def step(self, state: S, x_BD: Float[Tensor, "B D"]) -> tuple[S, Float[Tensor, "B W"]]:
+        """Read one vector per passage; the new state and the outputs."""
         ...
 
 
@@ -65,12 +65,16 @@ class Recurrent(TrainingHooks, ABC, Generic[S]):
 
     ``run_length`` is the only passage length that ``run`` accepts; None where
     it accepts any.
+
+    ``maps_candidates`` says whether :meth:`candidates` is a map, and not the
+    rows themselves.
     """
 
     dim: int
     reach: int | None = None
     run_length: int | None = None
     num_queries: int = 1
+    maps_candidates: bool = False
 
     @property
     def width(self) -> int:
@@ -116,19 +120,19 @@ class Recurrent(TrainingHooks, ABC, Generic[S]):
         """The state before anything was read."""
 
     @abstractmethod
-    def run(self, state: S, x_BTD: Float[Tensor, "B T D"]) -> tuple[S, Float[Tensor, "B T D"]]:
+    def run(self, state: S, x_BTD: Float[Tensor, "B T D"]) -> tuple[S, Float[Tensor, "B T W"]]:
         """Read a passage that continues ``state``."""
 
-    def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T W"]:
         return self.run(self.start(len(x_BTD)), x_BTD)[1]
 
-    def last(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B D"]:
+    def last(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B W"]:
         """``forward`` at the last position; a model may have a cheaper way there."""
         return self.forward(x_BTD)[:, -1]
 
-    def step(self, state: S, x_BD: Float[Tensor, "B D"]) -> tuple[S, Float[Tensor, "B D"]]:
-        after, y_BTD = self.run(state, x_BD[:, None])
-        return after, y_BTD[:, 0]
+    def step(self, state: S, x_BD: Float[Tensor, "B D"]) -> tuple[S, Float[Tensor, "B W"]]:
+        after, y_BTW = self.run(state, x_BD[:, None])
+        return after, y_BTW[:, 0]
 
-    def __call__(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def __call__(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T W"]:
         return super().__call__(x_BTD)
