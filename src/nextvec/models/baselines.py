@@ -155,7 +155,7 @@ class PooledLags(Recurrent[Tensor]):
         absent_BTQ = ~queries_BTQD.any(-1)
         lags_Q = torch.arange(self.LAGS)
         log_weights = [
-            (lags_Q * log_decay).expand(absent_BTQ.shape).masked_fill(absent_BTQ, -torch.inf).log_softmax(-1).clamp(min=ABSENT)
+            (lags_Q * log_decay).expand(absent_BTQ.shape).masked_fill(absent_BTQ, ABSENT).log_softmax(-1).clamp(min=ABSENT)
             for log_decay in self.log_decays
         ]
         return rows[:, 1 - self.LAGS :], torch.cat([queries_BTQD.flatten(2), *log_weights], dim=-1)

@@ -1,6 +1,6 @@
 """What training and reports ask of a model besides its predictions. A model overrides what applies to it."""
 
-# Axes: B passages, T positions, D width, E experts.
+# Axes: B passages, T positions, D width, W width of an output, E experts.
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -57,7 +57,7 @@ class TrainingHooks(nn.Module):
 
     def with_auxiliary(
         self, x_BTD: Float[Tensor, "B T D"], scored_BT: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T D"], AuxiliaryLoss]:
+    ) -> tuple[Float[Tensor, "B T W"], AuxiliaryLoss]:
         """As ``forward``, and the auxiliary loss over the scored positions.
 
         Raises:

@@ -34,7 +34,7 @@ class Model(Protocol[S]):
     dim: int
 
     def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T W"]:
-        """The output after each position: with one query, the expected next vector of unit length."""
+        """The output after each position: the expected next vector, of unit length, or several queries."""
         ...
 
     def start(self, batch: int) -> S:
@@ -66,8 +66,7 @@ class Recurrent(TrainingHooks, ABC, Generic[S]):
     ``run_length`` is the only passage length that ``run`` accepts; None where
     it accepts any.
 
-    ``maps_candidates`` says whether :meth:`candidates` is a map, and not the
-    rows themselves.
+    ``maps_candidates`` says whether :meth:`candidates` changes rows.
     """
 
     dim: int

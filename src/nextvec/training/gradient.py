@@ -79,7 +79,7 @@ class Gradient:
         windows: Windows,
         chosen: Int64[np.ndarray, " B"],
         others: Int64[np.ndarray, " rows"],
-        drawn_from: Int64[np.ndarray, " rows"],
+        drawn_from: Int64[np.ndarray, " drawn"],
         measure: bool,
     ) -> Computed:
         """Gradient of the mean loss over all targets of some passages.
@@ -114,7 +114,7 @@ class Gradient:
         read: Sequence[Passages],
         group: range,
         total: int,
-        negatives: tuple[Int64[np.ndarray, " rows"], Int64[np.ndarray, " rows"]],
+        negatives: tuple[Int64[np.ndarray, " rows"], Int64[np.ndarray, " drawn"]],
         measure: bool,
     ) -> Computed:
         """The gradient of batches that share one loss. Several batches are predicted twice; a single batch keeps its graph."""
@@ -245,7 +245,7 @@ def _names(parts: Iterable[dict[str, float]]) -> list[str]:
     return list(dict.fromkeys(name for part in parts for name in part))
 
 
-def in_segments(model: Recurrent[Any], x_BTD: Float[Tensor, "B T D"], segment: int) -> Float[Tensor, "B T D"]:
+def in_segments(model: Recurrent[Any], x_BTD: Float[Tensor, "B T D"], segment: int) -> Float[Tensor, "B T W"]:
     """``model(x)`` with gradient checkpoints (Chen et al. 2016, arXiv 1604.06174): only the states between segments are kept.
 
     Activations inside a segment are computed again in the backward pass. Every model can be split between two vectors,
