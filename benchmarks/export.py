@@ -28,7 +28,7 @@ def main() -> None:
         torch.manual_seed(0)
         settings = TrainSettings.of(name, **({"hidden": HIDDEN} if reads(name, "hidden") else {}))
         model: Any = build(settings, Basis(0.05 * torch.randn(DIM), 0.5)).eval()
-        step, passage, places = graphs(model)
+        step, passage, _, places = graphs(model)
         rows.append([name, *measured(model, session(step), session(passage), places)])
     columns = ["model", "step µs torch", "ONNX", "times", "passage ms torch", "ONNX", "times"]
     note = f"{DIM}-wide, hidden {HIDDEN}, one layer, windows of 256; medians of {STEPS} steps x {ROUNDS}; passages of {LENGTH}"

@@ -22,13 +22,16 @@ from nextvec.inference import export as exporting
 from nextvec.inference.export import export
 from nextvec.inference.export_check import TOLERANCE
 from nextvec.inference.export_files import EXAMPLE_CODE
+from nextvec.inference.export_graphs import Graphs
 from nextvec.inference.forms import Forms
 from nextvec.models import Recurrent
 from nextvec.models.hierarchical import Unbranched, UnbranchedState
+from nextvec.models.space import InSpace
 from nextvec.runs import Run, load_model
 from nextvec.runs.loading import build
 from nextvec.runs.run import BEST
 from nextvec.training import begin
+from nextvec.training.begin import basis_of_run
 from tests.conftest import walk_bank
 from tests.laws.test_models import MODELS, passage, shaken
 from tests.laws.test_models import stepped as stepwise
@@ -54,6 +57,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "experts": {"experts": 4, "expert_width": 8, "gate_on": "both", "top": 2, "common_width": 6},
     "experts of random lanes": {"lanes": "random", "expert_width": 8, "route_per": "document"},
     "published": {"layers": 2},
+    "gru in a space": {"space": "fitted"},
+    "pooled in a space": {"space": "fitted", "power": 0.5, "pooled": 4},
+    "pooled without queries": {"pooled": 0, "working": 0},
 }
 
 
@@ -78,13 +84,14 @@ def begun(path: Path, bank: Path, variant: str) -> Run:
 def finished(path: Path, bank: Path, variant: str) -> Run:
     """A run whose weights lie far from their neutral start, as if trained."""
     run = begun(path, bank, variant)
+    opened = Bank.open(bank)
+    basis = basis_of_run(run, opened, run.split(opened).train)
     torch.manual_seed(1)
-    centre = 0.1 * torch.randn(DIM)
-    model = build(run.settings, centre, run.origin.decay, run.anchors())
+    model = build(run.settings, basis)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    run.save(BEST, {**model.state_dict(), "centre": centre}, 1)
+    run.save(BEST, model.state_dict(), 1)
     run.record([], "updates")
     return run
 
@@ -199,8 +206,13 @@ def test_a_start_with_all_places_unfilled_is_the_models_own(variant: str, bank_p
 def test_the_manifest_describes_the_files(exported: Exported) -> None:
     said, folder = exported.manifest, exported.folder
     assert json.loads((folder / "manifest.json").read_text()) == said
-    assert {entry.name for entry in folder.iterdir()} == {"step.onnx", "passage.onnx", "manifest.json", "example.py"}
-    for part, run in (("step", exported.step), ("passage", exported.passage)):
+    parts = {"step": exported.step, "passage": exported.passage}
+    if exported.model.maps_candidates:
+        parts["candidates"] = session(folder / "candidates.onnx")
+    else:
+        assert said["candidates"] is None
+    assert {entry.name for entry in folder.iterdir()} == {*(f"{part}.onnx" for part in parts), "manifest.json", "example.py"}
+    for part, run in parts.items():
         data = (folder / said[part]["file"]).read_bytes()
         assert hashlib.sha256(data).hexdigest() == said[part]["sha256"]
         onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
@@ -210,6 +222,7 @@ def test_the_manifest_describes_the_files(exported: Exported) -> None:
             assert [t["shape"] for t in told] == [h.shape for h in held]
     assert [p["input"] for p in said["state"]] == [t["name"] for t in said["step"]["inputs"][1:]]
     assert [p["output"] for p in said["state"]] == [t["name"] for t in said["step"]["outputs"][1:]]
+    assert set(said["checked"]["largest_difference"]) == {*parts, "scores"}
     assert all(difference <= TOLERANCE for difference in said["checked"]["largest_difference"].values())
     assert len(said["checked"]["passages"]) == 8, "the bank's rows, too"
 
@@ -219,21 +232,56 @@ def test_the_document_shows_the_example() -> None:
     assert EXAMPLE_CODE.split("\n", 1)[1] in document
 
 
-def test_the_example_needs_numpy_and_onnxruntime_alone(gru: Run, gru_export: Path, tmp_path: Path) -> None:
-    context = unit(30, DIM, seed=1)
+def true_scores(model: Recurrent[Any], y_W: np.ndarray, rows_CD: np.ndarray) -> np.ndarray:
+    """In float64, from the definition: the soft maximum of the products of the queries with the rows of the space."""
+    y, rows = y_W.astype(np.float64), rows_CD.astype(np.float64)
+    if isinstance(model, InSpace):
+        mapped = (rows - model.space.mean.double().numpy()) @ model.space.matrix.double().numpy()
+        rows = mapped / np.linalg.norm(mapped, axis=1, keepdims=True)
+    if model.num_queries == 1:
+        return rows @ y
+    queries, log_weights = y[: -model.num_queries].reshape(model.num_queries, -1), y[-model.num_queries :]
+    sharpness = float(model.sharpness.detach())
+    return np.log((np.exp(sharpness * (rows @ queries.T)) * np.exp(log_weights)).sum(1)) / sharpness
+
+
+# 2 vectors: two of the queries have not been read.
+@pytest.mark.parametrize("length", [2, 30])
+def test_the_example_needs_numpy_and_onnxruntime_alone(exported: Exported, length: int, tmp_path: Path) -> None:
+    context = unit(length, DIM, seed=1)
     candidates = np.concatenate([np.tile(unit(100, DIM, seed=2), (2, 1)), context])  # each twice, and what was read
     np.save(tmp_path / "context.npy", 3 * context)
     np.save(tmp_path / "candidates.npy", 2 * candidates)
-    script = str(gru_export / "example.py")
+    script = str(exported.folder / "example.py")
     code = (
         "import runpy, sys; sys.modules.update(nextvec=None, torch=None)\n"
         f"sys.argv = [{script!r}, 'context.npy', 'candidates.npy']; runpy.run_path({script!r}, run_name='__main__')"
     )
     done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    expected = wanted(load_model(gru), context[None])[0, -1]
-    nearest = np.argsort(-(candidates[:100] @ expected))[:5]
-    assert [int(line.split()[0]) for line in done.stdout.splitlines()] == nearest.tolist()
+    scores = true_scores(exported.model, wanted(exported.model, context[None])[0, -1], candidates[:100])
+    nearest = np.argsort(-scores)[:5]
+    printed = [line.split() for line in done.stdout.splitlines()]
+    assert [int(number) for number, _ in printed] == nearest.tolist()
+    np.testing.assert_allclose([float(score) for _, score in printed], scores[nearest], rtol=0, atol=1e-4)
+
+
+def test_a_map_of_candidates_that_differs_is_not_written(
+    bank_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = exporting.graphs
+
+    def of_another_space(model: InSpace) -> Graphs:
+        model.space.mean.add_(1e-2)
+        found = made(model)
+        model.space.mean.sub_(1e-2)
+        return found._replace(step=made(model).step, passage=made(model).passage)
+
+    monkeypatch.setattr(exporting, "graphs", of_another_space)
+    run = finished(tmp_path / "run", bank_path, "gru in a space")
+    with pytest.raises(RunError, match=r"the exported (scores differ|candidates differs) from the model by"):
+        export(run, tmp_path / "out")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
 
 
 @pytest.mark.integration

@@ -15,7 +15,7 @@ from nextvec.bank import Bank, census
 from nextvec.bank.layout import read_json, write_atomically
 from nextvec.errors import DataError
 from nextvec.evaluation import Exam, Report, examine, predict_rows
-from nextvec.evaluation.report import baselines
+from nextvec.evaluation.baselines import baselines
 from nextvec.inference import Engine
 from nextvec.ingestion import Document, documentation, ingest
 from nextvec.pages.demo_page import write_demo_page

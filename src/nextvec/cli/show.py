@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from nextvec.cli.show_lanes import experts_table, lane_table
+from nextvec.evaluation.report import shown_baselines
 from nextvec.ranks import candidates_in_words
 from nextvec.runs import Run
 from nextvec.training import Alarmed, Evaluated, Event, Finished, Stepped
@@ -81,7 +82,7 @@ class Bars:
 
 
 def report_table(report: Mapping[str, Any]) -> None:
-    """The model, every baseline from the best down, chance, and the lift."""
+    """The model, the best baseline of each kind from the best down, chance, and the lifts."""
     exam, lift = report["exam"], report["lift"]
     context = "all" if exam["context"] is None else f"{exam['context']:,}"
     console = Console()
@@ -89,8 +90,9 @@ def report_table(report: Mapping[str, Any]) -> None:
     table.add_column("predictor")
     for name in ("Hit@1", "Hit@5", "95 % interval", "Hit@10", "MRR"):
         table.add_column(name, justify="right")
-    rest = sorted(report["baselines"].items(), key=lambda item: -item[1]["hit@5"]["value"])
-    for name, figures, style in [(report["model"]["name"], report["model"], "bold cyan"), *((n, f, "") for n, f in rest)]:
+    shown = shown_baselines(report)
+    own = (report["model"]["name"], report["model"], "bold cyan")
+    for name, figures, style in [own, *((name, figures, "") for name, figures in shown.items())]:
         hit = figures["hit@5"]
         table.add_row(
             name,
@@ -103,12 +105,12 @@ def report_table(report: Mapping[str, Any]) -> None:
         )
     table.add_row("chance", *(f"{report['chance'][f'hit@{k}']:.1%}" if k else "" for k in (1, 5, 0, 10, 0)), style="dim")
     console.print(table)
-    gain = lift["hit@5"]
     console.print(
-        f"\nlift over {lift['over']}: [bold]{100 * gain['value']:+.1f}[/bold] points of Hit@5 "
-        f"(95 % {100 * gain['low']:+.1f} to {100 * gain['high']:+.1f}, paired, by document)",
+        f"[dim]{len(report['baselines'])} baselines were examined; the table has the best of each kind, --json has all[/dim]\n",
         highlight=False,
     )
+    _lift_line("the best baseline", lift)
+    _lift_line("the best baseline of raw rows", report["lift_over_raw"])
     console.print(
         f"[dim]{exam['rows']:,} rows of {exam['documents']} {exam['part']} documents · "
         f"{candidates_in_words(exam)} candidates each · "
@@ -121,6 +123,15 @@ def report_table(report: Mapping[str, Any]) -> None:
         experts_table(report["experts"])
     for note in report["notes"]:
         console.print(f"[dim]{note}[/dim]", highlight=False)
+
+
+def _lift_line(what: str, lift: Mapping[str, Any]) -> None:
+    gain = lift["hit@5"]
+    Console().print(
+        f"lift over {what}, {lift['over']}: [bold]{100 * gain['value']:+.1f}[/bold] points of Hit@5 "
+        f"(95 % {100 * gain['low']:+.1f} to {100 * gain['high']:+.1f}, paired, by document)",
+        highlight=False,
+    )
 
 
 def curve_table(curve: list[Mapping[str, Any]]) -> None:

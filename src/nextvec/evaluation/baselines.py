@@ -1,17 +1,19 @@
 """The predictors that learn nothing: what a trained model has to exceed in every report."""
 
-# Axes: R scored rows, M documents, D width.
+# Axes: R scored rows, M documents, N outputs, Q queries, C candidates, D width, W width of an output, E width of a candidate.
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
 
 from nextvec.bank import Bank
 from nextvec.bank.moments import Moments
-from nextvec.evaluation.exam import Exam
+from nextvec.evaluation.exam import BLOCK, Exam
 from nextvec.evaluation.predictions import predict_rows
 from nextvec.models import Recurrent
 from nextvec.models.baselines import Constant, CopyLast, ExponentialMean, MeanOfAll, PooledLags, Successor
@@ -21,10 +23,52 @@ from nextvec.ranks import Ranks
 from nextvec.windows import rows_of
 
 DECAYS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+COPY_LAST, MEAN_OF_ALL, MEAN_VECTOR, SUCCESSOR = "copy last", "mean of all", "mean vector", "successor of nearest"
+IN_SPACE, POOLED = ", power ", "pooled lags"  # parts of names
 RAW_MEANS = tuple(f"exponential mean {decay:g}" for decay in DECAYS[1:])
+MEANS = ("centred last", *RAW_MEANS)
 POOLED_DECAYS = (0.5, 0.7, 0.8, 0.9)
 POOLED_POWER = 0.5
 LOOKUP_ROWS = 20_000
+
+
+@dataclass(frozen=True, eq=False)
+class Together:
+    """Baselines that share a pass over the bank and the map of the candidates.
+
+    Attributes:
+        names: of the baselines.
+        model: whose output holds what each of them predicts.
+        scores: of outputs [N, W] and mapped candidates [C, E], the scores [N, C] of each baseline.
+        block: outputs that are scored at once.
+    """
+
+    names: tuple[str, ...]
+    model: Recurrent[Any]
+    scores: Callable[[Tensor, Tensor], Iterable[Tensor]]
+    block: int = BLOCK
+
+    def predict(self, exam: Exam, context: int | None) -> Float[Tensor, "R W"]:
+        """The outputs for the scored rows; exams of the same rows with other pools share them."""
+        return predict_rows(self.model, exam.bank, exam.rows, context)
+
+    def ranks(self, exam: Exam, predicted_RW: Float[Tensor, "R W"]) -> dict[str, Ranks]:
+        """The ranks of each baseline, by name."""
+        found = exam.rank_each(predicted_RW, self.model, self.scores, len(self.names), self.block)
+        return dict(zip(self.names, found, strict=True))
+
+
+def kind_of(name: str) -> str:
+    """The kind of a baseline: those that differ only in their decay are of one kind."""
+    named, comma, power = name.partition(IN_SPACE)
+    if named in MEANS:
+        return f"exponential means{comma}{power}"
+    return POOLED if named.startswith(POOLED) else name
+
+
+def is_raw(name: str) -> bool:
+    """Whether a baseline compares the rows themselves, in no fitted space."""
+    return IN_SPACE not in name
 
 
 def baselines(
@@ -36,45 +80,60 @@ def baselines(
         moments: of the training rows; they centre the rows and span the spaces.
         train: the training documents, for the lookup of the nearest row.
     """
-    centre = torch.from_numpy(moments.mean.astype(np.float32))
-    yield "copy last", CopyLast(len(centre))
+    centre, nothing = _centres(moments)
+    yield COPY_LAST, CopyLast(len(centre))
     for decay in DECAYS:
         yield _mean(decay), ExponentialMean(centre, decay)
-    yield "mean of all", MeanOfAll(centre)
-    yield "mean vector", Constant(centre)
-    nothing = torch.zeros_like(centre)  # rows of a space are centred already
+    yield MEAN_OF_ALL, MeanOfAll(centre)
+    yield MEAN_VECTOR, Constant(centre)
     for power in POWERS:
         space = Space.fitted(moments.mean, moments.covariance, power)
         for decay in DECAYS:
-            yield f"{_mean(decay)}, power {power:g}", InSpace(space, ExponentialMean(nothing, decay))
+            yield _in_space(_mean(decay), power), InSpace(space, ExponentialMean(nothing, decay))
     space = Space.fitted(moments.mean, moments.covariance, POOLED_POWER)
     for decay in POOLED_DECAYS:
-        yield f"pooled lags {decay:g}, power {POOLED_POWER:g}", InSpace(space, PooledLags(len(centre), decay))
+        yield _pooled(decay), InSpace(space, PooledLags(len(centre), decay))
     if train is not None:
-        bank, documents = train
-        rows = rows_of(bank, documents, skip=1)
-        rows = rows[:: -(-len(rows) // LOOKUP_ROWS)]  # every second, third, … where there are more
-        before, after = (torch.from_numpy(bank.rows[r].astype(np.float32)) for r in (rows - 1, rows))
-        yield "successor of nearest", Successor(before, after)
+        yield SUCCESSOR, _successor(*train)
+
+
+def together(moments: Moments, train: tuple[Bank, Int64[np.ndarray, " M"]] | None = None) -> Iterator[Together]:
+    """The same predictors as :func:`baselines`: those that differ only in their decay together.
+
+    Args:
+        moments, train: as in :func:`baselines`.
+    """
+    centre, _ = _centres(moments)
+    yield _alone(COPY_LAST, CopyLast(len(centre)))
+    yield _means(moments, None)
+    yield _alone(MEAN_OF_ALL, MeanOfAll(centre))
+    yield _alone(MEAN_VECTOR, Constant(centre))
+    for power in POWERS:
+        yield _means(moments, power)
+    lags = PooledLags(len(centre), *POOLED_DECAYS)
+    space = Space.fitted(moments.mean, moments.covariance, POOLED_POWER)
+    names = tuple(_pooled(decay) for decay in POOLED_DECAYS)
+    yield Together(names, InSpace(space, lags), _PooledScores(lags), BLOCK // lags.num_queries)
+    if train is not None:
+        yield _alone(SUCCESSOR, _successor(*train))
 
 
 def baseline_ranks(
-    exam: Exam, predictors: Mapping[str, Recurrent[Any]], context: int | None, progress: Progress = silent
+    exam: Exam, groups: Sequence[Together], context: int | None, progress: Progress = silent
 ) -> dict[str, Ranks]:
     """The ranks of every baseline on one exam."""
     found: dict[str, Ranks] = {}
-    for done, (name, predictor) in enumerate(predictors.items()):
-        progress("baselines", done, len(predictors))
-        found[name] = exam.rank(predict_rows(predictor, exam.bank, exam.rows, context), predictor)
-    progress("baselines", len(predictors), len(predictors))
+    for done, group in enumerate(groups):
+        progress("baselines", done, len(groups))
+        found |= group.ranks(exam, group.predict(exam, context))
+    progress("baselines", len(groups), len(groups))
     return found
 
 
 def strongest_decay(exam: Exam, moments: Moments) -> float:
     """The decay whose exponential mean of the raw rows has the highest Hit@5: where training starts."""
-    centre = torch.from_numpy(moments.mean.astype(np.float32))
-    found = {decay: _hits(exam, ExponentialMean(centre, decay)).mean() for decay in DECAYS}
-    return max(found, key=lambda decay: found[decay])
+    means = [float(hits.mean()) for hits in _hits(exam, _means(moments, None))]
+    return DECAYS[means.index(max(means))]
 
 
 def strongest_start(held: Sequence[tuple[Exam, Moments]], powers: Sequence[float]) -> tuple[float, float]:
@@ -87,16 +146,68 @@ def strongest_start(held: Sequence[tuple[Exam, Moments]], powers: Sequence[float
     found: dict[tuple[float, float], list[np.ndarray]] = {(power, decay): [] for power in powers for decay in DECAYS}
     for exam, moments in held:
         for power in powers:
-            space = Space.fitted(moments.mean, moments.covariance, power)
-            for decay in DECAYS:
-                mean = InSpace(space, ExponentialMean(torch.zeros(exam.bank.dim), decay))
-                found[power, decay].append(_hits(exam, mean))
+            for decay, hits in zip(DECAYS, _hits(exam, _means(moments, power)), strict=True):
+                found[power, decay].append(hits)
     return max(found, key=lambda start: np.concatenate(found[start]).mean())
 
 
-def _hits(exam: Exam, predictor: Recurrent[Any]) -> Float64[np.ndarray, " R"]:
-    return exam.rank(predict_rows(predictor, exam.bank, exam.rows, None), predictor).hits(5)
+def _hits(exam: Exam, group: Together) -> list[Float64[np.ndarray, " R"]]:
+    return [ranks.hits(5) for ranks in group.ranks(exam, group.predict(exam, None)).values()]
+
+
+def _alone(name: str, model: Recurrent[Any]) -> Together:
+    return Together((name,), model, lambda y_NW, mapped_CE: [model.scores(y_NW, mapped_CE)])
+
+
+def _means(moments: Moments, power: float | None) -> Together:
+    """The exponential means with all decays, of the raw rows or in the space of a power."""
+    centre, nothing = _centres(moments)
+    if power is None:
+        return Together(tuple(map(_mean, DECAYS)), ExponentialMean(centre, *DECAYS), _mean_scores)
+    space = Space.fitted(moments.mean, moments.covariance, power)
+    names = tuple(_in_space(_mean(decay), power) for decay in DECAYS)
+    return Together(names, InSpace(space, ExponentialMean(nothing, *DECAYS)), _mean_scores)
+
+
+def _mean_scores(y_NW: Float[Tensor, "N W"], mapped_CE: Float[Tensor, "C E"]) -> Iterator[Float[Tensor, "N C"]]:
+    for mean_NE in y_NW.chunk(len(DECAYS), dim=1):
+        yield mean_NE @ mapped_CE.T
+
+
+@dataclass(frozen=True)
+class _PooledScores:
+    """The scores of pooled lags with several decays: the products with the lags are the same for all decays."""
+
+    lags: PooledLags
+
+    def __call__(self, y_NW: Float[Tensor, "N W"], mapped_CE: Float[Tensor, "C E"]) -> Iterator[Float[Tensor, "N C"]]:
+        count, width = self.lags.num_queries, self.lags.num_queries * mapped_CE.shape[1]
+        queries = y_NW[:, :width].reshape(len(y_NW) * count, -1)
+        products_NQC = self.lags.sharpness * (queries @ mapped_CE.T).view(len(y_NW), count, -1)
+        for log_weights_NQ in y_NW[:, width:].split(count, dim=1):
+            yield torch.logsumexp(products_NQC + log_weights_NQ[..., None], dim=1) / self.lags.sharpness
+
+
+def _successor(bank: Bank, documents: Int64[np.ndarray, " M"]) -> Successor:
+    rows = rows_of(bank, documents, skip=1)
+    rows = rows[:: -(-len(rows) // LOOKUP_ROWS)]  # every second, third, … where there are more
+    before, after = (torch.from_numpy(bank.rows[r].astype(np.float32)) for r in (rows - 1, rows))
+    return Successor(before, after)
+
+
+def _centres(moments: Moments) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
+    """The centre of the raw rows, and that of the rows of a space, which are centred already."""
+    centre = torch.from_numpy(moments.mean.astype(np.float32))
+    return centre, torch.zeros_like(centre)
 
 
 def _mean(decay: float) -> str:
-    return "centred last" if decay == 0 else f"exponential mean {decay:g}"
+    return MEANS[DECAYS.index(decay)]
+
+
+def _in_space(name: str, power: float) -> str:
+    return f"{name}{IN_SPACE}{power:g}"
+
+
+def _pooled(decay: float) -> str:
+    return _in_space(f"{POOLED} {decay:g}", POOLED_POWER)

@@ -3,6 +3,7 @@
 # Axes: R scored rows, B rows of a block, C columns, D width, W width of an output, E width of a candidate, N rows of the bank.
 
 import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -125,7 +126,6 @@ class Exam:
         """The candidates of each scored row: found once, and read by every ranking."""
         return CandidateSets.of(self.rows, self._starts, self.classes, self.order, self.pool)
 
-    @torch.inference_mode()
     def rank(self, predicted_RW: Float[Tensor, "R W"], scorer: Scorer = PRODUCTS) -> Ranks:
         """The rank of each scored row's truth when candidates are sorted by their score.
 
@@ -139,19 +139,44 @@ class Exam:
         Raises:
             ExamError: a wrong number of predictions, or one that is not finite.
         """
-        if len(predicted_RW) != len(self.rows) or (scorer is PRODUCTS and predicted_RW.shape[1] != self.bank.dim):
+        width = predicted_RW.shape[1]
+        if scorer is PRODUCTS and width != self.bank.dim:
             raise ExamError(f"predictions are {list(predicted_RW.shape)}; want [{len(self.rows)}, {self.bank.dim}]")
+        block = max(1, BLOCK * self.bank.dim // max(1, width))  # several queries score in smaller blocks
+        return self.rank_each(predicted_RW, scorer, lambda y_BW, mapped_CE: [scorer.scores(y_BW, mapped_CE)], 1, block)[0]
+
+    @torch.inference_mode()
+    def rank_each(
+        self,
+        predicted_RW: Float[Tensor, "R W"],
+        scorer: Scorer,
+        scores: Callable[[Tensor, Tensor], Iterable[Tensor]],
+        count: int,
+        block: int = BLOCK,
+    ) -> list[Ranks]:
+        """The ranks of several predictors that share their outputs and the map of the candidates.
+
+        Args:
+            scorer: maps the candidates.
+            scores: of outputs [B, W] and mapped candidates [C, E], the scores [B, C] that each predictor gives.
+            count: of predictors.
+            block: outputs that are scored at once.
+
+        Raises:
+            ExamError: as :meth:`rank`.
+        """
+        if len(predicted_RW) != len(self.rows):
+            raise ExamError(f"predictions are {list(predicted_RW.shape)}; want one for each of {len(self.rows)} rows")
         if not torch.isfinite(predicted_RW).all():
             raise ExamError("a prediction is not finite (NaN or infinity); the model is broken")
         sets = self.candidate_sets
         mapped_CE = mapped_rows(self.bank, sets.columns, scorer)
-        above, tied = (np.empty(len(self.rows), dtype=np.int64) for _ in range(2))
-        block = max(1, BLOCK * self.bank.dim // max(1, predicted_RW.shape[1]))  # several queries score in smaller blocks
+        above, tied = (np.empty((count, len(self.rows)), dtype=np.int64) for _ in range(2))
         for start in range(0, len(self.rows), block):
-            scores_BC = scorer.scores(predicted_RW[start : start + block].float(), mapped_CE).numpy()
-            for r, scores in enumerate(scores_BC, start):
-                above[r], tied[r] = sets.compare(r, scores)
-        return Ranks(above, tied, sets.counts, self.clusters)
+            for n, scores_BC in enumerate(scores(predicted_RW[start : start + block].float(), mapped_CE)):
+                for r, scores_C in enumerate(scores_BC.numpy(), start):
+                    above[n, r], tied[n, r] = sets.compare(r, scores_C)
+        return [Ranks(above[n], tied[n], sets.counts, self.clusters) for n in range(count)]
 
     def truths(self) -> Float[Tensor, "R D"]:
         """The true vectors, for oracles."""

@@ -17,7 +17,7 @@ from nextvec.models import Recurrent
 from nextvec.progress import Progress, silent
 from nextvec.windows import Windows, scoring_windows
 
-POSITIONS = 8192  # per batch: large enough for the processor, small enough for the memory
+POSITIONS = 8192  # per batch, of outputs as wide as the rows: large enough for the processor, small enough for the memory
 
 
 def predict_rows(
@@ -60,7 +60,7 @@ def at_rows(
     device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), out.device)
     done = 0
     while done < len(order):
-        size = _batch_size(stops[order[done:]] - starts[order[done:]])
+        size = _batch_size(stops[order[done:]] - starts[order[done:]], POSITIONS * bank.dim // max(width, bank.dim))
         batch = order[done : done + size]
         merged = Windows(starts[batch], starts[batch] + 1, stops[batch])
         x_BTD = passages(bank, merged, np.arange(len(batch))).x.to(device)
@@ -77,10 +77,10 @@ def at_rows(
     return out
 
 
-def _batch_size(ascending_lengths: Int64[np.ndarray, " W"]) -> int:
-    """How many of the shortest passages fit into a batch when all are padded to the longest of them."""
+def _batch_size(ascending_lengths: Int64[np.ndarray, " W"], most: int) -> int:
+    """How many of the shortest passages fit into a batch of ``most`` positions when all are padded to the longest of them."""
     positions = ascending_lengths * np.arange(1, len(ascending_lengths) + 1)
-    return max(1, int((positions <= POSITIONS).sum()))
+    return max(1, int((positions <= most).sum()))
 
 
 def _cheapest(

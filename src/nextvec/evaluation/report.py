@@ -1,4 +1,4 @@
-"""The report of an exam: the model, every baseline, chance, and the paired lift over the best baseline."""
+"""The report of an exam: the model, every baseline, chance, and the paired lifts over the best baselines."""
 
 # Axes: R scored rows, M documents.
 
@@ -12,7 +12,7 @@ from jaxtyping import Int64
 from nextvec.bank import Bank
 from nextvec.bank.moments import Moments
 from nextvec.errors import ExamError
-from nextvec.evaluation.baselines import baseline_ranks, baselines
+from nextvec.evaluation.baselines import baseline_ranks, is_raw, kind_of, together
 from nextvec.evaluation.by_lane import ExpertUse, expert_use, lane_figures, places_by_lane
 from nextvec.evaluation.exam import Exam
 from nextvec.evaluation.predictions import predict_rows
@@ -59,6 +59,11 @@ class Report:
         """The baseline with the highest Hit@5 on this exam: chosen after the fact, in favour of the baselines."""
         return max(self.baselines, key=lambda name: self.baselines[name].hits(5).mean())
 
+    @property
+    def best_raw_baseline(self) -> str:
+        """The baseline with the highest Hit@5 among those that compare the rows themselves, in no fitted space."""
+        return max(filter(is_raw, self.baselines), key=lambda name: self.baselines[name].hits(5).mean())
+
     def lift(self, k: int = 5, over: str | None = None) -> Rate:
         """Hit@k minus that of a baseline (by default the best one), paired by row, resampled by document."""
         return paired_lift(self.ranks, self.baselines[over or self.best_baseline], k)
@@ -76,17 +81,20 @@ class Report:
             "bank": self.bank,
             "encoder": self.encoder,
         }
-        lift = {f"hit@{k}": self.lift(k).to_json() for k in HITS}
         return {
             "exam": exam,
             "model": {"name": self.model, **_figures(self.ranks)},
             "baselines": {name: _figures(ranks) for name, ranks in self.baselines.items()},
-            "lift": {"over": self.best_baseline, **lift},
+            "lift": self._lifts(self.best_baseline),
+            "lift_over_raw": self._lifts(self.best_raw_baseline),
             "chance": {f"hit@{k}": self.ranks.chance(k) for k in HITS},
             "notes": list(self.notes),
             "lanes": lane_figures(self.lanes, self.ranks, self.baselines[self.best_baseline], HITS),
             "experts": self.use.to_json(self.lanes) if self.use else None,
         }
+
+    def _lifts(self, over: str) -> dict[str, Any]:
+        return {"over": over, **{f"hit@{k}": self.lift(k, over).to_json() for k in HITS}}
 
     def __str__(self) -> str:
         context = "all" if self.context is None else f"{self.context:,}"
@@ -96,6 +104,28 @@ class Report:
             f"{self.best_baseline} {self.baselines[self.best_baseline].hit(5).value:.1%}; "
             f"lift {points(self.lift())}; context {context}; exam {self.exam}"
         )
+
+
+def best_of_kinds(hits: Mapping[str, float]) -> list[str]:
+    """The best baseline of each kind, the best first: what a table shows of the many baselines of a report.
+
+    Baselines that differ only in their decay are of one kind (:func:`~nextvec.evaluation.baselines.kind_of`).
+
+    Args:
+        hits: Hit@5 of every baseline, by name.
+    """
+    best: dict[str, str] = {}
+    for name in hits:
+        kind = kind_of(name)
+        if kind not in best or hits[name] > hits[best[kind]]:
+            best[kind] = name
+    return sorted(best.values(), key=lambda name: -hits[name])
+
+
+def shown_baselines(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of the best baseline of each kind, of a report as JSON, the best first."""
+    figures = report["baselines"]
+    return {name: figures[name] for name in best_of_kinds({n: f["hit@5"]["value"] for n, f in figures.items()})}
 
 
 def points(lift: Rate) -> str:
@@ -132,7 +162,7 @@ def examine(
         raise ExamError(f"the model reads vectors {model.dim} wide; the bank's are {exam.bank.dim} wide")
 
     own = exam.rank(predict_rows(model, exam.bank, exam.rows, context, progress), model)
-    of_baselines = baseline_ranks(exam, dict(baselines(moments, train)), context, progress)
+    of_baselines = baseline_ranks(exam, list(together(moments, train)), context, progress)
     past = exam.rows - exam.bank.offsets[exam.clusters]
     full = float((past >= context).mean()) if context else 1.0
     documents = len(np.unique(exam.clusters))

@@ -16,7 +16,7 @@ from nextvec.bank import Bank
 from nextvec.bank.layout import write_atomically
 from nextvec.errors import ExamError, SettingsError
 from nextvec.evaluation import Exam, predict_rows
-from nextvec.evaluation.baselines import baseline_ranks, baselines
+from nextvec.evaluation.baselines import baseline_ranks, together
 from nextvec.evaluation.ranks_file import digest, kept_ranks
 from nextvec.experiments.context_effects import (
     FOREIGN,
@@ -207,11 +207,11 @@ class _Findings:
         return kept_ranks(file, lambda: {"model": ranked(load_model(run))})["model"]
 
     def _baselines(self, run: Run, context: int) -> dict[str, Ranks]:
-        predictors = dict(baselines(run.moments(), (self.bank, self.parts.train)))
-        name = digest(self.exam.id, *predictors, self.parts.train.tobytes())
+        groups = list(together(run.moments(), (self.bank, self.parts.train)))
+        name = digest(self.exam.id, *(name for group in groups for name in group.names), self.parts.train.tobytes())
 
         def ranked() -> dict[str, Ranks]:
-            return baseline_ranks(self.exam, predictors, context, self.progress)
+            return baseline_ranks(self.exam, groups, context, self.progress)
 
         return kept_ranks(self.folder / RANKS / f"baselines-{context}-{name}.safetensors", ranked)
 

@@ -13,6 +13,7 @@ from nextvec.bank import Bank
 from nextvec.errors import RunError
 from nextvec.inference.export_check import TOLERANCE, check_passages, differences
 from nextvec.inference.export_files import (
+    CANDIDATES,
     EXAMPLE,
     EXAMPLE_CODE,
     FORMAT,
@@ -46,8 +47,11 @@ def export(run: Run, out: str | Path, bank: Bank | None = None) -> dict[str, Any
     position sees. Memory is bounded by one block, and a passage takes a half to
     a sixth of the time of stepping.
 
-    Before anything is written, both graphs run in ONNX Runtime and are compared
-    with the model, on random unit vectors and, if the run's bank is still
+    ``candidates.onnx`` is ``model.candidates``; it is written only for a model
+    that maps candidates. The manifest states how scores are computed.
+
+    Before anything is written, the graphs run in ONNX Runtime, and their outputs
+    and the scores are compared with the model's, on random unit vectors and, if the run's bank is still
     there, on its rows; one and three passages; one vector, seven, and more than
     any window holds (2048 at most). An earlier export in ``out`` is replaced.
 
@@ -68,22 +72,26 @@ def export(run: Run, out: str | Path, bank: Bank | None = None) -> dict[str, Any
     refuse_foreign(out)
     model = _model(run)
     passages = check_passages(run, bank, model)  # before the tracing, which takes seconds
-    step, passage, places = graphs(model)
+    made = graphs(model)
     checked = {
-        "largest_difference": differences(model, step, passage, places, passages),
+        "largest_difference": differences(model, made, passages),
         "tolerance": TOLERANCE,
         "passages": [list(x.shape[:2]) for x in passages],
         "torch": torch.__version__,
         "onnxruntime": library("onnxruntime").__version__,
     }
+    files: dict[str, bytes] = {STEP: made.step, PASSAGE: made.passage}
+    if made.candidates is not None:
+        files[CANDIDATES] = made.candidates
     manifest = {
         **_facts(run, model),
-        "state": [place.to_json() for place in places],
-        "step": described(STEP, step),
-        "passage": described(PASSAGE, passage),
+        "state": [place.to_json() for place in made.places],
+        "step": described(STEP, made.step),
+        "passage": described(PASSAGE, made.passage),
+        "candidates": None if made.candidates is None else described(CANDIDATES, made.candidates),
         "checked": checked,
     }
-    write(out, {STEP: step, PASSAGE: passage, MANIFEST: json.dumps(manifest, indent=1) + "\n", EXAMPLE: EXAMPLE_CODE})
+    write(out, {**files, MANIFEST: json.dumps(manifest, indent=1) + "\n", EXAMPLE: EXAMPLE_CODE})
     return manifest
 
 
@@ -106,10 +114,25 @@ def _facts(run: Run, model: Recurrent[Any]) -> dict[str, Any]:
         "model": run.settings.model,
         "settings": frozen.to_json(run.settings),
         "dim": model.dim,
+        "num_queries": model.num_queries,
+        "width": model.width,
+        "sharpness": float(model.sharpness.detach()),
+        "scores": _scores(model),
         "bank": run.origin.bank,
         "encoder": run.origin.encoder,
         "weights": hashlib.sha256((run.path / BEST).read_bytes()).hexdigest(),
         "opset": OPSET,
-        "vectors": "unit length, float32, of the encoder above; y too has unit length",
+        "vectors": "unit length, float32, of the encoder above" + ("; y too has unit length" if model.num_queries == 1 else ""),
         "start": "zeros in every tensor of the state",
     }
+
+
+def _scores(model: Recurrent[Any]) -> str:
+    """How the scores of candidates follow from ``y``, in words."""
+    candidate = "mapped row, the output of candidates.onnx for the candidate" if model.maps_candidates else "candidate's vector"
+    if model.num_queries == 1:
+        return f"score = y . c, where c is the {candidate}"
+    return (
+        "y holds num_queries queries q of the given width, one after another, then the log weight w of each; "
+        f"score = log(sum over the queries of exp(sharpness (q . c) + w)) / sharpness, where c is the {candidate}"
+    )

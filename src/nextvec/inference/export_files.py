@@ -9,8 +9,9 @@ from nextvec.bank import layout as bank_layout
 from nextvec.errors import RunError
 from nextvec.inference.export_graphs import library
 
-KIND, FORMAT = "nextvec onnx export", 1
-STEP, PASSAGE, MANIFEST, EXAMPLE = "step.onnx", "passage.onnx", "manifest.json", "example.py"
+KIND, FORMAT = "nextvec onnx export", 2
+STEP, PASSAGE, CANDIDATES = "step.onnx", "passage.onnx", "candidates.onnx"
+MANIFEST, EXAMPLE = "manifest.json", "example.py"
 
 EXAMPLE_CODE = '''\
 """python example.py CONTEXT.npy CANDIDATES.npy: the candidates [N, D] expected next after a context [T, D], best first."""
@@ -18,15 +19,21 @@ import json, pathlib, sys
 import numpy as np, onnxruntime
 
 folder = pathlib.Path(__file__).parent
-session = onnxruntime.InferenceSession(str(folder / "step.onnx"), providers=["CPUExecutionProvider"])
-places = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["state"]
+manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+opened = lambda part: onnxruntime.InferenceSession(str(folder / manifest[part]["file"]), providers=["CPUExecutionProvider"])
+step, places = opened("step"), manifest["state"]
 state = {p["input"]: np.zeros([1 if n == "batch" else n for n in p["shape"]], p["dtype"]) for p in places}
 loaded = (np.load(file).astype(np.float32) for file in sys.argv[1:3])
 context, candidates = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in loaded)
 for vector in context:
-    expected, *after = session.run(None, {"x": vector[None], **state})
+    y, *after = step.run(None, {"x": vector[None], **state})
     state = dict(zip(state, after))
-scores, known = candidates @ expected[0], context  # print no vector twice, and none of the context
+mapped = opened("candidates").run(None, {"rows": candidates})[0] if manifest["candidates"] else candidates
+queries, width, sharpness = (manifest[name] for name in ("num_queries", "width", "sharpness"))
+scores = mapped @ y[0, : queries * width].reshape(queries, width).T
+if queries > 1:
+    scores = np.logaddexp.reduce(sharpness * scores + y[0, queries * width :], axis=1, keepdims=True) / sharpness
+scores, known = scores[:, 0], context  # print no vector twice, and none of the context
 for n in np.argsort(-scores, kind="stable"):
     if len(known) < len(context) + 5 and np.linalg.norm(known - candidates[n], axis=1).min() > 1e-3:
         print(n, f"{scores[n]:.4f}")
@@ -56,7 +63,7 @@ def refuse_foreign(out: Path) -> None:
     if not out.exists():
         return
     names = {entry.name for entry in out.iterdir()} if out.is_dir() else {""}
-    ours = not names or (names <= {STEP, PASSAGE, MANIFEST, EXAMPLE} and _is_export(out / MANIFEST))
+    ours = not names or (names <= {STEP, PASSAGE, CANDIDATES, MANIFEST, EXAMPLE} and _is_export(out / MANIFEST))
     if not ours:
         raise RunError(f"{out} exists and is not an export; choose another name")
 

@@ -1,6 +1,6 @@
-"""ONNX graphs of a model: one step, and a whole passage as a scan over blocks of steps."""
+"""ONNX graphs of a model: one step, a whole passage as a scan over blocks of steps, and the map of candidates."""
 
-# Axes: B passages, T positions, D width.
+# Axes: B passages, T positions, C candidates, D width.
 
 import importlib
 import logging
@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +42,23 @@ class StateTensor:
         return {"input": self.name, "output": f"after_{self.name}", "shape": shape, "dtype": dtype}
 
 
-def graphs(model: Recurrent[Any]) -> tuple[bytes, bytes, list[StateTensor]]:
-    """The step and the passage as serialised ONNX models, and the state tensors that the step takes.
+class Graphs(NamedTuple):
+    """Serialised ONNX models.
+
+    Attributes:
+        step, passage: read vectors.
+        candidates: maps candidates; None where the scores compare the rows themselves.
+        places: the state tensors that the step takes.
+    """
+
+    step: bytes
+    passage: bytes
+    candidates: bytes | None
+    places: list[StateTensor]
+
+
+def graphs(model: Recurrent[Any]) -> Graphs:
+    """The graphs of a model.
 
     Args:
         model: in ``eval`` mode, on the CPU, float32.
@@ -56,7 +71,9 @@ def graphs(model: Recurrent[Any]) -> tuple[bytes, bytes, list[StateTensor]]:
     places = _places(traceable)
     step = _traced(_Reading(traceable, traceable.step), torch.zeros(2, model.dim), places)
     body = _traced(_Reading(traceable, traceable.run), torch.zeros(2, block, model.dim), places)
-    return step.SerializeToString(), _scanned(body, places, block, model.dim).SerializeToString(), places
+    passage = _scanned(body, places, block, model.dim, model.output_width)
+    candidates = _mapping(traceable).SerializeToString() if model.maps_candidates else None
+    return Graphs(step.SerializeToString(), passage.SerializeToString(), candidates, places)
 
 
 class _Reading(nn.Module):
@@ -74,6 +91,17 @@ class _Reading(nn.Module):
         before = [_empty(leaf, x) if 0 in leaf.shape else next(given) for leaf in tensors(self.start)]
         after, y = self.read(like(self.start, before), x)
         return (y, *(tensor for tensor in tensors(after) if 0 not in tensor.shape))
+
+
+class _Mapping(nn.Module):
+    """The map of candidates of a model."""
+
+    def __init__(self, model: Recurrent[Any]) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.model.candidates(rows)
 
 
 def _empty(leaf: Tensor, x: Tensor) -> Tensor:
@@ -100,24 +128,41 @@ def _traced(reading: _Reading, x: Tensor, places: Sequence[StateTensor]) -> Any:
     merges inputs that are the same tensor.
     """
     batch = torch.export.Dim("batch")
+    state = tuple(place.zeros(len(x)) for place in places)
+    return _converted(
+        reading,
+        (x, *state),
+        ({0: batch}, tuple({place.batch_axis: batch} for place in places)),
+        ["x", *(place.name for place in places)],
+        ["y", *(f"after_{place.name}" for place in places)],
+    )
+
+
+def _mapping(model: Recurrent[Any]) -> Any:
+    """The ONNX model of the map of candidates, for any number of them."""
+    count = {0: torch.export.Dim("count")}
+    return _converted(_Mapping(model), (torch.zeros(2, model.dim),), (count,), ["rows"], ["mapped"])
+
+
+def _converted(
+    module: nn.Module, example: tuple[Tensor, ...], sizes: tuple[Any, ...], inputs: list[str], outputs: list[str]
+) -> Any:
+    """
+    Args:
+        example: arguments to trace with.
+        sizes: for each argument of ``forward``, the axes whose size is free.
+
+    Raises:
+        RunError: PyTorch cannot express the module in ONNX.
+    """
     try:
         with _quiet(), torch.no_grad():
-            program = torch.export.export(
-                reading.eval(),
-                (x, *(place.zeros(len(x)) for place in places)),
-                dynamic_shapes=({0: batch}, tuple({place.batch_axis: batch} for place in places)),
-                strict=False,
-            )
+            program = torch.export.export(module.eval(), example, dynamic_shapes=sizes, strict=False)
             traced: Any = torch.onnx.export(
-                program,
-                input_names=["x", *(place.name for place in places)],
-                output_names=["y", *(f"after_{place.name}" for place in places)],
-                opset_version=OPSET,
-                dynamo=True,
-                verbose=False,
+                program, input_names=inputs, output_names=outputs, opset_version=OPSET, dynamo=True, verbose=False
             )
     except RuntimeError as error:
-        name, why = type(reading.model).__name__, str(error).splitlines()[0]
+        name, why = type(module.model).__name__, str(error).splitlines()[0]
         raise RunError(f"PyTorch {torch.__version__} cannot express {name} in ONNX: {why}") from error
     return _plain(traced.model_proto)
 
@@ -147,7 +192,7 @@ def _plain(traced: Any) -> Any:
     return _model(bare, traced.ir_version)
 
 
-def _scanned(body: Any, places: Sequence[StateTensor], block: int, dim: int) -> Any:
+def _scanned(body: Any, places: Sequence[StateTensor], block: int, dim: int, width: int) -> Any:
     """A whole passage as a Scan over blocks; the last block is padded with zeros, whose results are cut off."""
     helper, compose = library("onnx").helper, library("onnx.compose")
     node, types = helper.make_node, library("onnx").TensorProto
@@ -155,7 +200,7 @@ def _scanned(body: Any, places: Sequence[StateTensor], block: int, dim: int) -> 
     x, *before = graph.input
     y, *after = graph.output
     read = helper.make_graph(graph.node, "block", [*before, x], [*after, y], graph.initializer)
-    constants = {"none": [0], "one": [1], "size": [block], "blocks": [0, -1, block, dim], "rows": [0, -1, dim]}
+    constants = {"none": [0], "one": [1], "size": [block], "blocks": [0, -1, block, dim], "rows": [0, -1, width]}
     nodes = [
         node("Shape", ["x"], ["batch"], start=0, end=1),
         node("Shape", ["x"], ["length"], start=1, end=2),
@@ -166,13 +211,14 @@ def _scanned(body: Any, places: Sequence[StateTensor], block: int, dim: int) -> 
         node("Reshape", ["padded", "blocks"], ["in_blocks"]),
     ]
     for place, argument in zip(places, before, strict=True):
-        sizes = [f"{place.name}/{axis}" for axis in range(len(place.shape))]
+        sizes = [f"state/{place.name}/{axis}" for axis in range(len(place.shape))]
         constants.update({size: [n] for size, n in zip(sizes, place.shape, strict=True)})
         sizes[place.batch_axis] = "batch"
         zero = helper.make_tensor("zero", argument.type.tensor_type.elem_type, [1], [0])
-        nodes.append(node("Concat", sizes, [f"{place.name}/shape"], axis=0))
-        nodes.append(node("ConstantOfShape", [f"{place.name}/shape"], [place.name], value=zero))
-    starts, ends = [place.name for place in places], [f"{place.name}/end" for place in places]
+        nodes.append(node("Concat", sizes, [f"state/{place.name}/shape"], axis=0))
+        nodes.append(node("ConstantOfShape", [f"state/{place.name}/shape"], [f"state/{place.name}"], value=zero))
+    starts = [f"state/{place.name}" for place in places]  # a model may name its state as a node below
+    ends = [f"{start}/end" for start in starts]
     scan = {"body": read, "num_scan_inputs": 1, "scan_input_axes": [1], "scan_output_axes": [1]}
     nodes += [
         node("Scan", [*starts, "in_blocks"], [*ends, "read"], **scan),
@@ -181,8 +227,9 @@ def _scanned(body: Any, places: Sequence[StateTensor], block: int, dim: int) -> 
     ]
     used = {name for n in nodes for name in n.input}
     values = [helper.make_tensor(name, types.INT64, [len(v)], v) for name, v in constants.items() if name in used]
-    shape = ["batch", "length", dim]
-    given, answer = (helper.make_tensor_value_info(name, types.FLOAT, shape) for name in ("x", "y"))
+    given, answer = (
+        helper.make_tensor_value_info(name, types.FLOAT, ["batch", "length", size]) for name, size in (("x", dim), ("y", width))
+    )
     return _model(helper.make_graph(nodes, "nextvec", [given], [answer], values), body.ir_version)
 
 

@@ -1,6 +1,6 @@
 """Untrained baselines; every report shows them beside the model."""
 
-# Axes: B passages, T positions, D width, N rows, Q queries, W width of an output.
+# Axes: B passages, T positions, D width, N rows, Q queries, K decays, W width of an output.
 
 from math import ceil, log
 from typing import NamedTuple
@@ -35,22 +35,31 @@ class CopyLast(Recurrent[Tensor]):
 
 
 class ExponentialMean(Recurrent[Tensor]):
-    """The exponential mean of the centred context, with one fixed decay; decay 0 is the centred last vector."""
+    """The exponential mean of the centred context, with one fixed decay; decay 0 is the centred last vector.
 
-    def __init__(self, centre: Float[Tensor, " D"], decay: float) -> None:
+    With several decays the output holds the prediction of each, one after
+    another, W = K * D: they share the passes over a bank.
+    """
+
+    def __init__(self, centre: Float[Tensor, " D"], *decays: float) -> None:
         super().__init__()
         self.dim = len(centre)
         self.centre: Tensor
         self.register_buffer("centre", centre.clone())
-        self.means = ExponentialMeans([decay]).requires_grad_(False)
-        self.reach = 1 + ceil(log(FORGOTTEN) / log(max(decay, 1e-4)))
+        self.means = ExponentialMeans(decays).requires_grad_(False)
+        self.reach = 1 + ceil(log(FORGOTTEN) / log(max(*decays, 1e-4)))
+        self.num_decays = len(decays)
+
+    @property
+    def output_width(self) -> int:
+        return self.num_decays * self.dim
 
     def start(self, batch: int) -> Tensor:
-        return self.centre.new_zeros(batch, 1, self.dim)
+        return self.centre.new_zeros(batch, self.num_decays, self.dim)
 
-    def run(self, state: Tensor, x_BTD: Float[Tensor, "B T D"]) -> tuple[Tensor, Float[Tensor, "B T D"]]:
+    def run(self, state: Tensor, x_BTD: Float[Tensor, "B T D"]) -> tuple[Tensor, Float[Tensor, "B T W"]]:
         after, means_BTKD = self.means(state, x_BTD - self.centre)
-        return after, normalize(means_BTKD[:, :, 0], dim=-1)
+        return after, normalize(means_BTKD, dim=-1).flatten(2)
 
 
 class Total(NamedTuple):
@@ -116,16 +125,21 @@ class PooledLags(Recurrent[Tensor]):
     """The last vectors, each a query of its own, with weights that decay with the lag.
 
     A candidate is near the prediction if it is near one of the last vectors: a
-    kernel density of the context, not its mean.
+    kernel density of the context, not its mean. With several decays the queries
+    are followed by the log weights of each decay, W = Q * D + K * Q.
     """
 
     LAGS, SHARPNESS = 16, 8.0
 
-    def __init__(self, dim: int, decay: float) -> None:
+    def __init__(self, dim: int, *decays: float) -> None:
         super().__init__()
         self.dim = dim
         self.num_queries = self.reach = self.LAGS
-        self.log_decay = log(decay)
+        self.log_decays = [log(decay) for decay in decays]
+
+    @property
+    def output_width(self) -> int:
+        return self.LAGS * (self.dim + len(self.log_decays))
 
     @property
     def sharpness(self) -> Float[Tensor, ""]:
@@ -139,6 +153,9 @@ class PooledLags(Recurrent[Tensor]):
         rows = torch.cat([state, normalize(x_BTD, dim=-1)], dim=1)
         queries_BTQD = rows.unfold(1, self.LAGS, 1).flip(-1).transpose(2, 3)
         absent_BTQ = ~queries_BTQD.any(-1)
-        logits_BTQ = (torch.arange(self.LAGS) * self.log_decay).expand(absent_BTQ.shape).masked_fill(absent_BTQ, ABSENT)
-        log_weights_BTQ = logits_BTQ.log_softmax(-1).clamp(min=ABSENT)
-        return rows[:, 1 - self.LAGS :], torch.cat([queries_BTQD.flatten(2), log_weights_BTQ], dim=-1)
+        lags_Q = torch.arange(self.LAGS)
+        log_weights = [
+            (lags_Q * log_decay).expand(absent_BTQ.shape).masked_fill(absent_BTQ, ABSENT).log_softmax(-1).clamp(min=ABSENT)
+            for log_decay in self.log_decays
+        ]
+        return rows[:, 1 - self.LAGS :], torch.cat([queries_BTQD.flatten(2), *log_weights], dim=-1)

@@ -66,6 +66,6 @@ class PooledLags(nn.Module):
             more_BT1: added to the amplitude.
         """
         lags_BTLD, there_BTL = self.last(before_BPD, filled_BP, unit_BTD)
-        logits_BTL = (self.lag_logits + gates_BTL).masked_fill(~there_BTL, ABSENT)
+        logits_BTL = (self.lag_logits + gates_BTL).masked_fill(~there_BTL, -torch.inf)
         queries_BTLD = predicted_BTD[:, :, None] + (self.amplitude + more_BT1)[..., None] * lags_BTLD
         return torch.cat([queries_BTLD.flatten(2), logits_BTL.log_softmax(-1).clamp(min=ABSENT)], dim=-1)

@@ -65,12 +65,15 @@ class Recurrent(TrainingHooks, ABC, Generic[S]):
 
     ``run_length`` is the only passage length that ``run`` accepts; None where
     it accepts any.
+
+    ``maps_candidates`` says whether :meth:`candidates` changes rows.
     """
 
     dim: int
     reach: int | None = None
     run_length: int | None = None
     num_queries: int = 1
+    maps_candidates: bool = False
 
     @property
     def width(self) -> int:

@@ -59,6 +59,8 @@ class Space(nn.Module):
 class InSpace(Recurrent[Any]):
     """A model that reads a context and ranks candidates in a space; the model itself knows nothing of the space."""
 
+    maps_candidates = True
+
     def __init__(self, space: Space, model: Recurrent[Any]) -> None:
         super().__init__()
         self.space = space
@@ -74,6 +76,10 @@ class InSpace(Recurrent[Any]):
     @property
     def width(self) -> int:
         return self.model.width
+
+    @property
+    def output_width(self) -> int:
+        return self.model.output_width
 
     @property
     def sharpness(self) -> Float[Tensor, ""]:

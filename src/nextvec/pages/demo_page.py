@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nextvec.bank.layout import write_atomically
+from nextvec.evaluation.report import shown_baselines
 from nextvec.pages.charts import Curve, Point, interval, line_chart
 from nextvec.pages.templates import templates
 
@@ -29,11 +30,14 @@ def write_demo_page(path: Path, report: Json) -> None:
 
 
 def _rows(report: Json) -> list[dict[str, Any]]:
-    """The model, then baselines from the best down, then chance."""
+    """The model, then the best baseline of each kind from the best down."""
     own = {**report["model"], "name": "nextvec, trained", "kind": "model"}
-    rest = sorted(report["baselines"].items(), key=lambda item: -item[1]["hit@5"]["value"])
+    shown = shown_baselines(report)
     best = report["lift"]["over"]
-    return [own, *({"name": name, "kind": "baseline" if name == best else "quiet", **figures} for name, figures in rest)]
+    return [
+        own,
+        *({"name": name, "kind": "baseline" if name == best else "quiet", **figures} for name, figures in shown.items()),
+    ]
 
 
 def _context_chart(curve: list[Json]) -> str:

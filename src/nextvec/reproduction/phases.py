@@ -12,8 +12,8 @@ from jaxtyping import Int64
 from nextvec.bank import Bank
 from nextvec.bank.layout import read_json, write_atomically
 from nextvec.errors import ExamError, RunError, SettingsError
-from nextvec.evaluation import Exam, predict_rows
-from nextvec.evaluation.baselines import RAW_MEANS, baselines
+from nextvec.evaluation import Exam
+from nextvec.evaluation.baselines import RAW_MEANS, Together, together
 from nextvec.evaluation.by_lane import expert_use, places_by_lane
 from nextvec.evaluation.ranks_file import digest, read_ranks, write_ranks
 from nextvec.evaluation.results import evaluation_results
@@ -96,7 +96,7 @@ class _Table:
         self.notes: list[str] = []
         self.exams: dict[Pool, Exam] = {}
         self.parts: Split | None = None
-        self._predictors: list[tuple[str, Any]] = []
+        self._baseline_groups: list[Together] = []
         self._ranks: dict[Path, dict[Pool, Ranks]] = {}
         self._baselines: dict[int, dict[Pool, dict[str, Ranks]]] = {}
 
@@ -154,7 +154,7 @@ class _Table:
         if not fitting:
             raise ExamError(f"the largest pool that every scored row can fill is {most:,}; name a smaller one, or all")
         self.exams = {pool: whole.among(pool) for pool in fitting}
-        self._predictors = list(baselines(run.moments(), (self.bank, parts.train)))
+        self._baseline_groups = list(together(run.moments(), (self.bank, parts.train)))
         self.parts = parts
 
     def _phases(self, found: Mapping[str, Sequence[Run]]) -> dict[str, Phase]:
@@ -195,7 +195,8 @@ class _Table:
         """The ranks of every baseline with one context, by pool; computed once, kept on disk."""
         if context not in self._baselines:
             assert self.parts is not None
-            kind = digest(*(name for name, _ in self._predictors), self.parts.train.tobytes())
+            names = (name for group in self._baseline_groups for name in group.names)
+            kind = digest(*names, self.parts.train.tobytes())
             place = self.folder / "baselines"
             files = {pool: place / f"{exam.id}-{context}-{kind}.safetensors" for pool, exam in self.exams.items()}
             if not all(file.exists() for file in files.values()):
@@ -205,12 +206,12 @@ class _Table:
 
     def _predict(self, context: int, files: Mapping[Pool, Path]) -> None:
         found: dict[Pool, dict[str, Ranks]] = {pool: {} for pool in self.exams}
-        for done, (name, predictor) in enumerate(self._predictors):
-            self.progress("baselines", done, len(self._predictors))
-            predicted = predict_rows(predictor, self.bank, self.exams[self._pool].rows, context)
+        for done, group in enumerate(self._baseline_groups):
+            self.progress("baselines", done, len(self._baseline_groups))
+            predicted = group.predict(self.exams[self._pool], context)
             for pool, exam in self.exams.items():
-                found[pool][name] = exam.rank(predicted, predictor)
-        self.progress("baselines", len(self._predictors), len(self._predictors))
+                found[pool] |= group.ranks(exam, predicted)
+        self.progress("baselines", len(self._baseline_groups), len(self._baseline_groups))
         for pool, file in files.items():
             write_ranks(file, found[pool])
 
