@@ -31,7 +31,7 @@ def pooled(rows: int) -> TrainSettings:  # noqa: ARG001 - a recipe
         "pooled",
         space="fitted",
         alpha=0.0,
-        top=1.0,
+        misses=1.0,
         temperature=0.035,
         in_batch=False,
         negatives=1000,
