@@ -15,7 +15,7 @@ from nextvec.bank import Bank
 from nextvec.bank.hashing import GOLDEN, mix64
 from nextvec.errors import ExamError
 from nextvec.evaluation.candidates import CandidateSets
-from nextvec.models.queries import Products, Scorer
+from nextvec.models.queries import Products, Scorer, device_of
 from nextvec.ranks import Ranks
 from nextvec.windows import rows_of, salted
 
@@ -148,7 +148,8 @@ class Exam:
         above, tied = (np.empty(len(self.rows), dtype=np.int64) for _ in range(2))
         block = max(1, BLOCK * self.bank.dim // max(1, predicted_RW.shape[1]))  # several queries score in smaller blocks
         for start in range(0, len(self.rows), block):
-            scores_BC = scorer.scores(predicted_RW[start : start + block].float(), mapped_CE).numpy()
+            predicted_BW = predicted_RW[start : start + block].float().to(mapped_CE.device)
+            scores_BC = scorer.scores(predicted_BW, mapped_CE).cpu().numpy()
             for r, scores in enumerate(scores_BC, start):
                 above[r], tied[r] = sets.compare(r, scores)
         return Ranks(above, tied, sets.counts, self.clusters)
@@ -173,9 +174,10 @@ class Exam:
 
 
 def mapped_rows(bank: Bank, rows: Int64[np.ndarray, " C"], scorer: Scorer) -> Float[Tensor, "C E"]:
-    """Rows of a bank as a scorer compares them."""
+    """Rows of a bank as a scorer compares them, on its device."""
+    device = device_of(scorer)
     parts = [rows[first : first + MAPPED] for first in range(0, len(rows), MAPPED)]
-    return torch.cat([scorer.candidates(torch.from_numpy(bank.rows[part]).float()) for part in parts])
+    return torch.cat([scorer.candidates(torch.from_numpy(bank.rows[part]).float().to(device)) for part in parts])
 
 
 def largest_pool(bank: Bank, documents: Int64[np.ndarray, " M"], part: str) -> int:
