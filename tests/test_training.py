@@ -335,6 +335,27 @@ def test_whatever_the_settings_a_stopped_training_goes_on_bit_for_bit(sets: dict
         assert (stopped.path / name).read_bytes() == (whole.path / name).read_bytes(), name
 
 
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+@pytest.mark.parametrize("model", ["pooled", "gru"])
+def test_an_accelerator_trains_in_a_fitted_space(model: str, device: str, tmp_path: Path) -> None:
+    there = torch.cuda.is_available() if device == "cuda" else torch.backends.mps.is_available()
+    if not there:
+        pytest.skip(f"this machine has no {device}")
+    bank = walk_bank(documents=20)
+    values = {"pooled": {"pooled": 4}, "gru": {"hidden": 8, "dropout": 0.0}}[model]
+    settings = TrainSettings.of(
+        model, context=20, batch=3, updates=4, evaluate_every=4, pool=30, space="fitted", power=0.5, misses=1.0, hard=2,
+        mine_every=2, hard_low=0.0, negatives=9, **values,
+    )  # fmt: skip
+    found: list[dict[str, Any]] = []
+    for where in ("cpu", device):
+        run = begin(tmp_path / where, "test", settings.replaced(device=where), bank)
+        list(train(run, bank))
+        found.append(run.history()[-1])
+    assert found[1]["loss"] == pytest.approx(found[0]["loss"], rel=1e-3)
+    assert found[1]["valid"]["cosine"] == pytest.approx(found[0]["valid"]["cosine"], abs=1e-3)
+
+
 def test_averaged_weights_are_the_average(tmp_path: Path) -> None:
     """With every step's weights at hand: a(t) = 0.75 a(t - 1) + 0.25 w(t)."""
     bank = walk_bank(documents=20)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from nextvec.bank import Bank
-from nextvec.models.queries import Scorer
+from nextvec.models.queries import Scorer, device_of
 
 BLOCK = 512
 NOTHING = -1
@@ -90,7 +90,7 @@ def mine(
     Rows within ``NEIGHBOURS`` of the target in its own document are never chosen.
     """
     pool_CD = torch.from_numpy(bank.rows[candidates]).float()
-    mapped_CE = scorer.candidates(pool_CD)
+    mapped_CE = scorer.candidates(pool_CD.to(device_of(scorer)))
     place = torch.from_numpy(candidates)
     document = torch.from_numpy(bank.document_of(candidates))
     out = np.full((len(targets), count), NOTHING, dtype=np.int64)
@@ -101,7 +101,8 @@ def mine(
         near_NC = (torch.from_numpy(rows)[:, None] - place).abs() <= NEIGHBOURS
         near_NC &= torch.from_numpy(bank.document_of(rows))[:, None] == document
         allowed_NC = (alike_NC >= low) & (alike_NC < high) & ~near_NC
-        liked_NC = scorer.scores(predicted_NW[start : start + BLOCK], mapped_CE).masked_fill(~allowed_NC, -torch.inf)
+        liked_NC = scorer.scores(predicted_NW[start : start + BLOCK].to(mapped_CE.device), mapped_CE).cpu()
+        liked_NC = liked_NC.masked_fill(~allowed_NC, -torch.inf)
         best = liked_NC.topk(min(count, len(candidates)), dim=1)
         found = torch.where(best.values.isneginf(), NOTHING, place[best.indices])
         out[start : start + BLOCK, : found.shape[1]] = found.numpy()

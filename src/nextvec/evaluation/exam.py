@@ -16,7 +16,7 @@ from nextvec.bank import Bank
 from nextvec.bank.hashing import GOLDEN, mix64
 from nextvec.errors import ExamError
 from nextvec.evaluation.candidates import CandidateSets
-from nextvec.models.queries import Products, Scorer
+from nextvec.models.queries import Products, Scorer, device_of
 from nextvec.ranks import Ranks
 from nextvec.windows import rows_of, salted
 
@@ -173,8 +173,9 @@ class Exam:
         mapped_CE = mapped_rows(self.bank, sets.columns, scorer)
         above, tied = (np.empty((count, len(self.rows)), dtype=np.int64) for _ in range(2))
         for start in range(0, len(self.rows), block):
-            for n, scores_BC in enumerate(scores(predicted_RW[start : start + block].float(), mapped_CE)):
-                for r, scores_C in enumerate(scores_BC.numpy(), start):
+            predicted_BW = predicted_RW[start : start + block].float().to(mapped_CE.device)
+            for n, scores_BC in enumerate(scores(predicted_BW, mapped_CE)):
+                for r, scores_C in enumerate(scores_BC.cpu().numpy(), start):
                     above[n, r], tied[n, r] = sets.compare(r, scores_C)
         return [Ranks(above[n], tied[n], sets.counts, self.clusters) for n in range(count)]
 
@@ -198,9 +199,10 @@ class Exam:
 
 
 def mapped_rows(bank: Bank, rows: Int64[np.ndarray, " C"], scorer: Scorer) -> Float[Tensor, "C E"]:
-    """Rows of a bank as a scorer compares them."""
+    """Rows of a bank as a scorer compares them, on its device."""
+    device = device_of(scorer)
     parts = [rows[first : first + MAPPED] for first in range(0, len(rows), MAPPED)]
-    return torch.cat([scorer.candidates(torch.from_numpy(bank.rows[part]).float()) for part in parts])
+    return torch.cat([scorer.candidates(torch.from_numpy(bank.rows[part]).float().to(device)) for part in parts])
 
 
 def largest_pool(bank: Bank, documents: Int64[np.ndarray, " M"], part: str) -> int:

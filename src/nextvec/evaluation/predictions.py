@@ -3,7 +3,7 @@
 # Axes: R scored rows, B passages, T positions, D width, W width of the output.
 
 from collections.abc import Callable
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from nextvec.bank import Bank
 from nextvec.batches import passages
 from nextvec.models import Recurrent
+from nextvec.models.queries import device_of
 from nextvec.progress import Progress, silent
 from nextvec.windows import Windows, scoring_windows
 
@@ -57,7 +58,7 @@ def at_rows(
     out = torch.empty(len(rows), width)
     training = model.training
     model.eval()
-    device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), out.device)
+    device = device_of(model)
     done = 0
     while done < len(order):
         size = _batch_size(stops[order[done:]] - starts[order[done:]], POSITIONS * bank.dim // max(width, bank.dim))

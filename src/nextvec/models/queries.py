@@ -2,11 +2,12 @@
 
 # Axes: N predictions, Q queries, C candidates, E width of mapped candidates.
 
+from itertools import chain
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 
@@ -57,3 +58,9 @@ class Products:
 
     def scores(self, predicted_NW: Float[Tensor, "N D"], mapped_CE: Float[Tensor, "C D"]) -> Float[Tensor, "N C"]:
         return predicted_NW @ mapped_CE.T
+
+
+def device_of(scorer: object) -> torch.device:
+    """Where a model has its parameters and buffers; the processor for a scorer without any."""
+    held = chain(scorer.parameters(), scorer.buffers()) if isinstance(scorer, nn.Module) else ()
+    return next((tensor.device for tensor in held), torch.device("cpu"))

@@ -11,6 +11,7 @@ from nextvec.evaluation.exam import Exam
 from nextvec.evaluation.predictions import predict_rows
 from nextvec.evaluation.report import HITS
 from nextvec.models import Recurrent
+from nextvec.models.queries import device_of
 from nextvec.ranks import Ranks, paired_lift
 from nextvec.runs.groups import ValidationSettings
 from nextvec.training.alarms import Collapse, collapse
@@ -51,7 +52,8 @@ def validate(model: Recurrent[Any], exam: Exam, weights: dict[str, Tensor] | Non
         model.load_state_dict(own)
     ranks = exam.rank(predicted, model)
     with torch.inference_mode():
-        directions, truths = model.queries(predicted).mean(), model.candidates(exam.truths())
+        truths = model.candidates(exam.truths().to(device_of(model))).cpu()
+        directions = model.queries(predicted).mean()
     variety, hit5 = collapse(directions, truths), ranks.hit(5)
     figures = {f"hit@{k}": float(ranks.hits(k).mean()) for k in HITS}
     figures |= {"low": hit5.low, "high": hit5.high, "cosine": float((directions * truths).sum(1).mean())}
