@@ -15,6 +15,7 @@ The laws, checked for every model in this package:
 # Axes: B passages, T positions, D width, W width of an output, N outputs, Q queries, C candidates, E width of a candidate.
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -33,16 +34,16 @@ class Model(Protocol[S]):
 
     dim: int
 
-    def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """The expected next vector after each position; unit length."""
+    def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T W"]:
+        """The output after each position: the expected next vector, of unit length, or several queries."""
         ...
 
     def start(self, batch: int) -> S:
         """The state before anything was read."""
         ...
 
-    def step(self, state: S, x_BD: Float[Tensor, "B D"]) -> tuple[S, Float[Tensor, "B D"]]:
-        """Read one vector per passage; the new state and the expected next vectors."""
+    def step(self, state: S, x_BD: Float[Tensor, "B D"]) -> tuple[S, Float[Tensor, "B W"]]:
+        """Read one vector per passage; the new state and the outputs."""
         ...
 
 
@@ -65,12 +66,15 @@ class Recurrent(TrainingHooks, ABC, Generic[S]):
 
     ``run_length`` is the only passage length that ``run`` accepts; None where
     it accepts any.
+
+    ``maps_candidates`` says whether :meth:`candidates` changes rows.
     """
 
     dim: int
     reach: int | None = None
     run_length: int | None = None
     num_queries: int = 1
+    maps_candidates: bool = False
 
     @property
     def width(self) -> int:
@@ -88,8 +92,18 @@ class Recurrent(TrainingHooks, ABC, Generic[S]):
         return torch.ones(())
 
     def candidates(self, rows_CD: Float[Tensor, "C D"]) -> Float[Tensor, "C E"]:
-        """The map of candidates: what the queries are multiplied with. The rows themselves unless a model overrides it."""
+        """The map of candidates: what the queries are multiplied with.
+
+        The rows themselves, unless a model overrides it; such a model sets ``maps_candidates``.
+        """
         return rows_CD
+
+    def map_tensors(self) -> Mapping[str, Tensor]:
+        """The tensors that :meth:`candidates` reads, by name: models that give equal tensors map rows alike.
+
+        All tensors of a model that maps candidates, unless it overrides this.
+        """
+        return self.state_dict() if self.maps_candidates else {}
 
     def queries(self, y_NW: Float[Tensor, "N W"]) -> Queries:
         """Outputs as queries."""
@@ -116,19 +130,19 @@ class Recurrent(TrainingHooks, ABC, Generic[S]):
         """The state before anything was read."""
 
     @abstractmethod
-    def run(self, state: S, x_BTD: Float[Tensor, "B T D"]) -> tuple[S, Float[Tensor, "B T D"]]:
+    def run(self, state: S, x_BTD: Float[Tensor, "B T D"]) -> tuple[S, Float[Tensor, "B T W"]]:
         """Read a passage that continues ``state``."""
 
-    def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T W"]:
         return self.run(self.start(len(x_BTD)), x_BTD)[1]
 
-    def last(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B D"]:
+    def last(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B W"]:
         """``forward`` at the last position; a model may have a cheaper way there."""
         return self.forward(x_BTD)[:, -1]
 
-    def step(self, state: S, x_BD: Float[Tensor, "B D"]) -> tuple[S, Float[Tensor, "B D"]]:
-        after, y_BTD = self.run(state, x_BD[:, None])
-        return after, y_BTD[:, 0]
+    def step(self, state: S, x_BD: Float[Tensor, "B D"]) -> tuple[S, Float[Tensor, "B W"]]:
+        after, y_BTW = self.run(state, x_BD[:, None])
+        return after, y_BTW[:, 0]
 
-    def __call__(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def __call__(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T W"]:
         return super().__call__(x_BTD)

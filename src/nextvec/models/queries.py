@@ -2,7 +2,7 @@
 
 # Axes: N predictions, Q queries, C candidates, E width of mapped candidates.
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -36,6 +36,7 @@ class Queries(NamedTuple):
         return normalize((self.log_weights.exp()[..., None] * self.vectors).sum(1), dim=-1)
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """Gives scores to candidates; every model does."""
 

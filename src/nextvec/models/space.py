@@ -58,6 +58,8 @@ class Space(nn.Module):
 class InSpace(Recurrent[Any]):
     """A model that reads a context and ranks candidates in a space; the model itself knows nothing of the space."""
 
+    maps_candidates = True
+
     def __init__(self, space: Space, model: Recurrent[Any]) -> None:
         super().__init__()
         self.space = space
@@ -80,6 +82,10 @@ class InSpace(Recurrent[Any]):
 
     def candidates(self, rows_CD: Float[Tensor, "C D"]) -> Float[Tensor, "C E"]:
         return self.model.candidates(self.space(rows_CD))
+
+    def map_tensors(self) -> Mapping[str, Tensor]:
+        own = {f"space.{name}": tensor for name, tensor in self.space.state_dict().items()}
+        return {**own, **{f"model.{name}": tensor for name, tensor in self.model.map_tensors().items()}}
 
     def start(self, batch: int) -> Any:
         return self.model.start(batch)
