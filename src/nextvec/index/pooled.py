@@ -65,8 +65,8 @@ def search_pooled(
         SettingsError: k below 1, or filters for an index without this ability.
         DataError: queries of another width or not finite, filters of another shape, or a sharpness that is not positive.
     """
-    count, _, width = queries.vectors.shape
-    vectors = as_array(queries.vectors.reshape(-1, width), index.dim).reshape(count, -1, width)
+    count, each, width = queries.vectors.shape
+    vectors = as_array(queries.vectors.reshape(-1, width), index.dim).reshape(count, each, width)
     log_weights, sharpness = queries.log_weights.detach().double().numpy(), float(queries.sharpness)
     if k < 1:
         raise SettingsError(f"k={k}: k must be at least 1")
@@ -75,12 +75,12 @@ def search_pooled(
     if not 0 < sharpness < np.inf or not np.isfinite(log_weights).all():
         raise DataError("the sharpness or a weight of the queries is not a positive number; the model is broken")
     rows, scores = np.full((count, k), -1, np.int64), np.full((count, k), -np.inf, np.float32)
-    asked = [np.flatnonzero(line > max(ABSENT, line.max() + ABSENT)) for line in log_weights]
+    asked = [np.flatnonzero(line > min(ABSENT, line.max() - 1)) for line in log_weights]
     left, length, decided = list(range(count)), max(FIRST * k, LEAST), 0
     while left:
         whole = EVERY * length >= len(index)  # then one query lists all rows
         lists = [asked[n][:1] if whole else asked[n] for n in left]
-        owner = np.repeat(left, [len(each) for each in lists])
+        owner = np.repeat(left, [len(own) for own in lists])
         found = index.search(
             vectors[owner, np.concatenate(lists)],
             len(index) if whole else length,

@@ -79,7 +79,7 @@ class Gradient:
         windows: Windows,
         chosen: Int64[np.ndarray, " B"],
         others: Int64[np.ndarray, " rows"],
-        drawn_from: Int64[np.ndarray, " rows"],
+        drawn_from: Int64[np.ndarray, " drawn"],
         measure: bool,
     ) -> Computed:
         """Gradient of the mean loss over all targets of some passages.
@@ -114,7 +114,7 @@ class Gradient:
         read: Sequence[Passages],
         group: range,
         total: int,
-        negatives: tuple[Int64[np.ndarray, " rows"], Int64[np.ndarray, " rows"]],
+        negatives: tuple[Int64[np.ndarray, " rows"], Int64[np.ndarray, " drawn"]],
         measure: bool,
     ) -> Computed:
         """The gradient of batches that share one loss. Several batches are predicted twice; a single batch keeps its graph."""
