@@ -67,7 +67,7 @@ def search_pooled(
     """
     count, each, width = queries.vectors.shape
     vectors = as_array(queries.vectors.reshape(-1, width), index.dim).reshape(count, each, width)
-    log_weights, sharpness = queries.log_weights.detach().double().numpy(), float(queries.sharpness)
+    log_weights, sharpness = queries.log_weights.detach().double().numpy(), float(queries.sharpness.detach())
     if k < 1:
         raise SettingsError(f"k={k}: k must be at least 1")
     if excluded is not None and len(excluded) != count:
