@@ -65,43 +65,45 @@ def search_pooled(
         SettingsError: k below 1, or filters for an index without this ability.
         DataError: queries of another width or not finite, filters of another shape, or a sharpness that is not positive.
     """
-    count, each, width = queries.vectors.shape
-    vectors = as_array(queries.vectors.reshape(-1, width), index.dim).reshape(count, each, width)
-    log_weights, sharpness = queries.log_weights.detach().double().numpy(), float(queries.sharpness.detach())
+    pools = _pools(queries, index.dim)
     if k < 1:
         raise SettingsError(f"k={k}: k must be at least 1")
-    if excluded is not None and len(excluded) != count:
-        raise DataError(f"{count} predictions need as many lists of excluded rows, not {len(excluded)}")
-    if not 0 < sharpness < np.inf or not np.isfinite(log_weights).all():
-        raise DataError("the sharpness or a weight of the queries is not a positive number; the model is broken")
-    rows, scores = np.full((count, k), -1, np.int64), np.full((count, k), -np.inf, np.float32)
-    asked = [np.flatnonzero(line > min(ABSENT, line.max() - 1)) for line in log_weights]
-    left, length, decided = list(range(count)), max(FIRST * k, LEAST), 0
+    if excluded is not None and len(excluded) != len(pools):
+        raise DataError(f"{len(pools)} predictions need as many lists of excluded rows, not {len(excluded)}")
+    rows, scores = np.full((len(pools), k), -1, np.int64), np.full((len(pools), k), -np.inf, np.float32)
+    left, length, decided = list(range(len(pools))), max(FIRST * k, LEAST), 0
     while left:
         whole = EVERY * length >= len(index)  # then one query lists all rows
-        lists = [asked[n][:1] if whole else asked[n] for n in left]
-        owner = np.repeat(left, [len(own) for own in lists])
-        found = index.search(
-            vectors[owner, np.concatenate(lists)],
-            len(index) if whole else length,
-            None if excluded is None else [excluded[n] for n in owner.tolist()],
-            allowed,
-        )
+        asked = [pools[n].vectors[:1] if whole else pools[n].vectors for n in left]
+        owner = np.repeat(left, list(map(len, asked)))
+        barred = None if excluded is None else [excluded[n] for n in owner.tolist()]
+        found = index.search(np.concatenate(asked), len(index) if whole else length, barred, allowed)
         decided += found.decided
         still: list[int] = []
         for n in left:
-            own, pool = owner == n, _Pool(vectors[n, asked[n]], log_weights[n, asked[n]], sharpness)
-            names, pooled = pool.of(index, found.rows[own])
-            decided += names.size * len(asked[n])
+            listed, last = found.rows[owner == n], found.scores[owner == n][:, -1]
+            names, pooled = pools[n].scores(index, listed)
+            decided += len(names) * len(pools[n].vectors)
             best = np.lexsort((names, -pooled))[:k]
             # A list that ends early holds all rows that the filters admit.
-            ended = whole or bool((found.rows[own][:, -1] < 0).any())
-            if ended or (len(best) == k and pooled[best[-1]] > pool.bound(found.scores[own][:, -1])):
+            ended = whole or bool((listed[:, -1] < 0).any())
+            if ended or (len(best) == k and pooled[best[-1]] > pools[n].bound(last)):
                 rows[n, : len(best)], scores[n, : len(best)] = names[best], pooled[best]
             else:
                 still.append(n)
         left, length = still, GROWTH * length
     return Neighbours(rows, scores, decided)
+
+
+def _pools(queries: PooledQueries, dim: int) -> "list[_Pool]":
+    """The queries of each prediction, without those that count nothing."""
+    count, each, width = queries.vectors.shape
+    vectors = as_array(queries.vectors.reshape(-1, width), dim).reshape(count, each, width)
+    log_weights, sharpness = queries.log_weights.detach().double().numpy(), float(queries.sharpness.detach())
+    if not 0 < sharpness < np.inf or not np.isfinite(log_weights).all():
+        raise DataError("the sharpness or a weight of the queries is not a positive number; the model is broken")
+    kept = [line > min(ABSENT, line.max() - 1) for line in log_weights]  # at least one, whatever the weights
+    return [_Pool(vectors[n, own], log_weights[n, own], sharpness) for n, own in enumerate(kept)]
 
 
 class _Pool:
@@ -110,7 +112,9 @@ class _Pool:
     def __init__(self, vectors: Float32[np.ndarray, "Q E"], log_weights: Float64[np.ndarray, " Q"], sharpness: float) -> None:
         self.vectors, self.log_weights, self.sharpness = vectors, log_weights, sharpness
 
-    def of(self, index: Index, rows: Int64[np.ndarray, "lists M"]) -> tuple[Int64[np.ndarray, " R"], Float32[np.ndarray, " R"]]:
+    def scores(
+        self, index: Index, rows: Int64[np.ndarray, "lists M"]
+    ) -> tuple[Int64[np.ndarray, " R"], Float32[np.ndarray, " R"]]:
         """The rows of some lists, each once and ascending, and their scores."""
         names = np.unique(rows)
         names = names[names >= 0]

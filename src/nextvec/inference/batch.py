@@ -61,9 +61,9 @@ def predict_file(
     distinct vectors of the bank, best first, each by its first row, without
     those that the document held before; ``score``; ``count``, the number of
     rows with that vector; ``text`` if the bank has text; ``vector`` on request:
-    the prediction, in the space of a model that has one; of several queries,
-    their weighted mean, of unit length. Finished parts are kept beside ``out`` until all are done. The same call
-    continues from them.
+    the prediction in the model's space; of several queries their weighted mean,
+    of unit length. Finished parts are kept beside ``out`` until all are done.
+    The same call continues from them.
 
     Args:
         source: a bank, or Parquet with ``document``, ``index`` and ``vector``, one document after another.
@@ -76,18 +76,7 @@ def predict_file(
         DataError: the source cannot be read, or ``out`` or its parts belong to another input or other settings.
         RunError: a prediction is not finite.
     """
-    settings = json.dumps(
-        {
-            "model": engine.digest,
-            "bank": engine.bank.fingerprint,
-            "source": _identity(source),
-            "k": k,
-            "at": at,
-            "vectors": vectors,
-            "candidates": "distinct",
-        },
-        sort_keys=True,
-    )
+    settings = _settings(engine, source, k, at, vectors)
     if out.exists():
         return _written(out, settings)
     parts = out.with_name(f".{out.name}.parts")
@@ -107,6 +96,20 @@ def predict_file(
     _join(files, out, _schema(engine, vectors), settings, documents)
     shutil.rmtree(parts)
     return _written(out, settings)
+
+
+def _settings(engine: Engine, source: Path, k: int, at: At, vectors: bool) -> str:
+    """What the output depends on: parts of other settings are not continued."""
+    facts = {
+        "model": engine.digest,
+        "bank": engine.bank.fingerprint,
+        "source": _identity(source),
+        "k": k,
+        "at": at,
+        "vectors": vectors,
+        "candidates": "distinct",
+    }
+    return json.dumps(facts, sort_keys=True)
 
 
 def _groups(contexts: Iterator[ContextDocument], done: int, at: At) -> Iterator[list[ContextDocument]]:
