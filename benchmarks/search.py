@@ -5,7 +5,9 @@
 Rows are drawn around centres of low rank with noise, unit length, stored as float16; queries are rows with noise
 (cosine about 0.7). With ``--bank``, the bank's rows, drawn again with a little noise until there are enough. The limit of
 one query is reading the stored bytes (the C library's `memchr`, which finds nothing); that of many is the bare product of
-the same shape. All take turns. Graphs of more rows than ``--graph`` are not built: a million take minutes.
+the same shape. One more table asks with 12 queries for each prediction, as a pooled model does: a prediction plus a
+multiple of each of the last 12 rows; "unlike" are 12 queries that have nothing in common. All take turns. Graphs of more
+rows than ``--graph`` are not built: a million take minutes.
 """
 
 import argparse
@@ -20,14 +22,16 @@ import torch
 from usearch import index as usearch  # pyright: ignore[reportMissingImports]
 
 from nextvec.bank import Bank
-from nextvec.index import ApproximateIndex, ExactIndex, Index
+from nextvec.index import ApproximateIndex, ExactIndex, Index, search_pooled
 from nextvec.kernels.library import level
 from nextvec.kernels.memory import aligned
 from nextvec.kernels.scan_rows import FORMATS
+from nextvec.models.queries import Queries
 from nextvec.vectors import unit_rows
 from table import show
 
 DIM, K, MANY, ASKED = 384, 10, 256, 40
+POOLED, AMPLITUDE, SHARPNESS = 12, 0.3, 8.0  # queries of one prediction, as training leaves them
 Call = Callable[[np.ndarray], np.ndarray | None]  # queries [Q, D] → rows [Q, K]; None for a limit
 
 
@@ -55,6 +59,7 @@ def main() -> None:
         )
         many = {**limit_of_many(rows), **calls}
         report(f"{count:,} rows, {MANY} queries", many, [queries] * arguments.rounds, truth)
+        report_pooled(rows, arguments.threads, rng)
 
 
 def synthetic(count: int, rng: np.random.Generator) -> np.ndarray:
@@ -144,6 +149,48 @@ def limit_of_many(rows: np.ndarray) -> dict[str, Call]:
             torch.mm(block[:n], columns, out=out[:n])
 
     return {"limit: bare product": call}
+
+
+def pooled_queries(rows: np.ndarray, rng: np.random.Generator, alike: bool) -> list[Queries]:
+    """The queries of predictions; each is a prediction plus a multiple of one of the last rows, or all are unlike.
+
+    The last rows resemble each other (cosine about 0.4), as those of a document do.
+    """
+    weights = torch.log_softmax(-torch.arange(POOLED) * (np.log(2) / 3), 0)[None]
+    asked: list[Queries] = []
+    for _ in range(ASKED):
+        common, drawn = rows[rng.integers(len(rows))].astype(np.float32), rows[rng.integers(0, len(rows), POOLED)]
+        last = unit_rows(0.6 * common + 0.8 * drawn.astype(np.float32))
+        mean = unit_rows((0.5 ** np.arange(POOLED, dtype=np.float32) @ last)[None])
+        vectors = mean + AMPLITUDE * last if alike else unit_rows(drawn.astype(np.float32))
+        asked.append(Queries(torch.from_numpy(vectors)[None], weights, torch.tensor(SHARPNESS)))
+    return asked
+
+
+def report_pooled(rows: np.ndarray, threads: int, rng: np.random.Generator) -> None:
+    bank = Bank.from_numpy(rows, [len(rows)])
+    floats = torch.from_numpy(bank.rows[:].astype(np.float32))
+    alike, unlike = (pooled_queries(rows, rng, each) for each in (True, False))
+    calls: dict[str, Callable[[int], object]] = {"brute force by torch": lambda n: alike[n].scores(floats).topk(K)}
+    for form in ("float32", "float16", "int8"):
+        index = ExactIndex.build(bank, form, threads)
+        calls |= {
+            f"{form}, one query": lambda n, index=index: index.search(alike[n].vectors[0, :1].numpy(), K),
+            f"{form}, {POOLED} queries, not pooled": lambda n, index=index: index.search(alike[n].vectors[0].numpy(), K),
+            f"{form}, {POOLED} queries, pooled": lambda n, index=index: search_pooled(index, alike[n], K),
+            f"{form}, {POOLED} queries that are unlike, pooled": lambda n, index=index: search_pooled(index, unlike[n], K),
+        }
+    taken: dict[str, list[float]] = {what: [] for what in calls}
+    for call in calls.values():
+        call(0)
+    for n in range(ASKED):
+        for what, call in calls.items():
+            began = time.process_time()
+            call(n)
+            taken[what].append((time.process_time() - began) * 1e3)
+    lines = [[what, *(f"{value:.2f}" for value in np.percentile(times, [50, 95]))] for what, times in taken.items()]
+    note = f"{DIM}-wide; milliseconds of CPU time a prediction, {ASKED} predictions in turn; {torch.get_num_threads()} threads"
+    show(f"{len(rows):,} rows, one prediction", ["", "ms P50", "P95"], lines, note)
 
 
 def report(title: str, calls: dict[str, Call], asked: list[np.ndarray], truth: np.ndarray) -> None:

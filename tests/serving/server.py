@@ -27,7 +27,7 @@ PATIENT = ("--budget-ms", "60000", "--deadline-ms", "60000")
 SMALL = TrainSettings.of(context=20, batch=3, updates=2, evaluate_every=1, hidden=8, slots=16, working=8, pool=30)
 
 
-def make_run(folder: Path, seed: int = 0, bank: Bank | None = None) -> Path:
+def make_run(folder: Path, seed: int = 0, bank: Bank | None = None, settings: TrainSettings = SMALL) -> Path:
     """A run trained for two updates on a bank beside it; its weights hang on ``seed``, its bank does not."""
     bank = walk_bank(dim=DIM) if bank is None else bank
     if not (folder / "bank").exists():
@@ -36,7 +36,7 @@ def make_run(folder: Path, seed: int = 0, bank: Bank | None = None) -> Path:
                 writer.append(VectorDocument(name, f"title {m}", bank.document(m)))
             writer.finish()
     held = Bank.open(folder / "bank")
-    run = begin(folder / f"run{seed}", "default", SMALL.replaced(seed=seed), held)
+    run = begin(folder / f"run{seed}", "default", settings.replaced(seed=seed), held)
     for _ in train(run, held):
         pass
     return folder / f"run{seed}"

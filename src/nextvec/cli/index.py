@@ -15,33 +15,48 @@ from nextvec.errors import DataError
 from nextvec.index import Index
 from nextvec.index.approximate import NEIGHBOURS, SAMPLE, predicted_like
 from nextvec.index.open import KINDS
+from nextvec.inference.candidate_map import CandidateMap
+from nextvec.runs import Run, load_model
+from nextvec.runs.loading import check_encoder
 
 
 def index(arguments: Namespace) -> int:
     if arguments.index.exists():  # checked before the work, which may take an hour
         raise DataError(f"{arguments.index} already exists; choose another name or delete it first")
     bank = open_bank(arguments.bank, arguments)
+    mapping = _map(arguments.run, bank)
     began = time.perf_counter()
     with show.Bars() as bars:
-        made = KINDS[arguments.kind].build(bank, arguments.format, progress=bars)
+        made = KINDS[arguments.kind].build(bank, arguments.format, progress=bars, mapping=mapping)
     made.save(arguments.index)
-    facts = {**_facts(made, bank, arguments.index), "seconds": round(time.perf_counter() - began, 2)}
+    facts = {**_facts(made, bank, arguments.index, mapping), "seconds": round(time.perf_counter() - began, 2)}
     if arguments.json:
         return as_json(facts)
     show.pairs(facts)
     return 0
 
 
-def _facts(made: Index, bank: Bank, folder: Path) -> dict[str, Any]:
+def _map(run: Path | None, bank: Bank) -> CandidateMap | None:
+    """The map of candidates of a run; None without a run, or where its candidates are the rows of the bank."""
+    if run is None:
+        return None
+    opened = Run.open(run)
+    check_encoder(opened, bank)
+    return CandidateMap.of(load_model(opened))
+
+
+def _facts(made: Index, bank: Bank, folder: Path, mapping: CandidateMap | None) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "index": str(folder),
         "kind": made.kind,
         "format": made.form,
         "rows": len(made),
         "dim": made.dim,
+        **({} if mapping is None else {"map": mapping.digest}),
         "bytes": sum(path.stat().st_size for path in folder.iterdir()),
     }
     if not made.exact:
         return {**facts, **made.measured}
-    found = made.search(torch.from_numpy(predicted_like(bank, SAMPLE)), NEIGHBOURS)
+    asked = predicted_like(bank, SAMPLE)
+    found = made.search(torch.from_numpy(asked if mapping is None else mapping(asked)), NEIGHBOURS)
     return {**facts, "rows_decided_per_query": round(found.decided / SAMPLE, 1)}

@@ -13,6 +13,7 @@ from nextvec.cli.output import as_json
 from nextvec.errors import DataError
 from nextvec.index import ExactIndex
 from nextvec.inference import Engine
+from nextvec.inference.candidate_map import CandidateMap, index_of
 from nextvec.inference.latency import AnswerLatency, answers, candidates_of, cold_start, gates, limits, to_json
 from nextvec.models.packed import weight_bytes
 from nextvec.pages.latency_page import write_latency_page
@@ -25,9 +26,9 @@ def latency(arguments: Namespace) -> int:
     if bank.path is None:
         raise DataError("the bank must lie on disk, so that a fresh process can open it")
     candidates = candidates_of(bank, arguments.candidates)
-    index = ExactIndex.build(candidates, arguments.format)
-    engine = Engine.open(run, candidates, index, arguments.weights)
     model = load_model(run)
+    index = index_of(candidates, CandidateMap.of(model), arguments.format)
+    engine = Engine.open(run, candidates, index, arguments.weights)
     vectors = bank.rows[: max(arguments.contexts)]
     with show.Bars() as bars:
         found = answers(engine, arguments.contexts, vectors, model, progress=bars)
@@ -67,7 +68,11 @@ def latency(arguments: Namespace) -> int:
 
 
 def _other(arguments: Namespace, candidates: Bank, index: ExactIndex, vectors: np.ndarray) -> list[AnswerLatency]:
-    engine = Engine.open(Run.open(arguments.against), candidates, index, arguments.weights)
+    run = Run.open(arguments.against)
+    own = CandidateMap.of(load_model(run))
+    if index.map_digest != ("" if own is None else own.digest):
+        index = index_of(candidates, own, arguments.format)
+    engine = Engine.open(run, candidates, index, arguments.weights)
     return answers(engine, arguments.contexts, vectors)
 
 

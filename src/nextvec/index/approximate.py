@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
+from torch import Tensor
 
 from nextvec.bank import Bank, Distinct
 from nextvec.errors import DataError, SettingsError
@@ -18,7 +19,7 @@ from nextvec.index import layout
 from nextvec.index.exact import ExactIndex
 from nextvec.index.inputs import as_array
 from nextvec.index.layout import IndexManifest
-from nextvec.index.protocol import Neighbours, Queries
+from nextvec.index.protocol import Neighbours, Queries, RowMap
 from nextvec.kernels.scan_best import best_of
 from nextvec.kernels.scan_rows import RowFormat
 from nextvec.progress import Progress, silent
@@ -57,54 +58,70 @@ class ApproximateIndex:
 
     @classmethod
     def build(
-        cls, bank: Bank, form: RowFormat | None = None, threads: int | None = None, progress: Progress = silent
+        cls,
+        bank: Bank,
+        form: RowFormat | None = None,
+        threads: int | None = None,
+        progress: Progress = silent,
+        mapping: RowMap | None = None,
     ) -> "ApproximateIndex":
         """The graph of a bank, and its recall.
 
         Recall is the share of the exact best 10 that are found. The queries
         resemble predictions: exponential means (decay 0.5) of the rows up to a
-        random row.
+        random row, mapped as the rows are.
+
+        Args:
+            mapping: of the rows; the graph is of the mapped rows.
 
         Raises:
             SettingsError: a format other than float16, or faiss is not installed.
+            DataError: a mapped row is not finite.
         """
         if form not in (None, cls.form):
             raise SettingsError(f"format {form}: the graph of an approximate index reads {cls.form}")
         faiss = _faiss()
-        graph = faiss.IndexHNSWSQ(bank.dim, faiss.ScalarQuantizer.QT_fp16, LINKS, faiss.METRIC_INNER_PRODUCT)
+        reference = ExactIndex.build(bank, threads=threads, progress=progress, mapping=mapping)
+        graph = faiss.IndexHNSWSQ(reference.dim, faiss.ScalarQuantizer.QT_fp16, LINKS, faiss.METRIC_INNER_PRODUCT)
         graph.hnsw.efConstruction = BREADTH_OF_BUILDING
         with _one_thread(faiss):
-            graph.train(bank.rows[:1].astype(np.float32))
-            firsts = bank.distinct.firsts
-            for start in range(0, len(firsts), BLOCK):
-                graph.add(bank.rows[firsts[start : start + BLOCK]].astype(np.float32))
-                progress("building the graph", min(start + BLOCK, len(firsts)), len(firsts))
-        index = cls(graph, ExactIndex.build(bank, threads=threads), {})
-        index.measured = index._recall(bank)
+            graph.train(reference.first_rows(slice(1)))
+            whole = len(bank.distinct)
+            for start in range(0, whole, BLOCK):
+                graph.add(reference.first_rows(slice(start, start + BLOCK)))
+                progress("building the graph", min(start + BLOCK, whole), whole)
+        index = cls(graph, reference, {})
+        queries = predicted_like(bank, SAMPLE)
+        index.measured = index._recall(queries if mapping is None else mapping(queries))
         return index
 
     @classmethod
-    def open(cls, folder: str | Path, bank: Bank, threads: int | None = None) -> "ApproximateIndex":
+    def open(
+        cls, folder: str | Path, bank: Bank, threads: int | None = None, mapping: RowMap | None = None
+    ) -> "ApproximateIndex":
         """The saved index of a bank; the graph is read into memory.
 
+        Args:
+            mapping: the map of rows that the index was built with.
+
         Raises:
-            DataError: no approximate index there, another format, an index of another bank, or damaged files.
+            DataError: no approximate index there, another format, an index of another bank or map, or damaged files.
             SettingsError: faiss is not installed.
         """
         folder = Path(folder)
         manifest = IndexManifest.read(folder)
         if manifest.kind != cls.KIND:
             raise DataError(f"{folder} is an {manifest.kind} index, not an {cls.KIND} one")
-        reference = ExactIndex.open(folder, bank, threads)
+        reference = ExactIndex.open(folder, bank, threads, mapping)
         try:
             graph = _faiss().read_index(str(folder / layout.GRAPH))
         except RuntimeError as error:
             line = str(error).splitlines()[0]
             raise DataError(f"{folder / layout.GRAPH} is damaged: {line}; build the index again") from None
-        if (graph.ntotal, graph.d) != (len(bank.distinct), bank.dim):
+        if (graph.ntotal, graph.d) != (len(bank.distinct), reference.dim):
             raise DataError(
                 f"{folder / layout.GRAPH} holds {graph.ntotal:,} rows of width {graph.d}; the bank has {len(bank.distinct):,} "
-                f"distinct vectors of width {bank.dim}; build the index again"
+                f"distinct vectors of width {reference.dim}; build the index again"
             )
         return cls(graph, reference, manifest.measured)
 
@@ -123,6 +140,16 @@ class ApproximateIndex:
     @property
     def dim(self) -> int:
         return self.reference.dim
+
+    @property
+    def map_digest(self) -> str:
+        return self.reference.map_digest
+
+    def scores(
+        self, rows: Int64[np.ndarray, " R"], query_D: Float[Tensor, " D"] | Float[np.ndarray, " D"]
+    ) -> Float32[np.ndarray, " R"]:
+        """As :meth:`Index.scores`."""
+        return self.reference.scores(rows, query_D)
 
     def search(
         self,
@@ -197,8 +224,8 @@ class ApproximateIndex:
             return may_be, None
         return may_be, [numbers[names[names < len(numbers)]] for names in map(np.asarray, excluded)]
 
-    def _recall(self, bank: Bank) -> dict[str, Any]:
-        queries = torch.from_numpy(predicted_like(bank, SAMPLE))
+    def _recall(self, asked: Float32[np.ndarray, "Q D"]) -> dict[str, Any]:
+        queries = torch.from_numpy(asked)
         k = min(NEIGHBOURS, len(self.distinct))
         found, true = self.search(queries, k).rows, self.reference.search(queries, k).rows
         shared = [len(np.intersect1d(a, b)) / k for a, b in zip(found, true, strict=True)]

@@ -1,6 +1,6 @@
 """Exact search: every row is read in a compact format, and rows that this cannot rule out are decided exactly."""
 
-# Axes: Q queries, N rows, D width, K neighbours, A rows that a mask knows, B rows that are added.
+# Axes: Q queries, N rows, D width, U distinct vectors, K neighbours, R rows, A rows that a mask knows, B rows that are added.
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +20,10 @@ from nextvec.errors import DataError, SettingsError
 from nextvec.index import layout
 from nextvec.index.inputs import as_array, checked_rows
 from nextvec.index.layout import IndexManifest
+from nextvec.index.mapping import mapped, mapped_bank
 from nextvec.index.newer import Newer
 from nextvec.index.places import Places
-from nextvec.index.protocol import Neighbours, Queries
+from nextvec.index.protocol import Neighbours, Queries, RowMap
 from nextvec.kernels.memory import aligned
 from nextvec.kernels.scan import nearest
 from nextvec.kernels.scan_rows import FORMATS, RowFormat, Stored, check_finite, products, stored
@@ -42,6 +43,12 @@ class ExactIndex:
     (:func:`nextvec.kernels.scan_rows.products`). So row numbers and scores are
     the same bits for every format, number of queries and number of threads.
     :mod:`nextvec.kernels.scan` shows why int8 misses no row.
+
+    With a map of rows (:class:`~nextvec.index.protocol.RowMap`), the mapped
+    float32 rows take the place of the bank's: they are read and they decide.
+    They are a copy in memory of the distinct rows. A saved index does not hold
+    them: they are mapped again when it is opened, because another machine may
+    round a product of matrices otherwise.
 
     Searches may run in any number of threads, also during :meth:`add`. A search
     sees all rows that were added before it began, and no later ones in part.
@@ -72,46 +79,59 @@ class ExactIndex:
 
     @classmethod
     def build(
-        cls, bank: Bank, form: RowFormat | None = None, threads: int | None = None, progress: Progress = silent
+        cls,
+        bank: Bank,
+        form: RowFormat | None = None,
+        threads: int | None = None,
+        progress: Progress = silent,
+        mapping: RowMap | None = None,
     ) -> "ExactIndex":
-        """The index of a bank's distinct vectors."""
+        """The index of a bank's distinct vectors.
+
+        Args:
+            form: format in which rows are read; the bank's, or float32 with a map, if None.
+            threads: number that read at the same time; torch's number if None.
+            mapping: of the rows; queries are compared with the mapped rows.
+
+        Raises:
+            SettingsError: a format that does not exist.
+            DataError: a mapped row is not finite.
+        """
         index = cls.__new__(cls)
-        index._begin(_stored(Places(bank.distinct).read(bank.rows), form, progress), bank, threads)
+        rows = Places(bank.distinct).read(bank.rows) if mapping is None else mapped_bank(bank, mapping, progress)
+        index._begin(_stored(rows, form, progress), bank, threads, mapping)
         return index
 
     @classmethod
-    def open(cls, folder: str | Path, bank: Bank, threads: int | None = None) -> "ExactIndex":
+    def open(cls, folder: str | Path, bank: Bank, threads: int | None = None, mapping: RowMap | None = None) -> "ExactIndex":
         """The saved index of a bank, memory-mapped; of an approximate index, its exact part.
 
+        Args:
+            mapping: the map of rows that the index was built with; the mapped rows and their codes are computed again.
+
         Raises:
-            DataError: no index there, another format, an index of another bank, or damaged files.
+            DataError: no index there, another format, an index of another bank or map, or damaged files.
         """
         folder = Path(folder)
         m = IndexManifest.read(folder)
-        m.check(folder, bank)
-        places = Places(bank.distinct)
-        if m.form != bank.rows.dtype and places.compact and m.distinct != len(bank.distinct):
-            raise DataError(f"{folder} holds codes of all {m.rows:,} rows, not of the distinct ones; build the index again")
-        rows = codes = places.read(bank.rows)
-        scales, errors = (np.empty(0, np.float32) for _ in range(2))
-        if m.form != rows.dtype:
-            codes = _mapped(folder / layout.CODES, m.form, rows.shape)
-        if m.form == "int8":
-            scales, errors = (_mapped(folder / name, np.float32, (len(rows),)) for name in (layout.SCALES, layout.ERRORS))
-        index = cls.__new__(cls)
-        index._begin(Stored(rows, codes, scales, errors, m.longest, m.error), bank, threads)
+        m.check(folder, bank, "" if mapping is None else mapping.digest)
+        index = cls.__new__(cls) if mapping is None else cls.build(bank, m.form, threads, mapping=mapping)
+        if mapping is None:
+            index._begin(_opened(folder, m, bank), bank, threads)
         if m.added:
             index._append(np.array(_mapped(folder / layout.ADDED, bank.rows.dtype, (m.added, m.dim))))
         return index
 
-    def _begin(self, base: Stored, bank: Bank | None, threads: int | None) -> None:
+    def _begin(self, base: Stored, bank: Bank | None, threads: int | None, mapping: RowMap | None = None) -> None:
         if threads is not None and threads < 1:
             raise SettingsError(f"threads={threads}: a search needs at least one")
         self.threads = threads
         self._bank = bank
-        self._places = None if bank is None else Places(bank.distinct)
+        self._mapping = mapping
+        self._places = None if bank is None else Places(bank.distinct, copied=mapping is not None)
         self._newer: Newer | None = None  # built when the first row is added
         self._parts: tuple[Stored, ...] = (base,)
+        self._originals: list[np.ndarray] = []  # with a map: the added rows before it
         self._room: Stored | None = None  # the memory of the added rows, with free places at its end
         self._adding = threading.Lock()
 
@@ -126,6 +146,10 @@ class ExactIndex:
     @property
     def dim(self) -> int:
         return self._parts[0].rows.shape[1]
+
+    @property
+    def map_digest(self) -> str:
+        return "" if self._mapping is None else self._mapping.digest
 
     @property
     def form(self) -> RowFormat:
@@ -167,7 +191,7 @@ class ExactIndex:
     def scores(
         self, rows: Int64[np.ndarray, " R"], query_D: Float[Tensor, " D"] | Float[np.ndarray, " D"]
     ) -> Float32[np.ndarray, " R"]:
-        """The deciding products of the given rows with one query."""
+        """As :meth:`Index.scores`."""
         parts = self._parts
         query = as_array(query_D[None], self.dim)
         check_finite(parts, query)
@@ -177,15 +201,15 @@ class ExactIndex:
     def add(self, vectors: np.ndarray) -> Int64[np.ndarray, " B"]:
         """As :meth:`Index.add`. Rows are scaled to unit length and stored in the bank's dtype, as a bank's rows are.
 
-        An index of plain rows adds every row.
+        An index of plain rows adds every row. Vectors are compared with those that the index holds before the map of rows.
         """
-        rows = unit_rows(vectors, self.dim, "added rows, ").astype(self._parts[0].rows.dtype)
+        like = self._parts[0].rows if self._bank is None else self._bank.rows
+        rows = unit_rows(vectors, like.shape[1], "added rows, ").astype(like.dtype)
         with self._adding:
             if self._bank is None:
                 return self._append(rows)
             if self._newer is None:
-                held = self._parts[1].rows if len(self._parts) > 1 else rows[:0]
-                self._newer = Newer(self._bank, held)
+                self._newer = Newer(self._bank, self._added_rows(self._parts, rows[:0]))
             names, kept = self._newer.named(rows)
             if len(kept):
                 self._append(rows[kept])
@@ -205,12 +229,12 @@ class ExactIndex:
             raise DataError("only an index that was built from a bank can be saved; use ExactIndex.build")
         parts, bank = self._parts, self._bank
         base = parts[0]
-        added = parts[1].rows if len(parts) > 1 else base.rows[:0]
+        added, plain = self._added_rows(parts, bank.rows[:0]), self._mapping is None
 
         def write(folder: Path) -> None:
-            if base.codes is not base.rows:
+            if plain and base.codes is not base.rows:
                 layout.write_array(folder / layout.CODES, base.codes)
-            if len(base.scales):
+            if plain and len(base.scales):
                 layout.write_array(folder / layout.SCALES, base.scales)
                 layout.write_array(folder / layout.ERRORS, base.errors)
             layout.write_array(folder / layout.ADDED, added)
@@ -218,7 +242,8 @@ class ExactIndex:
         return (
             IndexManifest(
                 self.KIND, bank.fingerprint, bank.manifest.encoder_fingerprint, self.form,
-                len(bank), self.dim, len(added), base.longest, base.error, distinct=len(bank.distinct),
+                len(bank), bank.dim, len(added), base.longest, base.error, distinct=len(bank.distinct),
+                mapping=self.map_digest,
             ),
             write,
         )  # fmt: skip
@@ -244,6 +269,15 @@ class ExactIndex:
             raise DataError("this index was made from plain rows; use ExactIndex.build with a bank")
         return self._places.distinct
 
+    def first_rows(self, numbers: slice) -> Float32[np.ndarray, "U D"]:
+        """The vectors with some numbers of :attr:`distinct`, as queries are compared with them.
+
+        Raises:
+            DataError: an index of plain rows.
+        """
+        rows, places = self._parts[0].rows, self._places
+        return rows[numbers if places is not None and places.compact else self.distinct.firsts[numbers]].astype(np.float32)
+
     def named(self, rows: Int64[np.ndarray, "Q K"], allowed: Bool[np.ndarray, " A"] | None) -> Int64[np.ndarray, "Q K"]:
         """The first allowed row with the vector of each row; -1 stays -1."""
         if self._places is None or allowed is None:
@@ -258,7 +292,16 @@ class ExactIndex:
     def _threads(self) -> int:
         return self.threads or torch.get_num_threads()
 
+    def _added_rows(self, parts: Sequence[Stored], none: Float[np.ndarray, "0 D"]) -> Float[np.ndarray, "B D"]:
+        """The added rows before the map of rows."""
+        if len(parts) == 1:
+            return none
+        return parts[1].rows if self._mapping is None else np.concatenate(self._originals)[: len(parts[1])]
+
     def _append(self, rows: Float[np.ndarray, "B D"]) -> Int64[np.ndarray, " B"]:
+        if self._mapping is not None:
+            self._originals.append(rows)
+            rows = mapped(rows, self._mapping)
         new, size = stored(rows, self.form), len(self)
         base, held = self._parts[0], self._parts[1] if len(self._parts) > 1 else None
         begin = 0 if held is None else len(held)
@@ -274,6 +317,20 @@ class ExactIndex:
             longest, error = max(longest, held.longest), max(error, held.error)
         self._parts = (base, _cut(room, begin + len(new), longest, error))
         return np.arange(size, size + len(new), dtype=np.int64)
+
+
+def _opened(folder: Path, m: IndexManifest, bank: Bank) -> Stored:
+    """The rows of a bank with the codes of a saved index without a map."""
+    places = Places(bank.distinct)
+    if m.form != bank.rows.dtype and places.compact and m.distinct != len(bank.distinct):
+        raise DataError(f"{folder} holds codes of all {m.rows:,} rows, not of the distinct ones; build the index again")
+    rows = codes = places.read(bank.rows)
+    scales, errors = (np.empty(0, np.float32) for _ in range(2))
+    if m.form != rows.dtype:
+        codes = _mapped(folder / layout.CODES, m.form, rows.shape)
+    if m.form == "int8":
+        scales, errors = (_mapped(folder / name, np.float32, (len(rows),)) for name in (layout.SCALES, layout.ERRORS))
+    return Stored(rows, codes, scales, errors, m.longest, m.error)
 
 
 def _mapped(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:

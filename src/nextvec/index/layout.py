@@ -37,6 +37,7 @@ class IndexManifest:
         sha256: of the small files.
         measured: of an approximate index: recall, and what it was measured with.
         distinct: number of distinct vectors of the bank, which are searched.
+        mapping: digest of the map of the rows (:class:`~nextvec.index.protocol.RowMap`); empty without one.
         format: version of this layout.
     """
 
@@ -53,6 +54,7 @@ class IndexManifest:
     sha256: dict[str, str] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
     distinct: int = 0
+    mapping: str = ""
     format: int = FORMAT
 
     @staticmethod
@@ -76,16 +78,21 @@ class IndexManifest:
         except (ValueError, TypeError, AttributeError) as error:
             raise DataError(f"{path} is damaged: {error}; build the index again") from None
 
-    def check(self, folder: Path, bank: Bank) -> None:
+    def check(self, folder: Path, bank: Bank, mapping: str = "") -> None:
         """
+        Args:
+            mapping: digest of the map of the rows; empty without one.
+
         Raises:
-            DataError: the index was built from another bank or encoder, or a file was changed.
+            DataError: the index was built from another bank, encoder or map, or a file was changed.
         """
         if (self.bank, self.encoder) != (bank.fingerprint, bank.manifest.encoder_fingerprint):
             raise DataError(
                 f"{folder} is an index of bank {self.bank[:12]} ({self.encoder}), not of this one, {bank.fingerprint[:12]} "
                 f"({bank.manifest.encoder_fingerprint}); build one of this bank"
             )
+        if self.mapping != mapping:
+            raise DataError(f"{folder} is {other_map(self.mapping, mapping)}")
         if (self.rows, self.dim) != (len(bank), bank.dim):
             raise DataError(
                 f"{folder / MANIFEST} is damaged: it states {self.rows:,} rows of {self.dim}; build the index again"
@@ -99,6 +106,17 @@ class IndexManifest:
         for name, wanted in self.sha256.items():
             if _sha256(folder / name) != wanted:
                 raise DataError(f"{folder / name} is damaged: its content was changed; build the index again")
+
+
+def other_map(held: str, wanted: str) -> str:
+    """Why an index with one map of rows cannot be used with another, and what to do; after "it is".
+
+    Args:
+        held, wanted: digests; empty without a map.
+    """
+    holds = f"an index of rows in map {held[:12]}" if held else "an index of rows as they are"
+    wants = f"in map {wanted[:12]}" if wanted else "as they are"
+    return f"{holds}; rows {wants} are wanted; build one with nextvec index BANK OUT{' --run RUN' if wanted else ''}"
 
 
 def publish(folder: Path, manifest: IndexManifest, write: Callable[[Path], None]) -> None:

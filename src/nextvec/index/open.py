@@ -7,9 +7,10 @@ from nextvec.errors import DataError
 from nextvec.index.approximate import ApproximateIndex
 from nextvec.index.exact import ExactIndex
 from nextvec.index.layout import MANIFEST, IndexManifest
-from nextvec.index.protocol import Index
+from nextvec.index.protocol import Index, RowMap
 
-# Each kind has `build(bank, form, threads, progress)`, `open(folder, bank)` and the methods of Index.
+# Each kind has `build(bank, form, threads, progress, mapping)`, `open(folder, bank, threads, mapping)`
+# and the methods of Index.
 # `--kind` in cli/verbs/banks.py names the kinds again, because `nextvec --help` must not import torch.
 KINDS = {
     ExactIndex.KIND: ExactIndex,
@@ -17,8 +18,12 @@ KINDS = {
 }
 
 
-def open_index(folder: str | Path, bank: Bank) -> Index:
+def open_index(folder: str | Path, bank: Bank, threads: int | None = None, mapping: RowMap | None = None) -> Index:
     """The index of ``bank`` in a folder.
+
+    Args:
+        threads: number that read at the same time; torch's number if None.
+        mapping: the map of rows that the index was built with.
 
     Raises:
         DataError: an unknown kind, or as :meth:`ExactIndex.open` and :meth:`ApproximateIndex.open`.
@@ -27,4 +32,4 @@ def open_index(folder: str | Path, bank: Bank) -> Index:
     kind = IndexManifest.read(folder).kind
     if kind not in KINDS:
         raise DataError(f"{folder / MANIFEST} is damaged: no index has the kind {kind!r}; build the index again")
-    return KINDS[kind].open(folder, bank)
+    return KINDS[kind].open(folder, bank, threads, mapping)

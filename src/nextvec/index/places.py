@@ -25,10 +25,14 @@ class Places:
         searched: number of places before the added rows.
     """
 
-    def __init__(self, distinct: Distinct) -> None:
+    def __init__(self, distinct: Distinct, copied: bool = False) -> None:
+        """
+        Args:
+            copied: the places are a copy of the distinct rows in any case.
+        """
         self.distinct = distinct
         self.rows = len(distinct.numbers)
-        self.compact = len(distinct) < SPARSE * self.rows
+        self.compact = copied or len(distinct) < SPARSE * self.rows
         self.searched = len(distinct) if self.compact else self.rows
         self._none_repeats = len(distinct) == self.rows
 

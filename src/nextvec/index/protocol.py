@@ -1,6 +1,6 @@
 """What every index of a bank can do, and what some can do in addition."""
 
-# Axes: Q queries, D width, K neighbours, A rows that a mask knows, B added rows.
+# Axes: Q queries, D width, E width of mapped rows, K neighbours, A rows that a mask knows, B added rows, N and R rows.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +15,20 @@ from nextvec.bank import Distinct
 from nextvec.kernels.scan_rows import RowFormat
 
 Queries = Float[Tensor, "Q D"] | Float[np.ndarray, "Q D"]
+
+
+@runtime_checkable
+class RowMap(Protocol):
+    """A map of a bank's rows: an index with a map searches what it returns."""
+
+    @property
+    def digest(self) -> str:
+        """Names the map; two maps with one digest map every row alike."""
+        ...
+
+    def __call__(self, rows: Float32[np.ndarray, "N D"]) -> Float32[np.ndarray, "N E"]:
+        """The rows as queries compare them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -73,7 +87,12 @@ class Index(Protocol):
 
     @property
     def dim(self) -> int:
-        """Width of the vectors."""
+        """Width of the queries: that of the rows, or of the mapped rows."""
+        ...
+
+    @property
+    def map_digest(self) -> str:
+        """The digest of the map of the rows (:class:`RowMap`); empty without one."""
         ...
 
     @property
@@ -108,10 +127,21 @@ class Index(Protocol):
         """
         ...
 
+    def scores(
+        self, rows: Int64[np.ndarray, " R"], query_D: Float[Tensor, " D"] | Float[np.ndarray, " D"]
+    ) -> Float32[np.ndarray, " R"]:
+        """The deciding products of the given rows with one query; of mapped rows where the index has a map.
+
+        Raises:
+            DataError: a row that does not exist, or a query of another width or not finite.
+        """
+        ...
+
     def add(self, vectors: np.ndarray) -> Int64[np.ndarray, " B"]:
         """Add rows, which every later search finds; returns their row numbers.
 
         A row whose vector the index already holds is not added again; its number is that of the first row that holds it.
+        With a map of rows, the vectors are those before the map.
 
         Raises:
             DataError: vectors that are not usable (:mod:`nextvec.vectors`), or of another width; then none is added.

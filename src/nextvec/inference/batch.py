@@ -1,6 +1,6 @@
 """Predictions for files of contexts: streamed, several documents as one batch, resumed after an interruption."""
 
-# Axes: B documents, T positions, D width, P predictions, K neighbours.
+# Axes: B documents, T positions, D width, W width of an output, E width of a candidate, P predictions, K neighbours.
 
 import hashlib
 import json
@@ -60,9 +60,10 @@ def predict_file(
     Columns: ``document``; ``index`` of the last vector read; ``expected``, the
     distinct vectors of the bank, best first, each by its first row, without
     those that the document held before; ``score``; ``count``, the number of
-    rows with that vector; ``text`` if the bank has text; ``vector`` on request.
-    Finished parts are kept beside ``out`` until all are done. The same call
-    continues from them.
+    rows with that vector; ``text`` if the bank has text; ``vector`` on request:
+    the prediction in the model's space; of several queries their weighted mean,
+    of unit length. Finished parts are kept beside ``out`` until all are done.
+    The same call continues from them.
 
     Args:
         source: a bank, or Parquet with ``document``, ``index`` and ``vector``, one document after another.
@@ -75,18 +76,7 @@ def predict_file(
         DataError: the source cannot be read, or ``out`` or its parts belong to another input or other settings.
         RunError: a prediction is not finite.
     """
-    settings = json.dumps(
-        {
-            "model": engine.digest,
-            "bank": engine.bank.fingerprint,
-            "source": _identity(source),
-            "k": k,
-            "at": at,
-            "vectors": vectors,
-            "candidates": "distinct",
-        },
-        sort_keys=True,
-    )
+    settings = _settings(engine, source, k, at, vectors)
     if out.exists():
         return _written(out, settings)
     parts = out.with_name(f".{out.name}.parts")
@@ -106,6 +96,20 @@ def predict_file(
     _join(files, out, _schema(engine, vectors), settings, documents)
     shutil.rmtree(parts)
     return _written(out, settings)
+
+
+def _settings(engine: Engine, source: Path, k: int, at: At, vectors: bool) -> str:
+    """What the output depends on: parts of other settings are not continued."""
+    facts = {
+        "model": engine.digest,
+        "bank": engine.bank.fingerprint,
+        "source": _identity(source),
+        "k": k,
+        "at": at,
+        "vectors": vectors,
+        "candidates": "distinct",
+    }
+    return json.dumps(facts, sort_keys=True)
 
 
 def _groups(contexts: Iterator[ContextDocument], done: int, at: At) -> Iterator[list[ContextDocument]]:
@@ -129,12 +133,13 @@ def _table(engine: Engine, group: list[ContextDocument], k: int, at: At, vectors
     predicted = _predicted(engine.model, group, at)
     if not all(np.isfinite(rows).all() for rows in predicted):
         raise RunError("the model's prediction is not finite (NaN or infinity); the model is broken")
-    queries = np.concatenate(predicted)
+    outputs = np.concatenate(predicted)
     excluded = [rows for context in group for rows in _seen(engine, context, at)]
-    rows, scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
-    for first in range(0, len(queries), QUERIES):
-        block = slice(first, first + QUERIES)
-        found = engine.index.search(torch.from_numpy(queries[block]), k, excluded=excluded[block])
+    rows, scores = np.empty((len(outputs), k), np.int64), np.empty((len(outputs), k), np.float32)
+    together = max(1, QUERIES // engine.model.num_queries)
+    for first in range(0, len(outputs), together):
+        block = slice(first, first + together)
+        found = engine.search(outputs[block], k, excluded=excluded[block])
         rows[block], scores[block] = found.rows, found.scores
     numbers = engine.bank.distinct.numbers
     own = (rows >= 0) & (rows < len(numbers))  # other rows were added to the index
@@ -151,11 +156,17 @@ def _table(engine: Engine, group: list[ContextDocument], k: int, at: At, vectors
         texts = [[engine.bank.text(row) if row < len(engine.bank) else None for row in line] for line in held]
         columns.append(pa.array(texts, pa.list_(pa.string())))
     if vectors:
-        columns.append(pa.FixedSizeListArray.from_arrays(pa.array(queries.reshape(-1)), engine.dim))
+        means = _vectors(engine.model, outputs)
+        columns.append(pa.FixedSizeListArray.from_arrays(pa.array(means.reshape(-1)), engine.model.width))
     return pa.Table.from_arrays(columns, schema=_schema(engine, vectors))
 
 
-def _predicted(model: Recurrent[Any], group: list[ContextDocument], at: At) -> list[Float32[np.ndarray, "P D"]]:
+def _vectors(model: Recurrent[Any], outputs: Float32[np.ndarray, "P W"]) -> Float32[np.ndarray, "P E"]:
+    """Each prediction as one vector."""
+    return outputs if model.num_queries == 1 else model.queries(torch.from_numpy(outputs)).mean().numpy()
+
+
+def _predicted(model: Recurrent[Any], group: list[ContextDocument], at: At) -> list[Float32[np.ndarray, "P W"]]:
     """The predictions for each document. Documents of similar length share a batch and are padded at their ends.
 
     A prediction does not depend on later positions, so the padding changes nothing.
@@ -169,10 +180,10 @@ def _predicted(model: Recurrent[Any], group: list[ContextDocument], at: At) -> l
         x_BTD = np.zeros((len(batch), longest, model.dim), np.float32)
         for b, n in enumerate(batch):
             x_BTD[b, : len(group[n].rows)] = group[n].rows
-        y_BTD = _read(model, torch.from_numpy(x_BTD)).numpy()
+        y_BTW = _read(model, torch.from_numpy(x_BTD)).numpy()
         for b, n in enumerate(batch):
             length = len(group[n].rows)
-            out[n] = y_BTD[b, :length] if at == "every" else y_BTD[b, length - 1 : length]
+            out[n] = y_BTW[b, :length] if at == "every" else y_BTW[b, length - 1 : length]
     return [rows for rows in out if rows is not None]
 
 
@@ -180,8 +191,8 @@ def _read(model: Recurrent[Any], x_BTD: Tensor) -> Tensor:
     """``model(x)`` in segments, which bounds memory for documents of any length."""
     state, parts = model.start(len(x_BTD)), []
     for segment_BTD in x_BTD.split(max(1, POSITIONS // len(x_BTD)), dim=1):
-        state, y_BTD = model.run(state, segment_BTD)
-        parts.append(y_BTD)
+        state, y_BTW = model.run(state, segment_BTD)
+        parts.append(y_BTW)
     return torch.cat(parts, dim=1)
 
 
@@ -345,5 +356,5 @@ def _schema(engine: Engine, vectors: bool) -> pa.Schema:
         ("count", pa.list_(pa.int64())),
     ]
     fields += [("text", pa.list_(pa.string()))] if engine.bank.manifest.text else []
-    fields += [("vector", pa.list_(pa.float32(), engine.dim))] if vectors else []
+    fields += [("vector", pa.list_(pa.float32(), engine.model.width))] if vectors else []
     return pa.schema(fields)

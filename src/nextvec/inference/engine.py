@@ -1,6 +1,6 @@
 """The engine: a trained run opened for inference. It advances sessions, one or several at a time."""
 
-# Axes: B sessions, T vectors, R rows, D width.
+# Axes: B sessions, T vectors, N predictions, R rows, D width, W width of an output, A rows that a mask knows.
 
 import hashlib
 import json
@@ -15,26 +15,26 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 
 from nextvec import settings as frozen
 from nextvec.bank import Bank
-from nextvec.bank.layout import MANIFEST
-from nextvec.bank.verification import Verify
 from nextvec.encoders import Encoder, load_encoder
-from nextvec.errors import DataError, NotFiniteError, RunError, SettingsError
-from nextvec.index import ExactIndex, Index, allowed_rows
+from nextvec.errors import DataError, NotFiniteError, SettingsError
+from nextvec.index import Index, Neighbours, allowed_rows, search_pooled
+from nextvec.index.layout import other_map
 from nextvec.inference import snapshot
+from nextvec.inference.candidate_map import CandidateMap, index_of, update
 from nextvec.inference.expected import Expected, context_chunks
 from nextvec.inference.forms import Forms
 from nextvec.inference.place import ComputePlace, StatusListener
+from nextvec.inference.run_bank import bank_of
 from nextvec.inference.session import Session
 from nextvec.inference.states import Batches, owned
 from nextvec.ingestion import Chunking
 from nextvec.kernels.weights import WeightFormat
 from nextvec.models import Recurrent
 from nextvec.models.packed import fastest_format, pack
-from nextvec.progress import Progress, silent
 from nextvec.runs import Run, load_model
 from nextvec.runs.loading import check_encoder
 from nextvec.vectors import unit_rows
@@ -66,16 +66,21 @@ class Engine:
     model to 1e-5. With another weight format they equal those of a model with
     the rounded weights.
 
+    A model that maps candidates gets an index of the mapped rows. A prediction
+    of a model with several queries holds all of them and their log weights, and
+    a search ranks by the scores of the model.
+
     Args:
         model: in evaluation mode, as :func:`~nextvec.models.packed.pack` makes it.
         bank: the candidates, with their texts.
-        index: of the bank's distinct vectors; an exact one is built when None.
+        index: of the bank's distinct vectors, mapped where the model maps candidates; an exact one is built when None. Mapped
+            rows are then read as int8.
         digest: of the model; a snapshot is restored only by an engine with the same digest.
         weights: the format of the weights.
         context: number of vectors that the model was trained to read; None if unknown.
 
     Raises:
-        DataError: a model of another width than the bank, or an index of another bank.
+        DataError: a model of another width than the bank, or an index of another bank or another map of candidates.
         SettingsError: an index without filters.
     """
 
@@ -92,9 +97,13 @@ class Engine:
             raise DataError(f"the model reads vectors of width {model.dim}, the bank holds width {bank.dim}")
         self.model = model
         self.bank = bank
-        self.index: Index = index if index is not None else ExactIndex.build(bank)
+        self.candidate_map = CandidateMap.of(model)
+        self.index: Index = index if index is not None else index_of(bank, self.candidate_map)
         if len(self.index.distinct.numbers) != len(bank):
             raise DataError(f"the index is of a bank of {len(self.index.distinct.numbers):,} rows; this one has {len(bank):,}")
+        wanted = "" if self.candidate_map is None else self.candidate_map.digest
+        if self.index.map_digest != wanted:
+            raise DataError(f"the index is {other_map(self.index.map_digest, wanted)}")
         if not self.index.filters:
             raise SettingsError(f"an engine leaves out what a session has read; the {self.index.kind} index has no filters")
         self.digest = digest or _digest(model, "")
@@ -161,8 +170,8 @@ class Engine:
         return Session.restored(self, snapshot.restore(data, self.digest, self.bank, self.forms))
 
     @torch.inference_mode()
-    def step(self, sessions: Sequence[Session], vectors: np.ndarray) -> Float32[np.ndarray, "B D"]:
-        """Each session reads one vector; returns the vector that each expects next.
+    def step(self, sessions: Sequence[Session], vectors: np.ndarray) -> Float32[np.ndarray, "B W"]:
+        """Each session reads one vector; returns the predictions (:attr:`Session.prediction`).
 
         Sessions whose states have equal shapes are one batch. Their predictions
         equal those of single steps up to rounding, because a product of several
@@ -175,12 +184,12 @@ class Engine:
         rows = unit_rows(vectors, self.dim)
         if len(rows) != len(sessions) or len(set(map(id, sessions))) != len(sessions):
             raise DataError(f"{len(sessions)} sessions and {len(rows)} vectors; want one vector each, and each session once")
-        predicted = np.empty_like(rows)
+        predicted = np.empty((len(rows), self.model.output_width), np.float32)
         after: dict[int, Any] = {}
         for members in self._groups(sessions):
             state = self.batches.join([sessions[n].state for n in members]) if len(members) > 1 else sessions[members[0]].state
-            state, y_BD = self.model.step(state, torch.from_numpy(rows[members]))
-            predicted[members] = y_BD.numpy()
+            state, y_BW = self.model.step(state, torch.from_numpy(rows[members]))
+            predicted[members] = y_BW.numpy()
             after.update(zip(members, self.batches.split(state, len(members)), strict=True))
         _check_finite(predicted)
         for n, session in enumerate(sessions):
@@ -188,8 +197,8 @@ class Engine:
         return predicted
 
     @torch.inference_mode()
-    def read(self, session: Session, vectors: np.ndarray) -> Float32[np.ndarray, " D"]:
-        """One session reads vectors [T, D] in order; returns the vector that it expects after the last.
+    def read(self, session: Session, vectors: np.ndarray) -> Float32[np.ndarray, " W"]:
+        """One session reads vectors [T, D] in order; returns the prediction after the last (:attr:`Session.prediction`).
 
         Raises:
             DataError: a vector that is not usable; then the session does not change.
@@ -198,8 +207,8 @@ class Engine:
         rows = unit_rows(vectors, self.dim)
         state, predicted = session.state, rows[0]
         for first in range(0, len(rows), SEGMENT):
-            state, y_BTD = self.model.run(state, torch.from_numpy(rows[None, first : first + SEGMENT]))
-            predicted = y_BTD[0, -1].numpy().copy()
+            state, y_BTW = self.model.run(state, torch.from_numpy(rows[None, first : first + SEGMENT]))
+            predicted = y_BTW[0, -1].numpy().copy()
         _check_finite(predicted)
         session.advance(owned(state), predicted, rows)
         return predicted
@@ -218,13 +227,34 @@ class Engine:
         if not sessions:
             return []
         allowed = None if documents is None else allowed_rows(self.bank, documents)
-        queries = np.stack([p for p in predictions if p is not None])
         excluded = [session.rows_seen() for session in sessions]
-        found = self.index.search(queries, k, excluded=excluded, allowed=allowed)
+        found = self.search(np.stack([p for p in predictions if p is not None]), k, excluded, allowed)
         return [
             [Expected.of(self.bank, row, score) for row, score in zip(rows, scores, strict=True) if row >= 0]
             for rows, scores in zip(found.rows.tolist(), found.scores.tolist(), strict=True)
         ]
+
+    @torch.inference_mode()
+    def search(
+        self,
+        predictions: Float32[np.ndarray, "N W"],
+        k: int,
+        excluded: Sequence[Int64[np.ndarray, "..."]] | None = None,
+        allowed: Bool[np.ndarray, " A"] | None = None,
+    ) -> Neighbours:
+        """The ``k`` distinct vectors with the best scores for each prediction; the scores are those of the model.
+
+        Args:
+            excluded: for each prediction, rows whose vectors are left out.
+            allowed: mask of the rows that may be answers (:func:`~nextvec.index.allowed_rows`).
+
+        Raises:
+            DataError: a prediction is not finite.
+            SettingsError: k below 1.
+        """
+        if self.model.num_queries == 1:  # the prediction is the query
+            return self.index.search(predictions, k, excluded, allowed)
+        return search_pooled(self.index, self.model.queries(torch.from_numpy(predictions)), k, excluded, allowed)
 
     def answers(self, requests: Sequence[PredictionRequest]) -> list[list[Expected] | Exception]:
         """One batched step and one batched search for requests of distinct sessions.
@@ -241,13 +271,16 @@ class Engine:
     def nearest(self, vectors: np.ndarray) -> Int64[np.ndarray, " R"]:
         """For each vector [R, D] the first row of the bank that holds it, or the first row of the nearest vector.
 
+        Vectors are compared as the model compares candidates: after its map.
+
         Raises:
             DataError: a vector that is not usable.
         """
         unit = unit_rows(vectors, self.dim)
         found = self.bank.distinct.find(unit)
         other = np.flatnonzero(found < 0)
-        found[other] = self.index.search(unit[other], 1).rows[:, 0]
+        asked = unit[other] if self.candidate_map is None else self.candidate_map(unit[other])
+        found[other] = self.index.search(asked, 1).rows[:, 0]
         return found
 
     @cached_property
@@ -339,38 +372,13 @@ class Engine:
         return [group[first : first + TOGETHER] for group in alike.values() for first in range(0, len(group), TOGETHER)]
 
 
-def bank_of(run: Run, given: Path | None = None, verify: Verify = "once", progress: Progress = silent) -> Bank:
-    """The given bank, or the bank that a run was trained on.
-
-    Args:
-        given: may be another bank than the run's.
-        verify: as in :meth:`~nextvec.bank.Bank.open`.
-
-    Raises:
-        RunError: no bank is given, and the run's own was removed or replaced.
-        DataError: the content of the bank was changed.
-    """
-    path = given or Path(run.origin.bank_path)
-    if given is None and not (run.origin.bank_path and (path / MANIFEST).exists()):
-        raise RunError(f"the bank of {run.path} is no longer at {path}; name it with --bank")
-    bank = Bank.open(path, verify, progress)
-    if given is None and bank.fingerprint != run.origin.bank:
-        raise RunError(
-            f"{run.path} was trained on bank {run.origin.bank[:12]}, but {path} now holds bank {bank.fingerprint[:12]}; "
-            f"put its bank back, or use another on purpose: --bank PATH"
-        )
-    return bank
-
-
 def _check_finite(predicted: np.ndarray) -> None:
     if not np.isfinite(predicted).all():
         raise NotFiniteError("the model's prediction is not finite (NaN or infinity); the model is broken")
 
 
 def _digest(model: Recurrent[Any], facts: str) -> str:
-    """The sha256 of the facts and of the names and bytes of all tensors."""
+    """The sha256 of the facts and of all tensors, those of a space included."""
     digest = hashlib.sha256(f"{type(model).__name__} {facts}".encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy())
+    update(digest, model.state_dict())
     return digest.hexdigest()

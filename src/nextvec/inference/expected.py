@@ -19,7 +19,7 @@ class Expected:
     Attributes:
         row: the first row of the bank (of the given documents) with this vector; rows added to the index are numbered
             after the bank's.
-        score: product with the prediction.
+        score: the model's, for the prediction: of a model with one query, the product of both.
         document: title of the document of ``row``; empty for an added row.
         text: the chunk of ``row``; None if the bank has no text.
         count: number of rows of the bank with this vector; ``bank.distinct.rows(row)`` lists them.

@@ -13,8 +13,8 @@ from jaxtyping import Float32
 from nextvec.bank import Bank
 from nextvec.bank import layout as bank_layout
 from nextvec.errors import RunError
-from nextvec.inference.engine import bank_of
 from nextvec.inference.export_graphs import BLOCK, Graphs, StateTensor, library
+from nextvec.inference.run_bank import bank_of
 from nextvec.models import Recurrent
 from nextvec.runs import Run
 from nextvec.runs.loading import check_encoder

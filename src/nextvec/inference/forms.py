@@ -31,6 +31,11 @@ class Forms:
         """Number of tensors and numbers of a state."""
         return len(self._start)
 
+    @property
+    def output_width(self) -> int:
+        """W, the width of an output of the model."""
+        return self._model.output_width
+
     @cached_property
     def window(self) -> int:
         """The most places that a state holds; 0 if none of its tensors grows."""

@@ -1,6 +1,6 @@
 """A session: the vectors that one reader has read, kept as a state of the model."""
 
-# Axes: B sessions, T vectors, D width.
+# Axes: B sessions, T vectors, D width, W width of an output.
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -24,8 +24,8 @@ class SessionEngine(Protocol):
     def bank(self) -> Bank: ...
     @property
     def digest(self) -> str: ...
-    def step(self, sessions: "Sequence[Session]", vectors: np.ndarray) -> Float32[np.ndarray, "B D"]: ...
-    def read(self, session: "Session", vectors: np.ndarray) -> Float32[np.ndarray, " D"]: ...
+    def step(self, sessions: "Sequence[Session]", vectors: np.ndarray) -> Float32[np.ndarray, "B W"]: ...
+    def read(self, session: "Session", vectors: np.ndarray) -> Float32[np.ndarray, " W"]: ...
     def predict(
         self, sessions: "Sequence[Session]", k: int = 5, documents: Sequence[int] | None = None
     ) -> list[list[Expected]]: ...
@@ -39,14 +39,15 @@ class Session:
 
     Attributes:
         length: number of vectors read.
-        prediction: [D], the expected next vector, of unit length; None before the first vector.
+        prediction: [W], the output of the model after the last vector: the expected next vector, of unit length and in the
+            space of the model, or several queries and their log weights (``model.queries``); None before the first vector.
     """
 
     def __init__(self, engine: SessionEngine, state: State) -> None:
         self.engine = engine
         self.state = state
         self.length = 0
-        self.prediction: Float32[np.ndarray, " D"] | None = None
+        self.prediction: Float32[np.ndarray, " W"] | None = None
         self._seen: Int64[np.ndarray, " rows"] = NO_ROWS
         self._unseen: tuple[np.ndarray, ...] = ()  # vectors read that were not yet looked up in the bank
 
@@ -57,16 +58,16 @@ class Session:
         session.length, session.prediction, session._seen = saved.length, saved.prediction, saved.seen
         return session
 
-    def push(self, vector: np.ndarray) -> Float32[np.ndarray, " D"]:
-        """Read one vector [D] of any float type; returns the expected next vector.
+    def push(self, vector: np.ndarray) -> Float32[np.ndarray, " W"]:
+        """Read one vector [D] of any float type; returns the prediction.
 
         Raises:
             DataError: wrong width, NaN, infinity or a zero vector.
         """
         return self.engine.step([self], np.asarray(vector)[None])[0]
 
-    def push_many(self, vectors: np.ndarray) -> Float32[np.ndarray, " D"]:
-        """Read vectors [T, D] in order, at least one; returns the vector expected after the last.
+    def push_many(self, vectors: np.ndarray) -> Float32[np.ndarray, " W"]:
+        """Read vectors [T, D] in order, at least one; returns the prediction after the last.
 
         Raises:
             DataError: as :meth:`push`; then no vector is read.
@@ -82,8 +83,8 @@ class Session:
         self.push_many(vectors)
         self.rows_seen()
 
-    def push_text(self, text: str) -> Float32[np.ndarray, " D"]:
-        """Read a text, cut and encoded as the texts of the bank; returns the vector expected after it.
+    def push_text(self, text: str) -> Float32[np.ndarray, " W"]:
+        """Read a text, cut and encoded as the texts of the bank; returns the prediction after it.
 
         Raises:
             DataError: an empty text, or a bank whose encoder is not installed.
@@ -129,7 +130,7 @@ class Session:
             self._unseen = ()
         return self._seen
 
-    def advance(self, state: State, prediction: Float32[np.ndarray, " D"], rows: Float32[np.ndarray, "T D"]) -> None:
+    def advance(self, state: State, prediction: Float32[np.ndarray, " W"], rows: Float32[np.ndarray, "T D"]) -> None:
         """Set the state and prediction after ``rows``; called by the engine."""
         self.state, self.prediction = state, prediction
         self.length += len(rows)

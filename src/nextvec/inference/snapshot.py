@@ -11,7 +11,7 @@ A snapshot may also hold the context, that is the vectors that the session has
 read. A server needs them, because its state is only a cache of the context.
 """
 
-# Axes: T vectors, D width.
+# Axes: T vectors, D width, W width of an output.
 
 import hashlib
 import json
@@ -63,7 +63,7 @@ class SavedState:
 
     state: State
     length: int
-    prediction: Float32[np.ndarray, " D"] | None
+    prediction: Float32[np.ndarray, " W"] | None
     seen: Int64[np.ndarray, " rows"]
 
 
@@ -157,15 +157,19 @@ def restore(data: bytes, model: str, bank: Bank, forms: Forms) -> SavedState:
     if type(length) is not int or length < 0 or not isinstance(numbers, dict):
         raise DataError("this snapshot was not written by nextvec: it has no length or no numbers")
     parts: list[Any] = [tensors.get(f"state.{n}", numbers.get(str(n))) for n in range(len(forms))]
-    return SavedState(forms.state(parts, length), length, _prediction(tensors, length, bank.dim), _seen(tensors, bank))
+    return SavedState(
+        forms.state(parts, length), length, _prediction(tensors, length, forms.output_width), _seen(tensors, bank)
+    )
 
 
-def _prediction(tensors: Mapping[str, Tensor], length: int, dim: int) -> np.ndarray | None:
+def _prediction(tensors: Mapping[str, Tensor], length: int, width: int) -> np.ndarray | None:
     found = tensors.get("prediction")
     if found is None and not length:
         return None
-    if found is None or found.dtype != torch.float32 or found.shape != (dim,) or not found.isfinite().all():
-        raise DataError(f"this snapshot was not written by nextvec: its prediction is no finite float32 vector of width {dim}")
+    if found is None or found.dtype != torch.float32 or found.shape != (width,) or not found.isfinite().all():
+        raise DataError(
+            f"this snapshot was not written by nextvec: its prediction is no finite float32 vector of width {width}"
+        )
     return found.numpy()
 
 

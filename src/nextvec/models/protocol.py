@@ -15,6 +15,7 @@ The laws, checked for every model in this package:
 # Axes: B passages, T positions, D width, W width of an output, N outputs, Q queries, C candidates, E width of a candidate.
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -91,8 +92,18 @@ class Recurrent(TrainingHooks, ABC, Generic[S]):
         return torch.ones(())
 
     def candidates(self, rows_CD: Float[Tensor, "C D"]) -> Float[Tensor, "C E"]:
-        """The map of candidates: what the queries are multiplied with. The rows themselves unless a model overrides it."""
+        """The map of candidates: what the queries are multiplied with.
+
+        The rows themselves, unless a model overrides it; such a model sets ``maps_candidates``.
+        """
         return rows_CD
+
+    def map_tensors(self) -> Mapping[str, Tensor]:
+        """The tensors that :meth:`candidates` reads, by name: models that give equal tensors map rows alike.
+
+        All tensors of a model that maps candidates, unless it overrides this.
+        """
+        return self.state_dict() if self.maps_candidates else {}
 
     def queries(self, y_NW: Float[Tensor, "N W"]) -> Queries:
         """Outputs as queries."""

@@ -88,6 +88,10 @@ class InSpace(Recurrent[Any]):
     def candidates(self, rows_CD: Float[Tensor, "C D"]) -> Float[Tensor, "C E"]:
         return self.model.candidates(self.space(rows_CD))
 
+    def map_tensors(self) -> Mapping[str, Tensor]:
+        own = {f"space.{name}": tensor for name, tensor in self.space.state_dict().items()}
+        return {**own, **{f"model.{name}": tensor for name, tensor in self.model.map_tensors().items()}}
+
     def start(self, batch: int) -> Any:
         return self.model.start(batch)
 

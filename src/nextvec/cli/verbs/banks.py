@@ -79,6 +79,11 @@ def _index_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=("float32", "float16", "int8"), help="number format of the index (default: the format of the bank)"
     )
+    parser.add_argument(
+        "--run",
+        type=Path,
+        help="index the rows as the model of this run compares them; needed for a run that was trained with space=fitted",
+    )
     add_verify(parser)
 
 
@@ -178,7 +183,8 @@ BANKS = (
         "index",
         "make a search index of a bank",
         "Reads a bank and writes an index of its distinct vectors. An exact index finds the true nearest vectors in every "
-        "number format. An approximate index searches a graph; the command prints its recall.",
+        "number format. An approximate index searches a graph; the command prints its recall. With --run the index is of the "
+        "rows as the model of that run maps them.",
         "nextvec index books.bank books.index --format int8",
         _index_arguments,
         _index,
