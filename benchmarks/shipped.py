@@ -51,7 +51,7 @@ class Source:
 
 def main(arguments: argparse.Namespace) -> None:
     settings = recipe("pooled", 0).replaced(
-        device="cpu", power=POWER, updates=arguments.updates, lr=arguments.lr, seed=arguments.seed
+        device="cpu", start="", power=POWER, updates=arguments.updates, lr=arguments.lr, seed=arguments.seed
     )
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(settings.seed)

@@ -23,9 +23,9 @@ from tests.laws.test_models import (
     MODELS,
     centre,
     check_future_never_reaches_past,
+    check_outputs,
     check_passages_do_not_meet,
     check_step_is_forward,
-    check_unit_length,
     passage,
     shaken,
     stepped,
@@ -128,7 +128,7 @@ def test_packed_models_keep_the_laws(
     check_step_is_forward(model, x)
     check_future_never_reaches_past(model, x, cut=max(1, length // 2))
     check_passages_do_not_meet(model, x)
-    check_unit_length(model, x)
+    check_outputs(model, x)
 
 
 @every_model

@@ -30,6 +30,7 @@ def pooled(rows: int) -> TrainSettings:  # noqa: ARG001 - a recipe
     return TrainSettings.of(
         "pooled",
         space="fitted",
+        start="shipped",
         alpha=0.0,
         misses=1.0,
         temperature=0.035,

@@ -27,7 +27,8 @@ class SourceSettings(Group):
     """The initial weights and the documents that training uses.
 
     Attributes:
-        start: path of a trained run of the same sizes whose weights training starts from; empty for new weights.
+        start: path of a trained run of the same sizes whose weights training starts from, or ``shipped`` for the weights of
+            the package, which are of the model ``pooled`` in a fitted space; empty for new weights.
             Experts take the weights of a memory GRU for the part that all experts share.
         lane_folder: a folder of ``nextvec lanes BANK --out FOLDER``; read only with ``lane_filter``.
         lane_filter: a lane of ``lane_folder``. Training and validation use only the documents of this lane, which makes

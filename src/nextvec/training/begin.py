@@ -24,6 +24,7 @@ from nextvec.runs.loading import build
 from nextvec.runs.origin import Origin, document_sketch
 from nextvec.runs.run import BEST, MOMENTS, RUN, START, Run
 from nextvec.runs.settings import TrainSettings
+from nextvec.runs.shipped import SHIPPED, shipped_weights
 from nextvec.training.folds import deal
 from nextvec.training.order import epoch
 from nextvec.training.support import check_computes
@@ -118,11 +119,13 @@ def _in_lane(parts: Split, source: SourceSettings, bank: Bank) -> Split:
 
 
 def _start(path: str, bank: Bank) -> dict[str, Tensor]:
-    """The weights of another run, and its temperature.
+    """The weights of another run, or those of the package, and their temperature.
 
     Raises:
         RunError: no trained run, or one of another encoder.
     """
+    if path == SHIPPED:
+        return shipped_weights()
     run = Run.open(path)
     if (run.origin.encoder, run.origin.dim) != (bank.manifest.encoder_fingerprint, bank.dim):
         raise RunError(f"{path} was trained on vectors of {run.origin.encoder}, {run.origin.dim} wide, not this bank's")
