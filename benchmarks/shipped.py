@@ -50,7 +50,7 @@ class Source:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    settings = recipe("pooled", 0).replaced(
+    settings = recipe("default", 0).replaced(
         device="cpu", start="", power=POWER, updates=arguments.updates, lr=arguments.lr, seed=arguments.seed
     )
     torch.set_num_threads(arguments.threads)

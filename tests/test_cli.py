@@ -41,7 +41,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bank and a trained run, made once."""
     folder = tmp_path_factory.mktemp("cli")
     write_bank(folder / "bank", walk_bank(documents=24))
-    assert main(["train", "default", str(folder / "run"), "--bank", str(folder / "bank"), *FLAGS, "--json"]) == 0
+    assert main(["train", "memory", str(folder / "run"), "--bank", str(folder / "bank"), *FLAGS, "--json"]) == 0
     return folder
 
 
@@ -149,7 +149,7 @@ def test_a_run_begins_with_a_pool_that_its_exams_can_fill(tmp_path: Path, capsys
     """Ten documents of 60: a last row has 540 rows of the others, and itself."""
     rows = np.random.default_rng(0).standard_normal((600, 8)).astype(np.float32)
     bank = str(write_bank(tmp_path / "bank", Bank.from_numpy(rows, [60] * 10)))
-    line = ["train", "default", str(tmp_path / "run"), "--bank", bank, *FLAGS]
+    line = ["train", "memory", str(tmp_path / "run"), "--bank", bank, *FLAGS]
     assert main([*line, "--set", "pool=542"]) == 2
     assert "largest pool that works for the valid and test documents of this bank is 541" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -163,7 +163,7 @@ def test_a_run_begins_with_a_pool_that_its_exams_can_fill(tmp_path: Path, capsys
 
 def test_a_part_that_one_document_overfills_is_said_in_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bank = str(write_bank(tmp_path / "bank", walk_bank(documents=3, length=60)))
-    assert main(["train", "default", str(tmp_path / "run"), "--bank", bank, *FLAGS, "--json"]) == 0
+    assert main(["train", "memory", str(tmp_path / "run"), "--bank", bank, *FLAGS, "--json"]) == 0
     assert "of the rows;" in capsys.readouterr().err
     report = printed(capsys, "evaluate", str(tmp_path / "run"), "--pool", "20", "--split", "valid")
     assert "the valid documents hold" in report["notes"][0]
@@ -208,7 +208,7 @@ def test_predict_reads_text_and_prints_chunks(
         return capsys.readouterr().out
 
     run("ingest", "texts", "bank", "--size", "80")
-    run("train", "default", "run", "--bank", "bank", *FLAGS)
+    run("train", "memory", "run", "--bank", "bank", *FLAGS)
     answer = json.loads(run("predict", "run", "-k", "3", "--json", text="Chapter 3, part 4: the hen walked 7 miles."))
     assert answer["context"] == 1
     assert [set(e) for e in answer["expected"]] == [{"row", "score", "document", "text", "count"}] * 3
@@ -242,7 +242,7 @@ ZERO = ROWS * (np.arange(6) != 2)[:, None].astype(np.float32)
 def damaged_run(path: Path) -> Path:
     parts: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
     origin = Origin(bank="", bank_path="", dim=1, encoder="", parts=parts, trained_on=[], decay=0.5)
-    run = Run.create(path / "run", "default", recipe("default", 100), origin)
+    run = Run.create(path / "run", "memory", recipe("memory", 100), origin)
     text_file(run.path / "training_history.json", b"{")
     return run.path
 
@@ -321,8 +321,8 @@ BAD: dict[str, tuple[Make, str]] = {
     "damaged manifest": (lambda p: ["audit", str(Path(text_file(p / "bank.json", b"{")).parent)], "bank.json is damaged"),
     "status of nothing": (lambda p: ["status", str(p)], "is not a run"),
     "evaluate of nothing": (lambda p: ["evaluate", str(p / "none")], "is not a run"),
-    "train without a bank": (lambda p: ["train", "default", str(p / "made")], "--bank"),
-    "train on nothing": (lambda p: ["train", "default", str(p / "made"), "--bank", str(p / "none")], "is not a bank"),
+    "train without a bank": (lambda p: ["train", "memory", str(p / "made")], "--bank"),
+    "train on nothing": (lambda p: ["train", "memory", str(p / "made"), "--bank", str(p / "none")], "is not a bank"),
     "demo too small": (lambda p: ["demo", "--out", str(p / "made"), "--size", "10"], "at least 1,500 chunks"),
 }
 
@@ -392,15 +392,15 @@ def test_whatever_stands_in_a_file_is_read_or_refused_in_one_line(
 BAD_RUN: dict[str, tuple[Make, str]] = {
     "unknown recipe": (lambda p: ["train", "phase9", "made", "--bank", str(p / "bank")], "did you mean 'phase"),
     "unknown setting": (
-        lambda p: ["train", "default", "made", "--bank", str(p / "bank"), "--set", "contxt=5"],
+        lambda p: ["train", "memory", "made", "--bank", str(p / "bank"), "--set", "contxt=5"],
         "did you mean 'context'",
     ),
     "setting of the wrong type": (
-        lambda p: ["train", "default", "made", "--bank", str(p / "bank"), "--set", "lr=fast"],
+        lambda p: ["train", "memory", "made", "--bank", str(p / "bank"), "--set", "lr=fast"],
         "of type float",
     ),
     "pool above the bank": (
-        lambda p: ["train", "default", "made", "--bank", str(p / "bank"), "--set", "pool=5000"],
+        lambda p: ["train", "memory", "made", "--bank", str(p / "bank"), "--set", "pool=5000"],
         "largest pool that works",
     ),
     "pool of one": (lambda p: ["evaluate", str(p / "run"), "--pool", "1"], "whole number of at least 2"),
@@ -408,9 +408,9 @@ BAD_RUN: dict[str, tuple[Make, str]] = {
     "unknown part": (lambda p: ["evaluate", str(p / "run"), "--split", "train"], "invalid choice: 'train'"),
     "context zero": (lambda p: ["evaluate", str(p / "run"), "--context", "0"], "at least 1"),
     "bank exists": (lambda p: ["ingest", "v.npz", str(p / "bank")], "already exists"),
-    "run is a bank": (lambda p: ["train", "default", str(p / "bank"), "--bank", str(p / "bank"), *FLAGS], "is not a run"),
+    "run is a bank": (lambda p: ["train", "memory", str(p / "bank"), "--bank", str(p / "bank"), *FLAGS], "is not a run"),
     "run of other settings": (
-        lambda p: ["train", "default", str(p / "run"), "--bank", str(p / "bank")],
+        lambda p: ["train", "memory", str(p / "run"), "--bank", str(p / "bank")],
         "begun with other settings",
     ),
     "export as pdf": (lambda p: ["export", str(p / "bank"), "made.pdf"], "write .parquet or .npz"),

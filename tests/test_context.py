@@ -43,7 +43,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(place: Path) -> ContextExperiment:
-    return context_experiment(place / "out", Bank.open(place / "bank"), (5, 10, 20), 2, "default", SETS, Here(), pool=200)
+    return context_experiment(place / "out", Bank.open(place / "bank"), (5, 10, 20), 2, "memory", SETS, Here(), pool=200)
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def test_verdicts_follow_from_the_intervals(content: dict[str, Any]) -> None:
 
 def test_where_few_rows_have_the_context_all_are_asked_and_it_is_said(place: Path) -> None:
     found = context_experiment(
-        place / "long", Bank.open(place / "bank"), (5, 80), 1, "default", SETS, Here(), pool=200
+        place / "long", Bank.open(place / "bank"), (5, 80), 1, "memory", SETS, Here(), pool=200
     ).to_json()
     assert found["exam"]["history"] == 1
     assert 30 <= found["full"]["rows"] < 300
@@ -209,7 +209,7 @@ def test_where_few_rows_have_the_context_all_are_asked_and_it_is_said(place: Pat
     for effect in found["trained"]:
         assert effect["full"]["hit@5"]["n"] == found["full"]["rows"]
     none = context_experiment(
-        place / "longer", Bank.open(place / "bank"), (5, 200), 1, "default", SETS, Here(), pool=200
+        place / "longer", Bank.open(place / "bank"), (5, 200), 1, "memory", SETS, Here(), pool=200
     ).to_json()
     assert none["full"]["rows"] == 0
     assert "Too few for figures of their own" in none["notes"][0]
@@ -220,7 +220,7 @@ def test_where_few_rows_have_the_context_all_are_asked_and_it_is_said(place: Pat
 
 def test_the_second_call_trains_and_answers_nothing(place: Path, content: dict[str, Any]) -> None:
     kept = {file: file.stat().st_mtime_ns for file in (place / "out").rglob("*.safetensors")}
-    again = context_experiment(place / "out", Bank.open(place / "bank"), (20, 5, 10), 2, "default", SETS, Here(), pool=200)
+    again = context_experiment(place / "out", Bank.open(place / "bank"), (20, 5, 10), 2, "memory", SETS, Here(), pool=200)
     assert again.to_json() == content
     assert {file: file.stat().st_mtime_ns for file in (place / "out").rglob("*.safetensors")} == kept
 

@@ -100,7 +100,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def refused(program: str, stored: Path, run: Path, environment: dict[str, str], *sets: str) -> str:
     """The one line that the command ends with, given that it wrote nothing."""
-    flags = ["train", "default", str(run), "--bank", str(stored), *(part for s in sets for part in ("--set", s))]
+    flags = ["train", "memory", str(run), "--bank", str(stored), *(part for s in sets for part in ("--set", s))]
     command = [sys.executable, "-c", f"{program}from nextvec.cli.main import main; sys.exit(main())", *flags]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, run.exists()) == (2, "", False), done.stderr

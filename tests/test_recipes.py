@@ -11,6 +11,7 @@ from nextvec.errors import SettingsError
 from nextvec.evaluation.runs import evaluate
 from nextvec.recipes import recipe, recipes
 from nextvec.reproduction.recipes import EFFECTIVE_BATCH, FIXES
+from nextvec.runs.settings import reads
 from nextvec.training import Finished, begin, train
 from tests.conftest import walk_bank
 
@@ -20,7 +21,9 @@ PHASES = {"phase1": 100, "phase2": 500, "phase2b": 500, "phase2c": 500, "phase3"
 @pytest.mark.parametrize("name", recipes())
 def test_every_recipe_trains_and_can_be_examined(name: str, tmp_path: Path) -> None:
     bank = walk_bank(documents=16, length=40)
-    settings = recipe(name, len(bank)).replaced(updates=2, evaluate_every=2, context=12, hidden=8, slots=8, pool=30)
+    given = recipe(name, len(bank))
+    sizes = {size: 8 for size in ("hidden", "slots") if reads(given.model, size)}
+    settings = given.replaced(updates=2, evaluate_every=2, context=12, pool=30, **sizes)
     run = begin(tmp_path / "run", name, settings.replaced(coherence=min(settings.passages.coherence, 0.0)), bank)
     events = list(train(run, bank))
     assert isinstance(events[-1], Finished)
@@ -67,12 +70,12 @@ def test_recipes_grow_with_the_bank(a: int, b: int) -> None:
     small, large = sorted((a, b))
     for name in recipes():
         few, many = recipe(name, small), recipe(name, large)
-        assert few.options.hidden <= many.options.hidden
+        assert few.flat().get("hidden", 0) <= many.flat().get("hidden", 0)
         assert few.optimizer.updates <= many.optimizer.updates
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(SettingsError, match="did you mean 'phase3_5-published'"):
         recipe("phase35-published", 10)
-    with pytest.raises(SettingsError, match="known: default, broken"):
+    with pytest.raises(SettingsError, match="known: default, memory, broken"):
         recipe("xyz", 10)

@@ -32,8 +32,8 @@ def test_they_are_small_and_finite() -> None:
 
 
 def test_a_run_that_starts_from_them_predicts_with_them_before_its_first_update(bank: Bank, tmp_path: Path) -> None:
-    settings = recipe("pooled", len(bank)).replaced(start=SHIPPED, power=0.5, updates=1, lr=1e-8, pool=100, context=32)
-    run = begin(tmp_path / "run", "pooled", settings, bank)
+    settings = recipe("default", len(bank)).replaced(start=SHIPPED, power=0.5, updates=1, lr=1e-8, pool=100, context=32)
+    run = begin(tmp_path / "run", "default", settings, bank)
     for _ in train(run, bank):
         pass
     found = moments(bank, run.split(bank).train)
@@ -49,4 +49,4 @@ def test_another_model_or_other_sizes_refuse_them(bank: Bank, tmp_path: Path) ->
     smaller = TrainSettings.of("pooled", space="fitted", start=SHIPPED, pooled=3, pool=100)
     for settings in (other, smaller):
         with pytest.raises(RunError, match="start=shipped"):
-            begin(tmp_path / "run", "default", settings, bank)
+            begin(tmp_path / "run", "memory", settings, bank)

@@ -69,14 +69,12 @@ def figures(found: Any) -> Any:
 
 
 def test_a_grid_is_judged_on_valid_by_one_exam_and_sorted(bank: Bank, tmp_path: Path, here: Here) -> None:
-    found = sweep(
-        "default", bank, tmp_path / "s", {"lr": ["1e-4", "0.03"], "hidden": [8, 4]}, seeds=2, sets=SETS, executor=here
-    )
+    found = sweep("memory", bank, tmp_path / "s", {"lr": ["1e-4", "0.03"], "hidden": [8, 4]}, seeds=2, sets=SETS, executor=here)
     record = json.loads((tmp_path / "s" / "sweep.json").read_text())
     assert record == json.loads(json.dumps(found.to_json()))
     assert len(here.trained) == record["runs"] == record["finished"] == 8
-    assert (tmp_path / "s" / "default-lr=0.0001,hidden=4" / "seed-1" / "best.safetensors").exists()
-    parts = begin(here.trained[0], "default", Run.open(here.trained[0]).settings, bank).split(bank)
+    assert (tmp_path / "s" / "memory-lr=0.0001,hidden=4" / "seed-1" / "best.safetensors").exists()
+    parts = begin(here.trained[0], "memory", Run.open(here.trained[0]).settings, bank).split(bank)
     exam = Exam.over(bank, parts.valid, "valid", 30, 2000)
     assert (record["exam"]["id"], record["exam"]["part"], record["exam"]["rows"]) == (exam.id, "valid", len(exam.rows))
     means = [point["hit@5"]["value"] for point in record["points"]]
@@ -98,22 +96,22 @@ def test_a_grid_is_judged_on_valid_by_one_exam_and_sorted(bank: Bank, tmp_path: 
 
 
 def test_the_same_call_trains_nothing_twice_and_a_longer_list_only_what_is_new(bank: Bank, tmp_path: Path, here: Here) -> None:
-    first = sweep("default", bank, tmp_path / "s", {"lr": [1e-3]}, seeds=1, sets=SETS, executor=here)
-    again = sweep("default", bank, tmp_path / "s", {"lr": [1e-3]}, seeds=1, sets=SETS, executor=here)
+    first = sweep("memory", bank, tmp_path / "s", {"lr": [1e-3]}, seeds=1, sets=SETS, executor=here)
+    again = sweep("memory", bank, tmp_path / "s", {"lr": [1e-3]}, seeds=1, sets=SETS, executor=here)
     assert first.to_json() == again.to_json()
-    sweep("default", bank, tmp_path / "s", {"lr": [1e-3, 1e-2]}, seeds=1, sets=SETS, executor=here)
-    assert [path.parent.name for path in here.trained] == ["default-lr=0.001", "default-lr=0.01"]
+    sweep("memory", bank, tmp_path / "s", {"lr": [1e-3, 1e-2]}, seeds=1, sets=SETS, executor=here)
+    assert [path.parent.name for path in here.trained] == ["memory-lr=0.001", "memory-lr=0.01"]
 
 
 def test_a_run_that_fails_is_on_record_and_the_others_go_on(bank: Bank, tmp_path: Path, here: Here) -> None:
     def ask(executor: Executor) -> Any:
-        found = sweep("default", bank, tmp_path / "s", {"lr": [1e-3, 1e-2]}, seeds=1, sets=SETS, executor=executor)
+        found = sweep("memory", bank, tmp_path / "s", {"lr": [1e-3, 1e-2]}, seeds=1, sets=SETS, executor=executor)
         return json.loads(json.dumps(found.to_json()))
 
-    (task,) = SweepSettings.of("default", bank, tmp_path / "s", SETS, 1, 2000).tasks({"lr": 1e-3})
+    (task,) = SweepSettings.of("memory", bank, tmp_path / "s", SETS, 1, 2000).tasks({"lr": 1e-3})
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "sweep.lock").touch()
-    held = begin(tmp_path / "s" / "default-lr=0.001" / "seed-0", "default", task.settings, bank)
+    held = begin(tmp_path / "s" / "memory-lr=0.001" / "seed-0", "memory", task.settings, bank)
     with held.training():
         found = ask(LocalProcesses())
         with pytest.raises(RunError, match=r"seed-0: .* is being trained by another process"):
@@ -128,15 +126,15 @@ def test_a_run_that_fails_is_on_record_and_the_others_go_on(bank: Bank, tmp_path
 
 
 def test_two_sweeps_of_one_folder_do_not_meet(bank: Bank, tmp_path: Path, here: Here) -> None:
-    settings = SweepSettings.of("default", bank, tmp_path / "s", SETS, 1, 2000)
+    settings = SweepSettings.of("memory", bank, tmp_path / "s", SETS, 1, 2000)
     with settings.held(), pytest.raises(RunError, match="being swept by another process"):
-        sweep("default", bank, tmp_path / "s", {"lr": [1e-3]}, seeds=1, sets=SETS, executor=here)
+        sweep("memory", bank, tmp_path / "s", {"lr": [1e-3]}, seeds=1, sets=SETS, executor=here)
     assert here.trained == []
 
 
 def test_a_bank_in_memory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="write the bank to disk"):
-        sweep("default", walk_bank(documents=24), tmp_path / "s", {"lr": [1e-3]}, sets=SETS)
+        sweep("memory", walk_bank(documents=24), tmp_path / "s", {"lr": [1e-3]}, sets=SETS)
     assert not (tmp_path / "s").exists()
 
 
@@ -167,7 +165,7 @@ def test_bad_values_are_refused_before_anything_is_made(
     name: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags, message = BAD[name]
-    recipe = "defualt" if name == "unknown recipe" else "default"
+    recipe = "defualt" if name == "unknown recipe" else "memory"
     assert main(["sweep", recipe, "--bank", str(place / "bank"), "--out", str(tmp_path / "s"), *FLAGS, *flags]) == 2
     captured = capsys.readouterr()
     assert (captured.out, captured.err.count("\n")) == ("", 1)
@@ -177,7 +175,7 @@ def test_bad_values_are_refused_before_anything_is_made(
 
 def test_a_folder_with_something_else_is_refused(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.txt").touch()
-    assert main(["sweep", "default", "--bank", str(place / "bank"), "--out", str(tmp_path), *FLAGS, "--over", "lr=1e-3"]) == 2
+    assert main(["sweep", "memory", "--bank", str(place / "bank"), "--out", str(tmp_path), *FLAGS, "--over", "lr=1e-3"]) == 2
     assert "is not a sweep" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -205,7 +203,7 @@ def test_a_killed_sweep_keeps_what_was_finished_and_goes_on(
 ) -> None:
     def ask(out: Path) -> list[str]:
         over = ["--over", "lr=1e-3,1e-2", "--seeds", "2"]
-        return ["sweep", "default", "--bank", str(place / "bank"), "--out", str(out), *FLAGS, *over, "--json"]
+        return ["sweep", "memory", "--bank", str(place / "bank"), "--out", str(out), *FLAGS, *over, "--json"]
 
     folder = tmp_path / "killed"
     process = subprocess.Popen(
@@ -244,7 +242,7 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been(bank: Bank, tmp_path: Pat
     over = {"lr": Span(1e-4, 1e-1), "hidden": Span(4, 8), "model": ["memory_gru", "gru"]}
 
     def ask(folder: Path, trials: int) -> Any:
-        return search("default", bank, folder, over, trials, seeds=1, sets=SETS, executor=here).to_json()
+        return search("memory", bank, folder, over, trials, seeds=1, sets=SETS, executor=here).to_json()
 
     whole = ask(tmp_path / "whole", 3)
     assert len(whole["points"]) == 3
@@ -270,7 +268,7 @@ def test_without_optuna_the_mend_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     flags = ["--over", "lr=1e-4..1e-2", "--trials", "2"]
-    assert main(["sweep", "default", "--bank", str(place / "bank"), "--out", str(tmp_path / "s"), *FLAGS, *flags]) == 2
+    assert main(["sweep", "memory", "--bank", str(place / "bank"), "--out", str(tmp_path / "s"), *FLAGS, *flags]) == 2
     assert 'pip install -e ".[sweep]"' in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
 
@@ -284,12 +282,12 @@ def test_a_span_of_a_decade_is_searched_by_factors() -> None:
 
 def test_settings_that_only_fit_together_can_be_searched(bank: Bank, tmp_path: Path, here: Here) -> None:
     over = {"hard_low": [0.92], "hard_high": Span(0.95, 0.99)}  # 0.92 alone is above the recipe's hard_high
-    (point,) = search("default", bank, tmp_path / "s", over, 1, seeds=1, sets=SETS, executor=here).points
+    (point,) = search("memory", bank, tmp_path / "s", over, 1, seeds=1, sets=SETS, executor=here).points
     assert 0.95 <= point.values["hard_high"] <= 0.99
 
 
 def test_settings_of_a_point_are_those_of_the_recipe_but_for_its_values(bank: Bank, tmp_path: Path) -> None:
-    tasks = SweepSettings.of("default", bank, tmp_path, [*SETS, "seed=7"], 2, 2000).tasks({"lr": 0.5, "pool": 30})
+    tasks = SweepSettings.of("memory", bank, tmp_path, [*SETS, "seed=7"], 2, 2000).tasks({"lr": 0.5, "pool": 30})
     base = TrainSettings.of(
         context=20, batch=3, updates=8, evaluate_every=4, hidden=8, slots=16, working=8, pool=30, negatives=30
     )
@@ -297,4 +295,4 @@ def test_settings_of_a_point_are_those_of_the_recipe_but_for_its_values(bank: Ba
     assert changed == {"lr", "seed"}
     assert [task.settings.seed for task in tasks] == [7, 8]
     with pytest.raises(SettingsError, match="pool cannot be swept"):
-        SweepSettings.of("default", bank, tmp_path, SETS, 1, 2000).parsed({"pool": 20})
+        SweepSettings.of("memory", bank, tmp_path, SETS, 1, 2000).parsed({"pool": 20})

@@ -69,10 +69,10 @@ def test_a_tracker_of_a_sweep_receives_the_events_of_all_its_runs(tmp_path: Path
     on_disk(walk_bank(documents=20), tmp_path / "bank")
     seen = Collected()
     values = {"lr": ["1e-3"]}
-    sweep("default", Bank.open(tmp_path / "bank"), tmp_path / "sweep", values, seeds=2, sets=SETS, trackers=[seen])
+    sweep("memory", Bank.open(tmp_path / "bank"), tmp_path / "sweep", values, seeds=2, sets=SETS, trackers=[seen])
     for seed in ("seed-0", "seed-1"):
         events = [event for name, event in seen.events if name == seed]
-        run = Run.open(tmp_path / "sweep" / "default-lr=0.001" / seed)
+        run = Run.open(tmp_path / "sweep" / "memory-lr=0.001" / seed)
         valid = [event.record["valid"] for event in events if isinstance(event, Evaluated)]
         assert valid == [record["valid"] for record in run.history()]
         assert [event.update for event in events if isinstance(event, Stepped)] == [1, 2, 3, 4]

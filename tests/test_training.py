@@ -277,7 +277,7 @@ def test_a_killed_training_resumes_bit_for_bit(tmp_path: Path, quiet_environment
     sets = ["context=20", "batch=3", "updates=40", "evaluate_every=5", "hidden=8", "slots=16", "working=8", "pool=30"]
     sets += ["patience=50", "negatives=7"]
     flags = ["--bank", str(tmp_path / "bank"), *(part for s in sets for part in ("--set", s))]
-    whole, killed = (["train", "default", str(tmp_path / name), *flags] for name in ("whole", "killed"))
+    whole, killed = (["train", "memory", str(tmp_path / name), *flags] for name in ("whole", "killed"))
     assert main(whole) == 0
     for update in (8, 22):
         killed_at(update, killed, quiet_environment, tmp_path / "killed" / "training_history.json")
@@ -432,7 +432,7 @@ def test_a_compiled_model_trains_alike(tmp_path: Path, command: list[str], quiet
     environment = {**quiet_environment, "PYTHONWARNINGS": "ignore"}
     losses = []
     for compiled in ("false", "true"):
-        run = [*command, "train", "default", str(tmp_path / compiled), *flags, "--set", f"compile={compiled}"]
+        run = [*command, "train", "memory", str(tmp_path / compiled), *flags, "--set", f"compile={compiled}"]
         subprocess.run(run, env=environment, check=True, stdout=subprocess.DEVNULL)
         losses.append([record["loss"] for record in Run.open(tmp_path / compiled).history()[1:]])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)

@@ -25,7 +25,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verification")
     bank = str(write_bank(folder / "bank", walk_bank(documents=24)))
     write_bank(folder / "other", walk_bank(documents=24, seed=1))
-    assert main(["train", "default", str(folder / "run"), "--bank", bank, *FLAGS, "--json"]) == 0
+    assert main(["train", "memory", str(folder / "run"), "--bank", bank, *FLAGS, "--json"]) == 0
     assert main(["index", bank, str(folder / "index")]) == 0
     assert main(["lanes", bank, "--clusters", "3", "--out", str(folder / "lanes")]) == 0
     return folder
@@ -64,11 +64,11 @@ def lines(place: Path, out: Path) -> dict[str, list[str]]:
         "export a bank": ["export", bank, str(out / "bank.parquet")],
         "compare": ["compare", run, run, "--pool", "30"],
         "gate": ["gate", run, "seed"],
-        "train": ["train", "default", run, "--bank", bank, *FLAGS],
+        "train": ["train", "memory", run, "--bank", bank, *FLAGS],
         "index": ["index", bank, str(out / "index")],
         "lanes": ["lanes", bank, "--clusters", "3"],
         "inspect": ["inspect", bank],
-        "sweep": ["sweep", "default", "--bank", bank, "--out", str(out / "sweep"), "--over", "lr=1e-3", *FLAGS],
+        "sweep": ["sweep", "memory", "--bank", bank, "--out", str(out / "sweep"), "--over", "lr=1e-3", *FLAGS],
         "phases": ["phases", str(out / "phases"), "--bank", bank, "--recipes", "phase1", *FLAGS],
         "experiment": ["experiment", "context", "--bank", bank, "--out", str(out / "context"), "--contexts", "3,5", *FLAGS],
     }

@@ -21,8 +21,8 @@ OWN = "nextvec."  # the recipes of this package come first
 POSITIONS = 2048  # vectors that an update of our recipes reads, at every context
 
 
-def pooled(rows: int) -> TrainSettings:  # noqa: ARG001 - a recipe
-    """The mixture of the context without content, in a space fitted to the bank.
+def default(rows: int) -> TrainSettings:  # noqa: ARG001 - a recipe
+    """The mixture of the context without content, in a space fitted to the bank; ``nextvec demo`` trains it.
 
     It has about 1,500 weights, so that its size and its updates need not grow with the rows: an update reads eight
     passages and scores 32 rows of each among 1,000 rows of as many documents as an exam has.
@@ -67,7 +67,7 @@ def ours(rows: int, context: int) -> TrainSettings:
     return memory(rows).replaced(context=context, batch=max(1, round(POSITIONS / context)))
 
 
-RECIPES: Mapping[str, Recipe] = {"default": memory, "pooled": pooled}
+RECIPES: Mapping[str, Recipe] = {"default": default, "memory": memory}
 
 
 def recipe(name: str, rows: int) -> TrainSettings:

@@ -33,7 +33,7 @@ def experts_experiment(
     lanes: Lanes | None = None,
     kinds: Sequence[str] = tuple(KINDS),
     seeds: int = 3,
-    recipe: str = "default",
+    recipe: str = "memory",
     sets: Sequence[str] = (),
     executor: Executor | None = None,
     rows: int = 2000,

@@ -142,7 +142,13 @@ def take_over(model: Recurrent[Any], tensors: dict[str, Tensor], name: str) -> N
     try:
         model.take_over(held)
     except RuntimeError as error:
-        raise RunError(f"start={name}: not of the same model and sizes: {str(error).splitlines()[-1].strip()}") from None
+        why = str(error).splitlines()[-1].strip()
+        if name == SHIPPED:
+            why = (
+                "they are of the model pooled with its own options; --set start= begins with new weights, and the recipe memory"
+            )
+            raise RunError(f"start={name}: {why} suits other models") from None
+        raise RunError(f"start={name}: not of the same model and sizes: {why}") from None
 
 
 def present(device: Device) -> Device:
