@@ -39,7 +39,7 @@ def default(rows: int) -> TrainSettings:  # noqa: ARG001 - a recipe
         targets=32,
         batch=8,
         updates=200,
-        lr=5e-3,
+        lr=2e-3,
         vector_lr_multiplier=10.0,
         weight_decay=0.1,
     )

@@ -105,11 +105,11 @@ def together(moments: Moments, train: tuple[Bank, Int64[np.ndarray, " M"]] | Non
     """
     centre, _ = _centres(moments)
     yield _alone(COPY_LAST, CopyLast(len(centre)))
-    yield _means(moments, None)
+    yield means_in_space(moments, None)
     yield _alone(MEAN_OF_ALL, MeanOfAll(centre))
     yield _alone(MEAN_VECTOR, Constant(centre))
     for power in POWERS:
-        yield _means(moments, power)
+        yield means_in_space(moments, power)
     lags = PooledLags(len(centre), *POOLED_DECAYS)
     space = Space.fitted(moments.mean, moments.covariance, POOLED_POWER)
     names = tuple(_pooled(decay) for decay in POOLED_DECAYS)
@@ -132,7 +132,7 @@ def baseline_ranks(
 
 def strongest_decay(exam: Exam, moments: Moments) -> float:
     """The decay whose exponential mean of the raw rows has the highest Hit@5: where training starts."""
-    means = [float(hits.mean()) for hits in _hits(exam, _means(moments, None))]
+    means = [float(hits.mean()) for hits in _hits(exam, means_in_space(moments, None))]
     return DECAYS[means.index(max(means))]
 
 
@@ -146,7 +146,7 @@ def strongest_start(held: Sequence[tuple[Exam, Moments]], powers: Sequence[float
     found: dict[tuple[float, float], list[np.ndarray]] = {(power, decay): [] for power in powers for decay in DECAYS}
     for exam, moments in held:
         for power in powers:
-            for decay, hits in zip(DECAYS, _hits(exam, _means(moments, power)), strict=True):
+            for decay, hits in zip(DECAYS, _hits(exam, means_in_space(moments, power)), strict=True):
                 found[power, decay].append(hits)
     return max(found, key=lambda start: np.concatenate(found[start]).mean())
 
@@ -159,7 +159,7 @@ def _alone(name: str, model: Recurrent[Any]) -> Together:
     return Together((name,), model, lambda y_NW, mapped_CE: [model.scores(y_NW, mapped_CE)])
 
 
-def _means(moments: Moments, power: float | None) -> Together:
+def means_in_space(moments: Moments, power: float | None) -> Together:
     """The exponential means with all decays, of the raw rows or in the space of a power."""
     centre, nothing = _centres(moments)
     if power is None:

@@ -18,7 +18,7 @@ EFFECTIVE_BATCH = 256
 
 
 def published(rows: int, context: int, batch: int, lr: float = 1e-4, alpha: float = 0.03) -> TrainSettings:
-    """The predecessor's training, at the width that ``default`` has on this bank.
+    """The predecessor's training, at the width that ``memory`` has on this bank.
 
     One target a window. Windows overlap by half and cross documents. The loss is 0.5 (1 - cosine) + MSE averaged over 768
     dimensions + alpha InfoNCE at temperature 0.07 among the ``batch`` targets computed at once; accumulation to 256 adds
