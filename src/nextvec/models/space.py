@@ -108,7 +108,8 @@ class InSpace(Recurrent[Any]):
         return self.model.step(state, self.space(x_BD))
 
     def traceable(self) -> Recurrent[Any]:
-        return InSpace(self.space, self.model.traceable())
+        inner = self.model.traceable()
+        return self if inner is self.model else InSpace(self.space, inner)
 
     def with_auxiliary(
         self, x_BTD: Float[Tensor, "B T D"], scored_BT: Bool[Tensor, "B T"]
