@@ -21,6 +21,7 @@ from nextvec.evaluation.baselines import (
 from nextvec.models import Pooled, Recurrent
 from nextvec.models.baselines import CopyLast, ExponentialMean, PooledLags
 from nextvec.models.space import POWERS, InSpace, Space
+from nextvec.ranks import Ranks, paired_lift
 from tests import oracles
 
 Scores = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -84,16 +85,27 @@ def test_the_strongest_decay_is_that_of_the_baseline_with_the_most_hits(bank: Ba
     assert hits[strongest_decay(exam, found)] == max(hits.values())
 
 
-def test_the_strongest_start_has_the_most_hits_over_all_rows_of_the_exams(bank: Bank) -> None:
+def test_the_start_has_the_strongest_decay_and_another_power_than_a_half_only_if_it_is_surely_better(bank: Bank) -> None:
     halves = [(sat(bank), moments(bank, TRAIN[:4])), (sat(bank), moments(bank, TRAIN[4:]))]
     ranked = [baseline_ranks(exam, list(together(found)), None) for exam, found in halves]
 
-    def hits(power: float, decay: float) -> float:
+    def joined(power: float, decay: float) -> Ranks:
         name = f"{'centred last' if decay == 0 else f'exponential mean {decay:g}'}, power {power:g}"
-        return float(np.concatenate([ranks[name].hits(5) for ranks in ranked]).mean())
+        return Ranks.joined([ranks[name] for ranks in ranked])
 
     power, decay = strongest_start(halves, POWERS)
-    assert hits(power, decay) == max(hits(p, d) for p in POWERS for d in DECAYS)
+    assert joined(power, decay).hits(5).mean() == max(joined(power, d).hits(5).mean() for d in DECAYS)
+    best = {p: max((joined(p, d) for d in DECAYS), key=lambda ranks: ranks.hits(5).mean()) for p in POWERS}
+    surely = [p for p in POWERS if p != 0.5 and paired_lift(best[p], best[0.5], 5).low > 0]
+    assert power == max(surely or [0.5], key=lambda p: best[p].hits(5).mean())
+
+
+def test_a_space_that_is_surely_better_is_chosen() -> None:
+    bank = signal_in_nuisance()
+    train, other = np.arange(0, bank.num_documents, 2), np.arange(1, bank.num_documents, 2)
+    exam = Exam.over(bank, other, "valid", 200)
+    assert strongest_start([(exam, moments(bank, train))], (0.0, 0.5))[0] == 0.5
+    assert strongest_start([(exam, moments(bank, train))], (0.0, 0.25, 0.75, 1.0))[0] == 1.0
 
 
 # A bank whose documents are recognised only in a fitted space

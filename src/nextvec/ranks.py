@@ -6,7 +6,7 @@ numbers of candidates and of ties.
 
 # Axes: Q queries, R resamples, C clusters.
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -59,6 +59,12 @@ class Ranks:
     def only(self, rows: Int64[np.ndarray, " kept"]) -> "Ranks":
         """The ranks of some of the queries."""
         return Ranks(self.above[rows], self.tied[rows], self.candidates[rows], self.clusters[rows])
+
+    @staticmethod
+    def joined(parts: Sequence["Ranks"]) -> "Ranks":
+        """The ranks of several exams over different documents of one bank."""
+        fields = ("above", "tied", "candidates", "clusters")
+        return Ranks(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
 
     def replaced(self, rows: Int64[np.ndarray, " kept"], other: "Ranks") -> "Ranks":
         """These ranks, with those of ``other`` for some of the queries.

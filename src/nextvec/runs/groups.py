@@ -53,8 +53,8 @@ class SpaceSettings(Group):
 
     Attributes:
         space: ``raw`` rows, or a space ``fitted`` to the training rows (:class:`~nextvec.models.space.Space`).
-        power: of the fitted space: 0 centres the rows, 1 whitens them. None chooses it on all documents but those of the test,
-            each in a space that was fitted without it.
+        power: of the fitted space: 0 centres the rows, 1 whitens them. None takes 0.5, or another of 0, 0.25 and 0.75 that is
+            surely better on all documents but those of the test, each read in a space that was fitted without it.
         folds: of the training documents. Each is read in a space that was fitted on the others; with 1 in the model's own.
     """
 

@@ -78,7 +78,7 @@ def _start_of(settings: TrainSettings, bank: Bank, parts: Split, found: Moments)
     """The power of the space, None for the raw rows, and the decay of the exponential mean that training starts from.
 
     The decay of raw rows is found on training documents. The power and decay of a space are found on all documents but
-    those of the test, each read in a space that was fitted without it: few valid documents alone choose badly.
+    those of the test, each read in a space that was fitted without it.
     """
     s, pool = settings.space, settings.validation.pool
     if s.space == "raw":
