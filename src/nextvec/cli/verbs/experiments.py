@@ -123,9 +123,9 @@ def _phases(arguments: Namespace) -> int:
     return phases(arguments)
 
 
-def _experiment_arguments(parser: ArgumentParser) -> None:
+def _experiment_arguments(parser: ArgumentParser, recipe: str = "default") -> None:
     parser.add_argument("--seeds", type=positive, default=3, help="runs of each model, with different seeds (default: 3)")
-    parser.add_argument("--recipe", default="default", help="the recipe of every run, as for nextvec train (default: default)")
+    parser.add_argument("--recipe", default=recipe, help=f"the recipe of every run, as for nextvec train (default: {recipe})")
     add_settings(parser, "a setting of every run")
     add_exam(parser)
     add_jobs(parser)
@@ -151,7 +151,7 @@ def _experts_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the runs and of experts.json")
     add_lanes(parser)
     parser.add_argument("--kinds", type=names, metavar="A,B,…", help=f"models to train (default: {KINDS})")
-    _experiment_arguments(parser)
+    _experiment_arguments(parser, "memory")  # experts read raw rows
 
 
 def _experiment(arguments: Namespace) -> int:
