@@ -144,10 +144,10 @@ def take_over(model: Recurrent[Any], tensors: dict[str, Tensor], name: str) -> N
     except RuntimeError as error:
         why = str(error).splitlines()[-1].strip()
         if name == SHIPPED:
-            why = (
-                "they are of the model pooled with its own options; --set start= begins with new weights, and the recipe memory"
-            )
-            raise RunError(f"start={name}: {why} suits other models") from None
+            raise RunError(
+                f"start={name}: these weights are for the model pooled with its own options in a fitted space; "
+                f"--set start= begins with new weights, and the recipe memory suits other models"
+            ) from None
         raise RunError(f"start={name}: not of the same model and sizes: {why}") from None
 
 
