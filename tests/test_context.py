@@ -264,7 +264,7 @@ def test_what_cannot_be_is_refused_in_one_line(place: Path, tmp_path: Path, caps
 def test_the_command_prints_tables_and_one_object(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = [part for s in SETS for part in ("--set", s)]
     line = ["experiment", "context", "--bank", str(place / "bank"), "--out", str(place / "out"), "--contexts", "5,10,20"]
-    line += ["--seeds", "2", "--pool", "200", *flags]
+    line += ["--recipe", "memory", "--seeds", "2", "--pool", "200", *flags]
     assert main(line) == 0
     assert "far part shuffled" in capsys.readouterr().out
     assert main([*line, "--json"]) == 0

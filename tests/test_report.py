@@ -7,7 +7,7 @@ from nextvec.bank import Bank
 from nextvec.bank.moments import Moments, moments
 from nextvec.cli.show import report_table
 from nextvec.evaluation import Exam, Report, examine, predict_rows
-from nextvec.evaluation.baselines import DECAYS, baseline_ranks, baselines, strongest_decay, together
+from nextvec.evaluation.baselines import baseline_ranks, baselines, together
 from nextvec.evaluation.report import best_of_kinds, shown_baselines
 from nextvec.models.baselines import CopyLast
 from nextvec.models.space import POWERS
@@ -62,19 +62,6 @@ def test_a_mean_of_a_space_ranks_as_its_definition_in_float64(bank: Bank, exam: 
         above.append(int((mapped[columns] @ mean > mapped[row] @ mean + 1e-9).sum()))
     ranked = baseline_ranks(exam, list(together(found)), CONTEXT)[f"exponential mean {decay:g}, power {power:g}"]
     assert (np.array(above) == ranked.above).mean() > 0.99  # float32 may order two near equal scores otherwise
-
-
-@pytest.mark.parametrize("power", [None, 0.5])
-def test_the_strongest_decay_has_the_highest_hit_of_its_kind(
-    exam: Exam, found: Moments, report: Report, power: float | None
-) -> None:
-    decay, hit = strongest_decay(exam, found, power, CONTEXT)
-    end = "" if power is None else f", power {power:g}"
-    hits = {
-        each: report.baselines[("centred last" if each == 0 else f"exponential mean {each:g}") + end].hits(5).mean()
-        for each in DECAYS
-    }
-    assert hit == hits[decay] == max(hits.values())
 
 
 def test_a_table_has_the_best_baseline_of_each_kind(report: Report) -> None:
