@@ -17,7 +17,7 @@ from nextvec.serving.refusal import RefusedError
 from nextvec.wire.media import PROBLEM
 
 HEADER_SECONDS, MOST_HEADERS = 5.0, 32 << 10
-IDLE_SECONDS = 30  # that a connection may stay without a request; browsers open spare ones and use them when they need them
+IDLE_SECONDS = 30.0  # that a connection may stay without a request; browsers open spare ones and use them when they need them
 MOST_CONNECTIONS = 4096
 SMALL_BODY = 64 << 10  # the server reads past a shed request's body if it is known to be small, else it closes the connection
 HEAD_END = b"\r\n\r\n"

@@ -191,7 +191,7 @@ def _config(guard: App, service: Service, log: Log) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        timeout_keep_alive=IDLE_SECONDS,
+        timeout_keep_alive=int(IDLE_SECONDS),
         timeout_graceful_shutdown=int(STOP_SECONDS),
     )
 
