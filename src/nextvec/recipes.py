@@ -24,7 +24,7 @@ POSITIONS = 2048  # vectors that an update of our recipes reads, at every contex
 def default(rows: int) -> TrainSettings:  # noqa: ARG001 - a recipe
     """The mixture of the context without content, in a space fitted to the bank; ``nextvec demo`` trains it.
 
-    It has about 1,500 weights, so that its size and its updates need not grow with the rows: an update reads eight
+    It has 976 weights, so that its size and its updates need not grow with the rows: an update reads eight
     passages and scores 32 rows of each among 1,000 rows of as many documents as an exam has.
     """
     return TrainSettings.of(

@@ -1,4 +1,4 @@
-"""The predictors that learn nothing: what a trained model has to exceed in every report."""
+"""The untrained predictors that every report compares a trained model with."""
 
 # Axes: R scored rows, M documents, N outputs, Q queries, C candidates, D width, W width of an output, E width of a candidate.
 
@@ -74,7 +74,7 @@ def is_raw(name: str) -> bool:
 def baselines(
     moments: Moments, train: tuple[Bank, Int64[np.ndarray, " M"]] | None = None
 ) -> Iterator[tuple[str, Recurrent[Any]]]:
-    """Every predictor that learns nothing, by name.
+    """Every untrained predictor, by name.
 
     Args:
         moments: of the training rows; they centre the rows and span the spaces.

@@ -2,6 +2,7 @@
 
 # Axes: B passages, T positions, D width, K means, V vectors mixed, L lags, F features, W width of an output.
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -88,32 +89,31 @@ class Pooled(Recurrent[PooledState]):
             held, recalled_BTRD = self.working(held, unit_BTD, torch.zeros_like(unit_BTD[..., 0]))
             parts.append(recalled_BTRD)
         mixed_BTVD = normalize(torch.cat(parts, dim=2), dim=-1, eps=1e-6)
-        weights_BTV, lag_gates_BTL, more_BT1 = self._gated(state.held, unit_BTD, means_BTKD, mixed_BTVD, counts_BT)
+        lags = None if self.pooling is None else self.pooling.last(state.held.rows, state.held.filled, unit_BTD)
+        features = [torch.log(counts_BT)[..., None] / 2 - 1, means_BTKD.norm(dim=-1) * 2 - 1, _cosines(mixed_BTVD, unit_BTD)]
+        if lags is not None:
+            features.append(_cosines(lags[0], unit_BTD))
+        weights_BTV, lag_gates_BTL, more_BT1 = self._gated(features)
         y_BTW = torch.einsum("btv,btvd->btd", weights_BTV, mixed_BTVD)
         after = PooledState(means, totals_BTD[:, -1], counts_BT[:, -1], held)
-        if self.pooling is None:
+        if self.pooling is None or lags is None:
             return after, normalize(y_BTW, dim=-1)
-        pooled_BTW = self.pooling(y_BTW, state.held.rows, state.held.filled, unit_BTD, lag_gates_BTL, more_BT1)
+        pooled_BTW = self.pooling(y_BTW, *lags, lag_gates_BTL, more_BT1)
         # One query has no weight, and unit length.
         return after, pooled_BTW if self.num_queries > 1 else normalize(pooled_BTW[..., : self.dim], dim=-1)
 
     def _gated(
-        self,
-        held: Held,
-        unit_BTD: Float[Tensor, "B T D"],
-        means_BTKD: Float[Tensor, "B T K D"],
-        mixed_BTVD: Float[Tensor, "B T V D"],
-        counts_BT: Float[Tensor, "B T"],
+        self, features: Sequence[Float[Tensor, "B T _"]]
     ) -> tuple[Float[Tensor, "B T V"], Float[Tensor, "B T L"], Float[Tensor, "B T 1"]]:
         """The weights of the mixture, what is added to the log weights of the lags, and to the amplitude of the lags."""
         lags, mixed = (self.pooling.lags if self.pooling else 0), len(self.weights)
-        shape = unit_BTD.shape[:2]
         if self.gates is None:
-            return self.weights.expand(*shape, -1), unit_BTD.new_zeros(*shape, lags), unit_BTD.new_zeros(*shape, 1)
-        cosines_BTV = torch.einsum("btvd,btd->btv", mixed_BTVD, unit_BTD)
-        features = [torch.log(counts_BT)[..., None] / 2 - 1, means_BTKD.norm(dim=-1) * 2 - 1, cosines_BTV * SPREAD - 1]
-        if self.pooling is not None:
-            rows_BTLD, _ = self.pooling.last(held.rows, held.filled, unit_BTD)
-            features.append(torch.einsum("btld,btd->btl", rows_BTLD, unit_BTD) * SPREAD - 1)
-        gates_BTG = self.gates(torch.cat(features, dim=-1))
+            shape, zeros = features[0].shape[:2], features[0].new_zeros
+            return self.weights.expand(*shape, -1), zeros(*shape, lags), zeros(*shape, 1)
+        gates_BTG = self.gates(torch.cat(list(features), dim=-1))
         return self.weights + gates_BTG[..., :mixed], gates_BTG[..., mixed : mixed + lags], gates_BTG[..., -1:]
+
+
+def _cosines(vectors_BTVD: Float[Tensor, "B T V D"], unit_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
+    """Cosines of the newest vector to others, as the gates read them."""
+    return torch.einsum("btvd,btd->btv", vectors_BTVD, unit_BTD) * SPREAD - 1

@@ -52,20 +52,18 @@ class PooledLags(nn.Module):
     def forward(
         self,
         predicted_BTD: Float[Tensor, "B T D"],
-        before_BPD: Float[Tensor, "B P D"],
-        filled_BP: Bool[Tensor, "B P"],
-        unit_BTD: Float[Tensor, "B T D"],
+        lags_BTLD: Float[Tensor, "B T L D"],
+        there_BTL: Bool[Tensor, "B T L"],
         gates_BTL: Float[Tensor, "B T L"],
         more_BT1: Float[Tensor, "B T 1"],
     ) -> Float[Tensor, "B T W"]:
         """The queries and their log weights.
 
         Args:
-            before_BPD, filled_BP, unit_BTD: as in :meth:`last`.
+            lags_BTLD, there_BTL: of :meth:`last`.
             gates_BTL: added to the log weights of the lags.
             more_BT1: added to the amplitude.
         """
-        lags_BTLD, there_BTL = self.last(before_BPD, filled_BP, unit_BTD)
         logits_BTL = (self.lag_logits + gates_BTL).masked_fill(~there_BTL, -torch.inf)
         queries_BTLD = predicted_BTD[:, :, None] + (self.amplitude + more_BT1)[..., None] * lags_BTLD
         return torch.cat([queries_BTLD.flatten(2), logits_BTL.log_softmax(-1).clamp(min=ABSENT)], dim=-1)

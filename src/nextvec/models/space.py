@@ -57,7 +57,10 @@ class Space(nn.Module):
 
 
 class InSpace(Recurrent[Any]):
-    """A model that reads a context and ranks candidates in a space; the model itself knows nothing of the space."""
+    """A model that reads its context and ranks its candidates in a space.
+
+    The wrapped model gets mapped rows only, so it needs no change.
+    """
 
     maps_candidates = True
 
