@@ -12,10 +12,10 @@ from torch.nn.functional import normalize
 
 from nextvec.models.means import ExponentialMeans
 from nextvec.models.protocol import Recurrent
+from nextvec.models.queries import ABSENT
 
 NOTHING = torch.zeros(0)
 FORGOTTEN = 1e-9  # a weight that float32 cannot distinguish from 0
-ABSENT = -1e4  # log weight of a query that does not exist: finite, and exp of it is 0
 
 
 class CopyLast(Recurrent[Tensor]):

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from nextvec.models.layers import silent_linear
 from nextvec.models.means import ExponentialMeans
-from nextvec.models.pooling import PooledLags
+from nextvec.models.pooling import LagPooling
 from nextvec.models.protocol import Recurrent
 from nextvec.models.working_memory import Held, WorkingMemory
 
@@ -43,7 +43,7 @@ class Pooled(Recurrent[PooledState]):
     Args:
         dim: D.
         decay: of the exponential mean that it starts as.
-        pooled: last vectors that are queries (:class:`~nextvec.models.pooling.PooledLags`); 0 for one query.
+        pooled: last vectors that are queries (:class:`~nextvec.models.pooling.LagPooling`); 0 for one query.
         working: last vectors that the working memory holds; 0 for no memory.
         gates: whether the network changes the weights.
     """
@@ -59,7 +59,7 @@ class Pooled(Recurrent[PooledState]):
         self.weights = nn.Parameter(torch.zeros(mixed))
         with torch.no_grad():
             self.weights[min(range(len(DECAYS)), key=lambda k: abs(DECAYS[k] - decay))] = 1.0
-        self.pooling = PooledLags(pooled) if pooled else None
+        self.pooling = LagPooling(pooled) if pooled else None
         self.num_queries = max(1, pooled)
         self.gates = None
         if gates:

@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-ABSENT = -1e4  # log weight of a lag before the first vector: finite, and exp of it is 0
+from nextvec.models.queries import ABSENT
 
 
-class PooledLags(nn.Module):
+class LagPooling(nn.Module):
     """Query l is the prediction plus ``amplitude`` times the unit vector that was read l positions ago.
 
     The score of a candidate is then its product with the prediction plus the

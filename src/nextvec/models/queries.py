@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+ABSENT = -1e4  # log weight of a query that does not exist: finite, and exp of it is 0
+
 
 class Queries(NamedTuple):
     """The queries of predictions.
