@@ -11,6 +11,7 @@ from nextvec.bank.moments import Moments, moments
 from nextvec.evaluation import Exam, predict_rows
 from nextvec.evaluation.baselines import (
     DECAYS,
+    POOLED_POWERS,
     RAW_MEANS,
     baseline_ranks,
     baselines,
@@ -60,10 +61,23 @@ def test_an_exponential_mean_in_a_space_is_its_definition(bank: Bank, power: flo
     checked(bank, model, power, lambda read, rows: rows @ oracles.unit(oracles.exponential_mean(read, held)))
 
 
+@pytest.mark.parametrize("power", POOLED_POWERS)
 @pytest.mark.parametrize("decay", [0.5, 0.9])
-def test_pooled_lags_are_their_definition(bank: Bank, decay: float) -> None:
-    model = dict(baselines(moments(bank, TRAIN)))[f"pooled lags {decay:g}, power 0.5"]
-    checked(bank, model, 0.5, lambda read, rows: oracles.pooled(read, rows, decay, 16, 8.0))
+def test_pooled_lags_are_their_definition(bank: Bank, power: float, decay: float) -> None:
+    model = dict(baselines(moments(bank, TRAIN)))[f"pooled lags {decay:g}, power {power:g}"]
+    checked(bank, model, power, lambda read, rows: oracles.pooled(read, rows, decay, 16, 8.0))
+
+
+@pytest.mark.parametrize("power", POOLED_POWERS)
+@pytest.mark.parametrize(("decay", "lags"), [(0.6, 0.5), (0.9, 0.7)])
+def test_a_mean_with_pooled_lags_is_the_sum_of_both(bank: Bank, power: float, decay: float, lags: float) -> None:
+    model = dict(baselines(moments(bank, TRAIN)))[f"exponential mean {decay:g} with pooled lags {lags:g}, power {power:g}"]
+
+    def scores(read: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        mean = oracles.unit(oracles.exponential_mean(read, decay))
+        return rows @ mean + 2 * oracles.pooled(read, rows, lags, 16, 8.0)
+
+    checked(bank, model, power, scores)
 
 
 def test_a_first_row_that_is_the_mean_gives_finite_scores() -> None:
@@ -75,7 +89,7 @@ def test_a_report_has_every_baseline_by_name(bank: Bank) -> None:
     names = [name for name, _ in baselines(moments(bank, TRAIN), (bank, TRAIN))]
     raw = ["copy last", "centred last", *RAW_MEANS, "mean of all", "mean vector"]
     assert names[: len(raw)] == raw
-    assert len(names) == len(set(names)) == len(raw) + len(POWERS) * len(DECAYS) + 4 + 1
+    assert len(names) == len(set(names)) == len(raw) + len(POWERS) * len(DECAYS) + 3 * (4 + 6) + 1
 
 
 def test_the_strongest_decay_is_that_of_the_baseline_with_the_most_hits(bank: Bank) -> None:

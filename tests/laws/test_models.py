@@ -23,7 +23,7 @@ from nextvec.models import (
     Recurrent,
     Transformer,
 )
-from nextvec.models.baselines import Constant, CopyLast, ExponentialMean, MeanOfAll, PooledLags, Successor
+from nextvec.models.baselines import Constant, CopyLast, ExponentialMean, MeanAndLags, MeanOfAll, PooledLags, Successor
 from nextvec.models.space import InSpace, Space
 from nextvec.models.working_memory import BLOCK
 from nextvec.reproduction.expert_gru import ExpertGRU
@@ -100,6 +100,8 @@ MODELS: dict[str, Callable[[], Recurrent[Any]]] = {
     "exponential mean": lambda: ExponentialMean(centre(), 0.7),
     "pooled lags": lambda: PooledLags(DIM, 0.7),
     "pooled lags in a space": lambda: InSpace(space(), PooledLags(DIM, 0.7)),
+    "mean and lags": lambda: MeanAndLags(DIM, 0.8, 0.7),
+    "mean and lags in a space": lambda: InSpace(space(), MeanAndLags(DIM, 0.8, 0.7)),
     "mean of all": lambda: MeanOfAll(centre()),
     "constant": lambda: Constant(torch.randn(DIM)),
     "successor": lambda: Successor(torch.randn(9, DIM), torch.randn(9, DIM)),
@@ -225,7 +227,7 @@ def test_the_short_way_to_the_last_position_gets_there(
         torch.testing.assert_close(model.last(x), model(x)[:, -1], rtol=0, atol=2e-5)
 
 
-BOUNDED = ("copy last", "exponential mean", "pooled lags", "pooled lags in a space", "constant", "successor")
+BOUNDED = ("copy last", "exponential mean", "pooled lags", "pooled lags in a space", "mean and lags", "constant", "successor")
 
 
 @pytest.mark.parametrize("name", BOUNDED)

@@ -4,6 +4,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,17 @@ from nextvec.bank.moments import Moments
 from nextvec.evaluation.exam import BLOCK, Exam
 from nextvec.evaluation.predictions import predict_rows
 from nextvec.models import Recurrent
-from nextvec.models.baselines import Constant, CopyLast, ExponentialMean, MeanOfAll, PooledLags, Successor
+from nextvec.models.baselines import (
+    LAGS_SHARE,
+    Beside,
+    Constant,
+    CopyLast,
+    ExponentialMean,
+    MeanAndLags,
+    MeanOfAll,
+    PooledLags,
+    Successor,
+)
 from nextvec.models.space import POWERS, InSpace, Space
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks, paired_lift
@@ -24,11 +35,13 @@ from nextvec.windows import rows_of
 
 DECAYS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 COPY_LAST, MEAN_OF_ALL, MEAN_VECTOR, SUCCESSOR = "copy last", "mean of all", "mean vector", "successor of nearest"
-IN_SPACE, POOLED = ", power ", "pooled lags"  # parts of names
+IN_SPACE, POOLED, WITH_POOLED = ", power ", "pooled lags", " with pooled lags "  # parts of names
 RAW_MEANS = tuple(f"exponential mean {decay:g}" for decay in DECAYS[1:])
 MEANS = ("centred last", *RAW_MEANS)
 POOLED_DECAYS = (0.5, 0.7, 0.8, 0.9)
-POOLED_POWER = 0.5  # also the power of a space where nothing speaks for another
+POOLED_POWERS = (0.25, 0.5, 0.75)
+JOINED_MEANS, JOINED_LAGS = (0.6, 0.8, 0.9), (0.5, 0.7)  # decays of means with pooled lags
+USUAL_POWER = 0.5  # of a space where nothing speaks for another
 LOOKUP_ROWS = 20_000
 
 
@@ -63,7 +76,9 @@ def kind_of(name: str) -> str:
     named, comma, power = name.partition(IN_SPACE)
     if named in MEANS:
         return f"exponential means{comma}{power}"
-    return POOLED if named.startswith(POOLED) else name
+    if WITH_POOLED in named:
+        return f"exponential means{WITH_POOLED.rstrip()}{comma}{power}"
+    return f"{POOLED}{comma}{power}" if named.startswith(POOLED) else name
 
 
 def is_raw(name: str) -> bool:
@@ -90,9 +105,12 @@ def baselines(
         space = Space.fitted(moments.mean, moments.covariance, power)
         for decay in DECAYS:
             yield _in_space(_mean(decay), power), InSpace(space, ExponentialMean(nothing, decay))
-    space = Space.fitted(moments.mean, moments.covariance, POOLED_POWER)
-    for decay in POOLED_DECAYS:
-        yield _pooled(decay), InSpace(space, PooledLags(len(centre), decay))
+    for power in POOLED_POWERS:
+        space = Space.fitted(moments.mean, moments.covariance, power)
+        for decay in POOLED_DECAYS:
+            yield _in_space(_pooled(decay), power), InSpace(space, PooledLags(len(centre), decay))
+        for mean, lags in product(JOINED_MEANS, JOINED_LAGS):
+            yield _in_space(_joined(mean, lags), power), InSpace(space, MeanAndLags(len(centre), mean, lags))
     if train is not None:
         yield SUCCESSOR, _successor(*train)
 
@@ -110,10 +128,8 @@ def together(moments: Moments, train: tuple[Bank, Int64[np.ndarray, " M"]] | Non
     yield _alone(MEAN_VECTOR, Constant(centre))
     for power in POWERS:
         yield means_in_space(moments, power)
-    lags = PooledLags(len(centre), *POOLED_DECAYS)
-    space = Space.fitted(moments.mean, moments.covariance, POOLED_POWER)
-    names = tuple(_pooled(decay) for decay in POOLED_DECAYS)
-    yield Together(names, InSpace(space, lags), _PooledScores(lags), BLOCK // lags.num_queries)
+    for power in POOLED_POWERS:
+        yield lags_in_space(moments, power)
     if train is not None:
         yield _alone(SUCCESSOR, _successor(*train))
 
@@ -149,7 +165,7 @@ def strongest_start(held: Sequence[tuple[Exam, Moments]], powers: Sequence[float
         powers: of the spaces that are tried.
     """
     best = {power: _strongest(held, power) for power in powers}
-    usual = min(powers, key=lambda power: abs(power - POOLED_POWER))
+    usual = min(powers, key=lambda power: abs(power - USUAL_POWER))
     better = [power for power in powers if power != usual and paired_lift(best[power][1], best[usual][1], 5).low > 0]
     chosen = max(better or [usual], key=lambda power: best[power][1].hits(5).mean())
     return chosen, best[chosen][0]
@@ -186,18 +202,34 @@ def _mean_scores(y_NW: Float[Tensor, "N W"], mapped_CE: Float[Tensor, "C E"]) ->
         yield mean_NE @ mapped_CE.T
 
 
+def lags_in_space(moments: Moments, power: float) -> Together:
+    """The pooled lags with all decays in the space of a power, alone and with exponential means."""
+    _, nothing = _centres(moments)
+    lags = PooledLags(len(nothing), *POOLED_DECAYS)
+    names = (*map(_pooled, POOLED_DECAYS), *(_joined(mean, decay) for mean, decay in product(JOINED_MEANS, JOINED_LAGS)))
+    space = Space.fitted(moments.mean, moments.covariance, power)
+    model = InSpace(space, Beside(ExponentialMean(nothing, *JOINED_MEANS), lags))
+    return Together(tuple(_in_space(name, power) for name in names), model, _LagScores(lags), BLOCK // lags.num_queries)
+
+
 @dataclass(frozen=True)
-class _PooledScores:
-    """The scores of pooled lags with several decays: the products with the lags are the same for all decays."""
+class _LagScores:
+    """The scores of pooled lags, alone and with means: the products with lags and means are the same for all decays."""
 
     lags: PooledLags
 
     def __call__(self, y_NW: Float[Tensor, "N W"], mapped_CE: Float[Tensor, "C E"]) -> Iterator[Float[Tensor, "N C"]]:
-        count, width = self.lags.num_queries, self.lags.num_queries * mapped_CE.shape[1]
-        queries = y_NW[:, :width].reshape(len(y_NW) * count, -1)
-        products_NQC = self.lags.sharpness * (queries @ mapped_CE.T).view(len(y_NW), count, -1)
-        for log_weights_NQ in y_NW[:, width:].split(count, dim=1):
-            yield torch.logsumexp(products_NQC + log_weights_NQ[..., None], dim=1) / self.lags.sharpness
+        count, dim = self.lags.num_queries, mapped_CE.shape[1]
+        means, queries, log_weights = y_NW.split([len(JOINED_MEANS) * dim, count * dim, len(POOLED_DECAYS) * count], dim=1)
+        products_NQC = self.lags.sharpness * (queries.reshape(-1, dim) @ mapped_CE.T).view(len(y_NW), count, -1)
+        pooled = {
+            decay: torch.logsumexp(products_NQC + log_weights_NQ[..., None], dim=1) / self.lags.sharpness
+            for decay, log_weights_NQ in zip(POOLED_DECAYS, log_weights.split(count, dim=1), strict=True)
+        }
+        of_means = dict(zip(JOINED_MEANS, (mean_ND @ mapped_CE.T for mean_ND in means.split(dim, dim=1)), strict=True))
+        yield from (scores_NC.clone() for scores_NC in pooled.values())
+        for mean, decay in product(JOINED_MEANS, JOINED_LAGS):
+            yield of_means[mean] + LAGS_SHARE * pooled[decay]
 
 
 def _successor(bank: Bank, documents: Int64[np.ndarray, " M"]) -> Successor:
@@ -222,4 +254,8 @@ def _in_space(name: str, power: float) -> str:
 
 
 def _pooled(decay: float) -> str:
-    return _in_space(f"{POOLED} {decay:g}", POOLED_POWER)
+    return f"{POOLED} {decay:g}"
+
+
+def _joined(mean: float, lags: float) -> str:
+    return f"{_mean(mean)}{WITH_POOLED}{lags:g}"

@@ -158,7 +158,8 @@ class Exam:
 
         Args:
             scorer: maps the candidates.
-            scores: of outputs [B, W] and mapped candidates [C, E], the scores [B, C] that each predictor gives.
+            scores: of outputs [B, W] and mapped candidates [C, E], the scores [B, C] that each predictor gives, each in memory
+                of its own, which is overwritten.
             count: of predictors.
             block: outputs that are scored at once.
 

@@ -1,9 +1,9 @@
 """Untrained baselines; every report shows them beside the model."""
 
-# Axes: B passages, T positions, D width, N rows, Q queries, K decays, W width of an output.
+# Axes: B passages, T positions, D width, N rows, Q queries, K decays, W width of an output, A and B widths of two outputs.
 
 from math import ceil, log
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from nextvec.models.protocol import Recurrent
 from nextvec.models.queries import ABSENT
 
 NOTHING = torch.zeros(0)
+LAGS_SHARE = 2.0  # weight of the pooled product beside the product with a mean; 1, 2 and 4 were tried, 2 was strongest
 FORGOTTEN = 1e-9  # a weight that float32 cannot distinguish from 0
 
 
@@ -159,3 +160,57 @@ class PooledLags(Recurrent[Tensor]):
             for log_decay in self.log_decays
         ]
         return rows[:, 1 - self.LAGS :], torch.cat([queries_BTQD.flatten(2), *log_weights], dim=-1)
+
+
+class Beside(Recurrent[tuple[Any, Any]]):
+    """The outputs of two models, one after the other: they share the passes over a bank."""
+
+    def __init__(self, first: Recurrent[Any], second: Recurrent[Any]) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+        self.dim = first.dim
+        self.reach = max(first.reach, second.reach) if first.reach and second.reach else None
+
+    @property
+    def output_width(self) -> int:
+        return self.first.output_width + self.second.output_width
+
+    def start(self, batch: int) -> tuple[Any, Any]:
+        return self.first.start(batch), self.second.start(batch)
+
+    def run(self, state: tuple[Any, Any], x_BTD: Float[Tensor, "B T D"]) -> tuple[tuple[Any, Any], Float[Tensor, "B T W"]]:
+        (first, y_BTA), (second, y_BTB) = self.first.run(state[0], x_BTD), self.second.run(state[1], x_BTD)
+        return (first, second), torch.cat([y_BTA, y_BTB], dim=-1)
+
+
+class MeanAndLags(Beside):
+    """The product with an exponential mean plus twice the pooled product with the last vectors.
+
+    It finds what is near the topic of the context and near one of its last
+    vectors. Query l is the mean plus twice the vector of lag l; half the
+    sharpness of the lags alone then gives this sum.
+
+    Args:
+        dim: D; the rows are centred already, as in a fitted space.
+        mean_decay: of the exponential mean.
+        lag_decay: of the weights of the lags.
+    """
+
+    def __init__(self, dim: int, mean_decay: float, lag_decay: float) -> None:
+        lags = PooledLags(dim, lag_decay)
+        super().__init__(ExponentialMean(torch.zeros(dim), mean_decay), lags)
+        self.num_queries = lags.num_queries
+
+    @property
+    def output_width(self) -> int:
+        return self.second.output_width
+
+    @property
+    def sharpness(self) -> Float[Tensor, ""]:
+        return self.second.sharpness / LAGS_SHARE
+
+    def run(self, state: tuple[Any, Any], x_BTD: Float[Tensor, "B T D"]) -> tuple[tuple[Any, Any], Float[Tensor, "B T W"]]:
+        after, y_BTW = super().run(state, x_BTD)
+        mean_BTD, lags_BTQD, log_weights_BTQ = y_BTW.split([self.dim, self.num_queries * self.dim, self.num_queries], dim=-1)
+        queries_BTQD = mean_BTD[:, :, None] + LAGS_SHARE * lags_BTQD.unflatten(-1, (self.num_queries, self.dim))
+        return after, torch.cat([queries_BTQD.flatten(2), log_weights_BTQ], dim=-1)
