@@ -203,7 +203,7 @@ def test_a_report_finds_the_candidates_once_for_all_predictors(bank: Bank, monke
     of = CandidateSets.of
     monkeypatch.setattr(CandidateSets, "of", staticmethod(lambda *a: made.append(of(*a)) or made[-1]))
     report = examine(exam(bank), CopyLast(bank.dim), "copy last", moments_of(bank), 20, (bank, np.array([1, 2])))
-    assert (len(report.baselines), len(made)) == (48, 1)
+    assert (len(report.baselines), len(made)) == (74, 1)
     held = [made[0].columns, made[0].truths, made[0].held, made[0].starts, made[0].stops, made[0].limits, made[0].counts]
     scored = sum(int(bank.lengths[m]) for m in (0, 3, 7))
     assert sum(array.nbytes for array in held) <= 8 * (scored + len(made[0].columns)) + 40 * len(report.ranks)
