@@ -16,6 +16,7 @@ import pytest
 
 from nextvec.bank import Bank, BankWriter, VectorDocument
 from nextvec.cli.main import main
+from nextvec.inference import Engine
 from nextvec.recipes import recipe
 from nextvec.runs import Run
 from nextvec.runs.origin import Origin
@@ -213,6 +214,26 @@ def test_predict_reads_text_and_prints_chunks(
     assert answer["context"] == 1
     assert [set(e) for e in answer["expected"]] == [{"row", "score", "document", "text", "count"}] * 3
     assert run("predict", "run", "-k", "2", text="Chapter 3, part 5: the fox walked.").count("\n\n") == 2
+    long = " ".join(f"Chapter 3, part {i}: the {'fox' if i % 2 else 'hen'} walked {i + 3} miles." for i in range(8))
+    named = json.loads(run("predict", "run", "-k", "3", "--because", "2", "--json", text=long))
+    chunks = Engine.open("run").cut(long)
+    assert len(chunks) == named["context"] > 2
+    for expected in named["expected"]:
+        rows, because = expected["because"]["rows"], expected["because"]
+        assert [row["text"] for row in rows] == [chunks[row["position"]] for row in rows]
+        assert len(rows) == 2 and rows[0]["part"] >= rows[1]["part"]
+        whole = sum(row["part"] for row in rows) + because["others"] + because["learned"]
+        assert whole == pytest.approx(expected["score"], abs=1e-5)
+    first = named["expected"][0]["because"]
+    shown = run("predict", "run", "-k", "1", "--because", "2", text=long)
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    for row in first["rows"]:
+        assert any(line.startswith(f"{row['part']:+.3f} {row['position']} {row['text'][:40]}") for line in lines)
+    assert f"{first['others']:+.3f} all other chunks of the text" in lines
+    run("train", "memory", "plain", "--bank", "bank", *FLAGS, "--set", "working=0")
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(long.encode())))
+    assert main(["predict", "plain", "--because", "2"]) == 2
+    assert "this model does not name the rows that an answer comes from" in capsys.readouterr().err
 
 
 # Bad input: one line, exit code 2, no traceback, nothing left behind.
@@ -419,6 +440,11 @@ BAD_RUN: dict[str, tuple[Make, str]] = {
         "no document has more than",
     ),
     "predict without text": (lambda p: ["predict", str(p / "run")], "vectors only"),
+    "reasons for a file": (
+        lambda p: ["predict", str(p / "run"), "--input", str(p / "bank"), "--output", "made.parquet", "--because", "2"],
+        "--because names chunks of the text on standard input",
+    ),
+    "reasons without rows": (lambda p: ["predict", str(p / "run"), "--because", "0"], "whole number of at least 1"),
 }
 
 

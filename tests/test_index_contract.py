@@ -97,6 +97,24 @@ def test_a_search_finds_the_nearest_distinct_vectors(index: Index, bank: Bank) -
         assert (again.rows == found.rows).all() and (again.scores == found.scores).all()
 
 
+def test_vectors_are_the_rows_that_decide(build: Callable[[Bank], Index], bank: Bank) -> None:
+    """Added rows are among them, and a row that repeats another one has its vector."""
+    index, rows = build(bank), np.array([5, 0, len(bank) - 1, 5])
+    if index.grows:
+        rows = np.append(rows, index.add(np.random.default_rng(1).standard_normal((3, DIM))))
+    found = index.vectors(rows)
+    assert found.dtype == np.float32
+    own = rows < len(bank)
+    held = bank.rows[bank.distinct.classes[rows[own]]].astype(np.float32)
+    assert (found[own] == held).all()
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=0, atol=1e-3)
+    for query in queries(bank, 3):
+        exact = found.astype(np.float64) @ query.astype(np.float64)
+        np.testing.assert_allclose(index.scores(rows, query), exact, rtol=0, atol=1e-6)
+    with pytest.raises(DataError, match="there is no row"):
+        index.vectors(np.array([len(index)]))
+
+
 def test_one_query_and_many_have_the_same_answers(index: Index, bank: Bank) -> None:
     asked = queries(bank)
     many = index.search(asked, 5)

@@ -227,6 +227,26 @@ def test_the_short_way_to_the_last_position_gets_there(
         torch.testing.assert_close(model.last(x), model(x)[:, -1], rtol=0, atol=2e-5)
 
 
+@every_model
+@given(length=st.integers(1, 5), seed=shapes["seed"])
+def test_the_parts_of_the_rows_and_of_learned_values_add_up_to_a_score(
+    make: Callable[[], Recurrent[Any]], length: int, seed: int
+) -> None:
+    """Where the state holds the whole context. A model that does not name rows refuses."""
+    torch.manual_seed(seed)
+    model, x = shaken(make()), passage(1, length)
+    with torch.no_grad():
+        state, y = model.run(model.start(1), x)
+        mapped = model.candidates(passage(1, 7)[0])
+        if not model.names_rows:
+            with pytest.raises(NotImplementedError, match="does not name rows"):
+                model.attribution(state, mapped)
+            return
+        rows, learned = model.attribution(state, mapped)
+        assert rows.shape == (7, length)
+        torch.testing.assert_close(rows.sum(1) + learned, model.scores(y[:, -1], mapped)[0], rtol=0, atol=2e-5)
+
+
 BOUNDED = ("copy last", "exponential mean", "pooled lags", "pooled lags in a space", "mean and lags", "constant", "successor")
 
 

@@ -555,6 +555,50 @@ def test_what_is_typed_is_read_and_the_expected_chunks_appear(server: Running, v
 
 
 @needs_browser
+def test_an_answer_names_the_paragraphs_that_it_comes_from(server: Running, visit: Callable[..., Reader]) -> None:
+    page = visit(server, width=360).page
+    paragraphs = [PARAGRAPH, "The try statement specifies handlers.", "The raise statement raises an exception. " * 12]
+    for n, paragraph in enumerate(paragraphs, 1):
+        page.get_by_label("Next paragraph").fill(paragraph)
+        page.keyboard.press("Enter")
+        until(lambda n=n: page.evaluate(f"trying.seq === {n} && !document.querySelector('#expected').ariaBusy"))
+    with Client(server.url) as client:
+        session, stops = client.session("paragraphs"), []
+        for paragraph in paragraphs:
+            stops.append(session.append_text(paragraph).length)
+        assert stops[2] - stops[1] > 1, "the last paragraph has several chunks"
+        wanted = session.predict(5, because=3).expected
+    page.locator(".because summary").first.focus()
+    page.keyboard.press("Enter")
+    assert page.locator(".because dl").first.is_visible()
+    assert page.locator(".because dl").nth(1).is_hidden()
+    page.evaluate("for (const it of document.querySelectorAll('.because')) it.open = true")
+    for expected, item in zip(wanted, page.locator(".expected li").all(), strict=True):
+        assert expected.because
+        named = [paragraphs[int(np.searchsorted(stops, row.position, "right"))] for row in expected.because.rows]
+        rest = {"all other rows of the context": expected.because.others, "learned values": expected.because.learned}
+        rest = {name: part for name, part in rest.items() if abs(part) >= 0.0005}
+        assert item.locator(".because summary").inner_text().startswith(f"Because of: {named[0][:20]}")
+        assert [name.strip() for name in item.locator("dt").all_inner_texts()] == [name.strip() for name in (*named, *rest)]
+        parts = [*(row.part for row in expected.because.rows), *rest.values()]
+        assert item.locator("dd").all_inner_texts() == [f"{part:+.3f}".replace("-", "−") for part in parts]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert [it for it in page.evaluate(CONTRAST) if it["ratio"] < 4.5] == []
+
+
+@needs_browser
+def test_a_model_that_names_no_rows_is_shown_without_reasons(tmp_path: Path, visit: Callable[..., Reader]) -> None:
+    plain = TrainSettings.of("gru", context=20, batch=3, updates=2, evaluate_every=1, hidden=8, pool=30)
+    with serving(make_run(tmp_path, settings=plain), tmp_path / "s") as server:
+        page = visit(server).page
+        page.get_by_text("This bank holds vectors only").wait_for()
+        page.get_by_role("button", name="Append").click()
+        page.wait_for_selector(".expected li:nth-child(5)")
+        assert page.locator(".because").count() == 0
+        page.close()  # before the server ends, which the page would notice
+
+
+@needs_browser
 def test_a_fault_of_the_server_stands_beside_the_field_in_words(server: Running, visit: Callable[..., Reader]) -> None:
     reader = visit(server)
     reader.expected = ["404"]
@@ -590,10 +634,15 @@ def test_a_bank_of_vectors_lets_one_walk_through_its_documents(tmp_path: Path, v
         start = int(bank.offsets[2])
         session = Engine.open(tmp_path / "run0").session()
         session.push_many(np.asarray(bank.rows[start : start + 14], np.float32))
-        rows = [e.row for e in session.predict(5)]
+        answer = session.predict(5, because=1)
+        named = [e.because.rows[0].position for e in answer if e.because]
+        said = [f"Because of: title 2: row {position + 1}" for position in named]
+        assert page.locator(".because summary").all_inner_texts() == said
+        rows = [e.row for e in answer]
         place = rows.index(start + 14) + 1 if start + 14 in rows else None
         said = f"The true next row is number {place}." if place else "The true next row is not among them."
         assert said in page.inner_text("#expected")
+        page.close()  # before the server ends, which the page would notice
 
 
 @needs_browser

@@ -2,13 +2,16 @@
 
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any
 
 from nextvec.bank.layout import MANIFEST
 from nextvec.cli import show
 from nextvec.cli.banks import open_bank, open_bank_of
 from nextvec.cli.output import as_json, facts
 from nextvec.errors import DataError, SettingsError
-from nextvec.inference import Engine
+from nextvec.inference import Engine, Expected
+from nextvec.inference.because import check_because
 from nextvec.ingestion.text import decode
 from nextvec.runs import Run
 
@@ -20,16 +23,28 @@ def predict(arguments: Namespace) -> int:
     engine = Engine.open(run, open_bank_of(run, arguments))
     if not engine.bank.manifest.text:
         raise DataError("this bank holds vectors only; there are no chunks to print")
-    session = engine.session()
-    session.push_text(_standard_input())
-    found = session.predict(arguments.k)
+    check_because(arguments.because, engine.names_rows)
+    session, chunks = engine.session(), engine.cut(_standard_input())
+    session.push_many(engine.encode_chunks(chunks))
+    found = session.predict(arguments.k, because=arguments.because)
     if arguments.json:
-        expected = [{"row": e.row, "score": e.score, "document": e.document, "text": e.text, "count": e.count} for e in found]
+        expected = [_to_json(chunk, chunks) for chunk in found]
         return as_json({"context": session.length, "bank": engine.bank.fingerprint, "expected": expected})
     for number, chunk in enumerate(found, 1):
         more = f" (and {chunk.count - 1:,} more rows)" if chunk.count > 1 else ""
         print(f"{number}. [{chunk.score:.3f}] {chunk.document}{more}\n{chunk.text}\n")
+        if chunk.because is not None:
+            show.because_table(chunk.because, chunks)
     return 0
+
+
+def _to_json(chunk: Expected, context: Sequence[str]) -> dict[str, Any]:
+    """A predicted chunk, with the chunks of the context that it comes from if they were asked for."""
+    expected = {"row": chunk.row, "score": chunk.score, "document": chunk.document, "text": chunk.text, "count": chunk.count}
+    if chunk.because is None:
+        return expected
+    rows = [{"position": row.position, "part": row.part, "text": context[row.position]} for row in chunk.because.rows]
+    return {**expected, "because": {"rows": rows, "others": chunk.because.others, "learned": chunk.because.learned}}
 
 
 def _predict_many(run: Run, arguments: Namespace) -> int:
@@ -37,6 +52,8 @@ def _predict_many(run: Run, arguments: Namespace) -> int:
 
     if arguments.output is None:
         raise SettingsError("--input needs --output: the Parquet file to write")
+    if arguments.because:
+        raise SettingsError("--because names chunks of the text on standard input; leave it out with --input")
     engine = Engine.open(run, open_bank_of(run, arguments))
     if (arguments.input / MANIFEST).exists():
         open_bank(arguments.input, arguments)  # verified before anything is written

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from nextvec.cli.show_lanes import experts_table, lane_table
 from nextvec.evaluation.report import shown_baselines
+from nextvec.inference import Because
 from nextvec.ranks import candidates_in_words
 from nextvec.runs import Run
 from nextvec.training import Alarmed, Evaluated, Event, Finished, Stepped
@@ -167,6 +168,18 @@ def examples(found: list[Mapping[str, Any]]) -> None:
         rank = f"truly came (rank {example['rank']} of {example['candidates']:,})"
         console.print(f"[dim]{rank}[/dim]\n  ", end="", highlight=False)
         console.print(_short(example["truth"]), markup=False, highlight=False)
+
+
+def because_table(because: Because, context: Sequence[str]) -> None:
+    """The parts of a score: the named chunks of the context, the other chunks, and what comes from no chunk."""
+    lines = [(row.part, f"{row.position:,}", _short(context[row.position])) for row in because.rows]
+    lines.append((because.others, "", "all other chunks of the text"))
+    if because.learned:
+        lines.append((because.learned, "", "learned values, from no chunk"))
+    print(f"{'part':>8}  {'position':>8}  because of")
+    for part, position, text in lines:
+        print(f"{part:>+8.3f}  {position:>8}  {text}")
+    print()
 
 
 def latency_table(found: Mapping[str, Any]) -> None:

@@ -35,9 +35,11 @@ class AsyncClient:
         """
         return AsyncSession(self, await self.run(calls.restore(name, data)))
 
-    async def predict(self, vectors: Any, k: int = 10, text: bool = False, rows: bool = False) -> PredictionAnswer:
+    async def predict(
+        self, vectors: Any, k: int = 10, text: bool = False, rows: bool = False, because: int = 0
+    ) -> PredictionAnswer:
         """What comes next in a whole context ``[T, D]``; arguments as of :meth:`nextvec.client.Client.predict`."""
-        return await self.run(calls.predict("/v1/predict", vectors, k, text, rows))
+        return await self.run(calls.predict("/v1/predict", vectors, k, text, rows, because))
 
     async def models(self) -> list[ModelDescription]:
         """The models that are served."""
@@ -96,9 +98,9 @@ class AsyncSession(NumberedSession):
         """Append a text, which the server cuts and encodes."""
         return await self._client.run(self.appended_json(ContextRequest(text=passage), k, text))
 
-    async def predict(self, k: int = 10, text: bool = False, rows: bool = False) -> PredictionAnswer:
+    async def predict(self, k: int = 10, text: bool = False, rows: bool = False, because: int = 0) -> PredictionAnswer:
         """What comes next; arguments as of :meth:`AsyncClient.predict`."""
-        return await self._client.run(calls.predict(f"/v1/sessions/{self.name}/predict", None, k, text, rows))
+        return await self._client.run(calls.predict(f"/v1/sessions/{self.name}/predict", None, k, text, rows, because))
 
     async def snapshot(self) -> bytes:
         """The context and the model's state, for :meth:`AsyncClient.restore` and :meth:`nextvec.Engine.restore`."""

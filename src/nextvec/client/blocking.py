@@ -41,15 +41,19 @@ class Client:
         """
         return Session(self, self.run(calls.restore(name, data)))
 
-    def predict(self, vectors: Any, k: int = 10, text: bool = False, rows: bool = False) -> PredictionAnswer:
+    def predict(self, vectors: Any, k: int = 10, text: bool = False, rows: bool = False, because: int = 0) -> PredictionAnswer:
         """What comes next in a whole context ``[T, D]``.
 
         Args:
             k: vectors to predict.
             text: whether the answer holds the texts of chunks.
             rows: whether the answer lists the rows that hold each vector.
+            because: rows of the context to name for each vector.
+
+        Raises:
+            ServerError: 400 ``because``, and the server's stable model does not name rows.
         """
-        return self.run(calls.predict("/v1/predict", vectors, k, text, rows))
+        return self.run(calls.predict("/v1/predict", vectors, k, text, rows, because))
 
     def models(self) -> list[ModelDescription]:
         """The models that are served."""
@@ -106,9 +110,9 @@ class Session(NumberedSession):
         """Append a text, which the server cuts and encodes."""
         return self._client.run(self.appended_json(ContextRequest(text=passage), k, text))
 
-    def predict(self, k: int = 10, text: bool = False, rows: bool = False) -> PredictionAnswer:
+    def predict(self, k: int = 10, text: bool = False, rows: bool = False, because: int = 0) -> PredictionAnswer:
         """What comes next; arguments as of :meth:`Client.predict`."""
-        return self._client.run(calls.predict(f"/v1/sessions/{self.name}/predict", None, k, text, rows))
+        return self._client.run(calls.predict(f"/v1/sessions/{self.name}/predict", None, k, text, rows, because))
 
     def snapshot(self) -> bytes:
         """The context and the model's state, for :meth:`Client.restore` and :meth:`nextvec.Engine.restore`."""

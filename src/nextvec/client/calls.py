@@ -92,13 +92,13 @@ def models() -> Exchange[list[ModelDescription]]:
     return _MODELS.decode(check((yield Call("GET", "/v1/models")))).models
 
 
-def predict(path: str, vectors: Any, k: int, text: bool, rows: bool) -> Exchange[PredictionAnswer]:
+def predict(path: str, vectors: Any, k: int, text: bool, rows: bool, because: int) -> Exchange[PredictionAnswer]:
     """
     Args:
         vectors: ``[T, D]``, the whole context; None for that of a session.
     """
     content, kind = (None, "") if vectors is None else binary(vectors)
-    query = (("k", str(k)), ("text", str(int(text))), ("rows", str(int(rows))))
+    query = (("k", str(k)), ("text", str(int(text))), ("rows", str(int(rows))), ("because", str(because)))
     return answer_of((yield Call("POST", path, content, kind, query)))
 
 

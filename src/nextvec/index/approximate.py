@@ -1,6 +1,7 @@
 """Approximate search with faiss: a search walks a graph of the bank's rows and reads few of them."""
 
-# Axes: Q queries, N rows, D width, K neighbours, A rows that a mask knows, U distinct vectors, R numbers of these.
+# Axes: Q queries, N rows, D width, E width of mapped rows, K neighbours, A rows that a mask knows,
+# U distinct vectors, R numbers of these.
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -150,6 +151,10 @@ class ApproximateIndex:
     ) -> Float32[np.ndarray, " R"]:
         """As :meth:`Index.scores`."""
         return self.reference.scores(rows, query_D)
+
+    def vectors(self, rows: Int64[np.ndarray, " R"]) -> Float32[np.ndarray, "R E"]:
+        """As :meth:`Index.vectors`."""
+        return self.reference.vectors(rows)
 
     def search(
         self,

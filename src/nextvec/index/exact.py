@@ -1,6 +1,7 @@
 """Exact search: every row is read in a compact format, and rows that this cannot rule out are decided exactly."""
 
-# Axes: Q queries, N rows, D width, U distinct vectors, K neighbours, R rows, A rows that a mask knows, B rows that are added.
+# Axes: Q queries, N rows, D width, E width of mapped rows, U distinct vectors, K neighbours, R rows,
+# A rows that a mask knows, B rows that are added.
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -198,6 +199,17 @@ class ExactIndex:
         names = checked_rows([rows], 1, self._size(parts))[0]
         return _scores(parts, names if self._places is None else self._places.of(names), query[0])
 
+    def vectors(self, rows: Int64[np.ndarray, " R"]) -> Float32[np.ndarray, "R E"]:
+        """As :meth:`Index.vectors`."""
+        parts = self._parts
+        names = checked_rows([rows], 1, self._size(parts))[0]
+        at = names if self._places is None else self._places.of(names)
+        out = np.empty((len(at), self.dim), np.float32)
+        for part in parts:
+            own = part.has(at)
+            out[own] = part.rows[at[own] - part.first]
+        return out
+
     def add(self, vectors: np.ndarray) -> Int64[np.ndarray, " B"]:
         """As :meth:`Index.add`. Rows are scaled to unit length and stored in the bank's dtype, as a bank's rows are.
 
@@ -350,7 +362,7 @@ def _scores(
 ) -> Float32[np.ndarray, " R"]:
     out = np.empty(len(rows), np.float32)
     for part in parts:
-        own = (rows >= part.first) & (rows < part.first + len(part))
+        own = part.has(rows)
         out[own] = products(part.rows, rows[own] - part.first, np.ascontiguousarray(query))
     return out
 

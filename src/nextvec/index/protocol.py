@@ -137,6 +137,14 @@ class Index(Protocol):
         """
         ...
 
+    def vectors(self, rows: Int64[np.ndarray, " R"]) -> Float32[np.ndarray, "R E"]:
+        """The given rows as queries are compared with them: mapped where the index has a map.
+
+        Raises:
+            DataError: a row that does not exist.
+        """
+        ...
+
     def add(self, vectors: np.ndarray) -> Int64[np.ndarray, " B"]:
         """Add rows, which every later search finds; returns their row numbers.
 

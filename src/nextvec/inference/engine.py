@@ -8,7 +8,6 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -24,10 +23,12 @@ from nextvec.errors import DataError, NotFiniteError, SettingsError
 from nextvec.index import Index, Neighbours, allowed_rows, search_pooled
 from nextvec.index.layout import other_map
 from nextvec.inference import snapshot
+from nextvec.inference.because import check_because, explained
 from nextvec.inference.candidate_map import CandidateMap, index_of, update
 from nextvec.inference.expected import Expected, context_chunks
 from nextvec.inference.forms import Forms
 from nextvec.inference.place import ComputePlace, StatusListener
+from nextvec.inference.request import PredictionRequest
 from nextvec.inference.run_bank import bank_of
 from nextvec.inference.session import Session
 from nextvec.inference.states import Batches, owned
@@ -41,21 +42,6 @@ from nextvec.vectors import unit_rows
 
 SEGMENT = 1024  # vectors of a context that are read at once, which bounds memory
 TOGETHER = 256  # sessions in one step: enough to use the processor, and it bounds the memory of joined states
-
-
-@dataclass(eq=False)
-class PredictionRequest:
-    """One inference request: vectors to append to a session, and the number of candidates to return.
-
-    Attributes:
-        state: the session; undefined after an error.
-        rows: vectors [T, D] to read; emptied when they have been read, so that none is read twice.
-        k: candidates wanted; 0 for none.
-    """
-
-    state: Any
-    rows: Float32[np.ndarray, "T D"]
-    k: int
 
 
 class Engine:
@@ -145,6 +131,11 @@ class Engine:
         return self.model.dim
 
     @property
+    def names_rows(self) -> bool:
+        """Whether its answers can name the rows of the context that they come from."""
+        return self.model.names_rows
+
+    @property
     def encoder_fingerprint(self) -> str:
         return self.bank.manifest.encoder_fingerprint
 
@@ -214,13 +205,19 @@ class Engine:
         return predicted
 
     @torch.inference_mode()
-    def predict(self, sessions: Sequence[Session], k: int = 5, documents: Sequence[int] | None = None) -> list[list[Expected]]:
+    def predict(
+        self, sessions: Sequence[Session], k: int = 5, documents: Sequence[int] | None = None, because: int = 0
+    ) -> list[list[Expected]]:
         """The ``k`` distinct vectors that each session expects next, found in one search.
+
+        Args:
+            because: rows of the context to name for each of them.
 
         Raises:
             DataError: a session that has read nothing, or a document that does not exist.
-            SettingsError: k below 1.
+            SettingsError: k below 1, ``because`` below 0, or a model that does not name rows.
         """
+        check_because(because, self.names_rows)
         predictions = [session.prediction for session in sessions]
         if any(prediction is None for prediction in predictions):
             raise DataError("a session that has read nothing has no prediction; push a vector first")
@@ -229,10 +226,11 @@ class Engine:
         allowed = None if documents is None else allowed_rows(self.bank, documents)
         excluded = [session.rows_seen() for session in sessions]
         found = self.search(np.stack([p for p in predictions if p is not None]), k, excluded, allowed)
-        return [
+        answers = [
             [Expected.of(self.bank, row, score) for row, score in zip(rows, scores, strict=True) if row >= 0]
             for rows, scores in zip(found.rows.tolist(), found.scores.tolist(), strict=True)
         ]
+        return [explained(self.model, self.index, *of, because) for of in zip(sessions, answers, strict=True)]
 
     @torch.inference_mode()
     def search(
@@ -360,7 +358,10 @@ class Engine:
         searching = [request for request in requests if request.k]
         found = self.predict([q.state for q in searching], max(q.k for q in searching)) if searching else []
         of = {id(request): expected for request, expected in zip(searching, found, strict=True)}
-        answers = [of.get(id(request), [])[: request.k] for request in requests]
+        answers = [
+            explained(self.model, self.index, request.state, of.get(id(request), [])[: request.k], request.because)
+            for request in requests
+        ]
         if not all(math.isfinite(expected.score) for answer in answers for expected in answer):
             raise NotFiniteError("the engine found a score that is not finite")
         return answers

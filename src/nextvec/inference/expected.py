@@ -13,6 +13,36 @@ from nextvec.ingestion.text import blank, checked
 
 
 @dataclass(frozen=True)
+class RowPart:
+    """What one row of the context adds to a score.
+
+    Attributes:
+        position: place of the row in the context, counted from 0 at its start.
+        part: in the unit of the score; negative for a row that lowers it.
+    """
+
+    position: int
+    part: float
+
+
+@dataclass(frozen=True)
+class Because:
+    """A score as a sum: the parts of the named rows, ``others`` and ``learned``.
+
+    :mod:`nextvec.models.attribution` defines a part.
+
+    Attributes:
+        rows: the rows with the largest parts, the largest first.
+        others: of all other rows of the context, also of those that the state no longer holds.
+        learned: of no row: constants and learned vectors of the model.
+    """
+
+    rows: tuple[RowPart, ...]
+    others: float
+    learned: float
+
+
+@dataclass(frozen=True)
 class Expected:
     """One candidate for the next vector.
 
@@ -23,6 +53,7 @@ class Expected:
         document: title of the document of ``row``; empty for an added row.
         text: the chunk of ``row``; None if the bank has no text.
         count: number of rows of the bank with this vector; ``bank.distinct.rows(row)`` lists them.
+        because: the rows of the context that the score comes from; None where they were not asked for.
     """
 
     row: int
@@ -30,6 +61,7 @@ class Expected:
     document: str
     text: str | None
     count: int = 1
+    because: Because | None = None
 
     @staticmethod
     def of(bank: Bank, row: int, score: float) -> "Expected":

@@ -27,7 +27,7 @@ class SessionEngine(Protocol):
     def step(self, sessions: "Sequence[Session]", vectors: np.ndarray) -> Float32[np.ndarray, "B W"]: ...
     def read(self, session: "Session", vectors: np.ndarray) -> Float32[np.ndarray, " W"]: ...
     def predict(
-        self, sessions: "Sequence[Session]", k: int = 5, documents: Sequence[int] | None = None
+        self, sessions: "Sequence[Session]", k: int = 5, documents: Sequence[int] | None = None, because: int = 0
     ) -> list[list[Expected]]: ...
     def encode(self, text: str) -> Float32[np.ndarray, "T D"]: ...
 
@@ -91,18 +91,20 @@ class Session:
         """
         return self.push_many(self.engine.encode(text))
 
-    def predict(self, k: int = 5, documents: Sequence[int] | None = None) -> list[Expected]:
+    def predict(self, k: int = 5, documents: Sequence[int] | None = None, because: int = 0) -> list[Expected]:
         """The ``k`` distinct vectors expected next, best first, without those that the context holds.
 
         The candidates are those of an exam over the whole bank.
 
         Args:
             documents: numbers of the bank's documents to search; None for all.
+            because: rows of the context to name for each vector (:attr:`Expected.because`), where ``engine.names_rows``.
 
         Raises:
             DataError: the session has read nothing, or a document does not exist.
+            SettingsError: k below 1, ``because`` below 0, or a model that does not name rows.
         """
-        return self.engine.predict([self], k, documents)[0]
+        return self.engine.predict([self], k, documents, because)[0]
 
     def snapshot(self) -> bytes:
         """All that :meth:`Engine.restore` needs to continue this session in another process."""

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int64, Num
+from jaxtyping import Bool, Float, Float32, Float64, Int64, Num
 
 from nextvec.errors import DataError
 from nextvec.kernels.memory import address, aligned
@@ -44,6 +44,10 @@ class Stored:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def has(self, rows: Int64[np.ndarray, " C"]) -> Bool[np.ndarray, " C"]:
+        """Which of the numbers are numbers of these rows."""
+        return (rows >= self.first) & (rows < self.first + len(self))
 
     @cached_property
     def c(self) -> StoredC:

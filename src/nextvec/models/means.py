@@ -1,6 +1,6 @@
 """Exponential means of the context: the strongest thing that needs no training, and where training starts."""
 
-# Axes: B passages, T positions, L positions of one block, K decays, D width.
+# Axes: B passages, T positions, L positions of one block, K decays, D width, H last vectors.
 
 from collections.abc import Sequence
 
@@ -39,6 +39,12 @@ class ExponentialMeans(nn.Module):
             carried_BKD = means_BLKD[:, -1]
             blocks.append(means_BLKD)
         return carried_BKD, torch.cat(blocks, dim=1)
+
+    def row_weights(self, count: int) -> Float[Tensor, "K H"]:
+        """The weight of each of the last ``count`` vectors in every mean, the newest last."""
+        decays_K = self.decays
+        age_H = torch.arange(count - 1, -1, -1, device=decays_K.device)
+        return (1 - decays_K)[:, None] * decays_K[:, None] ** age_H
 
     def _kernels(self, length: int) -> tuple[Float[Tensor, "K L L"], Float[Tensor, "L K"]]:
         decays_K = self.decays

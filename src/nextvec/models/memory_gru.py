@@ -1,6 +1,7 @@
 """The memory-augmented GRU: learned slots for all texts, a working memory of the passage, and a GRU that gates both."""
 
-# Axes: B passages, T positions, D width, H hidden, K means, N slots, E address width.
+# Axes: B passages, T positions, D width, H hidden, K means, N slots, E address width, C candidates, V vectors mixed, R heads,
+# P rows held.
 
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, normalize
 
 from nextvec.kernels.weights import WeightFormat
+from nextvec.models.attribution import Attribution
 from nextvec.models.packed_layers import PackedChain, slot_layers
 from nextvec.models.protocol import Recurrent
 from nextvec.models.trunk import Trunk
@@ -91,6 +93,7 @@ class MemoryGRU(Recurrent[MemoryGRUState]):
         self.working = WorkingMemory(working) if working else None
         self.slots = Slots(hidden + CONTENT, self.dim, slots) if slots else None
         heads = WorkingMemory.HEADS if working else 0
+        self.names_rows = self.working is not None
         self.gates = nn.Linear(hidden, self.trunk.num_means + heads)
         self.write = nn.Linear(hidden, 1)
         self.recall_weights = nn.Parameter(torch.zeros(heads, self.dim))
@@ -134,11 +137,40 @@ class MemoryGRU(Recurrent[MemoryGRUState]):
         if self.working is not None:
             written_BT = logsigmoid(4 + self.write(h_BTH)[..., 0])  # open at the start
             held, recalled_BTRD = self.working(held, normalize(read.centred, dim=-1), written_BT)
-            weights_BTRD = gates[..., self.trunk.num_means :, None] * self.recall_weights
-            mixed_BTD = mixed_BTD + (weights_BTRD * recalled_BTRD).sum(2)
+            mixed_BTD = mixed_BTD + (self._recall_weights(gates) * recalled_BTRD).sum(2)
         if beside_BTD is not None:
             mixed_BTD = mixed_BTD + beside_BTD
-        residual_BTD = torch.zeros_like(mixed_BTD)
-        if self.slots is not None:
-            residual_BTD = self.dropout(self.slots(torch.cat([h_BTH, read.content], dim=-1)))
+        residual_BTD = self._residual(h_BTH, read.content, mixed_BTD)
         return read.after._replace(held=held), self.trunk.finish(mixed_BTD, residual_BTD)
+
+    def attribution(self, state: MemoryGRUState, mapped_CE: Float[Tensor, "C D"]) -> Attribution:
+        """See :class:`~nextvec.models.attribution.Attribution`; the constants of the trunk and the slots are learned."""
+        if self.working is None:
+            return super().attribution(state, mapped_CE)
+        h_BTH, rows_PD = state.hidden.transpose(0, 1), state.held.rows[0]
+        gates = 1 + self.gates(h_BTH)
+        recall_RP = self.working.row_weights(state.held)[0]
+        recall_weights_RD = self._recall_weights(gates)[0, 0]
+        mixed_BTD = self.trunk.mix(state.means[:, None], gates[..., : self.trunk.num_means])
+        mixed_BTD = mixed_BTD + (recall_weights_RD * (recall_RP @ rows_PD)).sum(0)
+        # The means mix centred rows, whose lengths the memory does not hold.
+        lengths_P = self.trunk.lengths(rows_PD)
+        content_BTC = self.content((lengths_P[-1] * rows_PD[-1] * self.dim**0.5)[None, None])
+        residual_BTD = self._residual(h_BTH, content_BTC, mixed_BTD)
+        linear = self.trunk.linear(mixed_BTD[0, 0], residual_BTD[0, 0])
+        weights_VD = torch.cat([gates[0, 0, : self.trunk.num_means, None] * self.trunk.weights, recall_weights_RD])
+        shares_VP = torch.cat([self.trunk.means.row_weights(len(rows_PD)) * lengths_P, recall_RP])
+        products_CVP = (mapped_CE * linear.scale)[:, None] * weights_VD @ rows_PD.T
+        return Attribution((products_CVP * shares_VP).sum(1), mapped_CE @ linear.constant)
+
+    def _recall_weights(self, gates: Float[Tensor, "B T _"]) -> Float[Tensor, "B T R D"]:
+        """The weights of the recalled vectors in the mixture, in each dimension."""
+        return gates[..., self.trunk.num_means :, None] * self.recall_weights
+
+    def _residual(
+        self, h_BTH: Float[Tensor, "B T H"], content_BTC: Float[Tensor, "B T C"], mixed_BTD: Float[Tensor, "B T D"]
+    ) -> Float[Tensor, "B T D"]:
+        """What the slots add to the direction of the mixture."""
+        if self.slots is None:
+            return torch.zeros_like(mixed_BTD)
+        return self.dropout(self.slots(torch.cat([h_BTH, content_BTC], dim=-1)))

@@ -1,15 +1,16 @@
 """A model without content: a mixture of what the context holds, with gates that read how its vectors relate to each other."""
 
-# Axes: B passages, T positions, D width, K means, V vectors mixed, L lags, F features, W width of an output.
+# Axes: B passages, T positions, D width, K means, V vectors mixed, L lags, F features, W width of an output, C candidates,
+# H rows held.
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from nextvec.models.attribution import Attribution
 from nextvec.models.layers import silent_linear
 from nextvec.models.means import ExponentialMeans
 from nextvec.models.pooling import LagPooling
@@ -19,6 +20,7 @@ from nextvec.models.working_memory import Held, WorkingMemory
 DECAYS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 GATE_WIDTH = 16
 SPREAD = 3.0  # cosines are multiplied by it, so that the gates read numbers of about one
+SHORTEST = 1e-6  # a shorter vector is not scaled to unit length
 
 
 class PooledState(NamedTuple):
@@ -61,6 +63,7 @@ class Pooled(Recurrent[PooledState]):
             self.weights[min(range(len(DECAYS)), key=lambda k: abs(DECAYS[k] - decay))] = 1.0
         self.pooling = LagPooling(pooled) if pooled else None
         self.num_queries = max(1, pooled)
+        self.names_rows = self.working is not None
         self.gates = None
         if gates:
             features = 1 + len(DECAYS) + mixed + pooled
@@ -88,12 +91,9 @@ class Pooled(Recurrent[PooledState]):
         if self.working is not None:
             held, recalled_BTRD = self.working(held, unit_BTD, torch.zeros_like(unit_BTD[..., 0]))
             parts.append(recalled_BTRD)
-        mixed_BTVD = normalize(torch.cat(parts, dim=2), dim=-1, eps=1e-6)
+        mixed_BTVD = normalize(torch.cat(parts, dim=2), dim=-1, eps=SHORTEST)
         lags = None if self.pooling is None else self.pooling.last(state.held.rows, state.held.filled, unit_BTD)
-        features = [torch.log(counts_BT)[..., None] / 2 - 1, means_BTKD.norm(dim=-1) * 2 - 1, _cosines(mixed_BTVD, unit_BTD)]
-        if lags is not None:
-            features.append(_cosines(lags[0], unit_BTD))
-        weights_BTV, lag_gates_BTL, more_BT1 = self._gated(features)
+        weights_BTV, lag_gates_BTL, more_BT1 = self._gated(unit_BTD, counts_BT, means_BTKD, mixed_BTVD, lags)
         y_BTW = torch.einsum("btv,btvd->btd", weights_BTV, mixed_BTVD)
         after = PooledState(means, totals_BTD[:, -1], counts_BT[:, -1], held)
         if self.pooling is None or lags is None:
@@ -102,15 +102,55 @@ class Pooled(Recurrent[PooledState]):
         # One query has no weight, and unit length.
         return after, pooled_BTW if self.num_queries > 1 else normalize(pooled_BTW[..., : self.dim], dim=-1)
 
+    def attribution(self, state: PooledState, mapped_CE: Float[Tensor, "C D"]) -> Attribution:
+        """See :class:`~nextvec.models.attribution.Attribution`; no part is learned."""
+        if self.working is None:
+            return super().attribution(state, mapped_CE)
+        held = state.held
+        rows_HD, unit_BTD = held.rows[0], held.rows[:, -1:]
+        recall_RH = self.working.row_weights(held)[0]
+        vectors_VD = torch.cat([state.means[0], state.total, recall_RH @ rows_HD])
+        lengths_V1 = vectors_VD.norm(dim=-1, keepdim=True).clamp(min=SHORTEST)
+        mixed_VD = vectors_VD / lengths_V1
+        lags = None if self.pooling is None else self.pooling.last(held.rows[:, :-1], held.filled[:, :-1], unit_BTD)
+        gated = self._gated(unit_BTD, state.read[:, None], state.means[:, None], mixed_VD[None, None], lags)
+        weights_V, lag_gates_L, more_1 = (part[0, 0] for part in gated)
+        shares_VH = torch.cat([self.means.row_weights(len(rows_HD)), torch.ones_like(rows_HD.T[:1]), recall_RH])
+        parts_CH = weights_V @ (shares_VH / lengths_V1) * (mapped_CE @ rows_HD.T)
+        query_D = weights_V @ mixed_VD
+        if self.pooling is not None and lags is not None:
+            parts_CL = self.pooling.parts(mapped_CE @ lags[0][0, 0].T, lags[1][0, 0], lag_gates_L, more_1)
+            own = min(self.pooling.lags, len(rows_HD))
+            parts_CH[:, len(rows_HD) - own :] += parts_CL[:, :own].flip(-1)
+            query_D = query_D + (self.pooling.amplitude + more_1) * rows_HD[-1]
+        if self.num_queries == 1:  # it has unit length
+            parts_CH = parts_CH / query_D.norm().clamp(min=SHORTEST)
+        return Attribution(parts_CH, torch.zeros_like(parts_CH[:, 0]))
+
     def _gated(
-        self, features: Sequence[Float[Tensor, "B T _"]]
+        self,
+        unit_BTD: Float[Tensor, "B T D"],
+        counts_BT: Float[Tensor, "B T"],
+        means_BTKD: Float[Tensor, "B T K D"],
+        mixed_BTVD: Float[Tensor, "B T V D"],
+        last: tuple[Float[Tensor, "B T L D"], Bool[Tensor, "B T L"]] | None,
     ) -> tuple[Float[Tensor, "B T V"], Float[Tensor, "B T L"], Float[Tensor, "B T 1"]]:
-        """The weights of the mixture, what is added to the log weights of the lags, and to the amplitude of the lags."""
+        """The weights of the mixture, what is added to the log weights of the lags, and to the amplitude of the lags.
+
+        Args:
+            unit_BTD: the newest vectors.
+            counts_BT: numbers of vectors read.
+            mixed_BTVD: the vectors that are mixed, of unit length.
+            last: the last vectors, and which of them exist; None without lags.
+        """
+        features = [torch.log(counts_BT)[..., None] / 2 - 1, means_BTKD.norm(dim=-1) * 2 - 1, _cosines(mixed_BTVD, unit_BTD)]
+        if last is not None:
+            features.append(_cosines(last[0], unit_BTD))
         lags, mixed = (self.pooling.lags if self.pooling else 0), len(self.weights)
         if self.gates is None:
             shape, zeros = features[0].shape[:2], features[0].new_zeros
             return self.weights.expand(*shape, -1), zeros(*shape, lags), zeros(*shape, 1)
-        gates_BTG = self.gates(torch.cat(list(features), dim=-1))
+        gates_BTG = self.gates(torch.cat(features, dim=-1))
         return self.weights + gates_BTG[..., :mixed], gates_BTG[..., mixed : mixed + lags], gates_BTG[..., -1:]
 
 

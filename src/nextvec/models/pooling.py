@@ -1,15 +1,19 @@
 """Soft pooling of the last vectors: each becomes a query beside the prediction."""
 
-# Axes: B passages, T positions, L lags, D width, W width of an output, P rows held before the passage.
+# Axes: B passages, T positions, L lags, D width, W width of an output, P rows held before the passage, C candidates, N nodes.
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from nextvec.models.queries import ABSENT
+
+# Quadrature from -1 to 1. Parts add up to 1e-5 where sharpness times amplitude is at most 100; the shipped weights have 45.
+NODES, SHARES = map(torch.from_numpy, np.polynomial.legendre.leggauss(64))
 
 
 class LagPooling(nn.Module):
@@ -64,6 +68,33 @@ class LagPooling(nn.Module):
             gates_BTL: added to the log weights of the lags.
             more_BT1: added to the amplitude.
         """
-        logits_BTL = (self.lag_logits + gates_BTL).masked_fill(~there_BTL, -torch.inf)
         queries_BTLD = predicted_BTD[:, :, None] + (self.amplitude + more_BT1)[..., None] * lags_BTLD
-        return torch.cat([queries_BTLD.flatten(2), logits_BTL.log_softmax(-1).clamp(min=ABSENT)], dim=-1)
+        return torch.cat([queries_BTLD.flatten(2), self._log_weights(there_BTL, gates_BTL)], dim=-1)
+
+    def parts(
+        self,
+        products_CL: Float[Tensor, "C L"],
+        there_L: Bool[Tensor, " L"],
+        gates_L: Float[Tensor, " L"],
+        more: Float[Tensor, "1"],
+    ) -> Float[Tensor, "C L"]:
+        """What each lag adds to the scores of candidates: its integrated gradient (:mod:`nextvec.models.attribution`).
+
+        With amplitude a, sharpness s, products z and log weights w, the lags add log(sum over l of exp(s a z_l + w_l)) / s
+        to a score. The part of lag l is a z_l times the integral over t from 0 to 1 of softmax(t s a z + w)_l. At t = 0 the
+        lags add nothing, because their weights sum to one, so the parts add up to all that the lags add. The integral is
+        computed by Gauss-Legendre quadrature.
+
+        Args:
+            products_CL: of each candidate and the vector of each lag.
+            there_L, gates_L, more: as of :meth:`forward`, at one position.
+        """
+        scaled_CL = (self.amplitude + more).double() * products_CL.double()
+        log_weights_L = self._log_weights(there_L, gates_L).double()
+        line_N11 = (1 + NODES.to(scaled_CL.device))[:, None, None] / 2
+        weights_NCL = (line_N11 * self.sharpness.double() * scaled_CL + log_weights_L).softmax(-1)
+        return (scaled_CL * torch.einsum("n,ncl->cl", SHARES.to(scaled_CL.device) / 2, weights_NCL)).to(products_CL.dtype)
+
+    def _log_weights(self, there: Bool[Tensor, "*shape L"], gates: Float[Tensor, "*shape L"]) -> Float[Tensor, "*shape L"]:
+        logits = (self.lag_logits + gates).masked_fill(~there, -torch.inf)
+        return logits.log_softmax(-1).clamp(min=ABSENT)

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nextvec.models.attribution import Attribution
 from nextvec.models.hooks import TrainingHooks
 from nextvec.models.queries import Queries
 
@@ -68,6 +69,8 @@ class Recurrent(TrainingHooks, ABC, Generic[S]):
     it accepts any.
 
     ``maps_candidates`` says whether :meth:`candidates` changes rows.
+
+    ``names_rows`` says whether the model has :meth:`attribution`.
     """
 
     dim: int
@@ -75,6 +78,7 @@ class Recurrent(TrainingHooks, ABC, Generic[S]):
     run_length: int | None = None
     num_queries: int = 1
     maps_candidates: bool = False
+    names_rows: bool = False
 
     @property
     def width(self) -> int:
@@ -115,6 +119,19 @@ class Recurrent(TrainingHooks, ABC, Generic[S]):
     def scores(self, predicted_NW: Float[Tensor, "N W"], mapped_CE: Float[Tensor, "C E"]) -> Float[Tensor, "N C"]:
         """The score of each mapped candidate for each output; the exam, the loss and every search rank by it."""
         return self.queries(predicted_NW).scores(mapped_CE)
+
+    def attribution(self, state: S, mapped_CE: Float[Tensor, "C E"]) -> Attribution:
+        """The parts of the scores of mapped candidates that come from single rows of the context.
+
+        A model that has it sets ``names_rows``.
+
+        Args:
+            state: of one passage, after at least one vector.
+
+        Raises:
+            NotImplementedError: the model does not name rows.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not name rows")
 
     @property
     def window_length(self) -> int:

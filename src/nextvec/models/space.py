@@ -1,6 +1,6 @@
 """A space fitted to a bank: a map of rows, applied to the context and to the candidates alike."""
 
-# Axes: N rows, B passages, T positions, D width, E width of the space.
+# Axes: N rows, B passages, T positions, C candidates, D width, E width of the space.
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from nextvec.models.attribution import Attribution
 from nextvec.models.hooks import AuxiliaryLoss, LastTrained, Routing
 from nextvec.models.protocol import Recurrent
 
@@ -72,6 +73,7 @@ class InSpace(Recurrent[Any]):
         self.reach = model.reach
         self.run_length = model.run_length
         self.num_queries = model.num_queries
+        self.names_rows = model.names_rows
         self.has_auxiliary = model.has_auxiliary
         self.num_experts = model.num_experts
         self.vector_parameters = tuple(f"model.{prefix}" for prefix in model.vector_parameters)
@@ -94,6 +96,9 @@ class InSpace(Recurrent[Any]):
     def map_tensors(self) -> Mapping[str, Tensor]:
         own = {f"space.{name}": tensor for name, tensor in self.space.state_dict().items()}
         return {**own, **{f"model.{name}": tensor for name, tensor in self.model.map_tensors().items()}}
+
+    def attribution(self, state: Any, mapped_CE: Float[Tensor, "C E"]) -> Attribution:
+        return self.model.attribution(state, mapped_CE)
 
     def start(self, batch: int) -> Any:
         return self.model.start(batch)

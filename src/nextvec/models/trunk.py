@@ -1,8 +1,9 @@
 """The part that our models share: a learned mixture of exponential means that starts as the strongest baseline."""
 
-# Axes: B passages, T positions, K means, D width, F features.
+# Axes: B passages, T positions, K means, D width, F features, H rows.
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,16 @@ from nextvec.kernels.weights import WeightFormat
 from nextvec.models.means import ExponentialMeans
 
 DECAYS = (0.0, 0.5, 0.8, 0.95)
+
+
+class Linear(NamedTuple):
+    """The prediction is ``scale`` times the weighted means and all else that is mixed, plus ``constant``.
+
+    The lengths of vectors that scale it are held fixed.
+    """
+
+    scale: Float[Tensor, " D"]
+    constant: Float[Tensor, " D"]
 
 
 class Trunk(nn.Module):
@@ -70,6 +81,20 @@ class Trunk(nn.Module):
     def finish(self, mixed_BTD: Float[Tensor, "B T D"], residual_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """The unit prediction: direction of the mixture plus the residual."""
         return normalize((normalize(mixed_BTD, dim=-1) + residual_BTD) * self.scale, dim=-1)
+
+    def lengths(self, units_HD: Float[Tensor, "H D"]) -> Float[Tensor, " H"]:
+        """The lengths of centred rows whose directions are given, where the rows themselves have unit length.
+
+        They are the positive roots n of |n u + centre| = 1.
+        """
+        along_H = units_HD @ self.centre
+        return (along_H.square() + 1 - self.centre.square().sum()).clamp(min=0).sqrt() - along_H
+
+    def linear(self, mixed_D: Float[Tensor, " D"], residual_D: Float[Tensor, " D"]) -> Linear:
+        """:meth:`finish` at one position, as a linear function of the mixture without its constant."""
+        scale_D = self.scale / ((normalize(mixed_D, dim=-1) + residual_D) * self.scale).norm()
+        per_length_D = scale_D / mixed_D.norm()
+        return Linear(per_length_D, per_length_D * self.bias + scale_D * residual_D)
 
     def packed(self, form: WeightFormat) -> nn.Module:
         return PackedTrunk(self) if steps.compiled() else self

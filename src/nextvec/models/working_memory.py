@@ -69,6 +69,14 @@ class WorkingMemory(nn.Module):
         last = slice(max(0, rows.shape[1] - self.size), None)
         return Held(rows[:, last], written[:, last], filled[:, last]), torch.cat(recalled, dim=1)
 
+    def row_weights(self, held: Held) -> Float[Tensor, "B 2 W"]:
+        """The weights of the held rows in the recall at the newest of them.
+
+        They equal those of the step that read it, as long as no row has left the memory.
+        """
+        heads = self._weights(held.rows[:, -1:], held.rows, held.written, held.filled)
+        return torch.cat(heads, dim=1)
+
     def _recall(
         self,
         queries_BQD: Float[Tensor, "B Q D"],
@@ -76,6 +84,17 @@ class WorkingMemory(nn.Module):
         written_BP: Float[Tensor, "B P"],
         filled_BP: Bool[Tensor, "B P"],
     ) -> Float[Tensor, "B Q 2 D"]:
+        heads = self._weights(queries_BQD, rows_BPD, written_BP, filled_BP)
+        return torch.stack([weights_BQP @ rows_BPD for weights_BQP in heads], dim=2)
+
+    def _weights(
+        self,
+        queries_BQD: Float[Tensor, "B Q D"],
+        rows_BPD: Float[Tensor, "B P D"],
+        written_BP: Float[Tensor, "B P"],
+        filled_BP: Bool[Tensor, "B P"],
+    ) -> list[Float[Tensor, "B Q P"]]:
+        """The weights of the rows in both heads; the sink has the rest."""
         alike_BQP = queries_BQD @ rows_BPD.transpose(1, 2)
         # The key of a value is the row one place earlier.
         before_BQP = alike_BQP.roll(1, dims=2)
@@ -85,11 +104,10 @@ class WorkingMemory(nn.Module):
         lag_QP = place_P[-queries_BQD.shape[1] :, None] - place_P
         followed = (lag_QP >= 0) & (lag_QP < self.size) & filled_before_BP[:, None]
         resembled = (lag_QP >= 1) & (lag_QP <= self.size) & filled_BP[:, None]
-        heads = [
-            self._head(n, scores, allowed, lag_QP, written_BP) @ rows_BPD
+        return [
+            self._head(n, scores, allowed, lag_QP, written_BP)
             for n, (scores, allowed) in enumerate(((before_BQP, followed), (alike_BQP, resembled)))
         ]
-        return torch.stack(heads, dim=2)
 
     def _head(
         self,

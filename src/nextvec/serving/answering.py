@@ -68,6 +68,11 @@ class Answering(Protocol):
         ...
 
     @property
+    def names_rows(self) -> bool:
+        """Whether its answers can name the rows of the context that they come from."""
+        ...
+
+    @property
     def encoder_fingerprint(self) -> str:
         """Of the encoder that made the bank."""
         ...

@@ -38,7 +38,13 @@ def serve(run: Path, open_run: Callable[[Path], Engine], threads: int, connectio
     except Exception as error:
         front.send_bytes(pack(error_to_json(error)))
         return
-    facts = {"digest": engine.digest, "weights": engine.weights, "context": engine.context, "bank": str(engine.bank.path)}
+    facts = {
+        "digest": engine.digest,
+        "weights": engine.weights,
+        "context": engine.context,
+        "bank": str(engine.bank.path),
+        "names_rows": engine.names_rows,
+    }
     front.send_bytes(pack(facts))
     sessions: dict[int, Session] = {}
     for connection in others:
@@ -88,14 +94,15 @@ def _session(engine: Engine, sessions: dict[int, Session], number: int) -> Sessi
 def _answers(engine: Engine, sessions: dict[int, Session], asked: Sequence[Sequence[int]], rows: np.ndarray) -> bytes:
     requests: list[PredictionRequest] = []
     first = 0
-    for number, count, k in asked:
-        requests.append(PredictionRequest(_session(engine, sessions, number), rows[first : first + count], k))
+    for number, count, k, because in asked:
+        session = _session(engine, sessions, number)
+        requests.append(PredictionRequest(session, rows[first : first + count], k, because=because))
         first += count
     answers: list[Json] = []
     for request, answer in zip(requests, engine.answers(requests), strict=True):
         if isinstance(answer, Exception):
             answers.append(error_to_json(answer))
             continue
-        found = {"rows": [e.row for e in answer], "scores": [e.score for e in answer]}
+        found = {"rows": [e.row for e in answer], "scores": [e.score for e in answer], "because": [e.because for e in answer]}
         answers.append({**found, "length": request.state.length, "bytes": request.state.num_bytes})
     return pack({"answers": answers, "held": len(sessions)})

@@ -8,6 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from nextvec.inference.because import UNNAMED
 from nextvec.serving import openapi
 from nextvec.serving.answers import RoutingRequest, ServedAnswer
 from nextvec.serving.bodies import Receive, Scope
@@ -36,6 +37,7 @@ from nextvec.wire.predictions import (
     Prediction,
     PredictionAnswer,
     PredictQuery,
+    Reasons,
 )
 from nextvec.wire.sessions import ListedSession, PageQuery, RestoredSession, SessionDescription, SessionPage
 
@@ -116,17 +118,19 @@ class Handlers:
     async def append(self, request: Request, query: AppendQuery) -> Response:
         until, name = self._deadline(request), _session(request)
         incarnation = int(query.incarnation, 16) if query.incarnation else None
+        self._check_because(query)
         self.service.sessions.describe(name)  # 404 before a text is encoded
         with self.service.sessions.requests.standing(name):
             vectors = await self._vectors(request, until)
         pending = self.service.sessions.append(
-            name, vectors, query.seq or None, query.k, _routing_request(request, name), until, incarnation
+            name, vectors, query.seq or None, query.k, _routing_request(request, name), until, incarnation, query.because
         )
         return self._answered(request, query, await self._result(request, pending))
 
     async def predict(self, request: Request, query: PredictQuery) -> Response:
         until, name = self._deadline(request), _session(request)
-        pending = self.service.sessions.predict(name, query.k, _routing_request(request, name), until)
+        self._check_because(query)
+        pending = self.service.sessions.predict(name, query.k, _routing_request(request, name), until, query.because)
         return self._answered(request, query, await self._result(request, pending))
 
     async def snapshot(self, request: Request) -> Response:
@@ -148,18 +152,21 @@ class Handlers:
 
     async def once(self, request: Request, query: PredictQuery) -> Response:
         until = self._deadline(request)
+        self._check_because(query)
         vectors = await self._vectors(request, until)
-        pending = self.service.predictions.once([vectors.rows], query.k, _routing_request(request, ""), until)
+        asking = _routing_request(request, "")
+        pending = self.service.predictions.once([vectors.rows], query.k, asking, until, query.because)
         return self._answered(request, query, (await self._result(request, pending))[0])
 
     async def batch(self, request: Request, query: BatchQuery) -> Response:
         until = self._deadline(request)
+        self._check_because(query)
         vectors = await self._vectors(request, until)
         contexts, start = [], 0
         for length in lengths_of(query.lengths, len(vectors.rows)):
             contexts.append(vectors.rows[start : start + length])
             start += length
-        pending = self.service.predictions.once(contexts, query.k, _routing_request(request, ""), until)
+        pending = self.service.predictions.once(contexts, query.k, _routing_request(request, ""), until, query.because)
         answers = await self._result(request, pending)
         return _json(BatchAnswer(tuple(Prediction(**self._fields(query, one)) for one in answers), request.state.request))
 
@@ -206,7 +213,16 @@ class Handlers:
     def _model(self, name: str) -> ModelDescription:
         engine = self.service.models[name].engine
         stable = name == self.service.routing.stable
-        return ModelDescription(name, engine.digest, engine.dim, engine.encoder_fingerprint, stable, engine.place.pid)
+        facts = (engine.digest, engine.dim, engine.encoder_fingerprint, stable, engine.names_rows, engine.place.pid)
+        return ModelDescription(name, *facts)
+
+    def _check_because(self, query: Texts) -> None:
+        """
+        Raises:
+            RefusedError: 400 rows of the context are to be named, and the stable model names none.
+        """
+        if query.because and not self.service.routing.stable_model.engine.names_rows:
+            raise RefusedError(400, UNNAMED)
 
     def _deadline(self, request: Request) -> float:
         """The time of the event loop at which the request ends."""
@@ -246,6 +262,7 @@ class Handlers:
                 e.count,
                 e.text if query.text else unset,
                 tuple(holders(answer.model, e.row)) if query.rows else unset,
+                msgspec.convert(e.because, Reasons | None, from_attributes=True) if query.because else unset,
             )
             for e in answer.expected
         )

@@ -11,15 +11,17 @@ import itertools
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from nextvec.bank import Bank
 from nextvec.errors import DataError, ServingError
-from nextvec.inference import Engine, Expected, PredictionRequest
+from nextvec.inference import Because, Engine, Expected, PredictionRequest
 from nextvec.inference.place import ComputePlace, StatusListener
 from nextvec.serving.answering import EndedError
 from nextvec.serving.engine_messages import Json, bytes_to_rows, error_from_json, rows_to_bytes
@@ -91,6 +93,7 @@ class IsolatedEngine:
         self.bank = Bank.open(facts["bank"])
         self.digest, self.weights = str(facts["digest"]), facts["weights"]
         self.context: int | None = facts["context"]
+        self.names_rows: bool = facts["names_rows"]
 
     @property
     def dim(self) -> int:
@@ -204,7 +207,7 @@ class IsolatedEngine:
 
     def _answers(self, requests: Sequence[PredictionRequest], life: int) -> list[list[Expected] | Exception]:
         released = [self._released.popleft() for _ in range(len(self._released))]
-        asked = [(request.state.number, len(request.rows), request.k) for request in requests]
+        asked = [(request.state.number, len(request.rows), request.k, request.because) for request in requests]
         content: Json = {"do": "answers", "requests": asked, "released": released}
         rows = np.concatenate([request.rows for request in requests])
         reply, _ = self._process.ask(self._front, content, rows_to_bytes(rows), life)
@@ -216,7 +219,11 @@ class IsolatedEngine:
             return error_from_json(answer)
         request.rows = request.rows[:0]
         request.state.length, request.state.num_bytes = answer["length"], answer["bytes"]
-        return [Expected.of(self.bank, *found) for found in zip(answer["rows"], answer["scores"], strict=True)]
+        found = [Expected.of(self.bank, *scored) for scored in zip(answer["rows"], answer["scores"], strict=True)]
+        if not request.because:
+            return found
+        reasons = msgspec.convert(answer["because"], list[Because])
+        return [replace(expected, because=why) for expected, why in zip(found, reasons, strict=True)]
 
 
 def _ignore(*_: Any) -> None:

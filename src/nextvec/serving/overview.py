@@ -86,7 +86,9 @@ class Overviews:
         return Overview(
             server=ServerState(nextvec.__version__, trouble is None, trouble, started, round(recent.uptime, 1)),
             models=[
-                ServedModel(name, model.engine.digest, name == service.routing.stable, model.engine.weights)
+                ServedModel(
+                    name, model.engine.digest, name == service.routing.stable, model.engine.weights, model.engine.names_rows
+                )
                 for name, model in service.models.items()
             ],
             bank=BankDescription(len(bank), bank.num_documents, stable.dim, bank.manifest.encoder, bank.manifest.text),

@@ -57,6 +57,7 @@ class Predictions:
         k: int,
         asking: RoutingRequest,
         deadline: float,
+        because: int = 0,
     ) -> ServedAnswer:
         """The answer to one request of a session.
 
@@ -64,6 +65,7 @@ class Predictions:
             view: of the session's whole context.
             new: its last vectors, if the caller has them.
             deadline: on the loop's clock.
+            because: rows of the context to name for each candidate, where the model that answers names rows.
 
         Raises:
             RefusedError: 409 the session is empty; 504 no engine was free in time.
@@ -81,7 +83,7 @@ class Predictions:
         prediction = PendingPrediction(
             chosen.arm, frozenset(), view.head.length, snapshot.weight, counted, lane=asking.lane, rollout=snapshot.rollout
         )
-        query = self._query(chosen, prediction, session, view, new, k, deadline)
+        query = self._query(chosen, prediction, session, view, new, k, deadline, because)
         try:
             expected, model = await self._fallback.answer(self._first(chosen, patience), query)
         except BaseException as error:
@@ -102,9 +104,17 @@ class Predictions:
         return ServedAnswer(expected, arm, model.name, query.reason, model.engine.digest, *place)
 
     async def once(
-        self, contexts: Sequence[Float32[np.ndarray, "T D"]], k: int, asking: RoutingRequest, deadline: float
+        self,
+        contexts: Sequence[Float32[np.ndarray, "T D"]],
+        k: int,
+        asking: RoutingRequest,
+        deadline: float,
+        because: int = 0,
     ) -> list[ServedAnswer]:
         """Answers for whole contexts, each given at once. Without a session they are no evidence for a rollout.
+
+        Args:
+            because: as of :meth:`answer`.
 
         Raises:
             RefusedError: 503, 504 no time.
@@ -112,11 +122,14 @@ class Predictions:
         with one_request():
             try:
                 async with asyncio.timeout_at(deadline):
-                    return list(await asyncio.gather(*(self._once(rows, k, asking, deadline) for rows in contexts)))
+                    asked = (self._once(rows, k, asking, deadline, because) for rows in contexts)
+                    return list(await asyncio.gather(*asked))
             except TimeoutError:
                 raise RefusedError(504, "the deadline has passed") from None
 
-    async def _once(self, rows: Float32[np.ndarray, "T D"], k: int, asking: RoutingRequest, deadline: float) -> ServedAnswer:
+    async def _once(
+        self, rows: Float32[np.ndarray, "T D"], k: int, asking: RoutingRequest, deadline: float, because: int
+    ) -> ServedAnswer:
         began, lane, lanes = time.perf_counter(), asking.lane, self._routing.lanes
         if lanes is not None and lane is None:
             long = len(rows) > INLINE
@@ -124,7 +137,7 @@ class Predictions:
         served, why = self._routing.now(lane).stable.choose(len(rows), lane, self._routing.snapshot.threshold)
 
         def ask(model: ServedModel) -> Awaitable[list[Expected]]:
-            return self._inference.ask_whole(model, rows, k, deadline)
+            return self._inference.ask_whole(model, rows, k, deadline, because)
 
         query = Query(len(rows), lane, deadline, str(why), ask)
         if why == "expert":
@@ -144,9 +157,10 @@ class Predictions:
         new: Float32[np.ndarray, "T D"] | None,
         k: int,
         deadline: float,
+        because: int,
     ) -> Query:
         def ask(model: ServedModel) -> Awaitable[list[Expected]]:
-            return self._inference.ask(model, session, view, new, k, deadline)
+            return self._inference.ask(model, session, view, new, k, deadline, because)
 
         def is_ready(model: ServedModel) -> bool:
             # The first request after a switch would wait for a rebuild, which says nothing about the model: stable answers.

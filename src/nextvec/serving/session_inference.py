@@ -21,13 +21,21 @@ class SessionInference:
         self.rebuilds, self._worker = rebuilds, worker
 
     async def ask(
-        self, model: ServedModel, session: str, view: View, new: Float32[np.ndarray, "T D"] | None, k: int, deadline: float
+        self,
+        model: ServedModel,
+        session: str,
+        view: View,
+        new: Float32[np.ndarray, "T D"] | None,
+        k: int,
+        deadline: float,
+        because: int = 0,
     ) -> list[Expected]:
         """The ``k`` candidates that a model expects after a context.
 
         Args:
             new: the last vectors of the context, if the caller has them.
             deadline: on the loop's clock.
+            because: rows of the context to name for each candidate; none if the model does not name rows.
 
         Raises:
             EndedError: the model's process has ended, or the model was replaced.
@@ -35,7 +43,7 @@ class SessionInference:
         """
         with model.queue.used():
             state, rows = await self.state(model, session, view, new)
-            request = QueuedRequest(state, rows, k, deadline)
+            request = QueuedRequest(state, rows, k, deadline, because=because * model.engine.names_rows)
             try:
                 found = await model.queue.ask(request)
             except BaseException as error:
@@ -48,8 +56,13 @@ class SessionInference:
             self.rebuilds.put(model.queue, session, view, state)
             return found
 
-    async def ask_whole(self, model: ServedModel, rows: Float32[np.ndarray, "T D"], k: int, deadline: float) -> list[Expected]:
+    async def ask_whole(
+        self, model: ServedModel, rows: Float32[np.ndarray, "T D"], k: int, deadline: float, because: int = 0
+    ) -> list[Expected]:
         """The ``k`` candidates that a model expects after a context without a session.
+
+        Args:
+            because: as of :meth:`ask`.
 
         Raises:
             EndedError, RefusedError: as :meth:`ask`.
@@ -59,7 +72,8 @@ class SessionInference:
             if len(rows) > INLINE:
                 await self._worker.counted(model.queue.reader.run(read(state, rows)))
                 unread = np.empty((0, rows.shape[1]), np.float32)
-            return await model.queue.ask(QueuedRequest(state, unread, k, deadline))
+            named = because * model.engine.names_rows
+            return await model.queue.ask(QueuedRequest(state, unread, k, deadline, because=named))
 
     async def state(
         self, model: ServedModel, session: str, view: View, new: Float32[np.ndarray, "T D"] | None

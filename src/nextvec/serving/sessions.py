@@ -103,6 +103,7 @@ class Sessions:
         asking: RoutingRequest,
         deadline: float,
         incarnation: int | None = None,
+        because: int = 0,
     ) -> ServedAnswer:
         """Write vectors at the end of a session's context, then predict what follows if ``k`` is not 0.
 
@@ -110,6 +111,7 @@ class Sessions:
 
         Args:
             incarnation: of the intended session; None for the present one of this name.
+            because: rows of the context to name for each candidate, where the model that answers names rows.
 
         Raises:
             RefusedError: 404 no such session; 409 another seq or incarnation; 413 too long; 507 the disk is full; 503, 504 no
@@ -130,10 +132,13 @@ class Sessions:
                 stable, head = self._routing.stable_model, view.head
                 return ServedAnswer((), "stable", stable.name, "append", stable.engine.digest, head.seq, head.length)
             new = vectors.rows if applied else None
-            return await self._predictions.answer(session, view, new, k, asking, deadline)
+            return await self._predictions.answer(session, view, new, k, asking, deadline, because)
 
-    async def predict(self, session: str, k: int, asking: RoutingRequest, deadline: float) -> ServedAnswer:
+    async def predict(self, session: str, k: int, asking: RoutingRequest, deadline: float, because: int = 0) -> ServedAnswer:
         """Predict what follows a session's context.
+
+        Args:
+            because: as of :meth:`append`.
 
         Raises:
             RefusedError: 404 no such session; 409 it is empty; 503, 504 no time, with ``seq`` and ``length``.
@@ -141,7 +146,7 @@ class Sessions:
         async with self.requests.in_time(session, deadline):
             view = self.requests.view(session)
             self.touch(session)
-            return await self._predictions.answer(session, view, None, k, asking, deadline)
+            return await self._predictions.answer(session, view, None, k, asking, deadline, because)
 
     def describe(self, session: str) -> dict[str, int | str]:
         """Where a session stands, and its bytes on disk.

@@ -3,6 +3,7 @@
 MOST_K = 1_000  # vectors of one prediction
 MOST_VECTORS = 10_000  # of one request
 MOST_ROWS = 100  # bank rows that a prediction lists for one vector
+MOST_BECAUSE = 20  # context rows that a prediction names for one vector
 MOST_JSON = 1 << 20  # bytes of a JSON body
 MOST_BODY = 64 << 20  # bytes of any body but a snapshot, for every width
 MOST_LENGTH = 100_000  # vectors of one session

@@ -18,6 +18,7 @@ class ModelDescription(Body, frozen=True):
     dim: Whole
     encoder: Annotated[str, Meta(description="Fingerprint of the encoder whose vectors the model reads.")]
     stable: bool
+    names_rows: Annotated[bool, Meta(description="Whether its answers name rows of the context, with ?because=N.")]
     process: Annotated[int | None, Meta(description="Process that computes; null while it is being started again.")]
 
 

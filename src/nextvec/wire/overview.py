@@ -34,6 +34,7 @@ class ServedModel(Body, frozen=True):
     digest: str
     stable: bool
     weights: Annotated[str, Meta(description="Format of the weights in memory.")]
+    names_rows: Annotated[bool, Meta(description="Whether its answers name rows of the context, with ?because=N.")]
 
 
 class BankDescription(Body, frozen=True):

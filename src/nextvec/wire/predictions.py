@@ -5,10 +5,19 @@ from typing import Annotated
 from msgspec import UNSET, Meta, UnsetType
 
 from nextvec.wire.fields import ArmName, Body, Incarnation, K, Limit, Name, Whole
-from nextvec.wire.limits import MOST_K, MOST_ROWS
+from nextvec.wire.limits import MOST_BECAUSE, MOST_K, MOST_ROWS
 
 TEXT = "Whether the answer holds the texts of chunks."
 ROWS = f"Whether the answer lists the rows that hold each vector, at most {MOST_ROWS}."
+
+Because = Annotated[
+    int,
+    Meta(
+        ge=0,
+        le=MOST_BECAUSE,
+        description="Rows of the context to name for each vector; 400 if the stable model does not name rows.",
+    ),
+]
 
 
 class ContextRequest(Body, frozen=True):
@@ -25,6 +34,7 @@ class PredictQuery(Body, frozen=True):
     k: Limit = K
     text: Annotated[bool, Meta(description=TEXT)] = False
     rows: Annotated[bool, Meta(description=ROWS)] = False
+    because: Because = 0
 
 
 class BatchQuery(Body, frozen=True):
@@ -34,6 +44,7 @@ class BatchQuery(Body, frozen=True):
     k: Limit = K
     text: Annotated[bool, Meta(description=TEXT)] = False
     rows: Annotated[bool, Meta(description=ROWS)] = False
+    because: Because = 0
 
 
 class AppendQuery(Body, frozen=True):
@@ -53,6 +64,22 @@ class AppendQuery(Body, frozen=True):
     k: Annotated[int, Meta(ge=0, le=MOST_K, description="0 appends without a prediction.")] = K
     text: Annotated[bool, Meta(description=TEXT)] = False
     rows: Annotated[bool, Meta(description=ROWS)] = False
+    because: Because = 0
+
+
+class RowPart(Body, frozen=True):
+    """What one row of the context adds to a score."""
+
+    position: Annotated[int, Meta(ge=0, description="Place of the row in the context, counted from 0 at its start.")]
+    part: Annotated[float, Meta(description="In the unit of the score; negative for a row that lowers it.")]
+
+
+class Reasons(Body, frozen=True):
+    """A score as a sum: the parts of the named rows, `others` and `learned`."""
+
+    rows: Annotated[tuple[RowPart, ...], Meta(max_length=MOST_BECAUSE, description="The largest part first.")]
+    others: Annotated[float, Meta(description="The part of all other rows of the context.")]
+    learned: Annotated[float, Meta(description="The part of no row: constants and learned vectors of the model.")]
 
 
 class ExpectedVector(Body, frozen=True):
@@ -73,6 +100,15 @@ class ExpectedVector(Body, frozen=True):
                 min_length=1,
                 max_length=MOST_ROWS,
                 description=f"Rows that hold this vector, ascending, with ?rows=1: the first {MOST_ROWS} of count.",
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    because: (
+        Annotated[
+            Reasons | None,
+            Meta(
+                description="Rows of the context that the score comes from, with ?because=N; null from a model that names none."
             ),
         ]
         | UnsetType

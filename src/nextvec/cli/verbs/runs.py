@@ -88,6 +88,14 @@ def _evaluate(arguments: Namespace) -> int:
 def _predict_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="a trained run")
     parser.add_argument("-k", type=positive, default=5, help="number of chunks to predict (default: 5)")
+    parser.add_argument(
+        "--because",
+        type=positive,
+        default=0,
+        metavar="N",
+        help="also print, for each predicted chunk, the N chunks of the text that add most to its score, and what the others "
+        "add; positions count from 0",
+    )
     add_candidate_bank(parser)
     parser.add_argument(
         "--input",

@@ -633,7 +633,8 @@ function sat(exam, most) {
 
 // Try it
 
-const trying = { session: null, seq: 0, document: null, next: 0, work: Promise.resolve(), set: false, documents: [] };
+const NAMED = 3; // rows of the context that are named for each predicted chunk
+const trying = { session: null, seq: 0, appended: [], document: null, next: 0, work: Promise.resolve(), set: false, documents: [] };
 
 function tryable(overview) {
   if (trying.set) return;
@@ -700,16 +701,19 @@ function queued(work) {
   return trying.work;
 }
 
-async function append(body) {
+/** Append to the session; `placed` names the n-th vector of this append, counted from 0. */
+async function append(body, placed) {
   if (trying.session === null) {
     const name = `try-${crypto.getRandomValues(new Uint32Array(2)).join("-")}`;
     await ask(`/v1/sessions/${name}`, { method: "PUT" });
-    [trying.session, trying.seq] = [name, 0];
+    [trying.session, trying.seq, trying.appended] = [name, 0, []];
   }
   // The server loads the encoder with the first text, which takes longer than the default deadline.
   const headers = { "content-type": "application/json", "x-deadline-ms": "60000" };
-  const found = await ask(`/v1/sessions/${trying.session}/append?k=5&text=1&seq=${trying.seq + 1}`, { method: "POST", headers, body: JSON.stringify(body), patience: 60000 });
+  const named = page.overview.models.find((model) => model.stable).names_rows ? NAMED : 0;
+  const found = await ask(`/v1/sessions/${trying.session}/append?k=5&text=1&because=${named}&seq=${trying.seq + 1}`, { method: "POST", headers, body: JSON.stringify(body), patience: 60000 });
   trying.seq = found.seq;
+  trying.appended.push({ stop: found.length, placed });
   return found;
 }
 
@@ -724,7 +728,7 @@ function readText(paragraphs) {
   for (const paragraph of paragraphs) {
     queued(async () => {
       try {
-        expect(await append({ text: paragraph }), null);
+        expect(await append({ text: paragraph }, () => paragraph), null);
       } catch (problem) {
         $("text").value = [paragraph, $("text").value].filter(Boolean).join("\n\n"); // a failed paragraph returns to the field
         throw problem;
@@ -744,7 +748,7 @@ function readRows() {
   return queued(async () => {
     const rows = Array.from({ length: last - first }, (_, n) => picked.first + first + n);
     const truth = last < picked.rows ? picked.first + last : null;
-    expect(await append({ rows }), truth);
+    expect(await append({ rows }, (n) => `${picked.title}: row ${count(first + n + 1)}`), truth);
     trying.next = last;
     hasRead(`${picked.title}: ${last - first === 1 ? `row ${count(last)}` : `rows ${count(first + 1)} to ${count(last)}`} of ${count(picked.rows)}`);
   });
@@ -786,13 +790,28 @@ function expected(it, n, best, isTrue) {
   const bar = draw("svg", { viewBox: "0 0 64 8", height: 8, preserveAspectRatio: "none", "aria-hidden": "true" }, rect(0, 0, 64, 8, "fill well"), rect(0, 0, 64 * Math.max(0, it.score / best), 8, "fill"));
   return make("li", { class: isTrue ? "true" : "" },
     make("div", { class: "head" }, make("span", { class: "place", "aria-hidden": "true" }, n + 1), make("b", {}, it.document || `row ${count(it.row)}`), isTrue ? make("span", { class: "tag" }, "✓ true") : "", make("span", { class: "score" }, bar, make("span", {}, make("span", { class: "unseen" }, "score "), it.score.toFixed(3)))),
-    make("p", {}, it.text ?? `row ${count(it.row)}; this bank has no text`));
+    make("p", {}, it.text ?? `row ${count(it.row)}; this bank has no text`), because(it.because));
+}
+
+/** What stands at a position of the context. */
+function readAt(position) {
+  const n = trying.appended.findIndex((append) => position < append.stop);
+  return trying.appended[n].placed(position - (n ? trying.appended[n - 1].stop : 0));
+}
+
+function because(reasons) {
+  if (!reasons?.rows.length) return "";
+  const signed = (part) => `${part < 0 ? "−" : "+"}${Math.abs(part).toFixed(3)}`;
+  const rows = reasons.rows.map((row) => [readAt(row.position), row.part]);
+  const rest = [["all other rows of the context", reasons.others], ["learned values", reasons.learned]].filter(([, part]) => Math.abs(part) >= 0.0005);
+  return make("details", { class: "because" }, make("summary", {}, `Because of: ${rows[0][0]}`),
+    make("dl", {}, [...rows, ...rest].map(([name, part]) => make("div", {}, make("dt", {}, name), make("dd", {}, signed(part))))));
 }
 
 function forgetSession() {
   if (trying.session === null) return Promise.resolve();
   const name = trying.session;
-  [trying.session, trying.seq, trying.document, trying.next] = [null, 0, null, 0];
+  [trying.session, trying.seq, trying.appended, trying.document, trying.next] = [null, 0, [], null, 0];
   return ask(`/v1/sessions/${name}`, { method: "DELETE", keepalive: true });
 }
 
