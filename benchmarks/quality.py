@@ -90,7 +90,7 @@ def row(bank: Bank, runs: Sequence[Run], pool: int | None) -> dict[str, Any]:
     first, exam = runs[0], Exam.over(bank, runs[0].split(bank).test, "test", pool)
     context, moments = first.settings.passages.context, first.moments()
     baselines = baseline_ranks(exam, list(together(moments, (bank, first.split(bank).train))), context)
-    package = InSpace(Space.fitted(moments.mean, moments.covariance, POWER), Pooled(bank.dim, 0.5))
+    package = InSpace(Space.fitted(moments.mean, moments.covariance, POWER, moments.rows), Pooled(bank.dim, 0.5))
     package.take_over({name: tensor for name, tensor in shipped_weights().items() if name != "log_temperature"})
     best = {
         kind: max((n for n in baselines if is_raw(n) == raw), key=lambda n: baselines[n].hits(5).mean())

@@ -101,7 +101,7 @@ def train(sources: list[Source], settings: TrainSettings, model: InSpace, log_te
 
 def report(source: Source, model: InSpace) -> Report:
     """On the unseen documents of a bank, in the space of its training documents."""
-    own = InSpace(Space.fitted(source.found.mean, source.found.covariance, POWER), model.model).eval()
+    own = InSpace(Space.fitted(source.found.mean, source.found.covariance, POWER, source.found.rows), model.model).eval()
     return examine(source.test, own, "shipped", source.found, 256)
 
 

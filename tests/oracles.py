@@ -22,6 +22,8 @@ def space(fitted_on: Array, power: float) -> tuple[Array, Array]:
     _, singular, directions = np.linalg.svd((rows - mean) / len(rows) ** 0.5, full_matrices=True)
     values = np.zeros(rows.shape[1])
     values[: len(singular)] = singular**2
+    shrinkage = max(0.0, 1 - len(rows) / (2 * rows.shape[1]))
+    values = values + shrinkage * (values.mean() - values)
     scales = (values + 1e-4 * values.max()) ** (-power / 2)
     return mean, (directions.T * scales) @ directions
 

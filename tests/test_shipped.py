@@ -37,7 +37,7 @@ def test_a_run_that_starts_from_them_predicts_with_them_before_its_first_update(
     for _ in train(run, bank):
         pass
     found = moments(bank, run.split(bank).train)
-    model = InSpace(Space.fitted(found.mean, found.covariance, 0.5), Pooled(bank.dim, 0.5))
+    model = InSpace(Space.fitted(found.mean, found.covariance, 0.5, found.rows), Pooled(bank.dim, 0.5))
     model.take_over({name: tensor for name, tensor in shipped_weights().items() if name != "log_temperature"})
     x = torch.from_numpy(bank.rows[None, :40].astype("float32"))
     with torch.inference_mode():
