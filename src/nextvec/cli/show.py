@@ -117,6 +117,9 @@ def report_table(report: Mapping[str, Any]) -> None:
         f"context {context} ({exam['full_context']:.0%} of the rows have it all) · exam {exam['id']}[/dim]",
         highlight=False,
     )
+    fitted = report["fitted_to"]
+    of = "this bank" if fitted["bank"] == exam["bank"] else f"bank {fitted['bank'][:12]}, not of this one"
+    console.print(f"[dim]spaces fitted to the {fitted['rows']:,} {fitted['of']} of {of}[/dim]", highlight=False)
     if report["lanes"]:
         lane_table(report["lanes"], f"over {lift['over']}")
     if report["experts"]:
