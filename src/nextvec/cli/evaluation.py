@@ -13,7 +13,7 @@ from nextvec.lanes import Lanes
 
 def demo(arguments: Namespace) -> int:
     with show.Bars() as bars:
-        found = run_demo(arguments.out, arguments.size, bars, [bars]).to_json()
+        found = run_demo(arguments.out, arguments.size, bars, [bars], bars.before_training).to_json()
     if arguments.json:
         return as_json(found)
     show.report_table(found)
