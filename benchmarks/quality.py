@@ -29,15 +29,13 @@ from nextvec.evaluation.baselines import baseline_ranks, is_raw, together
 from nextvec.experiments.executor import LocalProcesses, Task
 from nextvec.experiments.runs import train_all
 from nextvec.experiments.seeds import average, average_lift
-from nextvec.models import Pooled
-from nextvec.models.space import InSpace, Space
+from nextvec.models.space import Space
 from nextvec.ranks import Ranks
 from nextvec.recipes import recipe
 from nextvec.runs import Run, load_model
-from nextvec.runs.shipped import shipped_weights
+from nextvec.runs.shipped import POWER, shipped_model
 
 POOLS = {"1,000 candidates": 1000, "all candidates": None}
-POWER = 0.5  # of the space that the weights of the package were trained in
 NEW = {"start": "", "lr": 5e-3, "updates": 300}
 PARTS: dict[str, dict[str, object]] = {
     "all parts": {},
@@ -90,14 +88,13 @@ def row(bank: Bank, runs: Sequence[Run], pool: int | None) -> dict[str, Any]:
     first, exam = runs[0], Exam.over(bank, runs[0].split(bank).test, "test", pool)
     context, moments = first.settings.passages.context, first.moments()
     baselines = baseline_ranks(exam, list(together(moments, (bank, first.split(bank).train))), context)
-    package = InSpace(Space.fitted(moments.mean, moments.covariance, POWER), Pooled(bank.dim, 0.5))
-    package.take_over({name: tensor for name, tensor in shipped_weights().items() if name != "log_temperature"})
+    package = shipped_model(Space.fitted(moments.mean, moments.covariance, POWER, moments.rows))
     best = {
         kind: max((n for n in baselines if is_raw(n) == raw), key=lambda n: baselines[n].hits(5).mean())
         for kind, raw in (("raw", True), ("space", False))
     }
     of = {
-        "package": [exam.rank(predict_rows(package.eval(), bank, exam.rows, context), package)],
+        "package": [exam.rank(predict_rows(package, bank, exam.rows, context), package)],
         "trained": [exam.rank(predict_rows(model, bank, exam.rows, context), model) for model in map(load_model, runs)],
     }
     return {

@@ -2,7 +2,7 @@
 
     python benchmarks/shipped.py books.bank technical.bank ... --out weights.safetensors
     python benchmarks/shipped.py books.bank technical.bank ... --without books.bank
-    python benchmarks/shipped.py demo/bank --package       # no training: examine the weights of the package
+    nextvec evaluate books.bank                            # no training: examine the weights of the package
 
 The weights hold no content (nextvec.models.pooled), so one set serves every bank. Each bank has a space of its own,
 cross-fitted over its training documents, and updates read the banks in turn. Valid and test documents are never trained on.
@@ -29,13 +29,12 @@ from nextvec.models import Pooled
 from nextvec.models.space import InSpace, Space
 from nextvec.recipes import recipe
 from nextvec.runs.settings import TrainSettings
-from nextvec.runs.shipped import shipped_weights
+from nextvec.runs.shipped import CONTEXT, POWER
 from nextvec.training.folds import Fold, folds
 from nextvec.training.gradient import Gradient
 from nextvec.training.optimizer import make_optimizer, parameters_of, rate_factor
 from nextvec.windows import rows_of, split
 
-POWER = 0.5
 NOTHING = np.empty(0, np.int64)
 
 
@@ -62,10 +61,7 @@ def main(arguments: argparse.Namespace) -> None:
     log_temperature = nn.Parameter(torch.tensor(settings.objective.temperature).log())
     sources = [_source(path, settings, model, log_temperature) for path in arguments.banks]
     left_out = {Path(path).stem for path in arguments.without}
-    if arguments.package:
-        model.take_over({name: tensor for name, tensor in shipped_weights().items() if name != "log_temperature"})
-    else:
-        train([source for source in sources if source.name not in left_out], settings, model, log_temperature)
+    train([source for source in sources if source.name not in left_out], settings, model, log_temperature)
     if arguments.out:
         tensors = {name: tensor.detach().contiguous() for name, tensor in model.model.state_dict().items()}
         save_file({**tensors, "log_temperature": log_temperature.detach()}, arguments.out)
@@ -101,8 +97,8 @@ def train(sources: list[Source], settings: TrainSettings, model: InSpace, log_te
 
 def report(source: Source, model: InSpace) -> Report:
     """On the unseen documents of a bank, in the space of its training documents."""
-    own = InSpace(Space.fitted(source.found.mean, source.found.covariance, POWER), model.model).eval()
-    return examine(source.test, own, "shipped", source.found, 256)
+    own = InSpace(Space.fitted(source.found.mean, source.found.covariance, POWER, source.found.rows), model.model).eval()
+    return examine(source.test, own, "shipped", source.found, CONTEXT)
 
 
 def show(reports: dict[str, Report], left_out: set[str]) -> None:
@@ -120,7 +116,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("banks", nargs="+")
     parser.add_argument("--without", action="append", default=[], metavar="BANK", help="examined, but not trained on")
-    parser.add_argument("--package", action="store_true", help="examine the weights of the package; train nothing")
     parser.add_argument("--out", help="file for the weights")
     parser.add_argument("--updates", type=int, default=800)
     parser.add_argument("--lr", type=float, default=0.005)

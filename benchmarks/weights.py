@@ -12,11 +12,10 @@ from pathlib import Path
 import torch
 
 from nextvec.evaluation import Exam, predict_rows
-from nextvec.inference import bank_of
 from nextvec.kernels.weights import FORMATS
 from nextvec.models.packed import pack, weight_bytes
 from nextvec.ranks import paired_lift
-from nextvec.runs import Run, load_model
+from nextvec.runs import Run, bank_of, load_model
 from table import show
 
 

@@ -13,7 +13,7 @@ def a_space(dim: int, seed: int = 0) -> Space:
     """A space of some rows whose directions have very different variances, and whose mean is not zero."""
     rng = np.random.default_rng(seed)
     rows = rng.standard_normal((200, dim)) @ (rng.standard_normal((dim, dim)) * np.geomspace(1, 0.05, dim)) + 0.3
-    return Space.fitted(rows.mean(0), np.cov(rows.T), 0.5)
+    return Space.fitted(rows.mean(0), np.cov(rows.T), 0.5, len(rows))
 
 
 def pooled_in_space(dim: int, queries: int = 4, seed: int = 0, sharpness: float = 8.0) -> Recurrent[Any]:

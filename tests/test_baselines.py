@@ -157,7 +157,7 @@ def test_only_a_fitted_space_finds_a_signal_in_directions_of_small_variance() ->
 
 def spaced(bank: Bank, model: Recurrent[object], power: float = 0.5) -> InSpace:
     found: Moments = moments(bank, TRAIN)
-    return InSpace(Space.fitted(found.mean, found.covariance, power), model).eval()
+    return InSpace(Space.fitted(found.mean, found.covariance, power, found.rows), model).eval()
 
 
 @pytest.mark.parametrize("pool", [5, 60, None])

@@ -72,7 +72,9 @@ def test_raw_rows_and_one_fold_have_no_space_of_their_own() -> None:
 
 def spaced(bank: Bank) -> InSpace:
     found = moments(bank, TRAIN)
-    return InSpace(Space.fitted(found.mean, found.covariance, 0.5), GRU(torch.zeros(bank.dim), 0.5, hidden=4)).eval()
+    return InSpace(
+        Space.fitted(found.mean, found.covariance, 0.5, found.rows), GRU(torch.zeros(bank.dim), 0.5, hidden=4)
+    ).eval()
 
 
 @torch.no_grad()

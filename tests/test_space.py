@@ -23,7 +23,7 @@ def rows(count: int, seed: int = 0) -> np.ndarray:
 
 
 def fitted(on: np.ndarray, power: float) -> Space:
-    return Space.fitted(on.mean(0), np.cov(on.T, bias=True), power)
+    return Space.fitted(on.mean(0), np.cov(on.T, bias=True).reshape(DIM, DIM), power, len(on))
 
 
 def tensor(array: np.ndarray) -> torch.Tensor:

@@ -5,6 +5,7 @@ The way from text to a number that can be believed::
     import nextvec as nv
 
     bank = nv.ingest("books/", "books.bank")          # or nv.Bank.from_numpy(vectors, lengths)
+    print(nv.evaluate(bank))                          # the weights of the package, without training
     run = nv.begin("runs/first", "default", nv.recipe("default", len(bank)), bank)
     for event in nv.train(run, bank):
         print(event)

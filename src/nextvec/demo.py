@@ -1,10 +1,10 @@
-"""The demo: makes a bank of the documentation inside Python, trains a model, and writes a report."""
+"""The demo: makes a bank of the documentation inside Python, predicts it without training, trains a model, and reports both."""
 
 # Axes: T chunks, D width.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,20 @@ import numpy as np
 
 from nextvec.bank import Bank, census
 from nextvec.bank.layout import read_json, write_atomically
+from nextvec.bank.moments import Moments
 from nextvec.errors import DataError
 from nextvec.evaluation import Exam, Report, examine, predict_rows
 from nextvec.evaluation.baselines import baselines
+from nextvec.evaluation.report import figures
 from nextvec.inference import Engine
 from nextvec.ingestion import Document, documentation, ingest
+from nextvec.models.space import Space
 from nextvec.pages.demo_page import write_demo_page
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks, Rate, paired_lift
 from nextvec.recipes import recipe
 from nextvec.runs import Run, load_model
+from nextvec.runs.shipped import POWER, shipped_model
 from nextvec.training import Tracker, begin, train
 
 CHARACTERS_PER_CHUNK = 236
@@ -73,9 +77,17 @@ class Example:
 
 @dataclass(frozen=True)
 class Demo:
-    """The results of the demo."""
+    """The results of the demo.
+
+    Attributes:
+        report: of the trained model.
+        shipped: ranks of the weights of the package on the exam of the report, before training.
+        curve: the exam at several context lengths.
+        seconds: of each step.
+    """
 
     report: Report
+    shipped: Ranks
     curve: tuple[CurvePoint, ...]
     examples: tuple[Example, ...]
     run: Run
@@ -87,6 +99,7 @@ class Demo:
         tokens = self.bank.tokens
         return {
             **self.report.to_json(),
+            "shipped": {**figures(self.shipped), "lift": paired_lift(self.report.ranks, self.shipped, 5).to_json()},
             "curve": [point.to_json() for point in self.curve],
             "examples": [_example_json(example) for example in self.examples],
             "bank": {
@@ -108,14 +121,18 @@ def demo(
     size: int = DEFAULT_SIZE,
     progress: Progress = silent,
     trackers: Sequence[Tracker] = (),
+    tell: Callable[[Ranks], None] | None = None,
 ) -> Demo:
     """Make a bank of the documentation inside Python, train a model, and write ``out/report.json`` and ``out/report.html``.
+
+    Before the training, the weights of the package take the exam of the report.
 
     The bank and the run of an earlier call in ``out`` are used again, so a call after a kill continues the work.
 
     Args:
         size: approximate number of chunks to encode.
         trackers: receive the events of the training.
+        tell: receives the ranks of the weights of the package before the training begins.
 
     Raises:
         DataError: a size too small to hold an exam, or ``out`` made with another size.
@@ -124,18 +141,22 @@ def demo(
     bank = _bank(folder, size, progress)
     clock.lap("ingest")
     run = begin(folder / "run", "default", recipe("default", len(bank)), bank)
+    moments, parts = run.moments(), run.split(bank)
+    exam = Exam.over(bank, parts.test, "test")
+    shipped = _shipped(exam, moments, progress)
+    if tell is not None:
+        tell(shipped)
+    clock.lap("before training")
     for _ in train(run, bank, trackers):
         pass
     clock.lap("train")
-    model, moments = load_model(run), run.moments()
-    parts = run.split(bank)
-    exam = Exam.over(bank, parts.test, "test")
+    model = load_model(run)
     report = examine(exam, model, run.name, moments, CONTEXTS[-1], (bank, parts.train), progress=progress)
     clock.lap("evaluate")
     curve = _curve(exam, model, report, dict(baselines(moments, (bank, parts.train))), progress)
     examples = _examples(exam, model, report.ranks)
     clock.lap("curve and examples")
-    found = Demo(report, curve, examples, run, bank, clock.laps)
+    found = Demo(report, shipped, curve, examples, run, bank, clock.laps)
     write_atomically(folder / "report.json", json.dumps(found.to_json(), indent=1) + "\n")
     write_demo_page(folder / "report.html", found.to_json())
     return found
@@ -164,6 +185,12 @@ def _bank(folder: Path, size: int, progress: Progress) -> Bank:
     write_atomically(note, json.dumps({"size": size}))
     documents: list[Document] = documentation(size * CHARACTERS_PER_CHUNK, progress)
     return ingest(documents, path, progress=progress)
+
+
+def _shipped(exam: Exam, moments: Moments, progress: Progress) -> Ranks:
+    """The ranks of the weights of the package in the space of the training documents."""
+    model = shipped_model(Space.fitted(moments.mean, moments.covariance, POWER, moments.rows))
+    return exam.rank(predict_rows(model, exam.bank, exam.rows, CONTEXTS[-1], progress), model)
 
 
 def _curve(exam: Exam, model: Any, report: Report, rivals: dict[str, Any], progress: Progress) -> tuple[CurvePoint, ...]:

@@ -84,7 +84,7 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} is damaged: {error}") from None
 
 
-def keep(path: Path, content: str) -> None:
+def keep(path: Path, content: str | bytes) -> None:
     """Write content that can be computed again; do nothing where the folder cannot be written."""
     with suppress(OSError):
         write_atomically(path, content)

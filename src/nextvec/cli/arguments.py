@@ -5,6 +5,7 @@ from pathlib import Path
 
 WEIGHTS = ("auto", "float32", "bfloat16", "int8")
 LARGEST = 2**40
+SOURCE = "a trained run; or a bank, whose rows the weights of the package predict without training"
 
 
 def positive(text: str) -> int:
@@ -56,6 +57,18 @@ def add_verify(parser: ArgumentParser) -> None:
         "--verify",
         action="store_true",
         help="check the hash of the bank's content, even if its files have not changed since the last check",
+    )
+
+
+def add_source(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN|BANK", help=SOURCE)
+
+
+def add_refit(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--refit",
+        action="store_true",
+        help="fit the space of a run to all rows of the bank whose rows it predicts (its weights stay; needs no labels)",
     )
 
 

@@ -1,20 +1,19 @@
-"""The verbs that report how good a run is."""
+"""The verbs that report how good predictions are."""
 
 from argparse import Namespace
 
 from nextvec.cli import show
-from nextvec.cli.banks import open_bank_of
+from nextvec.cli.banks import open_bank_of, open_source
 from nextvec.cli.output import as_json
 from nextvec.demo import demo as run_demo
 from nextvec.evaluation.results import OWN_CONTEXT
 from nextvec.evaluation.runs import evaluate as run_evaluate
 from nextvec.lanes import Lanes
-from nextvec.runs import Run
 
 
 def demo(arguments: Namespace) -> int:
     with show.Bars() as bars:
-        found = run_demo(arguments.out, arguments.size, bars, [bars]).to_json()
+        found = run_demo(arguments.out, arguments.size, bars, [bars], bars.before_training).to_json()
     if arguments.json:
         return as_json(found)
     show.report_table(found)
@@ -26,12 +25,13 @@ def demo(arguments: Namespace) -> int:
 
 
 def evaluate(arguments: Namespace) -> int:
-    run = Run.open(arguments.run)
-    bank = open_bank_of(run, arguments)
+    source = open_source(arguments.run, arguments)
+    bank = open_bank_of(source, arguments)
     context = arguments.context or OWN_CONTEXT
     with show.Bars() as bars:
         lanes = Lanes.open(arguments.lanes, bank) if arguments.lanes else None
-        report = run_evaluate(run, bank, arguments.split, context, arguments.pool, arguments.rows, bars, lanes).to_json()
+        exam = (arguments.split, context, arguments.pool, arguments.rows)
+        report = run_evaluate(source, bank, *exam, bars, lanes, arguments.refit).to_json()
     if arguments.json:
         return as_json(report)
     show.report_table(report)

@@ -2,37 +2,38 @@
 
 from argparse import Namespace
 
+from nextvec.bank import Bank
 from nextvec.bank.exchange import write_parquet, write_windows
-from nextvec.bank.layout import MANIFEST
 from nextvec.cli import show
-from nextvec.cli.banks import open_bank, open_bank_of
+from nextvec.cli.banks import open_bank_of, open_source
 from nextvec.cli.output import facts
 from nextvec.errors import DataError
 from nextvec.inference.export import export as export_model
-from nextvec.runs import Run
+from nextvec.runs import Source
+
+MODEL = ("", ".onnx")  # endings of the folder of an exported model
 
 
 def export(arguments: Namespace) -> int:
-    if (arguments.source / "run.json").exists():
-        return _export_model(arguments)
-    if not (arguments.source / MANIFEST).exists():
-        raise DataError(f"{arguments.source} is neither a bank nor a run")
-    bank = open_bank(arguments.source, arguments)
-    if arguments.out.suffix.lower() == ".parquet":
+    source, ending = open_source(arguments.source, arguments), arguments.out.suffix.lower()
+    if not isinstance(source, Bank) or ending in MODEL:
+        return _export_model(source, arguments)
+    if ending == ".parquet":
         with show.Bars() as bars:
-            write_parquet(bank, arguments.out, bars)
-        written = {"rows": len(bank)}
-    elif arguments.out.suffix.lower() == ".npz":
-        written = {"windows": write_windows(bank, arguments.out, arguments.context)}
+            write_parquet(source, arguments.out, bars)
+        written = {"rows": len(source)}
+    elif ending == ".npz":
+        written = {"windows": write_windows(source, arguments.out, arguments.context)}
     else:
-        raise DataError(f"{arguments.out}: write .parquet or .npz")
+        raise DataError(
+            f"{arguments.out}: write .parquet or .npz; or, for the weights of the package as ONNX, a folder without an ending"
+        )
     return facts({"file": str(arguments.out), **written, "bytes": arguments.out.stat().st_size}, arguments)
 
 
-def _export_model(arguments: Namespace) -> int:
-    run = Run.open(arguments.source)
-    bank = open_bank_of(run, arguments) if arguments.bank else None
-    manifest = export_model(run, arguments.out, bank)
+def _export_model(source: Source, arguments: Namespace) -> int:
+    bank = open_bank_of(source, arguments) if arguments.bank else None
+    manifest = export_model(source, arguments.out, bank)
     written = {
         "folder": str(arguments.out),
         "model": manifest["model"],

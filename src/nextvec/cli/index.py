@@ -16,15 +16,14 @@ from nextvec.index import Index
 from nextvec.index.approximate import NEIGHBOURS, SAMPLE, predicted_like
 from nextvec.index.open import KINDS
 from nextvec.inference.candidate_map import CandidateMap
-from nextvec.runs import Run, load_model
-from nextvec.runs.loading import check_encoder
+from nextvec.runs import bank_of, load, open_source
 
 
 def index(arguments: Namespace) -> int:
     if arguments.index.exists():  # checked before the work, which may take an hour
         raise DataError(f"{arguments.index} already exists; choose another name or delete it first")
     bank = open_bank(arguments.bank, arguments)
-    mapping = _map(arguments.run, bank)
+    mapping = _map(arguments, bank)
     began = time.perf_counter()
     with show.Bars() as bars:
         made = KINDS[arguments.kind].build(bank, arguments.format, progress=bars, mapping=mapping)
@@ -36,13 +35,14 @@ def index(arguments: Namespace) -> int:
     return 0
 
 
-def _map(run: Path | None, bank: Bank) -> CandidateMap | None:
-    """The map of candidates of a run; None without a run, or where its candidates are the rows of the bank."""
-    if run is None:
+def _map(arguments: Namespace, bank: Bank) -> CandidateMap | None:
+    """The map of candidates of ``--run``; None without it, or where its candidates are the rows of the bank."""
+    if arguments.run is None:
         return None
-    opened = Run.open(run)
-    check_encoder(opened, bank)
-    return CandidateMap.of(load_model(opened))
+    source = open_source(arguments.run)
+    if isinstance(source, Bank):
+        return CandidateMap.of(load(bank_of(source, arguments.bank)).model)
+    return CandidateMap.of(load(source, bank, arguments.refit).model)
 
 
 def _facts(made: Index, bank: Bank, folder: Path, mapping: CandidateMap | None) -> dict[str, Any]:

@@ -5,23 +5,18 @@ from typing import Any
 
 from nextvec import settings as frozen
 from nextvec.bank import Bank, census
-from nextvec.bank.layout import MANIFEST
 from nextvec.bank.tokens import token_facts
-from nextvec.cli.banks import open_bank
+from nextvec.cli.banks import open_source
 from nextvec.cli.output import as_json, facts
 from nextvec.cli.training import run_facts
-from nextvec.errors import DataError
 from nextvec.evaluation.audit import audit as run_audit
-from nextvec.runs import Run
 
 
 def inspect(arguments: Namespace) -> int:
-    if (arguments.path / MANIFEST).exists():
-        return facts(bank_facts(open_bank(arguments.path, arguments)), arguments)
-    if (arguments.path / "run.json").exists():
-        run = Run.open(arguments.path)
-        return facts({**run_facts(run), "settings": frozen.to_json(run.settings)}, arguments)
-    raise DataError(f"{arguments.path} is neither a bank nor a run")
+    source = open_source(arguments.path, arguments)
+    if isinstance(source, Bank):
+        return facts(bank_facts(source), arguments)
+    return facts({**run_facts(source), "settings": frozen.to_json(source.settings)}, arguments)
 
 
 def audit(arguments: Namespace) -> int:

@@ -1,6 +1,7 @@
 """The verb that measures the time of an answer, and checks it against a budget."""
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from nextvec.bank import Bank
 from nextvec.cli import show
-from nextvec.cli.banks import open_bank_of
+from nextvec.cli.banks import open_bank_of, open_source
 from nextvec.cli.output import as_json
 from nextvec.errors import DataError
 from nextvec.index import ExactIndex
@@ -17,20 +18,21 @@ from nextvec.inference.candidate_map import CandidateMap, index_of
 from nextvec.inference.latency import AnswerLatency, answers, candidates_of, cold_start, gates, limits, to_json
 from nextvec.models.packed import weight_bytes
 from nextvec.pages.latency_page import write_latency_page
-from nextvec.runs import Run, load_model
+from nextvec.runs import load
 
 
 def latency(arguments: Namespace) -> int:
-    run = Run.open(arguments.run)
-    bank = open_bank_of(run, arguments)
+    source = open_source(arguments.run, arguments)
+    bank = open_bank_of(source, arguments)
     if bank.path is None:
         raise DataError("the bank must lie on disk, so that a fresh process can open it")
     candidates = candidates_of(bank, arguments.candidates)
-    model = load_model(run)
-    index = index_of(candidates, CandidateMap.of(model), arguments.format)
-    engine = Engine.open(run, candidates, index, arguments.weights)
     vectors = bank.rows[: max(arguments.contexts)]
     with show.Bars() as bars:
+        loaded = load(source, bank, progress=bars)
+        model = loaded.model
+        index = index_of(candidates, CandidateMap.of(model), arguments.format, bars)
+        engine = Engine.of(replace(loaded, bank=candidates), index, arguments.weights)
         found = answers(engine, arguments.contexts, vectors, model, progress=bars)
         other = _other(arguments, candidates, index, vectors) if arguments.against else None
     read = weight_bytes(engine.model)
@@ -39,8 +41,8 @@ def latency(arguments: Namespace) -> int:
     judged = gates(found, arguments.budget, other, arguments.ratio)
     facts: dict[str, Any] = {
         "kind": "latency",
-        "run": str(run.path),
-        "model": run.settings.model,
+        "run": str(arguments.run),
+        "model": loaded.settings.model,
         "parameters": sum(p.numel() for p in model.parameters()),
         "weights": {"format": engine.weights, "bytes": read},
         "index": {
@@ -50,7 +52,7 @@ def latency(arguments: Namespace) -> int:
             "of_the_bank": min(len(bank.distinct), len(index.distinct)),
         },
         "k": 10,
-        "cold": cold_start(run.path, bank.path, engine.weights),
+        "cold": cold_start(arguments.run, bank.path, engine.weights),
         "gates": [{"says": gate.says, "passed": gate.passed} for gate in judged],
         "passed": all(gate.passed for gate in judged),
         "notes": _notes(bank, len(index.distinct)),
@@ -68,11 +70,12 @@ def latency(arguments: Namespace) -> int:
 
 
 def _other(arguments: Namespace, candidates: Bank, index: ExactIndex, vectors: np.ndarray) -> list[AnswerLatency]:
-    run = Run.open(arguments.against)
-    own = CandidateMap.of(load_model(run))
+    source = open_source(arguments.against, arguments)
+    loaded = load(source, None if isinstance(source, Bank) else candidates)
+    own = CandidateMap.of(loaded.model)
     if index.map_digest != ("" if own is None else own.digest):
         index = index_of(candidates, own, arguments.format)
-    engine = Engine.open(run, candidates, index, arguments.weights)
+    engine = Engine.of(replace(loaded, bank=candidates), index, arguments.weights)
     return answers(engine, arguments.contexts, vectors)
 
 

@@ -13,11 +13,12 @@ from nextvec.errors import NextvecError, SettingsError
 DESCRIPTION = """\
 Read a long context of embedding vectors, predict the next vector, and measure the quality of the predictions.
 
-  nextvec demo                                   train and report, on text that Python contains
+  nextvec demo                                   predict, train and report, on text that Python contains
   nextvec ingest books/ books.bank               your own text, or ready vectors
+  nextvec predict books.bank < chapter.txt       the chunks that are expected next, without training
   nextvec train default runs/first --bank books.bank
   nextvec evaluate runs/first                    Hit@K with intervals, for the model and every baseline
-  nextvec predict runs/first < chapter.txt       the chunks that the model expects next
+  nextvec predict runs/first < chapter.txt       the chunks that the trained model expects next
 """
 EPILOG = "Exit codes: 0 done, 1 a check failed, 2 wrong usage or bad input. `nextvec VERB --help` explains one verb."
 

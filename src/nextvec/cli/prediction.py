@@ -7,29 +7,30 @@ from typing import Any
 
 from nextvec.bank.layout import MANIFEST
 from nextvec.cli import show
-from nextvec.cli.banks import open_bank, open_bank_of
+from nextvec.cli.banks import open_bank, open_bank_of, open_engine, open_source
 from nextvec.cli.output import as_json, facts
 from nextvec.errors import DataError, SettingsError
-from nextvec.inference import Engine, Expected
+from nextvec.inference import Expected
 from nextvec.inference.because import check_because
 from nextvec.ingestion.text import decode
-from nextvec.runs import Run
+from nextvec.runs import Source
 
 
 def predict(arguments: Namespace) -> int:
-    run = Run.open(arguments.run)
+    source = open_source(arguments.run, arguments)
     if arguments.input is not None:
-        return _predict_many(run, arguments)
-    engine = Engine.open(run, open_bank_of(run, arguments))
-    if not engine.bank.manifest.text:
-        raise DataError("this bank holds vectors only; there are no chunks to print")
+        return _predict_many(source, arguments)
+    bank = open_bank_of(source, arguments)
+    if not bank.manifest.text:
+        raise DataError("this bank holds vectors only; there are no chunks to print. Predict for files of vectors with --input")
+    engine = open_engine(source, bank, arguments)
     check_because(arguments.because, engine.names_rows)
     session, chunks = engine.session(), engine.cut(_standard_input())
     session.push_many(engine.encode_chunks(chunks))
     found = session.predict(arguments.k, because=arguments.because)
     if arguments.json:
         expected = [_to_json(chunk, chunks) for chunk in found]
-        return as_json({"context": session.length, "bank": engine.bank.fingerprint, "expected": expected})
+        return as_json({"context": session.length, "bank": bank.fingerprint, "expected": expected})
     for number, chunk in enumerate(found, 1):
         more = f" (and {chunk.count - 1:,} more rows)" if chunk.count > 1 else ""
         print(f"{number}. [{chunk.score:.3f}] {chunk.document}{more}\n{chunk.text}\n")
@@ -47,14 +48,14 @@ def _to_json(chunk: Expected, context: Sequence[str]) -> dict[str, Any]:
     return {**expected, "because": {"rows": rows, "others": chunk.because.others, "learned": chunk.because.learned}}
 
 
-def _predict_many(run: Run, arguments: Namespace) -> int:
+def _predict_many(source: Source, arguments: Namespace) -> int:
     from nextvec.inference.batch import predict_file
 
     if arguments.output is None:
         raise SettingsError("--input needs --output: the Parquet file to write")
     if arguments.because:
         raise SettingsError("--because names chunks of the text on standard input; leave it out with --input")
-    engine = Engine.open(run, open_bank_of(run, arguments))
+    engine = open_engine(source, open_bank_of(source, arguments), arguments)
     if (arguments.input / MANIFEST).exists():
         open_bank(arguments.input, arguments)  # verified before anything is written
     with show.Bars() as bars:

@@ -38,7 +38,7 @@ def _strata(folder: Path, stable: "Engine") -> tuple[str, ...]:
 
 
 def _start(arguments: Namespace) -> int:
-    from nextvec.cli.banks import open_bank_of
+    from nextvec.cli.banks import open_bank_of, open_source
     from nextvec.cli.show import Bars
     from nextvec.inference import Engine
     from nextvec.rollout.evidence import Evidence
@@ -47,11 +47,11 @@ def _start(arguments: Namespace) -> int:
     from nextvec.rollout.promotions import identity
     from nextvec.rollout.transition import Command
     from nextvec.rollout.units import bands
-    from nextvec.runs import Run
+    from nextvec.runs.sources import served_name
     from nextvec.serving.preflight import preflight
     from nextvec.wire.fields import is_name
 
-    names = [path.resolve().name for path in (arguments.over, arguments.canary)]
+    names = [served_name(path) for path in (arguments.over, arguments.canary)]
     chosen = arguments.id or f"{names[1]}-{datetime.now(UTC):%Y%m%dT%H%M%S}"[-64:]
     for name in (*names, chosen):
         if not is_name(name):
@@ -61,8 +61,11 @@ def _start(arguments: Namespace) -> int:
     plan = Plan.detecting(arguments.harm, arguments.base, arguments.dwell)
     plan = Plan(plan.harm, plan.base, plan.steps, CanaryStep(0.0, arguments.dwell, arguments.pairs), gated=arguments.gated)
     ledger = _opened(arguments, create=True)
-    runs = [Run.open(path) for path in (arguments.over, arguments.canary)]
-    stable, canary = (Engine.open(run, open_bank_of(run, arguments), weights=arguments.weights) for run in runs)
+    sources = [open_source(path, arguments) for path in (arguments.over, arguments.canary)]
+    stable, canary = (
+        Engine.open(source, open_bank_of(source, arguments), weights=arguments.weights, refit=arguments.refit)
+        for source in sources
+    )
     with Bars() as bars:
         checked = preflight(stable, canary, arguments.budget, progress=bars)
     models = [identity(name, engine.digest) for name, engine in zip(names, (stable, canary), strict=True)]

@@ -1,24 +1,28 @@
-"""The verb ``serve``: runs behind HTTP."""
+"""The verb ``serve``: runs, or a bank without training, behind HTTP."""
 
 import asyncio
 import json
 import os
 import shlex
+import sys
 from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from nextvec.bank.layout import Manifest
 from nextvec.bank.verification import Verify
+from nextvec.cli.banks import say_foreign
 from nextvec.errors import ServingError, SettingsError
-from nextvec.inference import Engine, bank_of
+from nextvec.inference import Engine
 from nextvec.kernels.weights import WeightFormat
 from nextvec.lanes import Anchors
 from nextvec.rollout.ledger import Ledger
 from nextvec.rollout.opening import open_ledger
 from nextvec.rollout.promotions import Start, promotions, start
-from nextvec.runs import Run
+from nextvec.runs import Run, bank_of, open_source
+from nextvec.runs.sources import SUFFIX, is_bank, served_name
 from nextvec.serving.canary import Canary, Terms
 from nextvec.serving.cors import Cors, as_origin
 from nextvec.serving.guard import ON_LOOPBACK, Access
@@ -52,7 +56,9 @@ def serve(arguments: Namespace) -> int:
     def announce(url: str) -> None:
         print(json.dumps({"url": url}) if arguments.json else f"serving {', '.join(begun.runs)} on {url}", flush=True)
 
-    opening = partial(open_run, arguments.bank, arguments.weights, "always" if arguments.verify else "once")
+    _say_foreign(arguments, begun.runs)
+    verify: Verify = "always" if arguments.verify else "once"
+    opening = partial(open_run, arguments.bank, arguments.weights, verify, refit=arguments.refit)
     run_server(
         begun.runs,
         partial(IsolatedEngine, open_run=opening) if arguments.isolate else opening,
@@ -116,10 +122,27 @@ def _place(arguments: Namespace) -> ListenAddress:
     return place
 
 
-def open_run(bank: Path | None, weights: WeightFormat | Literal["auto"], verify: Verify, run: Path) -> Engine:
-    """A run ready to answer. At the top of a module, so that another process can import it."""
-    opened = Run.open(run)
-    return Engine.open(opened, bank_of(opened, bank, verify), weights=weights)
+def open_run(
+    bank: Path | None, weights: WeightFormat | Literal["auto"], verify: Verify, run: Path, refit: bool = False
+) -> Engine:
+    """A run or a bank ready to answer. At the top of a module, so that another process can import it."""
+    source = open_source(run, verify)
+    held = bank_of(source, bank, verify)
+    if not sys.stderr.isatty():  # the server's log is there
+        return Engine.open(source, held, weights=weights, refit=refit)
+    from nextvec.cli.show import Bars
+
+    with Bars() as bars:
+        return Engine.open(source, held, weights=weights, refit=refit, progress=bars)
+
+
+def _say_foreign(arguments: Namespace, runs: dict[str, Path]) -> None:
+    """A line for each run that predicts the rows of another bank than its own."""
+    if arguments.bank is not None:
+        fingerprint = Manifest.read(arguments.bank).fingerprint
+        for path in runs.values():
+            if not is_bank(path):
+                say_foreign(Run.open(path), arguments.bank, fingerprint, arguments.refit)
 
 
 def _experts(arguments: Namespace, runs: dict[str, Path]) -> dict[str, str]:
@@ -214,8 +237,9 @@ def _recording(path: Path, service: Service) -> Callable[[LabelledPrediction], N
 
 
 def _beside(run: Path, name: str) -> Path:
-    path = run.resolve().parent / name
-    if not is_name(name) or path.is_symlink() or not path.is_dir():
+    folder = run.resolve().parent
+    path = next((path for path in (folder / name, folder / (name + SUFFIX)) if path.is_dir()), None)
+    if not is_name(name) or path is None or path.is_symlink():
         raise ServingError(f"there is no run {name!r} beside {run.name!r}")
     return path
 
@@ -223,7 +247,7 @@ def _beside(run: Path, name: str) -> Path:
 def _named(paths: list[Path]) -> dict[str, Path]:
     runs: dict[str, Path] = {}
     for path in paths:
-        name = path.resolve().name
+        name = served_name(path)
         if not is_name(name) or name in runs:
             raise SettingsError(f"run {path} is served as {name!r}: name folders by 1 to 64 of A-Z a-z 0-9 _ -, each once")
         runs[name] = path

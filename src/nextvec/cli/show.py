@@ -12,10 +12,11 @@ from rich.table import Table
 from nextvec.cli.show_lanes import experts_table, lane_table
 from nextvec.evaluation.report import shown_baselines
 from nextvec.inference import Because
-from nextvec.ranks import candidates_in_words
+from nextvec.ranks import Ranks, candidates_in_words
 from nextvec.runs import Run
 from nextvec.training import Alarmed, Evaluated, Event, Finished, Stepped
 
+SHIPPED_ROW = "weights of the package, before training"
 QUIET_SECONDS = 10.0  # between two lines of progress where standard error is not a terminal
 
 
@@ -70,6 +71,10 @@ class Bars:
             case Finished():
                 self.console.print(f"[dim]training ended at update {event.update}: {event.reason}[/dim]", highlight=False)
 
+    def before_training(self, ranks: Ranks) -> None:
+        """Show what the weights of the package reach on the exam of a demo."""
+        self.console.print(f"{SHIPPED_ROW}: Hit@5 {ranks.hit(5)}, chance {ranks.chance(5):.1%}", highlight=False)
+
     def _speak(self, what: str, done: int, total: int, note: str) -> None:
         now = time.monotonic()
         if done < total and now - self._spoken.setdefault(what, now) < QUIET_SECONDS:
@@ -83,7 +88,7 @@ class Bars:
 
 
 def report_table(report: Mapping[str, Any]) -> None:
-    """The model, the best baseline of each kind from the best down, chance, and the lifts."""
+    """The model, the best baseline of each kind from the best down, chance, and the lifts; of a demo also the start."""
     exam, lift = report["exam"], report["lift"]
     context = "all" if exam["context"] is None else f"{exam['context']:,}"
     console = Console()
@@ -93,7 +98,8 @@ def report_table(report: Mapping[str, Any]) -> None:
         table.add_column(name, justify="right")
     shown = shown_baselines(report)
     own = (report["model"]["name"], report["model"], "bold cyan")
-    for name, figures, style in [own, *((name, figures, "") for name, figures in shown.items())]:
+    start = [(SHIPPED_ROW, report["shipped"], "cyan")] if "shipped" in report else []
+    for name, figures, style in [own, *start, *((name, figures, "") for name, figures in shown.items())]:
         hit = figures["hit@5"]
         table.add_row(
             name,
@@ -112,12 +118,17 @@ def report_table(report: Mapping[str, Any]) -> None:
     )
     _lift_line("the best baseline", lift)
     _lift_line("the best baseline of raw rows", report["lift_over_raw"])
+    if "shipped" in report:
+        _lift_line("the start", {"over": SHIPPED_ROW, "hit@5": report["shipped"]["lift"]})
     console.print(
         f"[dim]{exam['rows']:,} rows of {exam['documents']} {exam['part']} documents · "
         f"{candidates_in_words(exam)} candidates each · "
         f"context {context} ({exam['full_context']:.0%} of the rows have it all) · exam {exam['id']}[/dim]",
         highlight=False,
     )
+    fitted = report["fitted_to"]
+    of = "this bank" if fitted["bank"] == exam["bank"] else f"bank {fitted['bank'][:12]}, not of this one"
+    console.print(f"[dim]spaces fitted to the {fitted['rows']:,} {fitted['of']} of {of}[/dim]", highlight=False)
     if report["lanes"]:
         lane_table(report["lanes"], f"over {lift['over']}")
     if report["experts"]:

@@ -102,11 +102,11 @@ def baselines(
     yield MEAN_OF_ALL, MeanOfAll(centre)
     yield MEAN_VECTOR, Constant(centre)
     for power in POWERS:
-        space = Space.fitted(moments.mean, moments.covariance, power)
+        space = Space.fitted(moments.mean, moments.covariance, power, moments.rows)
         for decay in DECAYS:
             yield _in_space(_mean(decay), power), InSpace(space, ExponentialMean(nothing, decay))
     for power in POOLED_POWERS:
-        space = Space.fitted(moments.mean, moments.covariance, power)
+        space = Space.fitted(moments.mean, moments.covariance, power, moments.rows)
         for decay in POOLED_DECAYS:
             yield _in_space(_pooled(decay), power), InSpace(space, PooledLags(len(centre), decay))
         for mean, lags in product(JOINED_MEANS, JOINED_LAGS):
@@ -192,7 +192,7 @@ def means_in_space(moments: Moments, power: float | None) -> Together:
     centre, nothing = _centres(moments)
     if power is None:
         return Together(tuple(map(_mean, DECAYS)), ExponentialMean(centre, *DECAYS), _mean_scores)
-    space = Space.fitted(moments.mean, moments.covariance, power)
+    space = Space.fitted(moments.mean, moments.covariance, power, moments.rows)
     names = tuple(_in_space(_mean(decay), power) for decay in DECAYS)
     return Together(names, InSpace(space, ExponentialMean(nothing, *DECAYS)), _mean_scores)
 
@@ -207,7 +207,7 @@ def lags_in_space(moments: Moments, power: float) -> Together:
     _, nothing = _centres(moments)
     lags = PooledLags(len(nothing), *POOLED_DECAYS)
     names = (*map(_pooled, POOLED_DECAYS), *(_joined(mean, decay) for mean, decay in product(JOINED_MEANS, JOINED_LAGS)))
-    space = Space.fitted(moments.mean, moments.covariance, power)
+    space = Space.fitted(moments.mean, moments.covariance, power, moments.rows)
     model = InSpace(space, Beside(ExponentialMean(nothing, *JOINED_MEANS), lags))
     return Together(tuple(_in_space(name, power) for name in names), model, _LagScores(lags), BLOCK // lags.num_queries)
 

@@ -3,7 +3,7 @@
 # Axes: R scored rows, M documents.
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,22 @@ from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks, Rate, candidate_terms, candidates_in_words, paired_lift
 
 HITS = (1, 5, 10)
+TRAINING_ROWS, ALL_ROWS = "training rows", "all rows"
+
+
+@dataclass(frozen=True)
+class FittedTo:
+    """The rows that the space of the model, and the centre and the spaces of the baselines, are fitted to.
+
+    Attributes:
+        of: ``training rows`` or ``all rows`` of a bank.
+        bank: its fingerprint.
+        rows: how many they are.
+    """
+
+    of: str
+    bank: str
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,7 @@ class Report:
         full_context: share of scored rows whose document had that many before them.
         ranks: of the model.
         baselines: ranks of every baseline, on the same rows and candidates.
+        fitted_to: the rows that the spaces are fitted to.
         notes: facts that a reader needs beside the numbers.
         lanes: the scored rows of each lane; empty without lanes.
         use: the active experts of a model with experts; None for other models.
@@ -50,6 +67,7 @@ class Report:
     documents: int
     ranks: Ranks
     baselines: Mapping[str, Ranks]
+    fitted_to: FittedTo
     notes: tuple[str, ...] = ()
     lanes: Mapping[str, Int64[np.ndarray, " kept"]] = field(default_factory=dict)
     use: ExpertUse | None = None
@@ -83,11 +101,12 @@ class Report:
         }
         return {
             "exam": exam,
-            "model": {"name": self.model, **_figures(self.ranks)},
-            "baselines": {name: _figures(ranks) for name, ranks in self.baselines.items()},
+            "model": {"name": self.model, **figures(self.ranks)},
+            "baselines": {name: figures(ranks) for name, ranks in self.baselines.items()},
             "lift": self._lifts(self.best_baseline),
             "lift_over_raw": self._lifts(self.best_raw_baseline),
             "chance": {f"hit@{k}": self.ranks.chance(k) for k in HITS},
+            "fitted_to": asdict(self.fitted_to),
             "notes": list(self.notes),
             "lanes": lane_figures(self.lanes, self.ranks, self.baselines[self.best_baseline], HITS),
             "experts": self.use.to_json(self.lanes) if self.use else None,
@@ -133,7 +152,8 @@ def points(lift: Rate) -> str:
     return f"{100 * lift.value:+.1f} [{100 * lift.low:+.1f}, {100 * lift.high:+.1f}]"
 
 
-def _figures(ranks: Ranks) -> dict[str, Any]:
+def figures(ranks: Ranks) -> dict[str, Any]:
+    """Hit@1, Hit@5, Hit@10 and the mean reciprocal rank with their intervals, as JSON."""
     return {**{f"hit@{k}": ranks.hit(k).to_json() for k in HITS}, "mrr": ranks.mrr().to_json()}
 
 
@@ -147,13 +167,15 @@ def examine(
     notes: tuple[str, ...] = (),
     progress: Progress = silent,
     lanes: Lanes | None = None,
+    fitted_to: FittedTo | None = None,
 ) -> Report:
     """Evaluate the model and every baseline on one exam.
 
     Args:
-        moments: of the training rows, for the baselines.
+        moments: of the rows that the space of the model is fitted to, for the baselines.
         train: the training documents; without them the lookup is left out.
         lanes: of the exam's bank, for the figures of each lane.
+        fitted_to: whose moments they are; None for the training rows of the exam's bank.
 
     Raises:
         ExamError: the model is not as wide as the bank.
@@ -177,6 +199,7 @@ def examine(
         documents,
         own,
         of_baselines,
+        fitted_to or FittedTo(TRAINING_ROWS, exam.bank.fingerprint, moments.rows),
         (*notes, *_left_out(exam)),
         places_by_lane(lanes, exam.bank, exam.rows) if lanes else {},
         expert_use(model, exam.bank, exam.rows, context) if model.num_experts else None,

@@ -1,4 +1,4 @@
-"""Evaluation of a trained run on a bank: the one it was trained on, or another of the same encoder."""
+"""Evaluation of a trained run, or of the weights of the package, on a bank."""
 
 # Axes: M documents.
 
@@ -8,45 +8,57 @@ import numpy as np
 from jaxtyping import Int64
 
 from nextvec.bank import Bank
+from nextvec.bank.moments import moments
 from nextvec.errors import RunError
 from nextvec.evaluation.exam import Exam
-from nextvec.evaluation.report import Report, examine
+from nextvec.evaluation.report import ALL_ROWS, TRAINING_ROWS, FittedTo, Report, examine
 from nextvec.evaluation.results import OWN_CONTEXT
 from nextvec.lanes import Lanes
+from nextvec.models.space import Space
 from nextvec.progress import Progress, silent
-from nextvec.runs.loading import check_encoder, load_model
-from nextvec.runs.run import Run
-from nextvec.windows import Part, missed_shares
+from nextvec.runs import Run, Source, bank_of, check_encoder, load
+from nextvec.runs.shipped import CONTEXT, POWER, SHIPPED, shipped_model, shipped_settings
+from nextvec.windows import Part, missed_shares, split
 
 
 def evaluate(
-    run: Run,
-    bank: Bank,
+    source: Source,
+    bank: Bank | None = None,
     part: Part | Literal["all"] = "test",
     context: int | None = OWN_CONTEXT,
     pool: int | None = 1000,
     max_rows: int = 2000,
     progress: Progress = silent,
     lanes: Lanes | None = None,
+    refit: bool = False,
 ) -> Report:
-    """Evaluate a run and every baseline on one exam.
+    """Evaluate a run, or the weights of the package, and every baseline on one exam.
 
     Args:
-        part: a held-out part of the bank that it was trained on, or ``all``: every
+        source: a run, or a bank for the weights of the package. Their space and those of the baselines are fitted to the
+            training documents of its split; with ``part="all"`` to all rows, also those that are scored.
+        bank: that is examined; the bank of ``source`` when None.
+        part: a held-out part of the bank that the run was trained on, or ``all``: every
             document of any bank except those that the run was trained on.
         context: vectors read at most before each scored row; None for all its
-            document has; by default what the run was trained with.
+            document has; by default what the weights were trained with.
         pool: candidates per scored row; None for the whole bank.
         max_rows: scored rows at most.
         lanes: of that bank, for the figures of each lane.
+        refit: whether the spaces are fitted to all rows of ``bank``, as a server with ``--refit`` does.
 
     Raises:
         RunError: an untrained run, a bank of another encoder, or a part of a bank that it was not trained on.
+        SettingsError: ``refit`` of a run that reads raw rows, or another bank for a bank.
+        DataError: a bank that cannot be split.
         ExamError: too few rows to score.
     """
-    check_encoder(run, bank)
-    documents, notes = _documents(run, bank, part)
-    return report_on(run, Exam.over(bank, documents, part, pool, max_rows), context, notes, progress, lanes)
+    held = bank_of(source) if bank is None else bank
+    if isinstance(source, Bank):
+        return _evaluate_shipped(source, part, context, pool, max_rows, progress, lanes, refit)
+    check_encoder(source, held)
+    documents, notes = _documents(source, held, part)
+    return report_on(source, Exam.over(held, documents, part, pool, max_rows), context, notes, progress, lanes, refit)
 
 
 def report_on(
@@ -56,13 +68,46 @@ def report_on(
     notes: tuple[str, ...] = (),
     progress: Progress = silent,
     lanes: Lanes | None = None,
+    refit: bool = False,
 ) -> Report:
     """The report of a run on an exam over documents that it was not trained on; arguments as :func:`evaluate`'s."""
-    model = load_model(run)
     bank = exam.bank
+    loaded = load(run, bank, refit, progress)
+    found = moments(bank, progress=progress) if refit else run.moments()
+    fitted_to = (
+        FittedTo(ALL_ROWS, bank.fingerprint, found.rows) if refit else FittedTo(TRAINING_ROWS, run.origin.bank, found.rows)
+    )
     train = (bank, run.split(bank).train) if bank.fingerprint == run.origin.bank else None
     read = run.settings.passages.context if context == OWN_CONTEXT else context
-    return examine(exam, model, run.name, run.moments(), read, train, notes, progress, lanes)
+    return examine(exam, loaded.model, run.name, found, read, train, notes, progress, lanes, fitted_to)
+
+
+def _evaluate_shipped(
+    bank: Bank,
+    part: Part | Literal["all"],
+    context: int | None,
+    pool: int | None,
+    max_rows: int,
+    progress: Progress,
+    lanes: Lanes | None,
+    refit: bool,
+) -> Report:
+    """:func:`evaluate` for the weights of the package, on the split that a training with default settings makes."""
+    train: tuple[Bank, Int64[np.ndarray, " M"]] | None = None
+    documents, notes = np.arange(bank.num_documents), ()
+    if part != "all":
+        shares = shipped_settings().split
+        parts = split(bank, shares.valid, shares.test)
+        missed = missed_shares(bank, parts, shares.valid, shares.test)
+        documents, train, notes = parts.part(part), (bank, parts.train), (missed[part],) if part in missed else ()
+    if train is None or refit:
+        found, of = moments(bank, progress=progress), ALL_ROWS
+    else:
+        found, of = moments(*train, progress), TRAINING_ROWS
+    model = shipped_model(Space.fitted(found.mean, found.covariance, POWER, found.rows))
+    exam = Exam.over(bank, documents, part, pool, max_rows)
+    read = CONTEXT if context == OWN_CONTEXT else context
+    return examine(exam, model, SHIPPED, found, read, train, notes, progress, lanes, FittedTo(of, bank.fingerprint, found.rows))
 
 
 def _documents(run: Run, bank: Bank, part: Part | Literal["all"]) -> tuple[Int64[np.ndarray, " M"], tuple[str, ...]]:

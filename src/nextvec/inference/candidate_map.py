@@ -15,6 +15,7 @@ from nextvec.bank import Bank
 from nextvec.index import ExactIndex
 from nextvec.kernels.scan_rows import RowFormat
 from nextvec.models import Recurrent
+from nextvec.progress import Progress, silent
 
 
 class CandidateMap:
@@ -41,7 +42,9 @@ class CandidateMap:
         return self._model.candidates(torch.from_numpy(np.ascontiguousarray(rows))).numpy()
 
 
-def index_of(bank: Bank, candidate_map: CandidateMap | None, form: RowFormat | None = None) -> ExactIndex:
+def index_of(
+    bank: Bank, candidate_map: CandidateMap | None, form: RowFormat | None = None, progress: Progress = silent
+) -> ExactIndex:
     """The exact index of a bank for a model.
 
     Args:
@@ -50,7 +53,7 @@ def index_of(bank: Bank, candidate_map: CandidateMap | None, form: RowFormat | N
             int8, which is read fastest.
     """
     chosen: RowFormat | None = "int8" if form is None and candidate_map is not None else form
-    return ExactIndex.build(bank, chosen, mapping=candidate_map)
+    return ExactIndex.build(bank, chosen, progress=progress, mapping=candidate_map)
 
 
 def update(digest: Any, tensors: Mapping[str, Tensor]) -> None:

@@ -1,9 +1,8 @@
-"""The engine: a trained run opened for inference. It advances sessions, one or several at a time."""
+"""The engine: a model opened for inference. It advances sessions, one or several at a time."""
 
 # Axes: B sessions, T vectors, N predictions, R rows, D width, W width of an output, A rows that a mask knows.
 
 import hashlib
-import json
 import math
 import os
 from collections import defaultdict
@@ -16,7 +15,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64
 
-from nextvec import settings as frozen
 from nextvec.bank import Bank
 from nextvec.encoders import Encoder, load_encoder
 from nextvec.errors import DataError, NotFiniteError, SettingsError
@@ -29,15 +27,14 @@ from nextvec.inference.expected import Expected, context_chunks
 from nextvec.inference.forms import Forms
 from nextvec.inference.place import ComputePlace, StatusListener
 from nextvec.inference.request import PredictionRequest
-from nextvec.inference.run_bank import bank_of
 from nextvec.inference.session import Session
 from nextvec.inference.states import Batches, owned
 from nextvec.ingestion import Chunking
 from nextvec.kernels.weights import WeightFormat
 from nextvec.models import Recurrent
 from nextvec.models.packed import fastest_format, pack
-from nextvec.runs import Run, load_model
-from nextvec.runs.loading import check_encoder
+from nextvec.progress import Progress, silent
+from nextvec.runs import LoadedModel, Source, load, open_source
 from nextvec.vectors import unit_rows
 
 SEGMENT = 1024  # vectors of a context that are read at once, which bounds memory
@@ -100,31 +97,39 @@ class Engine:
 
     @staticmethod
     def open(
-        run: Run | str | Path,
+        source: Source | str | Path,
         bank: Bank | None = None,
         index: Index | None = None,
         weights: WeightFormat | Literal["auto"] = "auto",
+        refit: bool = False,
+        progress: Progress = silent,
     ) -> "Engine":
-        """An engine with the best weights of a trained run.
+        """An engine with the best weights of a run, or for a bank with those of the package, which need no training.
 
         Args:
-            bank: the candidates; the bank that the run was trained on when None.
+            source: a run or a bank, or the folder of one.
+            bank, refit: of :func:`~nextvec.runs.load`: the candidates of a run, and whether its space is fitted to them.
             weights: the format of the weights; ``auto`` takes the fastest on this processor.
 
         Raises:
-            RunError: an untrained or damaged run, or a run whose bank was removed or replaced.
-            DataError: a bank of another encoder.
-            SettingsError: no such weight format.
+            NextvecError: as :func:`~nextvec.runs.open_source` and :func:`~nextvec.runs.load`; no such weight format.
         """
-        opened = run if isinstance(run, Run) else Run.open(Path(run))
-        held = bank if bank is not None else bank_of(opened)
-        check_encoder(opened, held)
+        opened = open_source(source) if isinstance(source, str | Path) else source
+        return Engine.of(load(opened, bank, refit, progress), index, weights, progress)
+
+    @staticmethod
+    def of(
+        loaded: LoadedModel,
+        index: Index | None = None,
+        weights: WeightFormat | Literal["auto"] = "auto",
+        progress: Progress = silent,
+    ) -> "Engine":
+        """An engine of a loaded model; arguments as in :meth:`open`."""
         chosen: WeightFormat = fastest_format() if weights == "auto" else weights
-        model = load_model(opened)
-        facts = json.dumps(frozen.to_json(opened.settings), sort_keys=True)
-        return Engine(
-            pack(model, chosen), held, index, _digest(model, f"{facts} {chosen}"), chosen, opened.settings.passages.context
-        )
+        model, bank, context = loaded.model, loaded.bank, loaded.settings.passages.context
+        digest = _digest(model, f"{loaded.facts} {chosen}")
+        held = index if index is not None else index_of(bank, CandidateMap.of(model), progress=progress)
+        return Engine(pack(model, chosen), bank, held, digest, chosen, context)
 
     @property
     def dim(self) -> int:

@@ -10,6 +10,7 @@ import torch
 
 from nextvec import settings as frozen
 from nextvec.bank import Bank
+from nextvec.bank import layout as bank_layout
 from nextvec.errors import RunError
 from nextvec.inference.export_check import TOLERANCE, check_passages, differences
 from nextvec.inference.export_files import (
@@ -27,14 +28,15 @@ from nextvec.inference.export_files import (
 )
 from nextvec.inference.export_graphs import OPSET, graphs, library
 from nextvec.models import Recurrent
-from nextvec.runs import Run, load_model
+from nextvec.runs import Source, bank_of, check_encoder, load, load_model
 from nextvec.runs.run import BEST
+from nextvec.runs.shipped import SHIPPED_FILE, shipped_settings
 
 LIBRARIES = ("onnx", "onnxruntime", "onnxscript")
 LARGEST = 2**31 - 2**24  # bytes of weights: protobuf ends at 2 GiB
 
 
-def export(run: Run, out: str | Path, bank: Bank | None = None) -> dict[str, Any]:
+def export(source: Source, out: str | Path, bank: Bank | None = None) -> dict[str, Any]:
     """Write a folder with which a program predicts without nextvec and PyTorch; returns the manifest of the folder.
 
     ``step.onnx`` is ``model.step``. Inputs: one vector per passage and every
@@ -56,9 +58,9 @@ def export(run: Run, out: str | Path, bank: Bank | None = None) -> dict[str, Any
     any window holds (2048 at most). An earlier export in ``out`` is replaced.
 
     Args:
-        run: finished.
+        source: a finished run, or a bank for the weights of the package in the space of its rows.
         out: the folder to make.
-        bank: the graphs are checked on its rows; the run's own when None, if it is still there.
+        bank: the graphs are checked on its rows; the bank of ``source`` when None, if it is still there.
 
     Raises:
         RunError: the run is not finished, ``out`` holds something else, the
@@ -70,8 +72,8 @@ def export(run: Run, out: str | Path, bank: Bank | None = None) -> dict[str, Any
         library(name)
     out = Path(out).resolve()
     refuse_foreign(out)
-    model = _model(run)
-    passages = check_passages(run, bank, model)  # before the tracing, which takes seconds
+    model = _model(source)
+    passages = check_passages(model, _rows_to_check(source, bank))  # before the tracing, which takes seconds
     made = graphs(model)
     checked = {
         "largest_difference": differences(model, made, passages),
@@ -84,7 +86,7 @@ def export(run: Run, out: str | Path, bank: Bank | None = None) -> dict[str, Any
     if made.candidates is not None:
         files[CANDIDATES] = made.candidates
     manifest = {
-        **_facts(run, model),
+        **_facts(source, model),
         "state": [place.to_json() for place in made.places],
         "step": described(STEP, made.step),
         "passage": described(PASSAGE, made.passage),
@@ -95,32 +97,54 @@ def export(run: Run, out: str | Path, bank: Bank | None = None) -> dict[str, Any
     return manifest
 
 
-def _model(run: Run) -> Recurrent[Any]:
-    if run.finished is None:
-        raise RunError(f"{run.path} is not finished; train it to its end, then export it")
-    model = load_model(run)
+def _model(source: Source) -> Recurrent[Any]:
+    if isinstance(source, Bank):
+        return load(source).model
+    if source.finished is None:
+        raise RunError(f"{source.path} is not finished; train it to its end, then export it")
+    model = load_model(source)
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if size > LARGEST:
-        raise RunError(f"the weights of {run.path} take {size / 2**30:.1f} GiB; an .onnx file ends at 2")
+        raise RunError(f"the weights of {source.path} take {size / 2**30:.1f} GiB; an .onnx file ends at 2")
     return model
 
 
-def _facts(run: Run, model: Recurrent[Any]) -> dict[str, Any]:
-    """The entries of the manifest about the run and its vectors."""
+def _rows_to_check(source: Source, bank: Bank | None) -> Bank | None:
+    """The bank on whose rows the graphs are checked.
+
+    Raises:
+        RunError: the run's bank was replaced by another, or a bank of another encoder is given.
+    """
+    if isinstance(source, Bank):
+        return source
+    if bank is None and source.origin.bank_path and (Path(source.origin.bank_path) / bank_layout.MANIFEST).exists():
+        bank = bank_of(source)
+    if bank is not None:
+        check_encoder(source, bank)
+    return bank
+
+
+def _facts(source: Source, model: Recurrent[Any]) -> dict[str, Any]:
+    """The entries of the manifest about the model and its vectors."""
+    if isinstance(source, Bank):
+        settings, bank, encoder = shipped_settings(), source.fingerprint, source.manifest.encoder_fingerprint
+    else:
+        settings, bank, encoder = source.settings, source.origin.bank, source.origin.encoder
+    weights = SHIPPED_FILE.read_bytes() if isinstance(source, Bank) else (source.path / BEST).read_bytes()
     return {
         "kind": KIND,
         "format": FORMAT,
         "nextvec": version("nextvec"),
-        "model": run.settings.model,
-        "settings": frozen.to_json(run.settings),
+        "model": settings.model,
+        "settings": frozen.to_json(settings),
         "dim": model.dim,
         "num_queries": model.num_queries,
         "width": model.width,
         "sharpness": float(model.sharpness.detach()),
         "scores": _scores(model),
-        "bank": run.origin.bank,
-        "encoder": run.origin.encoder,
-        "weights": hashlib.sha256((run.path / BEST).read_bytes()).hexdigest(),
+        "bank": bank,
+        "encoder": encoder,
+        "weights": hashlib.sha256(weights).hexdigest(),
         "opset": OPSET,
         "vectors": "unit length, float32, of the encoder above" + ("; y too has unit length" if model.num_queries == 1 else ""),
         "start": "zeros in every tensor of the state",

@@ -3,7 +3,6 @@
 # Axes: B passages, T positions, N outputs, Q queries, C candidates, D width, W width of an output, E width of a candidate.
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +10,9 @@ import torch
 from jaxtyping import Float32
 
 from nextvec.bank import Bank
-from nextvec.bank import layout as bank_layout
 from nextvec.errors import RunError
 from nextvec.inference.export_graphs import BLOCK, Graphs, StateTensor, library
-from nextvec.inference.run_bank import bank_of
 from nextvec.models import Recurrent
-from nextvec.runs import Run
-from nextvec.runs.loading import check_encoder
 from nextvec.vectors import unit_rows
 
 TOLERANCE = 1e-4  # largest difference between the graphs and the model, of entries of outputs and of scores
@@ -25,26 +20,19 @@ SCORED = 256  # candidates of a checked passage at most: rows of the passage its
 LONGEST = 2048  # vectors of a checked passage at most
 
 
-def check_passages(run: Run, bank: Bank | None, model: Recurrent[Any]) -> list[Float32[np.ndarray, "B T D"]]:
+def check_passages(model: Recurrent[Any], bank: Bank | None) -> list[Float32[np.ndarray, "B T D"]]:
     """The passages that the graphs are checked on: batches of one and three, of random unit vectors and of the bank's rows.
 
     The lengths are 1, 7, and one block more than the window of the model, at most 2048.
-
-    Raises:
-        RunError: the run's bank was replaced by another.
-        DataError: a bank of another encoder.
     """
     longest = min(LONGEST, BLOCK + model.window_length)
     rng = np.random.default_rng(0)
     passages = [
-        unit_rows(rng.standard_normal((b * t, run.origin.dim)).astype(np.float32)).reshape(b, t, -1)
+        unit_rows(rng.standard_normal((b * t, model.dim)).astype(np.float32)).reshape(b, t, -1)
         for b in (1, 3)
         for t in (1, 7, longest)
     ]
-    if bank is None and run.origin.bank_path and (Path(run.origin.bank_path) / bank_layout.MANIFEST).exists():
-        bank = bank_of(run)
     if bank is not None:
-        check_encoder(run, bank)
         rows_ND = bank.rows[: 3 * longest].astype(np.float32)
         passages.append(rows_ND[None, :longest])
         passages.append(rows_ND[: len(rows_ND) // 3 * 3].reshape(3, -1, bank.dim)[:, :7])

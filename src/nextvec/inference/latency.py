@@ -24,6 +24,7 @@ from nextvec.inference.session import Session
 from nextvec.kernels.library import level
 from nextvec.models import Recurrent
 from nextvec.progress import Progress, silent
+from nextvec.runs import bank_of, open_source
 from nextvec.vectors import unit_rows
 
 CONTEXTS = (10, 100, 1_000, 10_000)
@@ -196,7 +197,8 @@ def cold_start(run: Path, bank: Path, weights: str) -> dict[str, float]:
 def first_answer(run: str, bank: str, weights: str, began: str) -> None:
     """The process of :func:`cold_start`; writes one JSON object to standard output."""
     imported, peak = time.time(), _peak_bytes()
-    engine = Engine.open(run, Bank.open(bank), weights=weights)  # type: ignore[arg-type]
+    source = open_source(run)
+    engine = Engine.open(source, bank_of(source, Path(bank)), weights=weights)  # type: ignore[arg-type]
     opened = time.time()
     session = engine.session()
     session.push(engine.bank.rows[0])

@@ -35,14 +35,21 @@ class Space(nn.Module):
         self.register_buffer("matrix", matrix.clone())
 
     @staticmethod
-    def fitted(mean: Float64[np.ndarray, " D"], covariance: Float64[np.ndarray, "D D"], power: float) -> "Space":
+    def fitted(mean: Float64[np.ndarray, " D"], covariance: Float64[np.ndarray, "D D"], power: float, rows: int) -> "Space":
         """The space of rows with this mean and covariance; the matrix is symmetric and computed in float64.
+
+        A few rows have no variance in most directions, but other rows have, and
+        :data:`FLOOR` would enlarge these directions most. So below 2 D rows the
+        covariance is shrunk towards equal variance in all directions.
 
         Args:
             power: 0 for centring alone, 1 for whitening.
+            rows: how many rows they are of. The shrinkage is 1 - rows / 2D, at least 0.
         """
         values, vectors = np.linalg.eigh(covariance)
         values = np.maximum(values, 0.0)
+        shrinkage = max(0.0, 1 - rows / (2 * len(mean)))
+        values = (1 - shrinkage) * values + shrinkage * values.mean()
         largest = values.max() or 1.0  # rows that are all equal have no variance
         scales = (values + FLOOR * largest) ** (-power / 2)
         matrix = (vectors * scales) @ vectors.T

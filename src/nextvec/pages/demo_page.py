@@ -30,12 +30,13 @@ def write_demo_page(path: Path, report: Json) -> None:
 
 
 def _rows(report: Json) -> list[dict[str, Any]]:
-    """The model, then the best baseline of each kind from the best down."""
+    """The model before and after training, then the best baseline of each kind from the best down."""
     own = {**report["model"], "name": "nextvec, trained", "kind": "model"}
     shown = shown_baselines(report)
     best = report["lift"]["over"]
     return [
         own,
+        {**report["shipped"], "name": "weights of the package, before training", "kind": "quiet"},
         *({"name": name, "kind": "baseline" if name == best else "quiet", **figures} for name, figures in shown.items()),
     ]
 
@@ -54,7 +55,9 @@ def _context_chart(curve: list[Json]) -> str:
 def _training_chart(history: list[Json]) -> str:
     hits = [Point(e["update"], e["valid"]["hit@5"]) for e in history]
     start = [Point(hits[0].x, hits[0].y), Point(hits[-1].x, hits[0].y)]
-    return line_chart([Curve("untrained", "baseline", start), Curve("valid Hit@5", "model", hits)], "updates", "Hit@5 on valid")
+    return line_chart(
+        [Curve("before training", "baseline", start), Curve("valid Hit@5", "model", hits)], "updates", "Hit@5 on valid"
+    )
 
 
 def _loss_chart(history: list[Json]) -> str:

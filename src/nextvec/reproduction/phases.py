@@ -20,7 +20,6 @@ from nextvec.evaluation.results import evaluation_results
 from nextvec.experiments.executor import Executor, LocalProcesses, Task
 from nextvec.experiments.runs import refuse_failed, train_each
 from nextvec.experiments.seeds import average, few_documents
-from nextvec.inference import bank_of
 from nextvec.lanes import Lanes
 from nextvec.progress import Progress, silent
 from nextvec.ranks import Ranks
@@ -29,7 +28,7 @@ from nextvec.reproduction.families import EXPERTS_FAMILY
 from nextvec.reproduction.phase_table import Phase, Phases, Step
 from nextvec.reproduction.phases_page import write_phases_page
 from nextvec.reproduction.reported import FIXED_POOL, FORMS, ORDER, POOLS, RECIPES, SHRINKING, Pool, parts_of
-from nextvec.runs import Run, load_model
+from nextvec.runs import Run, bank_of, load_model
 from nextvec.runs.run import BEST, RUN
 from nextvec.runs.settings import TrainSettings, override, reads
 from nextvec.windows import Split

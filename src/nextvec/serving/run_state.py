@@ -1,4 +1,4 @@
-"""What the folder of a served run says: its settings, and the evaluation results of its present weights."""
+"""What the folder of a served model says: its settings, and the evaluation results of its present weights."""
 
 import hashlib
 from functools import lru_cache
@@ -14,6 +14,8 @@ from nextvec.experiments.seeds import kept_at
 from nextvec.ranks import candidate_terms
 from nextvec.runs import Run
 from nextvec.runs.run import BEST
+from nextvec.runs.shipped import SHIPPED, shipped_settings
+from nextvec.runs.sources import is_bank
 from nextvec.wire.overview import ExamResult, Interval, RunState
 
 MOST_RESULTS = 6  # of one run
@@ -30,9 +32,12 @@ class RunStates:
         """
         Args:
             name: under which the run is served.
-            folder: of the run. A fault of it is reported in ``trouble``.
+            folder: of the run, or of the bank that is served without training. A fault of it is reported in ``trouble``.
         """
         try:
+            if is_bank(folder):
+                settings = shipped_settings()
+                return RunState(name, recipe=SHIPPED, model=settings.model, context=settings.passages.context)
             run = Run.open(folder)
             history, results = run.history(), self._of(run)
         except (NextvecError, OSError):

@@ -171,7 +171,8 @@ def basis_of(found: Moments, power: float | None, decay: float, anchors: Anchors
     centre = torch.from_numpy(found.mean.astype(np.float32))
     if power is None:
         return Basis(centre, decay, anchors)
-    return Basis(torch.zeros_like(centre), decay, anchors, Space.fitted(found.mean, found.covariance, power))
+    space = Space.fitted(found.mean, found.covariance, power, found.rows)
+    return Basis(torch.zeros_like(centre), decay, anchors, space)
 
 
 def basis_of_run(run: Run, bank: Bank, documents: Int64[np.ndarray, " M"]) -> Basis:

@@ -72,7 +72,7 @@ def folds(settings: TrainSettings, bank: Bank, documents: Int64[np.ndarray, " M"
         return [Fold(PassageOrder(settings, bank, documents), rows_of(bank, documents), None)]
     found: list[Fold] = []
     for inside, others in deal(settings, bank, documents):
-        space = Space.fitted(others.mean, others.covariance, power).to(settings.compute.device)
+        space = Space.fitted(others.mean, others.covariance, power, others.rows).to(settings.compute.device)
         found.append(Fold(PassageOrder(settings, bank, inside), rows_of(bank, inside), space))
     return found
 

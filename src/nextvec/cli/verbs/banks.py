@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from nextvec.cli.arguments import add_verify, positive, whole
+from nextvec.cli.arguments import add_refit, add_verify, positive, whole
 from nextvec.cli.verb import Verb
 
 SOURCE = (
@@ -82,8 +82,11 @@ def _index_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--run",
         type=Path,
-        help="index the rows as the model of this run compares them; needed for a run that was trained with space=fitted",
+        metavar="RUN|BANK",
+        help="index the rows as the model of this run compares them, which a run needs that was trained with space=fitted; or, "
+        "if the bank itself is given, as the weights of the package compare them",
     )
+    add_refit(parser)
     add_verify(parser)
 
 
@@ -136,8 +139,12 @@ def _lanes(arguments: Namespace) -> int:
 
 
 def _export_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="a bank or a finished run")
-    parser.add_argument("out", type=Path, help="the .parquet or .npz file for a bank; the folder for a run")
+    parser.add_argument("source", type=Path, metavar="RUN|BANK", help="a bank or a finished run")
+    parser.add_argument(
+        "out",
+        type=Path,
+        help="the folder for a run; for a bank a .parquet or .npz file, or a folder for the weights of the package",
+    )
     parser.add_argument(
         "--context", type=positive, default=100, help="number of vectors in a window of a .npz file (default: 100)"
     )
@@ -200,10 +207,10 @@ BANKS = (
     ),
     Verb(
         "export",
-        "write a bank as Parquet or windows, or a run as ONNX",
+        "write a bank as Parquet or windows, or a model as ONNX",
         "Reads a bank and writes a .parquet file, or a .npz file of windows in the format of the published predecessor system. "
-        "Or reads a run and writes a folder that predicts with only ONNX Runtime and NumPy. Before it finishes, it compares "
-        "the exported model with the run.",
+        "Or reads a run and writes a folder that predicts with only ONNX Runtime and NumPy; of a bank, such a folder has the "
+        "weights of the package. Before it finishes, it compares the exported model with the original.",
         "nextvec export runs/first first.onnx",
         _export_arguments,
         _export,

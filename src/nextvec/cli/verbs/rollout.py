@@ -4,7 +4,7 @@ import getpass
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from nextvec.cli.arguments import add_candidate_bank, add_weights
+from nextvec.cli.arguments import add_candidate_bank, add_refit, add_weights
 from nextvec.cli.verb import Verb, VerbGroup
 
 LEDGER = "rollouts.db"
@@ -36,11 +36,18 @@ def _actor_arguments(parser: ArgumentParser) -> None:
 def _start_arguments(parser: ArgumentParser) -> None:
     _ledger_arguments(parser)
     parser.add_argument(
-        "canary", type=Path, metavar="RUN", help="the canary; its folder must be beside the folder of the stable run"
+        "canary", type=Path, metavar="RUN|BANK", help="the canary; its folder must be beside that of the stable model"
     )
-    parser.add_argument("--over", type=Path, required=True, metavar="RUN", help="the stable run, which answers requests now")
+    parser.add_argument(
+        "--over",
+        type=Path,
+        required=True,
+        metavar="RUN|BANK",
+        help="the stable model, which answers requests now: a run, or a bank that is served without training",
+    )
     parser.add_argument("--id", help="id of the rollout (default: the name of the canary with the time)")
     add_candidate_bank(parser)
+    add_refit(parser)
     add_weights(parser)
     parser.add_argument(
         "--harm",

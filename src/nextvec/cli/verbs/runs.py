@@ -8,7 +8,9 @@ from nextvec.cli.arguments import (
     add_candidate_bank,
     add_exam,
     add_lanes,
+    add_refit,
     add_settings,
+    add_source,
     add_training_bank,
     add_verify,
     add_weights,
@@ -62,7 +64,7 @@ def _status(arguments: Namespace) -> int:
 
 
 def _evaluate_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="a trained run")
+    add_source(parser)
     parser.add_argument(
         "--bank", type=Path, help="another bank, with --split all (default: the bank that the run was trained on)"
     )
@@ -75,6 +77,7 @@ def _evaluate_arguments(parser: ArgumentParser) -> None:
         type=positive,
         help="vectors read before each scored row (default: the context length of the training)",
     )
+    add_refit(parser)
     add_exam(parser)
     add_lanes(parser)
 
@@ -86,7 +89,7 @@ def _evaluate(arguments: Namespace) -> int:
 
 
 def _predict_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="a trained run")
+    add_source(parser)
     parser.add_argument("-k", type=positive, default=5, help="number of chunks to predict (default: 5)")
     parser.add_argument(
         "--because",
@@ -97,6 +100,7 @@ def _predict_arguments(parser: ArgumentParser) -> None:
         "add; positions count from 0",
     )
     add_candidate_bank(parser)
+    add_refit(parser)
     parser.add_argument(
         "--input",
         type=Path,
@@ -120,7 +124,7 @@ def _predict(arguments: Namespace) -> int:
 
 
 def _latency_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="a trained run")
+    add_source(parser)
     add_bank_of_run(parser)
     parser.add_argument(
         "--contexts",
@@ -148,7 +152,7 @@ def _latency_arguments(parser: ArgumentParser) -> None:
         metavar="MS",
         help="largest accepted P95 of a prediction, in ms (default: 5)",
     )
-    parser.add_argument("--against", type=Path, metavar="RUN", help="second run, to measure and compare with")
+    parser.add_argument("--against", type=Path, metavar="RUN|BANK", help="second run, to measure and compare with")
     parser.add_argument(
         "--ratio",
         type=positive_number,
@@ -166,9 +170,9 @@ def _latency(arguments: Namespace) -> int:
 
 DEMO = Verb(
     "demo",
-    "make a bank, train a run and write a report, on text from Python's packages",
-    "Reads the documentation inside Python's packages, makes a bank, trains a run on it, and writes a report about the run. "
-    f"{AGAIN}",
+    "make a bank, predict it, train a run and write a report, on text from Python's packages",
+    "Reads the documentation inside Python's packages, makes a bank, predicts it with the weights of the package, trains a "
+    f"run, and writes a report about both. {AGAIN}",
     "nextvec demo --out demo",
     _demo_arguments,
     _demo,
@@ -194,9 +198,10 @@ RUNS = (
     ),
     Verb(
         "evaluate",
-        "measure Hit@1, Hit@5 and Hit@10 of a run and of every baseline",
+        "measure Hit@1, Hit@5 and Hit@10 of a run, or without training, and of every baseline",
         "Reads a run and its bank, ranks candidates for each scored row, and prints Hit@K with intervals for the model and "
-        "every baseline. Writes nothing.",
+        "every baseline. For a bank, the model has the weights of the package, in a space that is fitted to the training "
+        "documents of the bank. Writes nothing.",
         "nextvec evaluate runs/first --context 500",
         _evaluate_arguments,
         _evaluate,
@@ -204,9 +209,10 @@ RUNS = (
     Verb(
         "predict",
         "predict the next chunks of a text, or of every document of a file",
-        "Reads text from standard input and prints the chunks that the model expects next. With --input it reads many "
+        "Reads text from standard input and prints the chunks that the model of a run expects next; for a bank, the model with "
+        "the weights of the package, which needs no training. With --input it reads many "
         f"documents and writes a .parquet file of predictions. {AGAIN}",
-        "nextvec predict runs/first --input books.bank --output expected.parquet",
+        "nextvec predict books.bank -k 5 < chapter.txt",
         _predict_arguments,
         _predict,
     ),

@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from importlib.util import find_spec
 from pathlib import Path
 
-from nextvec.cli.arguments import add_candidate_bank, add_weights
+from nextvec.cli.arguments import add_candidate_bank, add_refit, add_weights
 from nextvec.cli.verb import Verb
 from nextvec.errors import SettingsError
 
@@ -16,8 +16,9 @@ def _arguments(parser: ArgumentParser) -> None:
         "run",
         type=Path,
         nargs="+",
-        metavar="RUN",
-        help="trained runs; a run is named by its folder, and the first run is the stable model",
+        metavar="RUN|BANK",
+        help="trained runs, or a bank, whose rows the weights of the package predict without training; each is named by its "
+        "folder, a bank without the ending .bank; the first is the stable model",
     )
     for add in (_models, _sessions, _address, _access, _limits, _rollouts, _operation):
         add(parser)
@@ -42,6 +43,7 @@ def _models(parser: ArgumentParser) -> None:
         help="run that answers the sessions of a lane; if it fails, the first run answers; may be given several times",
     )
     add_candidate_bank(parser)
+    add_refit(parser)
     add_weights(parser)
 
 
@@ -170,8 +172,8 @@ def _serve(arguments: Namespace) -> int:
 SERVE = Verb(
     "serve",
     "serve sessions and predictions over HTTP",
-    "Reads runs and their bank, and answers HTTP requests. Writes the contexts of sessions to a folder. Listens on the "
-    "loopback address by default; another address needs API keys.",
+    "Reads runs and their bank, or a bank alone, and answers HTTP requests. Writes the contexts of sessions to a folder. "
+    "Listens on the loopback address by default; another address needs API keys.",
     "nextvec serve runs/first",
     _arguments,
     _serve,
