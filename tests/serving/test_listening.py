@@ -25,6 +25,7 @@ from tests.waiting import PATIENCE
 
 CHROMIUM = Path("/usr/bin/chromium")
 ORIGIN = "https://app.example"
+CUT = threading.Event()  # while it is set, the proxy sends half of each overview
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,8 @@ def proxy(server: Running) -> Iterator[str]:
                     self.send_header(name, value)
             self.send_header("content-length", str(len(content)))
             self.end_headers()
+            if CUT.is_set() and self.path.endswith("/v1/overview"):
+                content, self.close_connection = content[: len(content) // 2], True
             self.wfile.write(content)
 
         do_GET = do_POST = do_PUT = do_DELETE = forward  # noqa: N815
@@ -97,12 +100,38 @@ def test_the_dashboard_asks_under_the_path_of_a_proxy(proxy: str, slash: str) ->
         closing(playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])) as browser,
     ):
         page = browser.new_page()
+        page.set_default_timeout(1e3 * PATIENCE)
         answered: list[tuple[str, int]] = []
         page.on("response", lambda response: answered.append((response.url.removeprefix(proxy), response.status)))
         page.goto(f"{proxy}/a/nv{slash}")
         page.wait_for_selector("#state.good")
         assert ("/a/nv/v1/overview", 200) in answered
         assert {status for _, status in answered} == {200}
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(not CHROMIUM.exists() or find_spec("playwright") is None, reason=f"needs playwright and {CHROMIUM}")
+def test_the_dashboard_goes_on_after_an_answer_that_ended_early(proxy: str) -> None:
+    from playwright.sync_api import sync_playwright
+
+    with (
+        sync_playwright() as playwright,
+        closing(playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])) as browser,
+    ):
+        page = browser.new_page()
+        page.set_default_timeout(1e3 * PATIENCE)
+        faults: list[str] = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto(f"{proxy}/a/nv")
+        page.wait_for_selector("#state.good")
+        CUT.set()
+        try:
+            page.wait_for_selector("#state.bad")
+            assert page.text_content("#state") == "unreachable"
+        finally:
+            CUT.clear()
+        page.wait_for_selector("#state.good")
+        assert faults == []
 
 
 @pytest.mark.parametrize("root", ["nv", "/nv/", "/", "/a b", '/"><script>', "//other.example"])

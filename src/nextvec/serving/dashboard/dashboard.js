@@ -97,15 +97,23 @@ class Problem extends Error {
 async function ask(path, options = {}) {
   const key = sessionStorage.getItem("nextvec-key");
   const headers = { ...options.headers, ...(key ? { authorization: `Bearer ${key}` } : {}) };
-  let answer;
+  let answer, body;
   try {
     answer = await fetch(ROOT + path, { ...options, headers, signal: options.keepalive ? null : AbortSignal.timeout(options.patience ?? PATIENCE) });
+    body = await answer.text(); // it can end early, or too late, as the answer can
   } catch {
     throw new Problem(0, "the server does not answer");
   }
-  if (answer.ok) return answer.status === 204 ? null : answer.json();
-  const problem = await answer.json().catch(() => ({ detail: `the server answered ${answer.status}` }));
-  throw new Problem(answer.status, problem.detail);
+  if (answer.ok) return answer.status === 204 ? null : JSON.parse(body);
+  throw new Problem(answer.status, detail(body) ?? `the server answered ${answer.status}`);
+}
+
+function detail(body) {
+  try {
+    return JSON.parse(body).detail;
+  } catch {
+    return null; // not from this server, as the page of a proxy
+  }
 }
 
 function schedule(wait) {
