@@ -10,15 +10,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from nextvec.kernels import steps
+from nextvec.kernels.weights import WeightFormat
 from nextvec.models.layers import silent_linear
 from nextvec.models.means import ExponentialMeans
 from nextvec.models.pooling import LagPooling
 from nextvec.models.protocol import Recurrent
-from nextvec.models.working_memory import Held, WorkingMemory
+from nextvec.models.queries import ABSENT
+from nextvec.models.working_memory import Held, PackedWorkingMemory, WorkingMemory
 
 DECAYS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 GATE_WIDTH = 16
 SPREAD = 3.0  # cosines are multiplied by it, so that the gates read numbers of about one
+SHORTEST = 1e-6  # a shorter vector is not scaled to unit length
 
 
 class PooledState(NamedTuple):
@@ -88,7 +92,7 @@ class Pooled(Recurrent[PooledState]):
         if self.working is not None:
             held, recalled_BTRD = self.working(held, unit_BTD, torch.zeros_like(unit_BTD[..., 0]))
             parts.append(recalled_BTRD)
-        mixed_BTVD = normalize(torch.cat(parts, dim=2), dim=-1, eps=1e-6)
+        mixed_BTVD = normalize(torch.cat(parts, dim=2), dim=-1, eps=SHORTEST)
         lags = None if self.pooling is None else self.pooling.last(state.held.rows, state.held.filled, unit_BTD)
         features = [torch.log(counts_BT)[..., None] / 2 - 1, means_BTKD.norm(dim=-1) * 2 - 1, _cosines(mixed_BTVD, unit_BTD)]
         if lags is not None:
@@ -112,6 +116,41 @@ class Pooled(Recurrent[PooledState]):
             return self.weights.expand(*shape, -1), zeros(*shape, lags), zeros(*shape, 1)
         gates_BTG = self.gates(torch.cat(list(features), dim=-1))
         return self.weights + gates_BTG[..., :mixed], gates_BTG[..., mixed : mixed + lags], gates_BTG[..., -1:]
+
+    def packed(self, form: WeightFormat) -> nn.Module:
+        if self.working is None or self.num_queries == 1 or not steps.compiled():
+            return self
+        return PackedPooled(self, self.working)
+
+
+class PackedPooled(Pooled):
+    """The model with a working memory and several queries: the operations of a step are compiled calls.
+
+    Passages of several vectors are computed by torch.
+    """
+
+    def __init__(self, source: Pooled, working: WorkingMemory) -> None:
+        super().__init__(source.dim, 0.5, source.num_queries, working.size, source.gates is not None)
+        self.load_state_dict(source.state_dict())
+        self.working = PackedWorkingMemory(working)
+        self.decays, self.origin = self.means.decays.detach(), torch.zeros(self.dim)
+
+    def run(self, state: PooledState, x_BTD: Float[Tensor, "B T D"]) -> tuple[PooledState, Float[Tensor, "B T W"]]:
+        if x_BTD.shape[1] != 1:
+            return super().run(state, x_BTD)
+        assert self.working is not None and self.pooling is not None, "packed() checks both"
+        unit_BTD, before = normalize(x_BTD, dim=-1), state.held
+        held, recalled_BTRD = self.working(before, unit_BTD, unit_BTD.new_zeros(len(x_BTD), 1))
+        means_BKD = steps.means(unit_BTD, self.origin, self.decays, state.means)[1][:, 0]
+        newest_BD, counts_B, lags = unit_BTD[:, 0], state.read + 1, self.pooling.lags
+        after = PooledState(means_BKD, state.total + newest_BD, counts_B, held)
+        first = max(0, before.rows.shape[1] - lags + 1)
+        last = (newest_BD, before.rows[:, first:])
+        mixed_BVD, features_BF = steps.relate(*last, counts_B, *after[:2], recalled_BTRD[:, 0], lags, SPREAD, SHORTEST)
+        weights_BTV, lag_gates_BTL, more_BT1 = self._gated([features_BF[:, None]])
+        logits_BL, amplitudes_B = self.pooling.lag_logits + lag_gates_BTL[:, 0], self.pooling.amplitude + more_BT1[:, 0, 0]
+        y_BW = steps.pool(mixed_BVD, weights_BTV[:, 0], *last, before.filled[:, first:], logits_BL, amplitudes_B, ABSENT)
+        return after, y_BW[:, None]
 
 
 def _cosines(vectors_BTVD: Float[Tensor, "B T V D"], unit_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
