@@ -1,5 +1,6 @@
 """Shapes and types of every annotated function are checked while tests run."""
 
+import ctypes
 import os
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import torch  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
 from nextvec.bank import Bank  # noqa: E402
+from nextvec.kernels import build, library, scan_library  # noqa: E402
 
 # Drawn examples of each property: a few in `make test`; "full" in `make test-integration` and `make test-all`.
 # No verdict depends on how fast a machine draws and computes them.
@@ -78,6 +80,23 @@ def walk_bank(documents: int = 12, length: int = 60, dim: int = 16, seed: int = 
 @pytest.fixture
 def bank() -> Bank:
     return walk_bank()
+
+
+@pytest.fixture(params=[*build.levels(), "torch"])
+def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Searches with every library that this processor runs, and with torch."""
+    wanted, levels, here = request.param, [*build.levels()], library.level()
+    if wanted != "torch":
+        if here == "torch" or levels.index(wanted) > levels.index(here):
+            pytest.skip(f"kernels for {wanted} were not compiled, or do not run here")
+        loaded = ctypes.CDLL(str(build.library(wanted)))
+        monkeypatch.setattr(scan_library, "library", lambda: loaded)
+    else:
+        monkeypatch.setattr(scan_library, "library", lambda: None)
+    scan_library.loaded.cache_clear()
+    yield wanted
+    monkeypatch.undo()
+    scan_library.loaded.cache_clear()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import ctypes
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,31 +14,11 @@ from hypothesis import strategies as st
 from nextvec.bank import Bank
 from nextvec.errors import DataError, SettingsError
 from nextvec.index import ExactIndex, allowed_rows
-from nextvec.kernels import build, library, scan, scan_compiled, scan_library, scan_torch
+from nextvec.kernels import library, scan, scan_compiled, scan_torch
 from nextvec.kernels.memory import address
 from nextvec.kernels.scan_bounds import BoundedQueries, bounded, terms
-from nextvec.kernels.scan_rows import FORMATS, UP, RowFormat, Stored, products, stored
+from nextvec.kernels.scan_rows import FORMATS, UP, RowFormat, Stored, products, products_of_several, stored
 from tests.conftest import walk_bank
-
-HERE = library.level()
-LEVELS = [*build.levels(), "torch"]
-
-
-@pytest.fixture(params=LEVELS)
-def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Every library that this processor runs, and torch."""
-    wanted = request.param
-    if wanted != "torch":
-        if HERE == "torch" or LEVELS.index(wanted) > LEVELS.index(HERE):
-            pytest.skip(f"kernels for {wanted} were not compiled, or do not run here")
-        loaded = ctypes.CDLL(str(build.library(wanted)))
-        monkeypatch.setattr(scan_library, "library", lambda: loaded)
-    else:
-        monkeypatch.setattr(scan_library, "library", lambda: None)
-    scan_library.loaded.cache_clear()
-    yield wanted
-    monkeypatch.undo()
-    scan_library.loaded.cache_clear()
 
 
 def grid(rng: np.random.Generator, *shape: int, dtype: Any = np.float32) -> np.ndarray:
@@ -155,7 +134,7 @@ def check_bound(part: Stored, bank: np.ndarray, asked: np.ndarray, beside: Bound
 
 def test_errors_stored_too_small_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fault that the tests above are there for, planted."""
-    if HERE == "torch":
+    if library.level() == "torch":
         pytest.skip("codes are read by compiled code alone")
     rng = np.random.default_rng(0)
     bank, asked = adversarial("one huge coordinate", rng, 200, 64), rng.standard_normal((1, 64)).astype(np.float32)
@@ -182,6 +161,41 @@ def test_the_deciding_product_has_the_same_bits_everywhere(level: str, rows: int
             lanes = [lanes[j] + lanes[j + half] for j in range(half)]
         wanted.append(lanes[0])
     assert products(bank, np.arange(rows), query).tolist() == np.float32(wanted).tolist()
+    others = rng.standard_normal((int(rng.integers(0, 6)), dim)).astype(np.float32)
+    alone = [products(bank, np.arange(rows), other) for other in (query, *others)]
+    assert products_of_several(bank, np.arange(rows), np.stack([query, *others])).tolist() == np.stack(alone).tolist()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 130), st.integers(1, 70), st.integers(1, 20), st.sampled_from(FORMATS), st.integers(0, 2**20))
+def test_upper_bounds_are_bounds_of_every_row(
+    level: str, rows: int, dim: int, queries: int, form: RowFormat, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    bank = (rng.standard_normal((rows, dim)) / dim**0.5).astype(np.float32)
+    asked = rng.standard_normal((queries, dim)).astype(np.float32)
+    excluded, allowed = [rng.permutation(rows)[: rng.integers(0, rows + 1)] for _ in range(queries)], rng.random(rows) < 0.5
+    cut = int(rng.integers(0, rows + 1))
+    parts = [stored(bank[:cut], form), stored(bank[cut:], form, cut)][: 1 if cut == rows else 2]
+    true = np.stack([products(bank, np.arange(rows), query) for query in asked])
+    for barred, mask in ((None, None), (excluded, None), (None, allowed), (excluded, allowed[: rows // 2])):
+        may = np.ones((queries, rows), bool)
+        if mask is not None:
+            may &= np.append(mask, np.zeros(rows - len(mask), bool))
+        for q, names in enumerate(barred or ()):
+            may[q, names] = False
+        upper, best = scan.upper_bounds(parts, asked, 3, barred, mask)
+        assert (upper[may] >= true[may]).all()
+        assert (upper[may] <= true[may] + 0.1 * np.linalg.norm(asked, axis=1)[np.nonzero(may)[0]]).all(), "and not far above"
+        assert (upper[~may] == -np.inf).all()
+        for q in range(queries):
+            held = best[q][best[q] >= 0]
+            assert len(held) == min(3, may[q].sum())
+            assert upper[q, held].tolist() == np.sort(upper[q, may[q]])[::-1][: len(held)].tolist()
+    chosen = np.flatnonzero(allowed)
+    bounds = scan.bounds_of(parts, chosen, asked)
+    assert (bounds >= true[:, chosen]).all()
+    assert (bounds <= true[:, chosen] + 0.1 * np.linalg.norm(asked, axis=1)[:, None]).all()
 
 
 def test_every_way_gives_the_same_bits(level: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nextvec.errors import DataError, SettingsError
 from nextvec.kernels import build, library, steps, weights, weights_library
 from nextvec.kernels.weights_cells import Cell, gru, lstm
+from nextvec.models.pooled import PackedPooled, Pooled
 from nextvec.models.trunk import Trunk
 from nextvec.models.window_attention import WindowAttention
 from nextvec.models.working_memory import WorkingMemory
@@ -301,3 +302,32 @@ def test_recall_at_one_place_is_the_working_memorys(
     ours = steps.recall(rows[:, -1], rows, written, filled, heads, size)
     expected = memory._recall(rows[:, -1:], rows, written, filled)[:, 0]
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5 * float(np.sqrt(dim)))
+
+
+@every_compiled_level
+@given(batch=st.integers(1, 3), places=st.integers(1, 9), dim=st.integers(1, 40), gates=st.booleans(), seed=seeds)
+@torch.no_grad()
+def test_a_step_of_pooled_in_compiled_calls_is_its_run(
+    level: str, batch: int, places: int, dim: int, gates: bool, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    model = Pooled(dim, 0.5, pooled=4, working=6, gates=gates).eval()
+    for parameter in model.parameters():
+        parameter.add_(0.5 * torch.randn_like(parameter))
+    state, _ = model.run(model.start(batch), torch.randn(batch, places, dim))
+    filled = some_filled(batch, state.held.filled.shape[1])
+    state, x = state._replace(held=state.held._replace(filled=filled)), torch.randn(batch, 1, dim)
+    ours = model.packed("float32")
+    assert isinstance(ours, PackedPooled)
+    (after, y), (ours_after, ours_y) = model.run(state, x), ours.run(state, x)
+    torch.testing.assert_close(ours_y, y, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours_after, after, rtol=1e-5, atol=1e-5)
+
+
+@every_compiled_level
+@torch.no_grad()
+def test_vectors_of_zeros_give_no_direction(level: str) -> None:
+    model = Pooled(5, 0.5, pooled=3, working=6).eval()
+    state, y = model.packed("float32").run(model.start(1), torch.zeros(1, 1, 5))
+    assert torch.equal(y[0, 0, :15], torch.zeros(15))
+    assert torch.isfinite(y).all() and torch.equal(state.total, torch.zeros(1, 5))

@@ -5,15 +5,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nextvec.bank import Bank
 from nextvec.errors import DataError, SettingsError
 from nextvec.index import ApproximateIndex, ExactIndex, search_pooled
-from nextvec.kernels.scan_rows import FORMATS, RowFormat
+from nextvec.kernels import scan_compiled, scan_pooled
+from nextvec.kernels.scan_pooled import PooledQuery
+from nextvec.kernels.scan_rows import FORMATS, RowFormat, products_of_several
 from nextvec.models.queries import Queries
-from tests.conftest import examples, walk_bank
+from tests.conftest import walk_bank
+from tests.test_index import KINDS, adversarial
 
 DIM = 12
 ABSENT = -1e4
@@ -62,7 +65,7 @@ def best(bank: Bank, scores: np.ndarray, k: int, may: np.ndarray, barred: np.nda
     queries=st.integers(2, 7),
     k=st.sampled_from([1, 3, 10, 60, 500]),
     amplitude=st.sampled_from([0.0, 0.1, 1.0, 30.0]),
-    sharpness=st.sampled_from([0.05, 8.0, 100.0]),
+    sharpness=st.sampled_from([0.001, 0.05, 8.0, 100.0]),
     seed=st.integers(0, 2**20),
 )
 def test_it_finds_what_scoring_every_row_finds(
@@ -95,7 +98,7 @@ def test_it_finds_what_scoring_every_row_finds(
                 assert got.tolist() == wanted
 
 
-def test_of_equal_scores_the_lower_row_comes_first_however_short_the_lists() -> None:
+def test_of_equal_scores_the_lower_row_comes_first() -> None:
     """The queries see two coordinates, in which the rows have two values, so almost all products tie."""
     rows = np.zeros((3000, DIM), np.float32)
     rows[::2, 0] = rows[1::2, 1] = 0.6
@@ -122,19 +125,66 @@ def test_every_format_gives_the_same_bits_and_batches_change_none() -> None:
         assert (alone.rows[0] == found[0].rows[n]).all() and (alone.scores[0] == found[0].scores[n]).all()
 
 
-def test_one_pass_over_short_lists_is_enough_for_queries_that_agree() -> None:
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(KINDS),
+    form=st.sampled_from(FORMATS),
+    rows=st.integers(1, 300),
+    dim=st.integers(1, 40),
+    queries=st.integers(1, 13),
+    k=st.sampled_from([1, 3, 10, 400]),
+    amplitude=st.sampled_from([0.0, 1e-3, 1.0, 30.0]),
+    sharpness=st.sampled_from([0.001, 1.0, 50.0, 1e5]),
+    closer=st.booleans(),
+    threads=st.sampled_from([1, 3]),
+    seed=st.integers(0, 2**20),
+)
+def test_no_row_is_ruled_out_that_is_among_the_best(
+    level: str, kind: str, form: RowFormat, rows: int, dim: int, queries: int, k: int, amplitude: float, sharpness: float,
+    closer: bool, threads: int, seed: int,
+) -> None:  # fmt: skip
+    """The same bits as scoring every row, at every level, however rows are read."""
+    rng = np.random.default_rng(seed)
+    bank = adversarial(kind, rng, rows, dim)
+    shared, own = rng.standard_normal((2, 1, dim)), rng.standard_normal((2, queries, dim))
+    weights = np.log(rng.dirichlet(np.full(queries, 0.3), 2) + 1e-30)
+    asked = [PooledQuery((shared[n] + amplitude * own[n]).astype(np.float32), weights[n], sharpness) for n in range(2)]
+    barred = [rng.permutation(rows)[: int(rng.integers(0, rows + 1))] for _ in range(2)]
+    masks = [None, rng.random(rows) < 0.6, np.zeros(rows, bool)]
+    index = ExactIndex(bank, form, threads)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan_compiled, "LEAST", 1)  # several threads, however few rows
+        if closer:
+            patch.setattr(scan_pooled, "MANY", 1)
+            patch.setattr(scan_pooled, "BOUNDS", 64 * queries)
+        for excluded, mask in ((None, masks[0]), (barred, masks[1]), (None, masks[2])):
+            found = index.search_pooled(asked, k, excluded, mask)
+            for n, prediction in enumerate(asked):
+                may = np.ones(rows, bool) if mask is None else mask.copy()
+                may[[] if excluded is None else excluded[n]] = False
+                names = np.flatnonzero(may)
+                scores = prediction.scores(products_of_several(bank, names, prediction.vectors)).astype(np.float32)
+                order = np.argsort(-scores, kind="stable")[:k]
+                missing = k - len(order)
+                assert found.rows[n].tolist() == [*names[order].tolist(), *[-1] * missing]
+                assert found.scores[n].tolist() == [*scores[order].tolist(), *[-np.inf] * missing]
+
+
+def test_bounds_that_are_too_low_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault that the test above is there for, planted."""
     rng = np.random.default_rng(0)
-    index, calls = index_of(unit(rng.standard_normal((20_000, DIM)))), list[int]()
-    search = index.search
+    index, asked = index_of(unit(rng.standard_normal((3000, DIM)))), asking(rng, 20, 6, 1.0, 50.0)
+    whole = search_pooled(index, asked, 5)
+    centre = PooledQuery.centre
+    monkeypatch.setattr(PooledQuery, "centre", lambda self, longest: (centre(self, longest)[0], -0.5))
+    assert (search_pooled(index, asked, 5).rows != whole.rows).any()
 
-    def counted(*arguments: Any) -> Any:
-        calls.append(arguments[1])
-        return search(*arguments)
 
-    index.search = counted  # type: ignore[method-assign]
+def test_few_rows_are_scored_for_queries_that_agree() -> None:
+    rng = np.random.default_rng(0)
+    index = index_of(unit(rng.standard_normal((20_000, DIM))))
     found = search_pooled(index, asking(rng, 4, 8, 0.2, 8.0), 10)
-    assert calls == [40]
-    assert found.decided < 20_000
+    assert 4 * 8 * 10 <= found.decided < 4 * 8 * 1_000
 
 
 @given(st.integers(0, 2**20))
@@ -169,7 +219,7 @@ def test_misuse_is_one_line() -> None:
     asked = asking(rng, 2, 3, 0.5, 8.0)
     with pytest.raises(SettingsError, match="k=0"):
         search_pooled(index, asked, 0)
-    with pytest.raises(DataError, match="2 predictions need as many lists"):
+    with pytest.raises(DataError, match="2 queries need as many lists"):
         search_pooled(index, asked, 1, [np.array([0])])
     for broken in (
         asked._replace(sharpness=torch.tensor(0.0)),
@@ -180,7 +230,7 @@ def test_misuse_is_one_line() -> None:
             search_pooled(index, broken, 1)
     with pytest.raises(DataError, match="not finite"):
         search_pooled(index, asked._replace(vectors=asked.vectors * torch.nan), 1)
-    with pytest.raises(DataError, match=r"want \[queries, 12\]"):
+    with pytest.raises(DataError, match=r"queries, 12\]"):
         search_pooled(index, asked._replace(vectors=asked.vectors[..., 1:]), 1)
     one = asked._replace(log_weights=torch.full((2, 3), 2 * ABSENT))
     assert (search_pooled(index, one, 3).rows >= 0).all(), "weights from outside may be as small as they like"
@@ -188,23 +238,23 @@ def test_misuse_is_one_line() -> None:
     assert none.rows.shape == (0, 4)
 
 
-def test_the_examples_are_enough_to_meet_every_way() -> None:
-    """Answers after one pass, after longer lists, and after all rows are listed, each against all scores."""
+def test_closer_bounds_are_computed_where_many_rows_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(5)
     bank = Bank.from_numpy(unit(rng.standard_normal((4000, DIM))), [4000])
-    index, lengths = ExactIndex.build(bank), list[int]()
-    search = index.search
+    index, left = ExactIndex.build(bank, "int8"), list[tuple[int, int]]()
+    reaching = scan_pooled._reaching
 
-    def counted(*arguments: Any) -> Any:
-        lengths.append(arguments[1])
-        return search(*arguments)
+    def counted(parts: Any, prediction: Any, names: Any, reached: float) -> Any:
+        found = reaching(parts, prediction, names, reached)
+        left.append((len(names), len(found)))
+        return found
 
-    index.search = counted  # type: ignore[method-assign]
-    for _ in range(examples(25)):
-        for amplitude, sharpness, k in ((0.2, 8.0, 10), (30.0, 0.05, 10), (30.0, 100.0, 100)):
-            asked = asking(rng, 2, 6, amplitude, sharpness)
-            found, scores = search_pooled(index, asked, k), by_definition(asked, bank.rows)
-            for n in range(2):
-                assert found.scores[n] == pytest.approx(np.sort(scores[n])[::-1][:k], rel=2e-6, abs=2e-6)
-    assert {32 < length < 4000 for length in lengths} == {True, False}
-    assert 4000 in lengths
+    monkeypatch.setattr(scan_pooled, "_reaching", counted)
+    for amplitude, sharpness, times in ((0.02, 8.0, 0), (30.0, 8.0, 2)):
+        left.clear()
+        asked = asking(rng, 2, 6, amplitude, sharpness)
+        found, scores = search_pooled(index, asked, 10), by_definition(asked, bank.rows)
+        for n in range(2):
+            assert found.scores[n] == pytest.approx(np.sort(scores[n])[::-1][:10], rel=2e-6, abs=2e-6)
+        assert len(left) == times
+        assert all(10 <= after < before / 10 for before, after in left), "they rule most rows out"

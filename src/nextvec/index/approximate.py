@@ -18,16 +18,18 @@ from nextvec.bank import Bank, Distinct
 from nextvec.errors import DataError, SettingsError
 from nextvec.index import layout
 from nextvec.index.exact import ExactIndex
-from nextvec.index.inputs import as_array
+from nextvec.index.inputs import as_array, check_k, checked_rows
 from nextvec.index.layout import IndexManifest
 from nextvec.index.protocol import Neighbours, Queries, RowMap
 from nextvec.kernels.scan_best import best_of
+from nextvec.kernels.scan_pooled import PooledQuery
 from nextvec.kernels.scan_rows import RowFormat
 from nextvec.progress import Progress, silent
 
 LINKS, BREADTH_OF_BUILDING, BREADTH = 16, 100, 128
 SAMPLE, NEIGHBOURS, MEANT, DECAY = 200, 10, 8, 0.5
 BLOCK = 1_000
+LISTED, GROWTH = 16, 4  # rows that are listed for a pooled search at first, times k; factor from try to try
 
 
 class ApproximateIndex:
@@ -201,6 +203,45 @@ class ApproximateIndex:
         if self.reference.added:
             both = (np.concatenate([scores, newer.scores], 1), np.concatenate([rows, newer.rows], 1))
             scores, rows = best_of(*both, k)
+        return Neighbours(rows, scores, decided)
+
+    def search_pooled(
+        self,
+        predictions: Sequence[PooledQuery],
+        k: int,
+        excluded: Sequence[Int64[np.ndarray, "..."]] | None = None,
+        allowed: Bool[np.ndarray, " A"] | None = None,
+    ) -> Neighbours:
+        """As :meth:`Index.search_pooled`, among the rows that the walks of the centres of the queries find.
+
+        The rows that are nearest to a centre are scored. The list of them becomes longer until no row behind its end can
+        have a better score than the k-th best. Where it would hold a sixteenth of all rows, exact search answers instead.
+        """
+        check_k(k)
+        if excluded is not None:
+            excluded = checked_rows(excluded, len(predictions), len(self))
+        scores, rows = np.full((len(predictions), k), -np.inf, np.float32), np.full((len(predictions), k), -1, np.int64)
+        left, length, decided = list(range(len(predictions))), LISTED * k, 0
+        centres = [prediction.centre(self.reference.longest) for prediction in predictions]
+        while left and length * 16 <= self._graph.ntotal:
+            barred = None if excluded is None else [excluded[n] for n in left]
+            found = self.search(np.stack([centres[n][0] for n in left]), length, barred, allowed)
+            decided += found.decided
+            for n, names, last in zip(left[:], found.rows, found.scores[:, -1], strict=True):
+                listed = np.sort(names[names >= 0])
+                products_QR = np.stack([self.scores(listed, query) for query in predictions[n].vectors])
+                pooled = predictions[n].scores(products_QR).astype(np.float32)
+                decided += products_QR.size
+                best = np.argsort(-pooled, kind="stable")[:k]
+                if len(listed) < length or pooled[best[-1]] > last + centres[n][1]:
+                    scores[n, : len(best)], rows[n, : len(best)] = pooled[best], listed[best]
+                    left.remove(n)
+            length *= GROWTH
+        if left:
+            barred = None if excluded is None else [excluded[n] for n in left]
+            exactly = self.reference.search_pooled([predictions[n] for n in left], k, barred, allowed)
+            scores[left], rows[left] = exactly.scores, exactly.rows
+            decided += exactly.decided
         return Neighbours(rows, scores, decided)
 
     def add(self, vectors: np.ndarray) -> Int64[np.ndarray, " B"]:

@@ -16,20 +16,24 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from nextvec.bank import Bank, Distinct
-from nextvec.bank.mapped import mapped_array
 from nextvec.errors import DataError, SettingsError
 from nextvec.index import layout
-from nextvec.index.inputs import as_array, checked_rows
+from nextvec.index.added import grown
+from nextvec.index.inputs import as_array, check_k, checked_rows
 from nextvec.index.layout import IndexManifest
 from nextvec.index.mapping import mapped, mapped_bank
 from nextvec.index.newer import Newer
 from nextvec.index.places import Places
 from nextvec.index.protocol import Neighbours, Queries, RowMap
-from nextvec.kernels.memory import aligned
 from nextvec.kernels.scan import nearest
+from nextvec.kernels.scan_best import Best
+from nextvec.kernels.scan_pooled import PooledQuery, nearest_pooled
 from nextvec.kernels.scan_rows import FORMATS, RowFormat, Stored, check_finite, products, stored
 from nextvec.progress import Progress, silent
 from nextvec.vectors import unit_rows
+
+Excluded = Sequence[Int64[np.ndarray, "..."]]  # for each query
+Mask = Bool[np.ndarray, " A"]
 
 
 class ExactIndex:
@@ -118,9 +122,9 @@ class ExactIndex:
         m.check(folder, bank, "" if mapping is None else mapping.digest)
         index = cls.__new__(cls) if mapping is None else cls.build(bank, m.form, threads, mapping=mapping)
         if mapping is None:
-            index._begin(_opened(folder, m, bank), bank, threads)
+            index._begin(layout.opened(folder, m, bank), bank, threads)
         if m.added:
-            index._append(np.array(_mapped(folder / layout.ADDED, bank.rows.dtype, (m.added, m.dim))))
+            index._append(np.array(layout.read_array(folder / layout.ADDED, bank.rows.dtype, (m.added, m.dim))))
         return index
 
     def _begin(self, base: Stored, bank: Bank | None, threads: int | None, mapping: RowMap | None = None) -> None:
@@ -169,13 +173,46 @@ class ExactIndex:
 
         Queries as an array cost less than as a tensor: torch takes as long as reading a hundred rows.
         """
-        parts = self._parts  # read once, because another thread may add rows
         queries = as_array(queries_QD, self.dim)
-        if k < 1:
-            raise SettingsError(f"k={k}: k must be at least 1")
+
+        def find(parts: Sequence[Stored], barred: Excluded | None, mask: Mask | None) -> Best:
+            return nearest(parts, queries, k, barred, mask, self._threads)
+
+        return self._search(find, len(queries), k, excluded, allowed, added_only)
+
+    def search_pooled(
+        self,
+        predictions: Sequence[PooledQuery],
+        k: int,
+        excluded: Sequence[Int64[np.ndarray, "..."]] | None = None,
+        allowed: Bool[np.ndarray, " A"] | None = None,
+    ) -> Neighbours:
+        """As :meth:`Index.search_pooled`."""
+
+        def find(parts: Sequence[Stored], barred: Excluded | None, mask: Mask | None) -> Best:
+            return nearest_pooled(parts, predictions, k, barred, mask, self._threads)
+
+        return self._search(find, len(predictions), k, excluded, allowed)
+
+    def _search(
+        self,
+        find: Callable[[Sequence[Stored], Excluded | None, Mask | None], Best],
+        count: int,
+        k: int,
+        excluded: Excluded | None,
+        allowed: Mask | None,
+        added_only: bool = False,
+    ) -> Neighbours:
+        """The answer of ``find``, which takes places and returns places, by row number.
+
+        Args:
+            count: number of queries or predictions.
+        """
+        parts = self._parts  # read once, because another thread may add rows
+        check_k(k)
         size, places = self._size(parts), self._places
         if excluded is not None:
-            excluded = checked_rows(excluded, len(queries), size)
+            excluded = checked_rows(excluded, count, size)
         if allowed is not None and (allowed.dtype != bool or allowed.ndim != 1 or len(allowed) > size):
             raise DataError(f"the mask of allowed rows is {allowed.dtype} {list(allowed.shape)}; want bool, at most [{size}]")
         mask = allowed
@@ -183,10 +220,10 @@ class ExactIndex:
             mask = places.mask(allowed, size - places.rows)
             excluded = None if excluded is None else [places.of(names) for names in excluded]
         parts = parts[1:] if added_only else parts
-        if not parts or not len(queries):
-            none = (len(queries), k)
+        if not parts or not count:
+            none = (count, k)
             return Neighbours(np.full(none, -1, np.int64), np.full(none, -np.inf, np.float32))
-        found = nearest(parts, queries, k, excluded, mask, self._threads)
+        found = find(parts, excluded, mask)
         return Neighbours(found.rows if places is None else places.names(found.rows, allowed), found.scores, found.decided)
 
     def scores(
@@ -261,6 +298,11 @@ class ExactIndex:
         )  # fmt: skip
 
     @property
+    def longest(self) -> float:
+        """An upper bound of the length of every row."""
+        return max(part.longest for part in self._parts)
+
+    @property
     def searched(self) -> int:
         """Number of rows that a search reads."""
         return sum(map(len, self._parts))
@@ -319,7 +361,7 @@ class ExactIndex:
         begin = 0 if held is None else len(held)
         room = self._room
         if room is None or len(room) < begin + len(new):
-            room = self._room = _grown(held, new, begin + len(new), len(base))
+            room = self._room = grown(held, new, begin + len(new), len(base))
         for field in ("rows", "codes", "scales", "errors"):
             # Written behind the end that searches see; one assignment below makes it visible.
             own = getattr(new, field)
@@ -327,26 +369,8 @@ class ExactIndex:
         longest, error = new.longest, new.error
         if held is not None:
             longest, error = max(longest, held.longest), max(error, held.error)
-        self._parts = (base, _cut(room, begin + len(new), longest, error))
+        self._parts = (base, replace(room.between(0, begin + len(new)), longest=longest, error=error))
         return np.arange(size, size + len(new), dtype=np.int64)
-
-
-def _opened(folder: Path, m: IndexManifest, bank: Bank) -> Stored:
-    """The rows of a bank with the codes of a saved index without a map."""
-    places = Places(bank.distinct)
-    if m.form != bank.rows.dtype and places.compact and m.distinct != len(bank.distinct):
-        raise DataError(f"{folder} holds codes of all {m.rows:,} rows, not of the distinct ones; build the index again")
-    rows = codes = places.read(bank.rows)
-    scales, errors = (np.empty(0, np.float32) for _ in range(2))
-    if m.form != rows.dtype:
-        codes = _mapped(folder / layout.CODES, m.form, rows.shape)
-    if m.form == "int8":
-        scales, errors = (_mapped(folder / name, np.float32, (len(rows),)) for name in (layout.SCALES, layout.ERRORS))
-    return Stored(rows, codes, scales, errors, m.longest, m.error)
-
-
-def _mapped(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
-    return mapped_array(path, np.dtype(dtype), shape, "build the index again")
 
 
 def _stored(rows: Float[np.ndarray, "N D"], form: RowFormat | None, progress: Progress) -> Stored:
@@ -365,28 +389,6 @@ def _scores(
         own = part.has(rows)
         out[own] = products(part.rows, rows[own] - part.first, np.ascontiguousarray(query))
     return out
-
-
-def _grown(held: Stored | None, like: Stored, least: int, first: int) -> Stored:
-    """Memory for twice as many rows as needed, so that each row is moved about once in total."""
-    room = 2 * least
-
-    def larger(old: np.ndarray | None, new: np.ndarray) -> np.ndarray:
-        grown = aligned((room if len(new) else 0, *new.shape[1:]), new.dtype)
-        if old is not None:
-            grown[: len(old)] = old
-        return grown
-
-    names = ("rows", "codes", "scales", "errors")
-    rows, codes, scales, errors = (larger(None if held is None else getattr(held, name), getattr(like, name)) for name in names)
-    return Stored(rows, rows if like.codes is like.rows else codes, scales, errors, 0.0, 0.0, first)
-
-
-def _cut(room: Stored, count: int, longest: float, error: float) -> Stored:
-    rows = room.rows[:count]
-    codes = rows if room.codes is room.rows else room.codes[:count]
-    return replace(room, rows=rows, codes=codes, scales=room.scales[:count], errors=room.errors[:count],
-                   longest=longest, error=error)  # fmt: skip
 
 
 def _form(name: str, forms: Sequence[str], what: str) -> RowFormat:

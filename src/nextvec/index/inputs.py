@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from nextvec.bank import Bank
-from nextvec.errors import DataError
+from nextvec.errors import DataError, SettingsError
 from nextvec.index.protocol import Queries
 
 
@@ -22,6 +22,15 @@ def as_array(queries_QD: Queries, dim: int) -> Float32[np.ndarray, "Q D"]:
     if isinstance(queries_QD, np.ndarray):
         return queries_QD.astype(np.float32, copy=False)
     return queries_QD.detach().float().cpu().numpy()
+
+
+def check_k(k: int) -> None:
+    """
+    Raises:
+        SettingsError: k below 1.
+    """
+    if k < 1:
+        raise SettingsError(f"k={k}: k must be at least 1")
 
 
 def allowed_rows(bank: Bank, documents: Iterable[int]) -> Bool[np.ndarray, " N"]:

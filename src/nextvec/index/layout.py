@@ -13,8 +13,10 @@ import numpy as np
 
 from nextvec.bank import Bank
 from nextvec.bank.layout import write_atomically
+from nextvec.bank.mapped import mapped_array
 from nextvec.errors import DataError
-from nextvec.kernels.scan_rows import FORMATS, RowFormat
+from nextvec.index.places import Places
+from nextvec.kernels.scan_rows import FORMATS, RowFormat, Stored
 
 FORMAT = 1
 MANIFEST = "index.json"
@@ -146,6 +148,33 @@ def write_array(path: Path, array: np.ndarray) -> None:
         np.ascontiguousarray(array).tofile(file)
         file.flush()
         os.fsync(file.fileno())
+
+
+def opened(folder: Path, m: IndexManifest, bank: Bank) -> Stored:
+    """The rows of a bank with the codes of a saved index without a map.
+
+    Raises:
+        DataError: an index of an earlier version, or a file is missing or of another size.
+    """
+    places = Places(bank.distinct)
+    if m.form != bank.rows.dtype and places.compact and m.distinct != len(bank.distinct):
+        raise DataError(f"{folder} holds codes of all {m.rows:,} rows, not of the distinct ones; build the index again")
+    rows = codes = places.read(bank.rows)
+    scales, errors = (np.empty(0, np.float32) for _ in range(2))
+    if m.form != rows.dtype:
+        codes = read_array(folder / CODES, m.form, rows.shape)
+    if m.form == "int8":
+        scales, errors = (read_array(folder / name, np.float32, (len(rows),)) for name in (SCALES, ERRORS))
+    return Stored(rows, codes, scales, errors, m.longest, m.error)
+
+
+def read_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """An array of a saved index, memory-mapped.
+
+    Raises:
+        DataError: the file is missing or of another size.
+    """
+    return mapped_array(path, np.dtype(dtype), shape, "build the index again")
 
 
 def _sha256(path: Path) -> str:

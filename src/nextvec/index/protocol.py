@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from nextvec.bank import Distinct
+from nextvec.kernels.scan_pooled import PooledQuery
 from nextvec.kernels.scan_rows import RowFormat
 
 Queries = Float[Tensor, "Q D"] | Float[np.ndarray, "Q D"]
@@ -124,6 +125,19 @@ class Index(Protocol):
         Raises:
             SettingsError: k below 1, or filters for an index without this ability.
             DataError: queries of another width or not finite, or filters of another shape.
+        """
+        ...
+
+    def search_pooled(
+        self,
+        predictions: Sequence[PooledQuery],
+        k: int,
+        excluded: Sequence[Int64[np.ndarray, "..."]] | None = None,
+        allowed: Bool[np.ndarray, " A"] | None = None,
+    ) -> Neighbours:
+        """The ``k`` distinct vectors with the largest pooled scores for each prediction (:mod:`nextvec.kernels.scan_pooled`).
+
+        Filters and errors as for :meth:`search`, with one list of excluded rows for each prediction.
         """
         ...
 

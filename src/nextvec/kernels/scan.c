@@ -47,6 +47,8 @@ typedef struct {
   float *scores; /* [Q, K] one heap for each query, the worst on top */
   int64_t *rows, *filled;
   int64_t k;
+  float *upper; /* [Q, places] by row number: what the exact product does not exceed. NULL: exact products are wanted */
+  int64_t places;
 } Best;
 
 /* Working memory: ROWS * D floats, and ROWS * Q of each of the others. */
@@ -354,13 +356,23 @@ static int64_t keep_best(const Stored *s, const Queries *q, int64_t c, int64_t r
     int64_t name = s->first + row + r;
     if (*filled == best->k && !(products[r] > scores[0] - q->slack[c])) continue;
     if (!admitted(f, c, name)) continue;
-    float score = scan_product((const char *)s->rows + (row + r) * bytes, s->row, q->vectors + c * s->dim, s->dim);
-    decided++;
+    float score = products[r] + q->slack[c];
+    if (!best->upper) {
+      score = scan_product((const char *)s->rows + (row + r) * bytes, s->row, q->vectors + c * s->dim, s->dim);
+      decided++;
+    }
     /* Rows come in ascending order: in a tie, the row that is already kept is the lower one. */
     if (*filled < best->k) rise(scores, rows, (*filled)++, score, name);
     else if (score > scores[0]) sink(scores, rows, best->k, score, name);
   }
   return decided;
+}
+
+/* Rows that are left out get a bound as well, where others of their block do not. */
+INLINE void store_upper(const Stored *s, const Queries *q, int64_t c, int64_t row, int64_t count, const float *products,
+                        const Best *best) {
+  float *upper = best->upper + c * best->places + s->first + row;
+  for (int r = 0; r < count; r++) upper[r] = products[r] + q->slack[c];
 }
 
 INLINE int none_allowed(const Filter *f, int64_t name, int64_t count) {
@@ -425,6 +437,7 @@ INLINE int64_t read_for_one(const Stored *s, const Queries *q, int64_t start, in
       block_products(s, q, row, count, scratch);
       memcpy(&products, scratch->products, sizeof products);
     }
+    if (best->upper) store_upper(s, q, 0, row, count, (const float *)&products, best);
     if (!any_above(products, best->filled[0] == best->k ? best->scores[0] - q->slack[0] : -INFINITY)) continue;
     memcpy(scratch->products, &products, sizeof products);
     decided += keep_best(s, q, 0, row, count, scratch->products, f, best);
@@ -446,6 +459,7 @@ static int64_t read_rows(const Stored *s, const Queries *q, int64_t start, int64
     if (none_allowed(f, s->first + row, count)) continue;
     block_products(s, q, row, count, scratch);
     for (int64_t c = 0; c < q->count; c++) {
+      if (best->upper) store_upper(s, q, c, row, count, products + c * ROWS, best);
       float worst = best->filled[c] == best->k ? best->scores[c * best->k] - q->slack[c] : -INFINITY;
       if (exceeds(products + c * ROWS, worst)) decided += keep_best(s, q, c, row, count, products + c * ROWS, f, best);
     }
@@ -453,39 +467,85 @@ static int64_t read_rows(const Stored *s, const Queries *q, int64_t start, int64
   return decided;
 }
 
-/* The k best of all pieces for each query, best first. It is one call because the rows evict all other code from the cache.
+/* A query's copy, codes and bounds, and working memory, in one allocation that begins at a cache line. */
+typedef struct {
+  void *start;
+  Queries queries;
+  Scratch scratch;
+  char *more; /* as many bytes as the caller has asked for */
+} Room;
+
+/* Allocates and fills the room. Returns 0, -1 where a query is not finite, or -2 where memory is lacking. */
+static int prepare(Room *room, const float *vectors, int64_t queries, int64_t dim, int32_t most, double longest, double error,
+                   double up, int64_t more) {
+  int64_t line = 64, bytes[] = {queries * dim * 4, most ? queries * dim * 2 : 0, 3 * queries * 4, ROWS * dim * 4,
+                                ROWS * queries * 4, ROWS * queries * 4, more};
+  enum { PARTS = sizeof bytes / sizeof *bytes };
+  int64_t all = line;
+  for (int i = 0; i < PARTS; i++) all += bytes[i] = (bytes[i] + line - 1) & -line;
+  room->start = malloc(all);
+  if (!room->start) return -2;
+  char *parts[PARTS], *at = (char *)(((uintptr_t)room->start + line - 1) & ~(uintptr_t)(line - 1));
+  for (int i = 0; i < PARTS; at += bytes[i++]) parts[i] = at;
+  float *own = (float *)parts[0], *bounds = (float *)parts[2];
+  int16_t *codes = (int16_t *)parts[1];
+  memcpy(own, vectors, queries * dim * 4);
+  room->queries = (Queries){own, codes, bounds, bounds + queries, bounds + 2 * queries, queries};
+  room->scratch = (Scratch){parts[3], (int32_t *)parts[4], (float *)parts[5]};
+  room->more = parts[6];
+  if (nextvec_scan_bounds(own, queries, dim, most, longest, error, up, codes, bounds, bounds + queries, bounds + 2 * queries))
+    return 0;
+  free(room->start);
+  return -1;
+}
+
+/* The k best of all pieces for each query, best first; with `upper`, by the upper bounds of the products, which it receives
+ * for all rows but those of blocks without an allowed row. It is one call because the rows evict all other code from the cache.
  * Returns the number of exact products; -1 where a query is not finite, -2 where memory is lacking. */
 EXPORT int64_t nextvec_scan_nearest(const Piece *pieces, int64_t count, const float *vectors, int64_t queries, int64_t dim,
                                     int32_t most, double longest, double error, double up, const Asked *asked, float *scores,
-                                    int64_t *rows, int64_t k) {
-  int64_t words = asked->excluded ? asked->words : 0, line = 64, decided = -1;
-  int64_t floats = queries * dim * 4 + line, codes = most ? queries * dim * 2 + line : line, bounds = 3 * queries * 4 + line;
-  int64_t wide = ROWS * dim * 4 + line, sums = 2 * (ROWS * queries * 4 + line), bits = 8 * queries * (words + 1) + line;
-  char *room = malloc(floats + codes + bounds + wide + sums + bits + line), *at = room;
-  if (!room) return -2;
-#define TAKE(type, bytes) (type *)(at = (char *)(((uintptr_t)at + line - 1) & ~(uintptr_t)(line - 1))); at += (bytes) - line
-  float *own = TAKE(float, floats);
-  int16_t *coded = TAKE(int16_t, codes);
-  float *bound = TAKE(float, bounds);
-  char *widened = TAKE(char, wide);
-  char *summed = TAKE(char, sums);
-  uint64_t *excluded = TAKE(uint64_t, bits);
-  memcpy(own, vectors, queries * dim * 4);
-  memset(excluded, 0, 8 * queries * (words + 1));
-  Queries q = {own, coded, bound, bound + queries, bound + 2 * queries, queries};
-  Scratch scratch = {widened, (int32_t *)summed, (float *)(summed + ((ROWS * queries * 4 + line - 1) & -line))};
-  Best best = {scores, rows, (int64_t *)(excluded + queries * words), k};
+                                    int64_t *rows, int64_t k, float *upper, int64_t places) {
+  int64_t words = asked->excluded ? asked->words : 0, bits = 8 * queries * (words + 1), decided = 0;
+  Room room;
+  int failed = prepare(&room, vectors, queries, dim, most, longest, error, up, bits);
+  if (failed) return failed;
+  uint64_t *excluded = (uint64_t *)room.more;
+  memset(excluded, 0, bits);
+  Best best = {scores, rows, (int64_t *)(excluded + queries * words), k, upper, places};
   Filter f = {asked, words ? excluded : 0};
   if (words) mark(asked, queries, excluded);
-  if (nextvec_scan_bounds(own, queries, dim, most, longest, error, up, coded, bound, bound + queries,
-                          bound + 2 * queries)) {
-    decided = 0;
-    for (const Piece *p = pieces; p < pieces + count; p++)
-      decided += read_rows(p->part, &q, p->start, p->stop, &f, &best, &scratch);
-    sort(&best, queries);
-  }
-  free(room);
+  for (const Piece *p = pieces; p < pieces + count; p++)
+    decided += read_rows(p->part, &room.queries, p->start, p->stop, &f, &best, &room.scratch);
+  sort(&best, queries);
+  free(room.start);
   return decided;
+}
+
+/* upper [queries, count]: what the exact products of chosen rows do not exceed. Returns 0, or as nextvec_scan_nearest. */
+EXPORT int32_t nextvec_scan_upper(const Stored *part, const int64_t *chosen, int64_t count, const float *vectors,
+                                  int64_t queries, int64_t dim, int32_t most, double longest, double error, double up,
+                                  float *upper) {
+  int64_t bytes = dim * (part->code == FLOAT32 ? 4 : part->code == FLOAT16 ? 2 : 1);
+  Room room;
+  int failed = prepare(&room, vectors, queries, dim, most, longest, error, up, ROWS * bytes);
+  if (failed) return failed;
+  float scales[ROWS], errors[ROWS];
+  Stored block = *part; /* the rows side by side */
+  block.codes = room.more, block.scales = scales, block.errors = errors;
+  for (int64_t i = 0; i < count; i += ROWS) {
+    int64_t n = count - i < ROWS ? count - i : ROWS;
+    for (int64_t r = 0; r < n; r++) {
+      int64_t row = chosen[i + r];
+      memcpy(room.more + r * bytes, (const char *)part->codes + row * bytes, bytes);
+      if (part->code == INT8) scales[r] = part->scales[row], errors[r] = part->errors[row];
+    }
+    block_products(&block, &room.queries, 0, n, &room.scratch);
+    for (int64_t c = 0; c < queries; c++)
+      for (int64_t r = 0; r < n; r++)
+        upper[c * count + i + r] = room.scratch.products[c * ROWS + r] + room.queries.slack[c];
+  }
+  free(room.start);
+  return 0;
 }
 
 /* The square of the longest row's length, summed in float. */

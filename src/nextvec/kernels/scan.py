@@ -21,7 +21,7 @@ rounded, by at most ``D 2^-24 |x| |q|`` in any order (Higham 2002, 3.1).
 is decided whenever its product plus the slack exceeds the worst score kept.
 """
 
-# Axes: Q queries, D width, A rows that a mask knows.
+# Axes: Q queries, D width, A rows that a mask knows, P rows by number, C chosen rows.
 
 from collections.abc import Iterator, Sequence
 
@@ -30,10 +30,10 @@ from jaxtyping import Bool, Float32, Int64
 
 from nextvec.kernels.scan_best import Best
 from nextvec.kernels.scan_bounds import bounded
-from nextvec.kernels.scan_compiled import nearest_compiled
+from nextvec.kernels.scan_compiled import bounds_compiled, nearest_compiled
 from nextvec.kernels.scan_library import loaded
 from nextvec.kernels.scan_rows import Stored
-from nextvec.kernels.scan_torch import nearest_torch
+from nextvec.kernels.scan_torch import bounds_torch, nearest_torch
 
 QUERIES = 256  # that share one pass over the rows: as many as fit a second-level cache
 
@@ -58,13 +58,10 @@ def nearest(
     Raises:
         DataError: a query is not finite, or too long.
     """
-    found: list[Best] = []
-    for block in _blocks(len(queries)):
-        own, names = queries[block], None if excluded is None else excluded[block]
-        if loaded() is None:
-            found.append(nearest_torch(parts, bounded(parts, own), k, names, allowed))
-        else:
-            found.append(nearest_compiled(parts, own, k, names, allowed, threads))
+    found = [
+        _block(parts, queries[block], k, None if excluded is None else excluded[block], allowed, threads, None)
+        for block in _blocks(len(queries))
+    ]
     if len(found) == 1:
         return found[0]
     return Best(
@@ -72,6 +69,60 @@ def nearest(
         np.concatenate([best.rows for best in found]),
         sum(best.decided for best in found),
     )
+
+
+def upper_bounds(
+    parts: Sequence[Stored],
+    queries: Float32[np.ndarray, "Q D"],
+    k: int,
+    excluded: Sequence[Int64[np.ndarray, "..."]] | None = None,
+    allowed: Bool[np.ndarray, " A"] | None = None,
+    threads: int = 1,
+) -> tuple[Float32[np.ndarray, "Q P"], Int64[np.ndarray, "Q K"]]:
+    """Upper bounds of the deciding products of all rows, and the ``k`` rows with the largest bounds. No product is decided.
+
+    The arguments and errors are those of :func:`nearest`.
+
+    Returns:
+        By row number the bounds, -inf for rows that are left out; and the rows, best first, -1 where rows are missing.
+    """
+    upper = np.empty((len(queries), parts[-1].first + len(parts[-1])), np.float32)
+    rows = np.empty((len(queries), k), np.int64)
+    for block in _blocks(len(queries)):
+        barred = None if excluded is None else excluded[block]
+        rows[block] = _block(parts, queries[block], k, barred, allowed, threads, upper[block]).rows
+    return upper, rows
+
+
+def bounds_of(
+    parts: Sequence[Stored], names: Int64[np.ndarray, " C"], queries: Float32[np.ndarray, "Q D"]
+) -> Float32[np.ndarray, "Q C"]:
+    """Upper bounds of the deciding products of some rows.
+
+    Args:
+        names: the numbers of the rows, ascending.
+
+    Raises:
+        DataError: a query is not finite, or too long.
+    """
+    chosen = [part.places(names) for part in parts]
+    if loaded() is None:
+        return np.concatenate(bounds_torch(parts, chosen, bounded(parts, queries)), axis=1)
+    return np.concatenate(bounds_compiled(parts, chosen, queries), axis=1)
+
+
+def _block(
+    parts: Sequence[Stored],
+    queries: Float32[np.ndarray, "Q D"],
+    k: int,
+    excluded: Sequence[Int64[np.ndarray, "..."]] | None,
+    allowed: Bool[np.ndarray, " A"] | None,
+    threads: int,
+    upper: Float32[np.ndarray, "Q P"] | None,
+) -> Best:
+    if loaded() is None:
+        return nearest_torch(parts, bounded(parts, queries), k, excluded, allowed, upper)
+    return nearest_compiled(parts, queries, k, excluded, allowed, threads, upper)
 
 
 def _blocks(queries: int) -> Iterator[slice]:

@@ -1,6 +1,6 @@
 """The search with compiled code: threads read equal shares of the rows."""
 
-# Axes: Q queries, D width, A rows that a mask knows.
+# Axes: Q queries, D width, A rows that a mask knows, P rows by number, C chosen rows.
 
 import ctypes
 import os
@@ -29,8 +29,13 @@ def nearest_compiled(
     excluded: Sequence[Int64[np.ndarray, "..."]] | None,
     allowed: Bool[np.ndarray, " A"] | None,
     threads: int,
+    upper: Float32[np.ndarray, "Q P"] | None,
 ) -> Best:
-    """:func:`~nextvec.kernels.scan.nearest` of one block of queries, with compiled code."""
+    """:func:`~nextvec.kernels.scan.nearest` of one block of queries, with compiled code.
+
+    Args:
+        upper: receives the bounds of :func:`~nextvec.kernels.scan.upper_bounds`, which then take the place of the products.
+    """
     compiled = loaded()
     assert compiled is not None
     count, dim = queries.shape
@@ -43,23 +48,64 @@ def nearest_compiled(
         names = np.concatenate([*excluded, np.empty(0, np.int64)])
         ends = np.cumsum([len(barred) for barred in excluded], dtype=np.int64)
     whole = -(-(parts[-1].first + len(parts[-1])) // 64)
+    if upper is not None:
+        upper.fill(-np.inf)  # of blocks that a mask lets the search skip
     filters = FiltersC(_maybe(mask), 0 if mask is None else len(mask), _maybe(names), _maybe(ends), whole)
 
     def read(pieces: list[Piece]) -> Best:
         scores, rows = np.empty((count, k), np.float32), np.empty((count, k), np.int64)
         given = (PieceC * len(pieces))(*((ctypes.addressof(part.c), start, stop) for part, start, stop in pieces))
-        decided = compiled.nextvec_scan_nearest(given, len(pieces), *query_terms, filters, address(scores), address(rows), k)
-        if decided == -1:
-            check_finite(parts, queries)
-        if decided < 0:
-            raise MemoryError(f"memory for a search with {count} queries is lacking")
+        kept = (address(scores), address(rows), k, _maybe(upper), 0 if upper is None else upper.shape[1])
+        decided = compiled.nextvec_scan_nearest(given, len(pieces), *query_terms, filters, *kept)
+        _check(decided, parts, queries)
         return Best(scores, rows, decided)
 
     found = _side_by_side(read, _pieces(parts, count, threads))
+    if upper is not None:
+        _leave_out(upper, excluded, allowed)
     if len(found) == 1:
         return found[0]
     together = (np.concatenate([best.scores for best in found], 1), np.concatenate([best.rows for best in found], 1))
     return Best(*best_of(*together, k), sum(best.decided for best in found))
+
+
+def bounds_compiled(
+    parts: Sequence[Stored], chosen: Sequence[Int64[np.ndarray, "..."]], queries: Float32[np.ndarray, "Q D"]
+) -> list[Float32[np.ndarray, "Q C"]]:
+    """:func:`~nextvec.kernels.scan.bounds_of` of some rows of each part, counted from the part's first, with compiled code."""
+    compiled = loaded()
+    assert compiled is not None
+    own, found = np.ascontiguousarray(queries), list[np.ndarray]()
+    query_terms = (address(own), *queries.shape, *terms(parts), UP)
+    for part, rows in zip(parts, chosen, strict=True):
+        upper = np.empty((len(queries), len(rows)), np.float32)
+        done = compiled.nextvec_scan_upper(part.c, address(rows), len(rows), *query_terms, address(upper))
+        _check(done, parts, queries)
+        found.append(upper)
+    return found
+
+
+def _check(done: int, parts: Sequence[Stored], queries: Float32[np.ndarray, "Q D"]) -> None:
+    """
+    Raises:
+        DataError, MemoryError: compiled code has returned this.
+    """
+    if done == -1:
+        check_finite(parts, queries)
+    if done < 0:
+        raise MemoryError(f"memory for a search with {len(queries)} queries is lacking")
+
+
+def _leave_out(
+    upper: Float32[np.ndarray, "Q P"],
+    excluded: Sequence[Int64[np.ndarray, "..."]] | None,
+    allowed: Bool[np.ndarray, " A"] | None,
+) -> None:
+    for bounds, barred in zip(upper, excluded or (), strict=False):
+        bounds[barred] = -np.inf
+    if allowed is not None:
+        upper[:, : len(allowed)][:, ~allowed] = -np.inf
+        upper[:, len(allowed) :] = -np.inf
 
 
 def _maybe(array: np.ndarray | None) -> int | None:

@@ -39,9 +39,21 @@ def loaded() -> ctypes.CDLL | None:
     pointer, whole = ctypes.POINTER, ctypes.c_int64
     compiled.nextvec_scan_longest.argtypes = [Pointer, ctypes.c_int32, whole, whole]
     compiled.nextvec_scan_longest.restype = ctypes.c_float
-    compiled.nextvec_scan_products.argtypes = [Pointer, ctypes.c_int32, whole, Pointer, whole, Pointer, Pointer]
+    compiled.nextvec_scan_products.argtypes = [Pointer, ctypes.c_int32, whole, Pointer, whole, Pointer, whole, Pointer]
     compiled.nextvec_scan_products.restype = None
     terms = [Pointer, whole, whole, ctypes.c_int32, *3 * [ctypes.c_double]]
-    compiled.nextvec_scan_nearest.argtypes = [Pointer, whole, *terms, pointer(FiltersC), Pointer, Pointer, whole]
+    compiled.nextvec_scan_nearest.argtypes = [
+        Pointer,
+        whole,
+        *terms,
+        pointer(FiltersC),
+        Pointer,
+        Pointer,
+        whole,
+        Pointer,
+        whole,
+    ]
     compiled.nextvec_scan_nearest.restype = whole
+    compiled.nextvec_scan_upper.argtypes = [pointer(StoredC), Pointer, whole, *terms, Pointer]
+    compiled.nextvec_scan_upper.restype = ctypes.c_int32
     return compiled

@@ -49,6 +49,22 @@ class Stored:
         """Which of the numbers are numbers of these rows."""
         return (rows >= self.first) & (rows < self.first + len(self))
 
+    def between(self, start: int, stop: int) -> "Stored":
+        """The rows ``start:stop``, counted from the first row of this part; views, with the same bounds."""
+        own = slice(start, stop)
+        rows = self.rows[own]
+        codes = rows if self.codes is self.rows else self.codes[own]
+        return Stored(rows, codes, self.scales[own], self.errors[own], self.longest, self.error, self.first + start)
+
+    def places(self, names: Int64[np.ndarray, " C"]) -> Int64[np.ndarray, " own"]:
+        """The places in this part of those rows that lie in it.
+
+        Args:
+            names: numbers of rows, ascending.
+        """
+        begin, end = np.searchsorted(names, (self.first, self.first + len(self)))
+        return names[begin:end] - self.first
+
     @cached_property
     def c(self) -> StoredC:
         """The structure that compiled code takes."""
@@ -91,7 +107,14 @@ def longest(rows: Float[np.ndarray, "N D"]) -> float:
 def products(
     rows: Float[np.ndarray, "N D"], chosen: Int64[np.ndarray, " C"], query: Float32[np.ndarray, " D"]
 ) -> Float32[np.ndarray, " C"]:
-    """The deciding products of chosen rows with one query.
+    """The deciding products of chosen rows with one query (:func:`products_of_several`)."""
+    return products_of_several(rows, chosen, query[None])[0]
+
+
+def products_of_several(
+    rows: Float[np.ndarray, "N D"], chosen: Int64[np.ndarray, " C"], queries: Float32[np.ndarray, "Q D"]
+) -> Float32[np.ndarray, "Q C"]:
+    """The deciding products of chosen rows with queries.
 
     The product of two floats is exact in double. Lane ``j`` of 16 sums the
     products at ``j``, ``j + 16``, ... in order. Then the upper half of the lanes
@@ -99,27 +122,31 @@ def products(
     float32.
     """
     compiled = loaded()
+    out = np.empty((len(queries), len(chosen)), np.float32)
     if compiled is not None:
-        out = np.empty(len(chosen), np.float32)
         compiled.nextvec_scan_products(
             address(rows),
             FORMATS.index(rows.dtype.name),
             rows.shape[1],
             address(chosen),
             len(chosen),
-            address(query),
+            address(queries),
+            len(queries),
             address(out),
         )
         return out
     width = -(-rows.shape[1] // 16) * 16
-    exact = np.zeros((len(chosen), width))
-    exact[:, : rows.shape[1]] = rows[chosen].astype(np.float64) * query.astype(np.float64)
-    lanes = np.zeros((len(chosen), 16))
-    for place in range(0, width, 16):
-        lanes += exact[:, place : place + 16]
-    for half in (8, 4, 2, 1):
-        lanes = lanes[:, :half] + lanes[:, half:]
-    return lanes[:, 0].astype(np.float32)
+    wide = rows[chosen].astype(np.float64)
+    for query, of_query in zip(queries, out, strict=True):
+        exact = np.zeros((len(chosen), width))
+        exact[:, : rows.shape[1]] = wide * query.astype(np.float64)
+        lanes = np.zeros((len(chosen), 16))
+        for place in range(0, width, 16):
+            lanes += exact[:, place : place + 16]
+        for half in (8, 4, 2, 1):
+            lanes = lanes[:, :half] + lanes[:, half:]
+        of_query[:] = lanes[:, 0]
+    return out
 
 
 def check_finite(parts: Sequence[Stored], queries: Float32[np.ndarray, "Q D"]) -> None:

@@ -161,3 +161,62 @@ EXPORT int32_t nextvec_steps_recall(const float *queries, const float *rows, con
   free(followed);
   return 1;
 }
+
+/* The vector that was read `age` positions ago; NULL where fewer were read. */
+static const float *read_before(const float *newest, const float *before, int64_t places, int64_t age, int64_t dim) {
+  return age == 0 ? newest : age <= places ? before + (places - age) * dim : NULL;
+}
+
+/* The vectors that the model `pooled` mixes, and what its gates read, after one vector of each passage (models/pooled.py).
+ *
+ *   newest [batch, dim]; before [batch, places, dim]: unit vectors; counts [batch]: vectors read
+ *   means [batch, count, dim]; total [batch, dim]; recalled [batch, heads, dim]
+ *   mixed [batch, count + 1 + heads, dim]; features [batch, 1 + count + (count + 1 + heads) + lags]
+ */
+EXPORT void nextvec_steps_relate(const float *newest, const float *before, const float *counts, const float *means,
+                                 const float *total, const float *recalled, float spread, float least, int64_t batch,
+                                 int64_t places, int64_t lags, int64_t count, int64_t heads, int64_t dim,
+                                 float *restrict mixed, float *restrict features) {
+  for (int64_t b = 0; b < batch; b++, newest += dim, before += places * dim) {
+    *features++ = logf(counts[b]) / 2 - 1;
+    float *cosines = features + count;
+    for (int64_t v = 0; v < count + 1 + heads; v++, mixed += dim) {
+      const float *x = v < count ? means + (b * count + v) * dim : v == count ? total + b * dim : recalled + (b * heads + v - count - 1) * dim;
+      float size = norm(x, dim), scale = 1 / at_least(size, least);
+      for (int64_t d = 0; d < dim; d++) mixed[d] = x[d] * scale;
+      if (v < count) features[v] = size * 2 - 1;
+      *cosines++ = dot(mixed, newest, dim) * spread - 1;
+    }
+    for (int64_t l = 0; l < lags; l++) {
+      const float *x = read_before(newest, before, places, l, dim);
+      *cosines++ = (x ? dot(x, newest, dim) : 0) * spread - 1;
+    }
+    features = cosines;
+  }
+}
+
+/* The queries of the model `pooled` and their log weights (models/pooling.py).
+ *
+ *   mixed [batch, count, dim], weights [batch, count]: of the mixture; newest, before: as above; filled [batch, places]
+ *   logits [batch, lags]; amplitudes [batch]; out [batch, lags * dim + lags]
+ */
+EXPORT void nextvec_steps_pool(const float *mixed, const float *weights, const float *newest, const float *before,
+                               const uint8_t *filled, const float *logits, const float *amplitudes, float absent, int64_t batch,
+                               int64_t count, int64_t places, int64_t lags, int64_t dim, float *restrict out) {
+  for (int64_t b = 0; b < batch; b++, newest += dim, before += places * dim, filled += places, logits += lags) {
+    float *mixture = out, *log_weights = out + lags * dim, most = -INFINITY, sum = 0;
+    memset(mixture, 0, sizeof(float) * dim);
+    for (int64_t v = 0; v < count; v++, mixed += dim)
+      for (int64_t d = 0; d < dim; d++) mixture[d] += weights[b * count + v] * mixed[d];
+    for (int64_t l = lags - 1; l >= 0; l--) { /* the mixture lies where the first query is written last */
+      const float *x = read_before(newest, before, places, l, dim);
+      int there = l == 0 || (x && filled[places - l]);
+      for (int64_t d = 0; d < dim; d++) out[l * dim + d] = mixture[d] + (x ? amplitudes[b] * x[d] : 0);
+      log_weights[l] = there ? logits[l] : -INFINITY;
+      most = log_weights[l] > most ? log_weights[l] : most;
+    }
+    for (int64_t l = 0; l < lags; l++) sum += expf(log_weights[l] - most);
+    for (int64_t l = 0; l < lags; l++) log_weights[l] = at_least(log_weights[l] - most - logf(sum), absent);
+    out += lags * (dim + 1);
+  }
+}

@@ -10,12 +10,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from nextvec.kernels import steps
+from nextvec.kernels.weights import WeightFormat
 from nextvec.models.attribution import Attribution
 from nextvec.models.layers import silent_linear
 from nextvec.models.means import ExponentialMeans
 from nextvec.models.pooling import LagPooling
 from nextvec.models.protocol import Recurrent
-from nextvec.models.working_memory import Held, WorkingMemory
+from nextvec.models.queries import ABSENT
+from nextvec.models.working_memory import Held, PackedWorkingMemory, WorkingMemory
 
 DECAYS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 GATE_WIDTH = 16
@@ -93,7 +96,7 @@ class Pooled(Recurrent[PooledState]):
             parts.append(recalled_BTRD)
         mixed_BTVD = normalize(torch.cat(parts, dim=2), dim=-1, eps=SHORTEST)
         lags = None if self.pooling is None else self.pooling.last(state.held.rows, state.held.filled, unit_BTD)
-        weights_BTV, lag_gates_BTL, more_BT1 = self._gated(unit_BTD, counts_BT, means_BTKD, mixed_BTVD, lags)
+        weights_BTV, lag_gates_BTL, more_BT1 = self._gated(self._features(unit_BTD, counts_BT, means_BTKD, mixed_BTVD, lags))
         y_BTW = torch.einsum("btv,btvd->btd", weights_BTV, mixed_BTVD)
         after = PooledState(means, totals_BTD[:, -1], counts_BT[:, -1], held)
         if self.pooling is None or lags is None:
@@ -113,7 +116,7 @@ class Pooled(Recurrent[PooledState]):
         lengths_V1 = vectors_VD.norm(dim=-1, keepdim=True).clamp(min=SHORTEST)
         mixed_VD = vectors_VD / lengths_V1
         lags = None if self.pooling is None else self.pooling.last(held.rows[:, :-1], held.filled[:, :-1], unit_BTD)
-        gated = self._gated(unit_BTD, state.read[:, None], state.means[:, None], mixed_VD[None, None], lags)
+        gated = self._gated(self._features(unit_BTD, state.read[:, None], state.means[:, None], mixed_VD[None, None], lags))
         weights_V, lag_gates_L, more_1 = (part[0, 0] for part in gated)
         shares_VH = torch.cat([self.means.row_weights(len(rows_HD)), torch.ones_like(rows_HD.T[:1]), recall_RH])
         parts_CH = weights_V @ (shares_VH / lengths_V1) * (mapped_CE @ rows_HD.T)
@@ -127,15 +130,15 @@ class Pooled(Recurrent[PooledState]):
             parts_CH = parts_CH / query_D.norm().clamp(min=SHORTEST)
         return Attribution(parts_CH, torch.zeros_like(parts_CH[:, 0]))
 
-    def _gated(
+    def _features(
         self,
         unit_BTD: Float[Tensor, "B T D"],
         counts_BT: Float[Tensor, "B T"],
         means_BTKD: Float[Tensor, "B T K D"],
         mixed_BTVD: Float[Tensor, "B T V D"],
         last: tuple[Float[Tensor, "B T L D"], Bool[Tensor, "B T L"]] | None,
-    ) -> tuple[Float[Tensor, "B T V"], Float[Tensor, "B T L"], Float[Tensor, "B T 1"]]:
-        """The weights of the mixture, what is added to the log weights of the lags, and to the amplitude of the lags.
+    ) -> Float[Tensor, "B T F"]:
+        """What the gates read.
 
         Args:
             unit_BTD: the newest vectors.
@@ -146,12 +149,53 @@ class Pooled(Recurrent[PooledState]):
         features = [torch.log(counts_BT)[..., None] / 2 - 1, means_BTKD.norm(dim=-1) * 2 - 1, _cosines(mixed_BTVD, unit_BTD)]
         if last is not None:
             features.append(_cosines(last[0], unit_BTD))
+        return torch.cat(features, dim=-1)
+
+    def _gated(
+        self, features_BTF: Float[Tensor, "B T F"]
+    ) -> tuple[Float[Tensor, "B T V"], Float[Tensor, "B T L"], Float[Tensor, "B T 1"]]:
+        """The weights of the mixture, what is added to the log weights of the lags, and to the amplitude of the lags."""
         lags, mixed = (self.pooling.lags if self.pooling else 0), len(self.weights)
         if self.gates is None:
-            shape, zeros = features[0].shape[:2], features[0].new_zeros
+            shape, zeros = features_BTF.shape[:2], features_BTF.new_zeros
             return self.weights.expand(*shape, -1), zeros(*shape, lags), zeros(*shape, 1)
-        gates_BTG = self.gates(torch.cat(features, dim=-1))
+        gates_BTG = self.gates(features_BTF)
         return self.weights + gates_BTG[..., :mixed], gates_BTG[..., mixed : mixed + lags], gates_BTG[..., -1:]
+
+    def packed(self, form: WeightFormat) -> nn.Module:
+        if self.working is None or self.num_queries == 1 or not steps.compiled():
+            return self
+        return PackedPooled(self, self.working)
+
+
+class PackedPooled(Pooled):
+    """The model with a working memory and several queries: the operations of a step are compiled calls.
+
+    Passages of several vectors are computed by torch.
+    """
+
+    def __init__(self, source: Pooled, working: WorkingMemory) -> None:
+        super().__init__(source.dim, 0.5, source.num_queries, working.size, source.gates is not None)
+        self.load_state_dict(source.state_dict())
+        self.working = PackedWorkingMemory(working)
+        self.decays, self.origin = self.means.decays.detach(), torch.zeros(self.dim)
+
+    def run(self, state: PooledState, x_BTD: Float[Tensor, "B T D"]) -> tuple[PooledState, Float[Tensor, "B T W"]]:
+        if x_BTD.shape[1] != 1:
+            return super().run(state, x_BTD)
+        assert self.working is not None and self.pooling is not None, "packed() checks both"
+        unit_BTD, before = normalize(x_BTD, dim=-1), state.held
+        held, recalled_BTRD = self.working(before, unit_BTD, unit_BTD.new_zeros(len(x_BTD), 1))
+        means_BKD = steps.means(unit_BTD, self.origin, self.decays, state.means)[1][:, 0]
+        newest_BD, counts_B, lags = unit_BTD[:, 0], state.read + 1, self.pooling.lags
+        after = PooledState(means_BKD, state.total + newest_BD, counts_B, held)
+        first = max(0, before.rows.shape[1] - lags + 1)
+        last = (newest_BD, before.rows[:, first:])
+        mixed_BVD, features_BF = steps.relate(*last, counts_B, *after[:2], recalled_BTRD[:, 0], lags, SPREAD, SHORTEST)
+        weights_BTV, lag_gates_BTL, more_BT1 = self._gated(features_BF[:, None])
+        logits_BL, amplitudes_B = self.pooling.lag_logits + lag_gates_BTL[:, 0], self.pooling.amplitude + more_BT1[:, 0, 0]
+        y_BW = steps.pool(mixed_BVD, weights_BTV[:, 0], *last, before.filled[:, first:], logits_BL, amplitudes_B, ABSENT)
+        return after, y_BW[:, None]
 
 
 def _cosines(vectors_BTVD: Float[Tensor, "B T V D"], unit_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
