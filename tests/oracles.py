@@ -24,7 +24,7 @@ def space(fitted_on: Array, power: float) -> tuple[Array, Array]:
     values[: len(singular)] = singular**2
     shrinkage = max(0.0, 1 - len(rows) / (2 * rows.shape[1]))
     values = values + shrinkage * (values.mean() - values)
-    scales = (values + 1e-4 * values.max()) ** (-power / 2)
+    scales = (values + 1e-4 * (values.max() or 1.0)) ** (-power / 2)
     return mean, (directions.T * scales) @ directions
 
 

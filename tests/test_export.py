@@ -351,7 +351,7 @@ def a_file(place: Path, bank: Path, out: Path) -> Path:
     ("given_run", "says"),
     [
         (unfinished, "is not finished; train it to its end"),
-        (not_a_run, "is neither a bank nor a run"),
+        (not_a_run, "is neither a run (it has no run.json) nor a bank"),
         (occupied, "exists and is not an export; choose another name"),
         (a_file, "exists and is not an export; choose another name"),
     ],

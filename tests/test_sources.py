@@ -290,7 +290,9 @@ def test_evaluate_says_which_rows_the_spaces_are_fitted_to(refit: bool, runs: Pa
     of_run = {"of": "training rows", "bank": run.origin.bank, "rows": run.moments().rows}
     assert report["fitted_to"] == ({"of": "all rows", "bank": other.fingerprint, "rows": len(other)} if refit else of_run)
     assert main([*line, *flags]) == 0
-    fitted = "all rows of this bank" if refit else f"training rows of bank {run.origin.bank[:12]}, not of this one"
+    fitted = (
+        f"all {len(other)} rows of this bank" if refit else f"training rows of bank {run.origin.bank[:12]}, not of this one"
+    )
     assert fitted in " ".join(capsys.readouterr().out.split())
 
 

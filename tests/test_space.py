@@ -30,10 +30,12 @@ def tensor(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array.astype(np.float32))
 
 
+@pytest.mark.parametrize("count", [1, 2, 7, DIM, 2 * DIM - 1, 200])
 @pytest.mark.parametrize("power", [0.0, 0.25, 0.5, 0.75, 1.0])
 @given(seed=st.integers(0, 1000))
-def test_the_map_is_its_definition(power: float, seed: int) -> None:
-    on, others = rows(200, seed), rows(20, seed + 1)
+def test_the_map_is_its_definition(power: float, count: int, seed: int) -> None:
+    """With fewer than 2 D rows the covariance is shrunk."""
+    on, others = rows(count, seed), rows(20, seed + 1)
     found = fitted(on, power)(tensor(others))
     np.testing.assert_allclose(found.numpy(), oracles.in_space(others, on, power), rtol=0, atol=3e-6)
 
@@ -46,6 +48,18 @@ def test_power_0_centres_and_power_1_whitens() -> None:
     values = np.linalg.eigvalsh(np.cov(white.T, bias=True))
     assert values[0] > 0.5
     np.testing.assert_allclose(values[1:], 1.0, atol=0.02)
+
+
+def test_few_rows_leave_other_directions_as_they_are() -> None:
+    """Two rows vary in one direction alone; without shrinkage all others would be enlarged ten times as much."""
+    on = np.zeros((2, DIM))
+    on[1, 0] = 1.0
+    scales = fitted(on, 0.5).matrix.numpy().diagonal()
+    shrinkage = 1 - 2 / (2 * DIM)
+    values = np.full(DIM, shrinkage * 0.25 / DIM)
+    values[0] += (1 - shrinkage) * 0.25
+    np.testing.assert_allclose(scales, (values + 1e-4 * values[0]) ** -0.25, rtol=1e-5)
+    assert scales[1] / scales[0] < 1.25
 
 
 @pytest.mark.parametrize("power", [0.25, 0.5, 0.75, 1.0])

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from nextvec.cli.show_lanes import experts_table, lane_table
-from nextvec.evaluation.report import shown_baselines
+from nextvec.evaluation.report import ALL_ROWS, shown_baselines
 from nextvec.inference import Because
 from nextvec.ranks import Ranks, candidates_in_words
 from nextvec.runs import Run
@@ -126,15 +126,22 @@ def report_table(report: Mapping[str, Any]) -> None:
         f"context {context} ({exam['full_context']:.0%} of the rows have it all) · exam {exam['id']}[/dim]",
         highlight=False,
     )
-    fitted = report["fitted_to"]
-    of = "this bank" if fitted["bank"] == exam["bank"] else f"bank {fitted['bank'][:12]}, not of this one"
-    console.print(f"[dim]spaces fitted to the {fitted['rows']:,} {fitted['of']} of {of}[/dim]", highlight=False)
+    console.print(f"[dim]spaces fitted to {_fitted_to(report['fitted_to'], exam['bank'])}[/dim]", highlight=False)
     if report["lanes"]:
         lane_table(report["lanes"], f"over {lift['over']}")
     if report["experts"]:
         experts_table(report["experts"])
     for note in report["notes"]:
         console.print(f"[dim]{note}[/dim]", highlight=False)
+
+
+def _fitted_to(fitted: Mapping[str, Any], examined: str) -> str:
+    rows, of = f"{fitted['rows']:,}", "this bank"
+    if fitted["of"] == ALL_ROWS:
+        return f"all {rows} rows of {of}, those that are scored among them"
+    if fitted["bank"] != examined:
+        of = f"bank {fitted['bank'][:12]}, not of this one"
+    return f"the {rows} {fitted['of']} of {of}"
 
 
 def _lift_line(what: str, lift: Mapping[str, Any]) -> None:
