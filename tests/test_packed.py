@@ -102,8 +102,9 @@ def test_float32_weights_answer_as_the_model_does(
     torch.manual_seed(seed)
     model, x = shaken(make()), passage(batch, length)
     ours = pack(model, "float32")
-    torch.testing.assert_close(ours(x), model(x), rtol=0, atol=1e-5)  # and so do single steps, by the law of each of the two
-    torch.testing.assert_close(ours.last(x), model.last(x), rtol=0, atol=1e-5)
+    # 2e-5: a drawn model can scale a short vector to unit length, which enlarges its rounding.
+    torch.testing.assert_close(ours(x), model(x), rtol=0, atol=2e-5)  # and so do single steps, by the law of each of the two
+    torch.testing.assert_close(ours.last(x), model.last(x), rtol=0, atol=2e-5)
 
 
 @every_trained

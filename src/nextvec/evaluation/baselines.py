@@ -72,13 +72,13 @@ class Together:
 
 
 def kind_of(name: str) -> str:
-    """The kind of a baseline: those that differ only in their decay are of one kind."""
+    """The kind of a baseline: those that differ only in their decay are of one kind; pooled lags of all powers, too."""
     named, comma, power = name.partition(IN_SPACE)
     if named in MEANS:
         return f"exponential means{comma}{power}"
     if WITH_POOLED in named:
-        return f"exponential means{WITH_POOLED.rstrip()}{comma}{power}"
-    return f"{POOLED}{comma}{power}" if named.startswith(POOLED) else name
+        return f"exponential means{WITH_POOLED.rstrip()}"
+    return POOLED if named.startswith(POOLED) else name
 
 
 def is_raw(name: str) -> bool:

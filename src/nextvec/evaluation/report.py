@@ -128,7 +128,7 @@ class Report:
 def best_of_kinds(hits: Mapping[str, float]) -> list[str]:
     """The best baseline of each kind, the best first: what a table shows of the many baselines of a report.
 
-    Baselines that differ only in their decay are of one kind (:func:`~nextvec.evaluation.baselines.kind_of`).
+    Baselines that differ only in their decay are of one kind, for example (:func:`~nextvec.evaluation.baselines.kind_of`).
 
     Args:
         hits: Hit@5 of every baseline, by name.
