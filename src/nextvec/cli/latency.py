@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from nextvec.bank import Bank
+from nextvec.candidate_map import CandidateMap, index_of
 from nextvec.cli import show
 from nextvec.cli.banks import open_bank_of
 from nextvec.cli.output import as_json
 from nextvec.errors import DataError
 from nextvec.index import ExactIndex
 from nextvec.inference import Engine
-from nextvec.inference.candidate_map import CandidateMap, index_of
 from nextvec.inference.latency import AnswerLatency, answers, candidates_of, cold_start, gates, limits, to_json
 from nextvec.models.packed import weight_bytes
 from nextvec.pages.latency_page import write_latency_page

@@ -8,7 +8,7 @@ from nextvec.cli import show
 from nextvec.cli.banks import open_bank, open_bank_of
 from nextvec.cli.output import as_json, facts
 from nextvec.errors import DataError, SettingsError
-from nextvec.inference import Engine
+from nextvec.inference import Engine, joint_probability
 from nextvec.ingestion.text import decode
 from nextvec.runs import Run
 
@@ -24,12 +24,32 @@ def predict(arguments: Namespace) -> int:
     session.push_text(_standard_input())
     found = session.predict(arguments.k)
     if arguments.json:
-        expected = [{"row": e.row, "score": e.score, "document": e.document, "text": e.text, "count": e.count} for e in found]
-        return as_json({"context": session.length, "bank": engine.bank.fingerprint, "expected": expected})
+        expected = [
+            {
+                "row": e.row,
+                "score": e.score,
+                "probability": e.probability,
+                "document": e.document,
+                "text": e.text,
+                "count": e.count,
+            }
+            for e in found
+        ]
+        about = {"context": session.length, "bank": engine.bank.fingerprint, "probability": joint_probability(found)}
+        return as_json({**about, "expected": expected})
     for number, chunk in enumerate(found, 1):
         more = f" (and {chunk.count - 1:,} more rows)" if chunk.count > 1 else ""
-        print(f"{number}. [{chunk.score:.3f}] {chunk.document}{more}\n{chunk.text}\n")
+        value = f"score {chunk.score:.3f}" if chunk.probability is None else f"{chunk.probability:.1%}"
+        print(f"{number}. [{value}] {chunk.document}{more}\n{chunk.text}\n")
+    print(_among(joint_probability(found)))
     return 0
+
+
+def _among(probability: float | None) -> str:
+    """What the whole answer is worth, in words."""
+    if probability is None:
+        return "The run has no calibration, so the answer has no probabilities."
+    return f"If the next chunk is in the bank, it is one of these with a probability of {probability:.1%}."
 
 
 def _predict_many(run: Run, arguments: Namespace) -> int:

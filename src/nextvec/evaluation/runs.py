@@ -18,6 +18,8 @@ from nextvec.runs.loading import check_encoder, load_model
 from nextvec.runs.run import Run
 from nextvec.windows import Part, missed_shares
 
+UNCALIBRATED = "the run has no calibration, so its answers have no probabilities; a run that is trained now gets one"
+
 
 def evaluate(
     run: Run,
@@ -62,7 +64,10 @@ def report_on(
     bank = exam.bank
     train = (bank, run.split(bank).train) if bank.fingerprint == run.origin.bank else None
     read = run.settings.passages.context if context == OWN_CONTEXT else context
-    return examine(exam, model, run.name, run.moments(), read, train, notes, progress, lanes)
+    calibration = run.calibration()
+    if calibration is None:
+        notes += (UNCALIBRATED,)
+    return examine(exam, model, run.name, run.moments(), read, train, notes, progress, lanes, calibration)
 
 
 def _documents(run: Run, bank: Bank, part: Part | Literal["all"]) -> tuple[Int64[np.ndarray, " M"], tuple[str, ...]]:

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from nextvec.bank.layout import write_atomically
-from nextvec.evaluation.report import shown_baselines
 from nextvec.pages.charts import Curve, Point, interval, line_chart
+from nextvec.pages.confidence_part import confidence_part
+from nextvec.pages.report_page import predictor_rows
 from nextvec.pages.templates import templates
 
 Json = Mapping[str, Any]
@@ -19,7 +20,8 @@ def write_demo_page(path: Path, report: Json) -> None:
         .get_template("demo.html")
         .render(
             report=report,
-            rows=_rows(report),
+            rows=predictor_rows(report, "nextvec, trained"),
+            confidence=confidence_part(report["confidence"]),
             context_chart=_context_chart(report["curve"]),
             training_chart=_training_chart(report["training"]["history"]),
             loss_chart=_loss_chart(report["training"]["history"]),
@@ -27,17 +29,6 @@ def write_demo_page(path: Path, report: Json) -> None:
         )
     )
     write_atomically(path, page)
-
-
-def _rows(report: Json) -> list[dict[str, Any]]:
-    """The model, then the best baseline of each kind from the best down."""
-    own = {**report["model"], "name": "nextvec, trained", "kind": "model"}
-    shown = shown_baselines(report)
-    best = report["lift"]["over"]
-    return [
-        own,
-        *({"name": name, "kind": "baseline" if name == best else "quiet", **figures} for name, figures in shown.items()),
-    ]
 
 
 def _context_chart(curve: list[Json]) -> str:

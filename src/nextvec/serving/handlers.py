@@ -8,6 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from nextvec.inference import joint_probability
 from nextvec.serving import openapi
 from nextvec.serving.answers import RoutingRequest, ServedAnswer
 from nextvec.serving.bodies import Receive, Scope
@@ -242,6 +243,7 @@ class Handlers:
             ExpectedVector(
                 e.row,
                 e.score,
+                e.probability,
                 e.document,
                 e.count,
                 e.text if query.text else unset,
@@ -251,6 +253,7 @@ class Handlers:
         )
         return {
             "expected": expected,
+            "probability": joint_probability(answer.expected),
             "arm": answer.arm,
             "model": answer.model,
             "reason": answer.reason,

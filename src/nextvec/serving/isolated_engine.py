@@ -216,7 +216,8 @@ class IsolatedEngine:
             return error_from_json(answer)
         request.rows = request.rows[:0]
         request.state.length, request.state.num_bytes = answer["length"], answer["bytes"]
-        return [Expected.of(self.bank, *found) for found in zip(answer["rows"], answer["scores"], strict=True)]
+        found = zip(answer["rows"], answer["scores"], answer["probabilities"], strict=True)
+        return [Expected.of(self.bank, *each) for each in found]
 
 
 def _ignore(*_: Any) -> None:

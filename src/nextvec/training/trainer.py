@@ -21,6 +21,7 @@ from nextvec.runs.run import BEST, CHECKPOINT, START, Run
 from nextvec.runs.seeds import generator_seed
 from nextvec.training.alarms import NOT_FINITE, REMEMBERED, explosion, few_updates, small_exam
 from nextvec.training.begin import VALID_ROWS, basis_of_run, present, take_over
+from nextvec.training.calibrate import calibrate
 from nextvec.training.clock import Clock
 from nextvec.training.events import Alarmed, Evaluated, Event, Finished, Stepped
 from nextvec.training.folds import folds
@@ -167,7 +168,8 @@ class _Trainer:
         yield from (Alarmed(self.update, alarm) for alarm in record["alarms"])
 
     def finish(self, reason: str) -> Iterator[Event]:
-        """Record why training ended."""
+        """Fit the calibration of the best weights, and record why training ended."""
+        self.run.save_calibration(calibrate(self.run, self.exam, self.folds))
         if alarm := few_updates(self.update):
             yield self._recorded(Alarmed(self.update, alarm))
         yield self._recorded(Finished(self.update, reason))

@@ -77,6 +77,9 @@ def _evaluate_arguments(parser: ArgumentParser) -> None:
     )
     add_exam(parser)
     add_lanes(parser)
+    parser.add_argument(
+        "--page", type=Path, metavar="HTML", help="write a page with the figures and the reliability diagram to this file"
+    )
 
 
 def _evaluate(arguments: Namespace) -> int:
@@ -109,6 +112,22 @@ def _predict(arguments: Namespace) -> int:
     from nextvec.cli.prediction import predict
 
     return predict(arguments)
+
+
+def _surprise_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "path", type=Path, help="a trained run; or a bank, which is read with the weights of the package, without training"
+    )
+    parser.add_argument("--document", metavar="ID", help="id or title of the document (default: the first of the bank)")
+    parser.add_argument("--top", type=positive, metavar="N", help="print only the N most surprising chunks")
+    add_candidate_bank(parser)
+    parser.add_argument("--page", type=Path, metavar="HTML", help="write a page with the plot to this file")
+
+
+def _surprise(arguments: Namespace) -> int:
+    from nextvec.cli.surprise import surprise
+
+    return surprise(arguments)
 
 
 def _latency_arguments(parser: ArgumentParser) -> None:
@@ -188,7 +207,7 @@ RUNS = (
         "evaluate",
         "measure Hit@1, Hit@5 and Hit@10 of a run and of every baseline",
         "Reads a run and its bank, ranks candidates for each scored row, and prints Hit@K with intervals for the model and "
-        "every baseline. Writes nothing.",
+        "every baseline, and how well the probabilities of its answers agree with what came. Writes only --page.",
         "nextvec evaluate runs/first --context 500",
         _evaluate_arguments,
         _evaluate,
@@ -201,6 +220,16 @@ RUNS = (
         "nextvec predict runs/first --input books.bank --output expected.parquet",
         _predict_arguments,
         _predict,
+    ),
+    Verb(
+        "surprise",
+        "show how surprising every chunk of a document is",
+        "Reads one document of a bank and prints the surprise of every chunk in bits: -log2 of the probability that the model "
+        "gave it, among all chunks of the bank, after it had read the chunks before it. A high value marks a change of topic. "
+        "Writes only --page.",
+        "nextvec surprise books.bank --document emma.txt --page emma.html",
+        _surprise_arguments,
+        _surprise,
     ),
     Verb(
         "latency",
