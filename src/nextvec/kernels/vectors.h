@@ -2,6 +2,9 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -27,7 +30,7 @@ INLINE floats choose(ints which, floats yes, floats no) { return (floats)((which
 INLINE floats load(const float *p, int64_t left) {
   if (left >= W) return *(const loose_floats *)p;
   floats x = {0};
-  memcpy(&x, p, 4 * left);
+  if (left > 0) memcpy(&x, p, 4 * left);
   return x;
 }
 
@@ -72,10 +75,36 @@ static inline float dot(const float *x, const float *y, int64_t n) {
 
 static inline float norm(const float *x, int64_t n) { return sqrtf(dot(x, x, n)); }
 
+INLINE floats larger(floats x, floats y) {
+#if defined(__AVX512F__)
+  return (floats)_mm512_max_ps((__m512)x, (__m512)y);
+#elif defined(__AVX2__)
+  return (floats)_mm256_max_ps((__m256)x, (__m256)y);
+#else
+  return choose(x > y, x, y);
+#endif
+}
+
+INLINE float largest_lane(floats x) {
+  float most = x[0];
+  for (int lane = 1; lane < W; lane++) most = x[lane] > most ? x[lane] : most;
+  return most;
+}
+
+/* By hand, because compilers do not reorder comparisons as they reorder sums. */
+static inline float largest(const float *x, int64_t n) {
+  floats most = all(-INFINITY);
+  int64_t i = 0;
+  for (; i + W <= n; i += W) most = larger(most, load(x + i, W));
+  float found = largest_lane(most);
+  for (; i < n; i++) found = x[i] > found ? x[i] : found;
+  return found;
+}
+
 /* Replaces logits by their softmax with a sink as an additional logit; a sink of -INFINITY has no effect. */
 static inline void softmax(float *logits, int64_t n, float sink) {
-  float most = sink, sum = 0;
-  for (int64_t i = 0; i < n; i++) most = logits[i] > most ? logits[i] : most;
+  float most = largest(logits, n), sum = 0;
+  most = sink > most ? sink : most;
   for (int64_t i = 0; i < n; i += W) store(logits + i, exponential(load(logits + i, n - i) - most), n - i);
   for (int64_t i = 0; i < n; i++) sum += logits[i];
   sum += sink == -INFINITY ? 0 : expf(sink - most);
