@@ -120,14 +120,8 @@ def answers(
         plain: the model that reads whole windows; None to leave that out.
     """
     with _one_thread():
-        coming = cycle(np.asarray(vectors, dtype=np.float32))
-        sessions = [_after(engine, vectors, context) for context in contexts]
-        taken: list[list[tuple[float, float]]] = [[] for _ in contexts]
-        for n in range(-1, rounds):
-            for session, times in zip(sessions, taken, strict=True):
-                measured = [_answer(session, next(coming)) for _ in range(PER_ROUND if n >= 0 else WARM_UP)]
-                times += measured if n >= 0 else []
-            progress("answers", n + 1, rounds)
+        sessions = [session_after(engine, vectors, context) for context in contexts]
+        taken = in_turn(sessions, vectors, rounds, progress)
         return [
             AnswerLatency(
                 context,
@@ -135,8 +129,39 @@ def answers(
                 reread=_reread(plain, vectors, context) if plain is not None else None,
                 state_bytes=len(session.snapshot()),
             )
-            for context, session, t in zip(contexts, sessions, map(np.array, taken), strict=True)
+            for context, session, t in zip(contexts, sessions, taken, strict=True)
         ]
+
+
+@torch.inference_mode()
+def in_turn(
+    sessions: Sequence[Session], vectors: Float[np.ndarray, "rows D"], rounds: int = ROUNDS, progress: Progress = silent
+) -> list[Float64[np.ndarray, "n 2"]]:
+    """Milliseconds of the step and of the search of ``n`` answers of each session, measured in turns, on one thread.
+
+    Every answer follows the context that the session has read. Warm-up is not counted.
+
+    Args:
+        sessions: of one engine or of several.
+        vectors: the next ones that the sessions read; repeated from the start.
+    """
+    with _one_thread():
+        coming = cycle(np.asarray(vectors, dtype=np.float32))
+        taken: list[list[tuple[float, float]]] = [[] for _ in sessions]
+        for n in range(-1, rounds):
+            for session, times in zip(sessions, taken, strict=True):
+                measured = [_answer(session, next(coming)) for _ in range(PER_ROUND if n >= 0 else WARM_UP)]
+                times += measured if n >= 0 else []
+            progress("answers", n + 1, rounds)
+        return [np.array(times) for times in taken]
+
+
+def session_after(engine: Engine, vectors: Float[np.ndarray, "rows D"], context: int) -> Session:
+    """A session that has read ``context`` vectors, repeated from the start where there are fewer."""
+    session = engine.session()
+    session.push_many(_window(vectors, context))
+    session.predict(NEIGHBOURS)  # looks the context up in the bank, once
+    return session
 
 
 def limits(weight_bytes: int, index_bytes: int) -> MachineLimits:
@@ -245,13 +270,6 @@ def _one_thread() -> Generator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _after(engine: Engine, vectors: Float[np.ndarray, "rows D"], context: int) -> Session:
-    session = engine.session()
-    session.push_many(_window(vectors, context))
-    session.predict(NEIGHBOURS)  # looks the context up in the bank, once
-    return session
 
 
 def _answer(session: Session, vector: Float32[np.ndarray, " D"]) -> tuple[float, float]:
