@@ -59,7 +59,7 @@ def test_commands_in_the_documents_parse() -> None:
 @pytest.mark.integration
 def test_the_python_examples_run_on_a_small_bank(tmp_path: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    answer, client = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guide.md").read_text(), re.DOTALL)
+    answer, because, client = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guide.md").read_text(), re.DOTALL)
     books = tmp_path / "books"
     books.mkdir()
     for m in range(16):
@@ -70,7 +70,7 @@ def test_the_python_examples_run_on_a_small_bank(tmp_path: Path) -> None:
     recipe = 'nv.recipe("default", len(bank))'
     smaller = example.replace(recipe, f"{recipe}.replaced(updates=20, pool=50)").replace("context=500)", "context=20, pool=50)")
     prelude = "import nextvec as nv\n"
-    smaller += "vector = bank.rows[0]\n" + answer + "assert nv.Engine.open('runs/first').restore(data).length == 1\n"
+    smaller += "vector = bank.rows[0]\n" + answer + because + "assert nv.Engine.open('runs/first').restore(data).length == 1\n"
     done = subprocess.run([sys.executable, "-c", prelude + smaller], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "hit@5" in done.stdout
