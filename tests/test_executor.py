@@ -87,11 +87,10 @@ def test_a_killed_worker_fails_its_own_run_and_the_same_call_resumes_it(bank: Pa
 def test_a_closed_call_leaves_no_process_and_its_run_can_be_resumed(bank: Path, tmp_path: Path) -> None:
     asked = tasks(tmp_path, LONG, LONG.replaced(seed=1))
     events = LocalProcesses(2).execute(asked, bank)
-    while not isinstance(next(events), TaskProgressed):
-        pass
+    progressed = next(event for event in events if isinstance(event, TaskProgressed))
     events.close()
     assert multiprocessing.active_children() == []
-    run = Run.open(asked[0].path)
+    run = Run.open(progressed.task.path)
     assert not run.is_training
     assert list(train(run, Bank.open(bank)))
 
