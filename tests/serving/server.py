@@ -7,8 +7,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -57,6 +57,7 @@ class Running:
 
     process: "subprocess.Popen[str]"
     url: str
+    before_end: ExitStack = field(default_factory=ExitStack)  # such as closing the pages that would notice the end
 
     @property
     def address(self) -> tuple[str, int]:
@@ -107,7 +108,9 @@ def serving(
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, log.read_text()
-        yield Running(process, json.loads(line)["url"])
+        running = Running(process, json.loads(line)["url"])
+        with running.before_end:
+            yield running
     finally:
         process.kill()
         process.wait(PATIENCE)

@@ -295,12 +295,18 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Callable[..., Reader]]:
-    """Open the dashboard of a server; afterwards, nothing may have gone wrong that the test did not bring about."""
+    """Open the dashboard of a server; afterwards, nothing may have gone wrong that the test did not bring about.
+
+    The page is closed before the server ends, which it would notice; one that ``outlives`` the server is not.
+    """
     readers: list[Reader] = []
     with ExitStack() as stack:
 
-        def visit(server: Running, width: int = 1280, height: int = 860, ready: bool = True, **how: Any) -> Reader:
+        def visit(
+            server: Running, width: int = 1280, height: int = 860, ready: bool = True, outlives: bool = False, **how: Any
+        ) -> Reader:
             context = browser.new_context(viewport={"width": width, "height": height}, **how)
+            (stack if outlives else server.before_end).callback(context.close)
             stack.callback(context.close)
             context.set_default_timeout(MILLISECONDS)
             reader = Reader(context.new_page(), server.url)
@@ -595,7 +601,6 @@ def test_a_model_that_names_no_rows_is_shown_without_reasons(tmp_path: Path, vis
         page.get_by_role("button", name="Append").click()
         page.wait_for_selector(".expected li:nth-child(5)")
         assert page.locator(".because").count() == 0
-        page.close()  # before the server ends, which the page would notice
 
 
 @needs_browser
@@ -642,7 +647,6 @@ def test_a_bank_of_vectors_lets_one_walk_through_its_documents(tmp_path: Path, v
         place = rows.index(start + 14) + 1 if start + 14 in rows else None
         said = f"The true next row is number {place}." if place else "The true next row is not among them."
         assert said in page.inner_text("#expected")
-        page.close()  # before the server ends, which the page would notice
 
 
 @needs_browser
@@ -687,7 +691,7 @@ def test_a_server_that_is_gone_is_said_and_the_last_figures_stay(
     text_runs: list[Path], visit: Callable[..., Reader], tmp_path: Path
 ) -> None:
     with serving(text_runs[0], tmp_path / "s") as server:
-        reader = visit(server)
+        reader = visit(server, outlives=True)
         page, reader.expected = reader.page, ["ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE"]
         with traffic(server):
             page.get_by_role("cell", name="reader-00").wait_for()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nextvec.models import Recurrent
 from nextvec.negatives import Mined, Queue
 from nextvec.ranks import Ranks
-from nextvec.training.optimizer import parameters_of
+from nextvec.training.optimizer import AdamW, parameters_of
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -28,7 +28,7 @@ class TrainerState:
 
     model: Recurrent[Any]
     log_temperature: nn.Parameter
-    optimizer: torch.optim.AdamW
+    optimizer: AdamW
     scaler: torch.amp.GradScaler
     averaged: list[Tensor]
     queue: Queue

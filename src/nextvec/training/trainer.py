@@ -140,9 +140,9 @@ class _Trainer:
             self.computed = self.gradient.compute(self.update, windows, chosen, others, fold.rows, measure)
         for parameter in self._untrained():
             parameter.grad = None
-        state.scaler.unscale_(state.optimizer)
+        state.scaler.unscale_(state.optimizer)  # pyright: ignore[reportArgumentType]  # it asks for the groups and for step()
         self._check(float(nn.utils.clip_grad_norm_(parameters_of(state.optimizer), s.optimizer.clip)))
-        state.scaler.step(state.optimizer)
+        state.scaler.step(state.optimizer)  # pyright: ignore[reportArgumentType]
         state.scaler.update()
         state.average(s.optimizer.ema)
         self.model.after_update(self._passage(windows, chosen))
