@@ -19,6 +19,7 @@ from nextvec.bank import Bank
 from nextvec.cli.main import main
 from nextvec.errors import RunError
 from nextvec.inference import export as exporting
+from nextvec.inference import export_graphs
 from nextvec.inference.export import export
 from nextvec.inference.export_check import TOLERANCE
 from nextvec.inference.export_files import EXAMPLE_CODE
@@ -269,13 +270,14 @@ def test_the_example_needs_numpy_and_onnxruntime_alone(exported: Exported, lengt
 def test_a_map_of_candidates_that_differs_is_not_written(
     bank_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = exporting.graphs
+    made, mapping = exporting.graphs, export_graphs._mapping
 
     def of_another_space(model: InSpace) -> Graphs:
-        model.space.mean.add_(1e-2)
         found = made(model)
+        model.space.mean.add_(1e-2)
+        other = mapping(model.traceable()).SerializeToString()
         model.space.mean.sub_(1e-2)
-        return found._replace(step=made(model).step, passage=made(model).passage)
+        return found._replace(candidates=other)
 
     monkeypatch.setattr(exporting, "graphs", of_another_space)
     run = finished(tmp_path / "run", bank_path, "gru in a space")

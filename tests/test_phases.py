@@ -31,6 +31,7 @@ from tests.waiting import until
 
 SETS = ["updates=4", "evaluate_every=2", "hidden=8", "layers=1", "slots=16", "working=8", "pool=30", "batch=2", "negatives=4"]
 SETS += ["accumulate=1"]
+ROWS = 80  # scored
 NAMES = ("phase1", "phase3", "phase4", "phase1-published", "phase1-published-no-A")
 
 
@@ -45,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(place: Path) -> Phases:
     bank = Bank.open(place / "bank")
-    return phases(place / "all", bank, NAMES, 2, SETS, lanes=by_chance(bank, 3))
+    return phases(place / "all", bank, NAMES, 2, SETS, executor=Here(), rows=ROWS, lanes=by_chance(bank, 3))
 
 
 @pytest.fixture(scope="module")
@@ -232,17 +233,17 @@ def test_a_table_without_an_illusion_has_a_page(tmp_path: Path, table: dict[str,
 
 def test_without_a_bank_the_table_is_built_from_what_has_finished(place: Path, table: dict[str, Any]) -> None:
     before = (place / "all" / "phases.html").read_bytes()
-    assert phases(place / "all", lanes=by_chance(Bank.open(place / "bank"), 3)).to_json() == table
+    assert phases(place / "all", rows=ROWS, lanes=by_chance(Bank.open(place / "bank"), 3)).to_json() == table
     assert (place / "all" / "phases.html").read_bytes() == before
 
 
 def test_pools_larger_than_the_bank_are_left_out_with_a_note(place: Path) -> None:
-    found = phases(place / "all", pools=(58, 99_999, None)).to_json()
+    found = phases(place / "all", pools=(58, 99_999, None), rows=ROWS).to_json()
     assert list(found["exam"]["ids"]) == ["58", "all"]
     assert found["exam"]["pool"] == "58"
     assert "larger pools are left out: 99,999" in found["notes"][0]
     assert found["illusion"]["steps"] == []
-    phases(place / "all")  # as it was
+    phases(place / "all", rows=ROWS)  # as it was
 
 
 def test_what_cannot_be_is_refused_in_one_line(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,9 +265,9 @@ def test_what_cannot_be_is_refused_in_one_line(place: Path, tmp_path: Path, caps
 
 
 def test_the_command_prints_a_table_and_one_object(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["phases", str(place / "all")]) == 0
+    assert main(["phases", str(place / "all"), "--rows", str(ROWS)]) == 0
     assert "phase1-published-no-A" in capsys.readouterr().out
-    assert main(["phases", str(place / "all"), "--json"]) == 0
+    assert main(["phases", str(place / "all"), "--rows", str(ROWS), "--json"]) == 0
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     assert json.loads(out)["exam"]["pool"] == "1000"
@@ -277,7 +278,7 @@ def test_a_killed_command_goes_on_and_ends_the_same(
     place: Path, tmp_path: Path, command: list[str], quiet_environment: dict[str, str]
 ) -> None:
     sets = [s for s in SETS if not s.startswith("layers=")]  # which neither of the two reads
-    flags = ["--recipes", "phase1,phase3", "--seeds", "2", *(part for s in sets for part in ("--set", s))]
+    flags = ["--recipes", "phase1,phase3", "--seeds", "2", "--rows", str(ROWS), *(part for s in sets for part in ("--set", s))]
     killed = tmp_path / "killed"
     line = [*command, "phases", str(killed), "--bank", str(place / "bank"), *flags, "--json"]
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -291,7 +292,7 @@ def test_a_killed_command_goes_on_and_ends_the_same(
     subprocess.run(line, env=quiet_environment, check=True, **silent)
     assert (first / "best.safetensors").stat().st_mtime_ns == written
     again = json.loads((killed / "phases.json").read_text())["phases"]
-    whole = phases(tmp_path / "whole", Bank.open(place / "bank"), ("phase1", "phase3"), 2, sets, executor=Here())
+    whole = phases(tmp_path / "whole", Bank.open(place / "bank"), ("phase1", "phase3"), 2, sets, executor=Here(), rows=ROWS)
     unkilled = json.loads(json.dumps(whole.to_json()))["phases"]
     # How long it took is all that may differ.
     assert [{**row, "seconds": None, "lanes": None} for row in again] == [

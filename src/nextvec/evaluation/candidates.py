@@ -1,6 +1,6 @@
 """The candidates of every scored row of an exam: computed once, in a compact form, and used by every ranking."""
 
-# Axes: R scored rows, C columns, N rows of the bank, H held columns.
+# Axes: R scored rows, B of them in one block, C columns, N rows of the bank, H held columns.
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -83,16 +83,24 @@ class CandidateSets:
         kept[self.excluded(r)] = False
         return np.flatnonzero(kept[: self.limits[r]])
 
-    def compare(self, r: int, scores: Float32[np.ndarray, " C"]) -> tuple[int, int]:
-        """How many candidates of scored row ``r`` score above its truth, and how many tie with it.
+    def compare(
+        self, first: int, scores_BC: Float32[np.ndarray, "B C"]
+    ) -> tuple[Int64[np.ndarray, " B"], Int64[np.ndarray, " B"]]:
+        """For scored rows from ``first`` on, how many candidates score above the truth, and how many tie with it.
 
         Args:
-            scores: of all columns, finite; the excluded ones are overwritten.
+            scores_BC: of all columns, finite; the excluded ones are overwritten.
         """
-        own = scores[self.truths[r]]
-        scores[self.excluded(r)] = np.nan  # neither above anything nor equal to anything
-        candidates = scores[: self.limits[r]]
-        return int(np.count_nonzero(candidates > own)), int(np.count_nonzero(candidates == own))
+        above, tied = (np.empty(len(scores_BC), dtype=np.int64) for _ in range(2))
+        block = slice(first, first + len(scores_BC))
+        parts = (part[block].tolist() for part in (self.truths, self.starts, self.stops, self.limits))
+        for i, (truth, start, stop, limit) in enumerate(zip(*parts, strict=True)):
+            scores = scores_BC[i]
+            own = scores[truth]
+            scores[self.held[start:stop]] = np.nan  # neither above anything nor equal to anything
+            candidates = scores[:limit]
+            above[i], tied[i] = np.count_nonzero(candidates > own), np.count_nonzero(candidates == own)
+        return above, tied
 
 
 def _held(places: Int64[np.ndarray, " rows"], scored: Int64[np.ndarray, " kept"]) -> tuple[np.ndarray, np.ndarray]:

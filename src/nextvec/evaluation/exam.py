@@ -176,8 +176,7 @@ class Exam:
         for start in range(0, len(self.rows), block):
             predicted_BW = predicted_RW[start : start + block].float().to(mapped_CE.device)
             for n, scores_BC in enumerate(scores(predicted_BW, mapped_CE)):
-                for r, scores_C in enumerate(scores_BC.cpu().numpy(), start):
-                    above[n, r], tied[n, r] = sets.compare(r, scores_C)
+                above[n, start : start + block], tied[n, start : start + block] = sets.compare(start, scores_BC.cpu().numpy())
         return [Ranks(above[n], tied[n], sets.counts, self.clusters) for n in range(count)]
 
     def truths(self) -> Float[Tensor, "R D"]:
