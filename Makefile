@@ -23,11 +23,11 @@ demo: $(VENV)/ready
 test: $(VENV)/ready-dev
 	$(PYTEST) -m "not integration and not slow and not shared"
 
-# The tests with drawn examples are in both: here they draw five times as many. Of three workers one is often waiting for a
+# The tests with drawn examples are in both: here they draw more than twice as many. Of three workers one is often waiting for a
 # browser or a lease.
 test-integration: WORKERS := 3
 test-integration: $(VENV)/ready-dev
-	$(PYTEST) -m "(integration or hypothesis) and not slow and not shared" --hypothesis-profile full
+	$(PYTEST) -m "(integration or hypothesis) and not slow and not shared" --hypothesis-profile more
 
 test-all: $(VENV)/ready-dev
 	$(PYTEST) --shared $(SHARED) --hypothesis-profile full

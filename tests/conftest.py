@@ -20,10 +20,10 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 from nextvec.bank import Bank  # noqa: E402
 from nextvec.kernels import build, library, scan_library  # noqa: E402
 
-# Drawn examples of each property: a few in `make test`; "full" in `make test-integration` and `make test-all`.
+# Drawn examples of each property: a few in `make test`, "more" in `make test-integration`, "full" in `make test-all`.
 # No verdict depends on how fast a machine draws and computes them.
-FAST, FULL = 5, 25
-for profile, count in (("fast", FAST), ("full", FULL)):
+FAST, MORE, FULL = 5, 12, 25
+for profile, count in (("fast", FAST), ("more", MORE), ("full", FULL)):
     settings.register_profile(
         profile, deadline=None, max_examples=count, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
     )

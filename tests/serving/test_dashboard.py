@@ -300,14 +300,15 @@ def visit(browser: Any) -> Iterator[Callable[..., Reader]]:
     The page is closed before the server ends, which it would notice; one that ``outlives`` the server is not.
     """
     readers: list[Reader] = []
-    with ExitStack() as stack:
+    with ExitStack() as at_end:
 
         def visit(
             server: Running, width: int = 1280, height: int = 860, ready: bool = True, outlives: bool = False, **how: Any
         ) -> Reader:
             context = browser.new_context(viewport={"width": width, "height": height}, **how)
-            (stack if outlives else server.before_end).callback(context.close)
-            stack.callback(context.close)
+            pages = at_end if outlives else server.before_end
+            pages.callback(context.close)
+            at_end.callback(pages.close)  # of a server that goes on
             context.set_default_timeout(MILLISECONDS)
             reader = Reader(context.new_page(), server.url)
             reader.listen()
