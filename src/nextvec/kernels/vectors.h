@@ -64,10 +64,23 @@ INLINE floats tangent(floats x) { return 2 * sigmoid(2 * x) - 1; }
 
 static inline float at_least(float x, float least) { return x < least ? least : x; }
 
+/* The sum of all lanes, in a fixed order. */
+INLINE float sum_of(floats x) {
+  float lanes[W];
+  memcpy(lanes, &x, sizeof x);
+  for (int half = W / 2; half; half /= 2)
+    for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+
+/* With several sums, so that no addition waits for the one before. */
 static inline float dot(const float *x, const float *y, int64_t n) {
-  float sum = 0;
-  for (int64_t i = 0; i < n; i++) sum += x[i] * y[i];
-  return sum;
+  floats sums[4] = {0};
+  int64_t i = 0;
+  for (; i + 4 * W <= n; i += 4 * W)
+    for (int j = 0; j < 4; j++) sums[j] += load(x + i + j * W, W) * load(y + i + j * W, W);
+  for (; i < n; i += W) sums[0] += load(x + i, n - i) * load(y + i, n - i);
+  return sum_of((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
 static inline float norm(const float *x, int64_t n) { return sqrtf(dot(x, x, n)); }
