@@ -1,18 +1,18 @@
 """One step of the model ``pooled`` as one compiled call, for passages that lie apart from each other in memory.
 
 The rows that a state holds are the largest part of it, and a step does not copy
-them. They lie in memory with free places behind them, and a step writes the
-newest row into the first of these places. The states of a passage share this
-memory: each is a view of its own rows, and no row is ever overwritten. One step
-alone can claim a place. A second step from the same state, and a step from a
-state without free places behind it, copies the rows to new memory.
+them: it appends the newest row to the log of the passage. The states of a
+passage share its log. Each holds a range of its rows, and no row changes after
+it was appended. One step alone can append behind the rows of a state. A second
+step from the same state, and a step from a state at the end of its log, copies
+the rows to a new log.
 """
 
-# Axes: B passages, D width, E width of what is read, K means, V vectors mixed, L lags, G hidden, F features, O outputs of the
-# gates, P rows held, W width of an output.
+# Axes: B passages, D width, E width of what is read, K means, V vectors mixed, L lags, P rows held, S numbers of a state, N numbers
+# of a log, W width of an output.
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from typing import Any, NamedTuple
@@ -25,7 +25,8 @@ from nextvec.kernels.library import library
 from nextvec.kernels.weights import Matrix
 from nextvec.kernels.weights_library import MatrixC, Pointer, address
 
-SHARE, LEAST = 8, 4  # new memory has one free place for this many rows, and at least so many
+HEADER = 16  # numbers before those of a log and of a state, which hold counts
+SHARE, LEAST = 8, 4  # a new log has one free place for this many rows, and at least so many
 
 
 class PooledC(ctypes.Structure):
@@ -40,22 +41,9 @@ class PooledC(ctypes.Structure):
 
 class PassageC(ctypes.Structure):
     _fields_ = (
-        *((f"{name}_before", Pointer) for name in ("means", "total", "read", "written", "filled")),
-        *((f"{name}_after", Pointer) for name in ("means", "total", "read", "written", "filled")),
-        *((name, Pointer) for name in ("rows", "moved")),
-        *((name, ctypes.c_int64) for name in ("places", "room", "claimed")),
+        *((name, Pointer) for name in ("before", "after", "log", "moved")),
+        *((name, ctypes.c_int64) for name in ("places", "waits")),
     )
-
-
-class Parts(NamedTuple):
-    """The tensors of the state of one passage (``nextvec.models.pooled.PooledState``)."""
-
-    means: Float32[Tensor, "1 K D"]
-    total: Float32[Tensor, "1 D"]
-    read: Float32[Tensor, " 1"]
-    rows: Float32[Tensor, "1 P D"]
-    written: Float32[Tensor, "1 P"]
-    filled: Bool[Tensor, "1 P"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +53,7 @@ class PooledWeights:
     Attributes:
         decays, weights, lag_logits: of the means, the mixture and the lags.
         heads: sharpness, fading and sink of the heads of the working memory.
-        gates: the weights [G, F] and [O, G] and the biases [G] and [O] of both layers of the gates, each weight before its
-            bias; empty without gates.
+        gates: the weights and biases of both layers of the gates, each weight before its bias; empty without gates.
         size: places of the working memory.
         amplitude: of the lags.
         spread, shortest, absent: the constants of the model.
@@ -87,11 +74,16 @@ class PooledWeights:
     absent: float
     space: tuple[Float32[Tensor, " E"], Matrix] | None = None
 
-    @property
+    @cached_property
     def output_width(self) -> int:
         """W: of several queries and their log weights, or of one query."""
         lags = len(self.lag_logits)
         return self.dim if lags < 2 else lags * (self.dim + 1)
+
+    @cached_property
+    def state_size(self) -> int:
+        """Numbers of a state besides its rows."""
+        return HEADER + (len(self.decays) + 1) * self.dim
 
     @cached_property
     def c(self) -> PooledC:
@@ -105,62 +97,108 @@ class PooledWeights:
         return PooledWeights, tuple(getattr(self, field.name) for field in fields(self))  # without the addresses in `c`
 
 
+class Parts(NamedTuple):
+    """The tensors of the state of one passage (``nextvec.models.pooled.PooledState``)."""
+
+    means: Float32[Tensor, "1 K D"]
+    total: Float32[Tensor, "1 D"]
+    read: Float32[Tensor, " 1"]
+    rows: Float32[Tensor, "1 P D"]
+    written: Float32[Tensor, "1 P"]
+    filled: Bool[Tensor, "1 P"]
+
+
+class LoggedState:
+    """The state of one passage as a step reads it. It never changes. Iteration gives its parts, in their order.
+
+    Attributes:
+        own: the structure ``State`` of pooled.c.
+        log: the structure ``Log`` of pooled.c, shared with other states of the passage.
+        dim: D.
+    """
+
+    __slots__ = ("dim", "log", "own")
+
+    def __init__(self, own: Float32[Tensor, " S"], log: Float32[Tensor, " N"], dim: int) -> None:
+        self.own, self.log, self.dim = own, log, dim
+
+    @classmethod
+    def of(cls, parts: Parts) -> "LoggedState":
+        """A copy of a state."""
+        held, dim = parts.rows.shape[1:]
+        log, places = _new_log(held, dim)
+        _whole(log)[:2] = torch.tensor([held, places])
+        for mine, part in zip(_rows_of(log, 0, held, dim), parts[3:], strict=True):
+            mine.copy_(part)
+        own = torch.empty(HEADER + (parts.means.shape[1] + 1) * dim)
+        _whole(own)[:2] = torch.tensor([0, held])
+        state = cls(own, log, dim)
+        for mine, part in zip(state.parts()[:3], parts[:3], strict=True):
+            mine.copy_(part)
+        return state
+
+    @classmethod
+    def _make(cls, parts: Sequence[Tensor]) -> "LoggedState":
+        return cls.of(Parts(*parts))
+
+    def parts(self) -> Parts:
+        """Views of its tensors."""
+        first, held = _whole(self.own)[:2].tolist()
+        sums = self.own[HEADER:].view(1, -1, self.dim)
+        return Parts(sums[:, :-1], sums[:, -1], self.own[4:5], *_rows_of(self.log, first, held, self.dim))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.parts())
+
+
 def step(
-    weights: PooledWeights, states: Sequence[Parts], x_BE: Float32[Tensor, "B E"]
-) -> tuple[list[Parts], Float32[Tensor, "B W"]]:
+    weights: PooledWeights, states: Sequence[LoggedState], x_BE: Float32[Tensor, "B E"]
+) -> tuple[list[LoggedState], Float32[Tensor, "B W"]]:
     """Read one vector per passage: the states after it, and the outputs.
 
     Raises:
         MemoryError: memory for the intermediate results is lacking.
     """
-    call, x_BE = loaded(), x_BE.contiguous()
-    y_BW = torch.empty(len(states), weights.output_width)
-    before = [[part.contiguous() for part in state] for state in states]
-    after = [_made(parts, weights.size) for parts in before]
-    passages = (PassageC * len(states))(*map(_passage, before, after))
-    given = (weights.c, passages, len(states), x_BE.data_ptr(), y_BW.data_ptr())
+    count, dim, call, x_BE = len(states), weights.dim, loaded(), x_BE.contiguous()
+    y_BW = torch.empty(count, weights.output_width)
+    after = [LoggedState(torch.empty(weights.state_size), state.log, dim) for state in states]
+    passages = (PassageC * count)(
+        *[
+            (before.own.data_ptr(), new.own.data_ptr(), new.log.data_ptr(), None, 0, 1)
+            for before, new in zip(states, after, strict=True)
+        ]
+    )
+    given = (weights.c, passages, count, x_BE.data_ptr(), y_BW.data_ptr())
     done = call(*given)
-    memory: dict[int, Tensor] = {}
     if not done:
-        memory = {n: _new_memory(passage, weights.dim) for n, passage in enumerate(passages) if not passage.claimed}
+        for before, new, passage in zip(states, after, passages, strict=True):
+            if passage.waits:
+                new.log, passage.places = _new_log(int(_whole(before.own)[1]) + 1, dim)
+                passage.moved = new.log.data_ptr()
         done = call(*given)
     if done < 0:
         raise MemoryError("memory for the intermediate results of a step is lacking")
-    ended = [
-        Parts(means, total, read, _rows_after(memory.get(n), parts[3], written), written, filled)
-        for n, (parts, (means, total, read, written, filled)) in enumerate(zip(before, after, strict=True))
-    ]
-    return ended, y_BW
+    return after, y_BW
 
 
-def _made(before: list[Tensor], size: int) -> list[Tensor]:
-    """Memory for the state after the step, but for its rows."""
-    kept = min(before[3].shape[1] + 1, size)
-    return [*map(torch.empty_like, before[:3]), torch.empty(1, kept), torch.empty(1, kept, dtype=torch.bool)]
+def _new_log(rows: int, dim: int) -> tuple[Float32[Tensor, " N"], int]:
+    """Memory for some rows and for free places behind them, and the number of its places."""
+    places = -(-(rows + max(LEAST, rows // SHARE)) // 4) * 4  # whole numbers of 4 bytes for the filled places
+    return torch.empty(HEADER + places * (dim + 1) + places // 4), places
 
 
-def _passage(before: list[Tensor], after: list[Tensor]) -> PassageC:
-    means, total, read, rows, written, filled = before
-    _, places, dim = rows.shape
-    behind = rows.untyped_storage().nbytes() // rows.element_size() - rows.storage_offset() - places * dim
-    parts = (means, total, read, written, filled, *after)
-    return PassageC(*[part.data_ptr() for part in parts], rows.data_ptr(), None, places, behind // dim, 0)
+def _whole(numbers: Float32[Tensor, " N"]) -> Tensor:
+    """The counts of a log or a state: whole numbers of 8 bytes."""
+    return numbers[:4].view(torch.int64)
 
 
-def _new_memory(passage: PassageC, dim: int) -> Float32[Tensor, "_ D"]:
-    passage.room = max(LEAST, passage.places // SHARE)
-    memory = torch.empty(passage.places + 1 + passage.room, dim)
-    passage.moved = memory.data_ptr()
-    return memory
-
-
-def _rows_after(
-    memory: Float32[Tensor, "_ D"] | None, rows: Float32[Tensor, "1 P D"], written: Float32[Tensor, "1 Q"]
-) -> Float32[Tensor, "1 Q D"]:
-    """The rows of the state after the step: the last of those before it, and the newest behind them."""
-    (_, places, dim), kept = rows.shape, written.shape[1]
-    held, first = (rows, rows.storage_offset()) if memory is None else (memory, 0)
-    return held.as_strided((1, kept, dim), (kept * dim, dim, 1), first + (places + 1 - kept) * dim)
+def _rows_of(
+    log: Float32[Tensor, " N"], first: int, count: int, dim: int
+) -> tuple[Float32[Tensor, "1 P D"], Float32[Tensor, "1 P"], Bool[Tensor, "1 P"]]:
+    places = int(_whole(log)[1])
+    own = slice(first, first + count)
+    rows, written, filled = log[HEADER:].split([places * dim, places, places // 4])
+    return rows.view(1, places, dim)[:, own], written[None, own], filled.view(torch.bool)[None, own]
 
 
 @cache

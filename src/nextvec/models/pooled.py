@@ -5,15 +5,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from nextvec.kernels import pooled, steps
-from nextvec.kernels.pooled import Parts, PooledWeights
+from nextvec.kernels import steps
+from nextvec.kernels.pooled import LoggedState, Parts, PooledWeights, step
 from nextvec.kernels.weights import WeightFormat, pack_matrix
 from nextvec.models.attribution import Attribution
 from nextvec.models.layers import silent_linear
@@ -36,6 +36,9 @@ class PooledState(NamedTuple):
     total: Float[Tensor, "B D"]
     read: Float[Tensor, " B"]
     held: Held
+
+
+AnyState = PooledState | LoggedState
 
 
 class Pooled(Recurrent[PooledState]):
@@ -174,7 +177,8 @@ class Pooled(Recurrent[PooledState]):
 class PackedPooled(Pooled):
     """The model with a working memory: a step of one passage is one compiled call. torch computes all else.
 
-    All weight formats compute the same, because no matrix of the model is large enough to be rounded.
+    A step gives a :class:`~nextvec.kernels.pooled.LoggedState`. All weight formats compute the same, because no matrix of the
+    model is large enough to be rounded.
     """
 
     steps_each = True
@@ -185,25 +189,26 @@ class PackedPooled(Pooled):
         self.load_state_dict(source.state_dict())
         self.compiled = CompiledSteps(self._step_weights({name: t.clone() for name, t in self.state_dict().items()}))
 
-    def run(self, state: PooledState, x_BTD: Float[Tensor, "B T D"]) -> tuple[PooledState, Float[Tensor, "B T W"]]:
+    def run(self, state: AnyState, x_BTD: Float[Tensor, "B T D"]) -> tuple[Any, Float[Tensor, "B T W"]]:
         if x_BTD.shape[:2] != (1, 1):
-            return super().run(state, x_BTD)
+            return super().run(_plain(state), x_BTD)
         after, y_BW = self.compiled([state], x_BTD[:, 0])
         return after[0], y_BW[:, None]
 
-    def step(self, state: PooledState, x_BD: Float[Tensor, "B D"]) -> tuple[PooledState, Float[Tensor, "B W"]]:
+    def step(self, state: AnyState, x_BD: Float[Tensor, "B D"]) -> tuple[Any, Float[Tensor, "B W"]]:
         if len(x_BD) != 1:
-            return super().step(state, x_BD)
+            return super().step(_plain(state), x_BD)
         after, y_BW = self.compiled([state], x_BD)
         return after[0], y_BW
 
-    def step_each(
-        self, states: Sequence[PooledState], x_BD: Float[Tensor, "B D"]
-    ) -> tuple[list[PooledState], Float[Tensor, "B W"]]:
+    def step_each(self, states: Sequence[AnyState], x_BD: Float[Tensor, "B D"]) -> tuple[list[Any], Float[Tensor, "B W"]]:
         return self.compiled(states, x_BD)
 
     def steps_through(self, mean_D: Float[Tensor, " D"], matrix_DE: Float[Tensor, "D E"]) -> "CompiledSteps":
         return CompiledSteps(replace(self.compiled.weights, space=(mean_D.clone(), pack_matrix(matrix_DE.T, "float32"))))
+
+    def attribution(self, state: AnyState, mapped_CE: Float[Tensor, "C D"]) -> Attribution:
+        return super().attribution(_plain(state), mapped_CE)
 
     def _step_weights(self, own: Mapping[str, Tensor]) -> PooledWeights:
         assert self.working is not None, "packed() checks it"
@@ -230,10 +235,20 @@ class CompiledSteps:
     weights: PooledWeights
 
     def __call__(
-        self, states: Sequence[PooledState], x_BD: Float[Tensor, "B D"]
-    ) -> tuple[list[PooledState], Float[Tensor, "B W"]]:
-        after, y_BW = pooled.step(self.weights, [Parts(*state[:3], *state.held) for state in states], x_BD)
-        return [PooledState(*parts[:3], Held(*parts[3:])) for parts in after], y_BW
+        self, states: Sequence[AnyState], x_BD: Float[Tensor, "B D"]
+    ) -> tuple[list[LoggedState], Float[Tensor, "B W"]]:
+        return step(self.weights, [s if isinstance(s, LoggedState) else LoggedState.of(_parts(s)) for s in states], x_BD)
+
+
+def _parts(state: PooledState) -> Parts:
+    return Parts(*state[:3], *state.held)
+
+
+def _plain(state: AnyState) -> PooledState:
+    if isinstance(state, PooledState):
+        return state
+    parts = state.parts()
+    return PooledState(*parts[:3], Held(*parts[3:]))
 
 
 def _cosines(vectors_BTVD: Float[Tensor, "B T V D"], unit_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
