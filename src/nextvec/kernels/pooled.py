@@ -8,8 +8,8 @@ step from the same state, and a step from a state at the end of its log, copies
 the rows to a new log.
 """
 
-# Axes: B passages, D width, E width of what is read, K means, V vectors mixed, L lags, P rows held, S numbers of a state, N numbers
-# of a log, W width of an output.
+# Axes: B passages, D width, E width of what is read, K means, V vectors mixed, L lags, P rows held, S numbers of a state,
+# N numbers of a log, W width of an output.
 
 import ctypes
 from collections.abc import Callable, Iterator, Sequence

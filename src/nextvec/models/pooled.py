@@ -196,7 +196,7 @@ class PackedPooled(Pooled):
         return after[0], y_BW[:, None]
 
     def step(self, state: AnyState, x_BD: Float[Tensor, "B D"]) -> tuple[Any, Float[Tensor, "B W"]]:
-        if len(x_BD) != 1:
+        if x_BD.shape[0] != 1:
             return super().step(_plain(state), x_BD)
         after, y_BW = self.compiled([state], x_BD)
         return after[0], y_BW

@@ -181,7 +181,7 @@ class PackedInSpace(InSpace):
         return after[0], y_BW[:, None]
 
     def step(self, state: Any, x_BD: Float[Tensor, "B D"]) -> tuple[Any, Float[Tensor, "B W"]]:
-        if len(x_BD) != 1:
+        if x_BD.shape[0] != 1:
             return super().step(state, x_BD)
         after, y_BW = self.steps([state], x_BD)
         return after[0], y_BW
