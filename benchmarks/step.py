@@ -37,7 +37,7 @@ DIM, CONTEXT, ROUNDS, STEPS, WARM, MANY = 384, 300, 40, 10, 4, 256
 DRAM = 512 << 20  # bytes that fit no cache
 FORMATS: tuple[WeightFormat, ...] = ("float32", "bfloat16", "int8")
 CENTRE = torch.zeros(DIM)
-DEFAULT = "default: pooled in a space"
+DEFAULT = "default"
 MODELS: dict[str, Callable[[], Recurrent[Any]]] = {
     DEFAULT: lambda: shipped_model(Space.blank(DIM)),
     "gru, 2 layers of 1040": lambda: GRU(CENTRE, 0.5, hidden=1040, layers=2),
@@ -75,15 +75,13 @@ class Sessions:
         engine = Engine(model, bank, weights=form)
         session = engine.session()
         session.push_many(bank.rows[:CONTEXT])
-        self.engine, self.rows = engine, bank.rows[:MANY]
+        self.engine, self.rows = engine, bank.rows
         self.sessions = [session.copy() for _ in range(MANY)]
         for each in self.sessions:
             each.state = deepcopy(session.state)
 
     def __call__(self, n: int) -> None:
-        self.engine.step(self.sessions, self.rows)
-        for session in self.sessions:
-            session.rows_seen()
+        self.engine.step(self.sessions, self.rows[n : n + MANY])
 
     @property
     def bytes_read(self) -> int:

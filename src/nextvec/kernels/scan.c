@@ -339,7 +339,7 @@ static int64_t keep_best(const Stored *s, const Queries *q, int64_t c, int64_t r
   return decided;
 }
 
-/* Rows that are left out get a bound as well, where others of their block do not. */
+/* Rows that a mask leaves out get a bound as well, where others of their block do not. */
 INLINE void store_upper(const Stored *s, const Queries *q, int64_t c, int64_t row, int64_t count, const float *products,
                         const Best *best) {
   float *upper = best->upper + c * best->places + s->first + row;
@@ -357,6 +357,12 @@ static void mark(const Asked *asked, int64_t queries, uint64_t *bits) {
   const int64_t *name = asked->excluded;
   for (int64_t c = 0; c < queries; c++, bits += asked->words)
     for (; name < asked->excluded + asked->ends[c]; name++) bits[*name / 64] |= (uint64_t)1 << *name % 64;
+}
+
+static void leave_out(const Asked *asked, int64_t queries, float *upper, int64_t places) {
+  const int64_t *name = asked->excluded;
+  for (int64_t c = 0; c < queries; c++, upper += places)
+    for (; name < asked->excluded + asked->ends[c]; name++) upper[*name] = -INFINITY;
 }
 
 /* Sorts what is kept, best first; missing places become -1. */
@@ -488,6 +494,8 @@ EXPORT int64_t nextvec_scan_nearest(const Piece *pieces, int64_t count, const fl
   for (const Piece *p = pieces; p < pieces + count; p++)
     decided += read_rows(p->part, &room.queries, p->start, p->stop, &f, &best, &room.scratch);
   sort(&best, queries);
+  /* Every thread does so for all rows, after it has stored the bounds of its own. */
+  if (upper && words) leave_out(asked, queries, upper, places);
   free(room.start);
   return decided;
 }
