@@ -5,9 +5,13 @@
 Rows are drawn around centres of low rank with noise, unit length, stored as float16; queries are rows with noise
 (cosine about 0.7). With ``--bank``, the bank's rows, drawn again with a little noise until there are enough. The limit of
 one query is reading the stored bytes (the C library's `memchr`, which finds nothing); that of many is the bare product of
-the same shape. One more table asks with 12 queries for each prediction, as a pooled model does: a prediction plus a
-multiple of each of the last 12 rows; "unlike" are 12 queries that have nothing in common. All take turns. Graphs of more
-rows than ``--graph`` are not built: a million take minutes.
+the same shape. All take turns. Graphs of more rows than ``--graph`` are not built: a million take minutes.
+
+One more table asks with 12 queries for each prediction, those of the default model with the weights of the package, in the
+space of the rows, after 32 consecutive rows. Without ``--bank`` its rows are drawn as documents that have a topic each.
+"Unlike" are 12 queries of the same length that have nothing in common. faiss has no pooled score. What it can do is to find
+the 100 nearest rows of each query (with BLAS), which are then scored; the table states how many of the best 10 are among
+them. The other peer scores every row.
 """
 
 import argparse
@@ -21,17 +25,18 @@ import numpy as np
 import torch
 from usearch import index as usearch  # pyright: ignore[reportMissingImports]
 
+from latency import default_models, documents
 from nextvec.bank import Bank
 from nextvec.index import ApproximateIndex, ExactIndex, Index, search_pooled
+from nextvec.inference.candidate_map import CandidateMap
 from nextvec.kernels.library import level
 from nextvec.kernels.memory import aligned
 from nextvec.kernels.scan_rows import FORMATS
-from nextvec.models.queries import Queries
 from nextvec.vectors import unit_rows
 from table import show
 
 DIM, K, MANY, ASKED = 384, 10, 256, 40
-POOLED, AMPLITUDE, SHARPNESS = 12, 0.3, 8.0  # queries of one prediction, as training leaves them
+CONTEXT, LISTED = 32, 100  # rows that the model reads; rows that faiss finds for each query
 Call = Callable[[np.ndarray], np.ndarray | None]  # queries [Q, D] → rows [Q, K]; None for a limit
 
 
@@ -48,18 +53,21 @@ def main() -> None:
     for count in map(int, arguments.rows.split(",")):
         rng = np.random.default_rng(0)
         rows = synthetic(count, rng) if arguments.bank is None else drawn(Bank.open(arguments.bank), count, rng)
-        asked = rows[rng.integers(0, count, MANY)].astype(np.float32) + rng.standard_normal((MANY, DIM), np.float32) / DIM**0.5
-        queries = aligned(asked.shape, asked.dtype)
-        queries[:] = unit_rows(asked)
-        calls = contenders(rows, arguments.threads, count <= arguments.graph)
-        truth = calls["ours, float32"](queries)
-        assert truth is not None
-        report(
-            f"{count:,} rows, one query", {**limits_of_one(rows), **calls}, [queries[i : i + 1] for i in range(ASKED)], truth
-        )
-        many = {**limit_of_many(rows), **calls}
-        report(f"{count:,} rows, {MANY} queries", many, [queries] * arguments.rounds, truth)
-        report_pooled(rows, arguments.threads, rng)
+        report_products(rows, arguments.threads, count <= arguments.graph, arguments.rounds, rng)
+        bank = documents(count, rng) if arguments.bank is None else Bank.from_numpy(rows, [count])
+        report_pooled(bank, arguments.threads, rng)
+
+
+def report_products(rows: np.ndarray, threads: int, graphs: bool, rounds: int, rng: np.random.Generator) -> None:
+    asked = rows[rng.integers(0, len(rows), MANY)].astype(np.float32) + rng.standard_normal((MANY, DIM), np.float32) / DIM**0.5
+    queries = aligned(asked.shape, asked.dtype)
+    queries[:] = unit_rows(asked)
+    calls = contenders(rows, threads, graphs)
+    truth = calls["ours, float32"](queries)
+    assert truth is not None
+    single = [queries[i : i + 1] for i in range(ASKED)]
+    report(f"{len(rows):,} rows, one query", {**limits_of_one(rows), **calls}, single, truth)
+    report(f"{len(rows):,} rows, {MANY} queries", {**limit_of_many(rows), **calls}, [queries] * rounds, truth)
 
 
 def synthetic(count: int, rng: np.random.Generator) -> np.ndarray:
@@ -116,10 +124,12 @@ def ours(index: Index) -> Call:
     return lambda queries: index.search(queries, K).rows
 
 
-def of_faiss(index: faiss.Index, threshold: int) -> Call:
+def of_faiss(index: faiss.Index, threshold: int, k: int = K) -> Callable[[np.ndarray], np.ndarray]:
+    """A search by faiss, which multiplies by BLAS from ``threshold`` queries on."""
+
     def call(queries: np.ndarray) -> np.ndarray:
         faiss.cvar.distance_compute_blas_threshold = threshold
-        return index.search(queries, K)[1]
+        return index.search(queries, k)[1]
 
     return call
 
@@ -151,46 +161,60 @@ def limit_of_many(rows: np.ndarray) -> dict[str, Call]:
     return {"limit: bare product": call}
 
 
-def pooled_queries(rows: np.ndarray, rng: np.random.Generator, alike: bool) -> list[Queries]:
-    """The queries of predictions; each is a prediction plus a multiple of one of the last rows, or all are unlike.
+@torch.inference_mode()
+def report_pooled(bank: Bank, threads: int, rng: np.random.Generator) -> None:
+    model, _ = default_models(bank)
+    mapped = np.concatenate([CandidateMap(model)(block) for block in np.array_split(bank.rows[:], -(-len(bank) // 65_536))])
+    read = np.stack([bank.rows[begin : begin + CONTEXT] for begin in rng.integers(0, len(bank) - CONTEXT, ASKED)])
+    flat = faiss.IndexFlatIP(DIM)
+    flat.add(mapped)
+    floats = torch.from_numpy(mapped)
+    together = model.queries(model(torch.from_numpy(read.astype(np.float32)))[:, -1])
+    asked = [together._replace(vectors=v[None], log_weights=w[None]) for v, w in zip(*together[:2], strict=True)]
+    length = float(together.vectors.norm(dim=-1).mean())
+    unlike = [
+        q._replace(vectors=length * floats[torch.from_numpy(rng.integers(0, len(bank), q.vectors.shape[1]))][None])
+        for q in asked
+    ]
 
-    The last rows resemble each other (cosine about 0.4), as those of a document do.
-    """
-    weights = torch.log_softmax(-torch.arange(POOLED) * (np.log(2) / 3), 0)[None]
-    asked: list[Queries] = []
-    for _ in range(ASKED):
-        common, drawn = rows[rng.integers(len(rows))].astype(np.float32), rows[rng.integers(0, len(rows), POOLED)]
-        last = unit_rows(0.6 * common + 0.8 * drawn.astype(np.float32))
-        mean = unit_rows((0.5 ** np.arange(POOLED, dtype=np.float32) @ last)[None])
-        vectors = mean + AMPLITUDE * last if alike else unit_rows(drawn.astype(np.float32))
-        asked.append(Queries(torch.from_numpy(vectors)[None], weights, torch.tensor(SHARPNESS)))
-    return asked
+    one, many = (of_faiss(flat, threshold, k) for threshold, k in ((20, K), (1, LISTED)))
 
+    def rescored(n: int) -> np.ndarray:
+        names = np.unique(many(asked[n].vectors[0].numpy()))
+        return names[asked[n].scores(floats[names])[0].topk(K).indices.numpy()]
 
-def report_pooled(rows: np.ndarray, threads: int, rng: np.random.Generator) -> None:
-    bank = Bank.from_numpy(rows, [len(rows)])
-    floats = torch.from_numpy(bank.rows[:].astype(np.float32))
-    alike, unlike = (pooled_queries(rows, rng, each) for each in (True, False))
-    calls: dict[str, Callable[[int], object]] = {"brute force by torch": lambda n: alike[n].scores(floats).topk(K)}
-    for form in ("float32", "float16", "int8"):
-        index = ExactIndex.build(bank, form, threads)
+    count = together.vectors.shape[1]
+    calls: dict[str, Callable[[int], np.ndarray]] = {
+        f"all scores by torch, {count} queries": lambda n: asked[n].scores(floats).topk(K).indices[0].numpy(),
+        "faiss flat, one query": lambda n: one(asked[n].vectors[0, :1].numpy())[0],
+        f"faiss flat, {LISTED} rows for each of {count} queries, scored": rescored,
+    }
+    for form in FORMATS:
+        index = ExactIndex(mapped, form, threads)
         calls |= {
-            f"{form}, one query": lambda n, index=index: index.search(alike[n].vectors[0, :1].numpy(), K),
-            f"{form}, {POOLED} queries, not pooled": lambda n, index=index: index.search(alike[n].vectors[0].numpy(), K),
-            f"{form}, {POOLED} queries, pooled": lambda n, index=index: search_pooled(index, alike[n], K),
-            f"{form}, {POOLED} queries that are unlike, pooled": lambda n, index=index: search_pooled(index, unlike[n], K),
+            f"{form}, one query": lambda n, index=index: index.search(asked[n].vectors[0, :1].numpy(), K).rows[0],
+            f"{form}, {count} queries": lambda n, index=index: search_pooled(index, asked[n], K).rows[0],
+            f"{form}, {count} queries that are unlike": lambda n, index=index: search_pooled(index, unlike[n], K).rows[0],
         }
     taken: dict[str, list[float]] = {what: [] for what in calls}
+    found: dict[str, list[np.ndarray]] = {what: [] for what in calls}
     for call in calls.values():
         call(0)
     for n in range(ASKED):
         for what, call in calls.items():
             began = time.process_time()
-            call(n)
+            found[what].append(call(n))
             taken[what].append((time.process_time() - began) * 1e3)
-    lines = [[what, *(f"{value:.2f}" for value in np.percentile(times, [50, 95]))] for what, times in taken.items()]
+    truth, lines = found[f"float32, {count} queries"], []
+    for what, times in taken.items():
+        p50, p95 = np.percentile(times, [50, 95])
+        form = what.split(",")[0]
+        of_one = f"{p50 / np.median(taken[f'{form}, one query']):.2f}" if f"{form}, one query" in taken else ""
+        same = "one query" in what or "unlike" in what
+        recall = "" if same else f"{np.mean([np.isin(a, b).mean() for a, b in zip(found[what], truth, strict=True)]):.3f}"
+        lines.append([what, f"{p50:.2f}", f"{p95:.2f}", of_one, recall])
     note = f"{DIM}-wide; milliseconds of CPU time a prediction, {ASKED} predictions in turn; {torch.get_num_threads()} threads"
-    show(f"{len(rows):,} rows, one prediction", ["", "ms P50", "P95"], lines, note)
+    show(f"{len(bank):,} mapped rows, one prediction", ["", "ms P50", "P95", "of one query", f"recall@{K}"], lines, note)
 
 
 def report(title: str, calls: dict[str, Call], asked: list[np.ndarray], truth: np.ndarray) -> None:

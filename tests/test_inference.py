@@ -24,9 +24,10 @@ from nextvec.cli.main import main
 from nextvec.errors import DataError, NotFiniteError
 from nextvec.inference import Engine, Session, batch, snapshot
 from nextvec.kernels.weights import FORMATS, WeightFormat
-from nextvec.models import GRU, LSTM, Hierarchical, LinearRecurrence, MemoryGRU, Recurrent, Transformer
+from nextvec.models import GRU, LSTM, Hierarchical, LinearRecurrence, MemoryGRU, Pooled, Recurrent, Transformer
 from nextvec.models.baselines import CopyLast
 from nextvec.models.packed import pack
+from nextvec.models.space import InSpace, Space
 from nextvec.reproduction.expert_gru import ExpertGRU
 from nextvec.reproduction.lane_scores import RandomLanes
 from tests.conftest import unchecked, walk_bank
@@ -41,6 +42,7 @@ MODELS: dict[str, Any] = {
     "memory": lambda: MemoryGRU(CENTRE, 0.5, hidden=160, slots=1024, working=10),
     "hierarchical": lambda: Hierarchical(CENTRE, 0.5, hidden=160, chunk=7),
     "linear": lambda: LinearRecurrence(CENTRE, 0.5, hidden=160),
+    "pooled": lambda: InSpace(Space(0.1 * torch.randn(DIM), torch.randn(DIM, DIM)), Pooled(DIM, 0.5, working=14)),
     "experts": lambda: ExpertGRU(MemoryGRU(CENTRE, 0.5, hidden=64, slots=64, working=10), RandomLanes(DIM, "position"), 64),
 }
 

@@ -15,9 +15,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nextvec.errors import DataError, SettingsError
-from nextvec.kernels import build, library, steps, weights, weights_library
+from nextvec.inference.states import leaves
+from nextvec.kernels import build, library, pooled, steps, weights, weights_library
 from nextvec.kernels.weights_cells import Cell, gru, lstm
-from nextvec.models.pooled import PackedPooled, Pooled
+from nextvec.models import Recurrent
+from nextvec.models.packed import pack
+from nextvec.models.pooled import Pooled
+from nextvec.models.space import InSpace, Space
 from nextvec.models.trunk import Trunk
 from nextvec.models.window_attention import WindowAttention
 from nextvec.models.working_memory import WorkingMemory
@@ -33,11 +37,11 @@ def level(request: pytest.FixtureRequest) -> Iterator[str]:
     """All products computed at one level, whichever this processor would choose."""
     loaded = None if request.param == "torch" else ctypes.CDLL(str(build.library(request.param)))
     with pytest.MonkeyPatch.context() as patch:
-        for module in (weights_library, steps):
+        for module in (weights_library, steps, pooled):
             patch.setattr(module, "library", lambda: loaded)
             module.loaded.cache_clear()
         yield request.param
-    for module in (weights_library, steps):
+    for module in (weights_library, steps, pooled):
         module.loaded.cache_clear()
 
 
@@ -267,7 +271,7 @@ def test_vectors_of_zeros_stay_zeros(level: str) -> None:
 
 def some_filled(batch: int, places: int) -> Tensor:
     """As states are: unfilled places first, the newest always filled."""
-    return torch.arange(places) >= torch.randint(0, places, (batch, 1))
+    return torch.arange(places) >= torch.randint(0, max(1, places), (batch, 1))
 
 
 @every_compiled_level
@@ -299,29 +303,75 @@ def test_recall_at_one_place_is_the_working_memorys(
     places = data.draw(st.integers(1, size + 1))
     rows, written, filled = torch.randn(batch, places, dim), torch.randn(batch, places), some_filled(batch, places)
     heads = (memory.log_sharpness.exp(), memory.log_fading.exp(), memory.sink)
-    ours = steps.recall(rows[:, -1], rows, written, filled, heads, size)
+    ours = steps.recall(rows[:, -1], rows, written, filled, heads)
     expected = memory._recall(rows[:, -1:], rows, written, filled)[:, 0]
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5 * float(np.sqrt(dim)))
 
 
-@every_compiled_level
-@given(batch=st.integers(1, 3), places=st.integers(1, 9), dim=st.integers(1, 40), gates=st.booleans(), seed=seeds)
-@torch.no_grad()
-def test_a_step_of_pooled_in_compiled_calls_is_its_run(
-    level: str, batch: int, places: int, dim: int, gates: bool, seed: int
-) -> None:
-    torch.manual_seed(seed)
-    model = Pooled(dim, 0.5, pooled=4, working=6, gates=gates).eval()
+def drawn_pooled(dim: int, lags: int, gates: bool) -> Pooled:
+    model = Pooled(dim, 0.5, pooled=lags, working=6, gates=gates).eval()
     for parameter in model.parameters():
         parameter.add_(0.5 * torch.randn_like(parameter))
-    state, _ = model.run(model.start(batch), torch.randn(batch, places, dim))
-    filled = some_filled(batch, state.held.filled.shape[1])
-    state, x = state._replace(held=state.held._replace(filled=filled)), torch.randn(batch, 1, dim)
-    ours = model.packed("float32")
-    assert isinstance(ours, PackedPooled)
-    (after, y), (ours_after, ours_y) = model.run(state, x), ours.run(state, x)
-    torch.testing.assert_close(ours_y, y, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(ours_after, after, rtol=1e-5, atol=1e-5)
+    return model
+
+
+@every_compiled_level
+@given(
+    lengths=st.lists(st.integers(0, 9), min_size=1, max_size=4), dim=st.integers(1, 140), lags=st.sampled_from([0, 1, 4, 12]),
+    gates=st.booleans(), mapped=st.booleans(), seed=seeds,
+)  # fmt: skip
+@torch.no_grad()
+def test_a_step_of_pooled_in_one_compiled_call_is_its_run(
+    level: str, lengths: list[int], dim: int, lags: int, gates: bool, mapped: bool, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    model: Recurrent[Any] = drawn_pooled(dim, lags, gates)
+    if mapped:
+        model = InSpace(Space(torch.randn(dim) / dim**0.5, torch.randn(dim, dim)), model)
+    ours = pack(model, "float32")
+    assert ours.steps_each
+    states = [model.run(model.start(1), torch.randn(1, n, dim))[0] if n else model.start(1) for n in lengths]
+    filled = [some_filled(1, state.held.filled.shape[1]) for state in states]
+    states = [state._replace(held=state.held._replace(filled=own)) for state, own in zip(states, filled, strict=True)]
+    ended = states
+    for x in torch.randn(3, len(states), dim):  # the later steps find free places behind the rows
+        (ended, our_y), before = ours.step_each(ended, x), states
+        found = [model.step(state, one) for state, one in zip(before, x[:, None], strict=True)]
+        states = [after for after, _ in found]
+        torch.testing.assert_close(our_y, torch.cat([y for _, y in found]), rtol=1e-4, atol=1e-4)
+        for our_after, after in zip(ended, states, strict=True):
+            torch.testing.assert_close(leaves(our_after), leaves(after), rtol=1e-4, atol=1e-4)
+
+
+@every_compiled_level
+@torch.no_grad()
+def test_a_step_of_pooled_copies_no_rows_and_changes_no_state(level: str) -> None:
+    torch.manual_seed(0)
+    model = pack(drawn_pooled(5, 3, True), "float32")
+    state, moved = model.step(model.start(1), torch.randn(1, 5))[0], 0
+    for x in torch.randn(60, 1, 5):
+        before = [leaf.clone() for leaf in leaves(state)]
+        (after, y), (other, again) = model.step(state, x), model.step(state, x)
+        assert torch.equal(y, again)
+        torch.testing.assert_close(leaves(after), leaves(other), rtol=0, atol=0)
+        torch.testing.assert_close(leaves(state), before, rtol=0, atol=0)
+        assert after.log is not other.log, "both steps wrote the same place"
+        moved, state = moved + (after.log is not state.log), after
+    assert moved < 20, "a log of seven rows has at least four free places"
+
+
+@every_compiled_level
+@torch.no_grad()
+def test_threads_that_step_from_one_state_do_not_meet(level: str) -> None:
+    torch.manual_seed(0)
+    model, x = pack(drawn_pooled(64, 3, True), "float32"), torch.randn(3, 1, 64)
+    start, _ = model.step(model.start(1), x[2])
+    alone = [(leaves(after), y) for after, y in (model.step(start, x[n]) for n in range(2))]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(50):
+            start, _ = model.step(model.start(1), x[2])  # one place behind its row, for one of the two
+            found = pool.map(lambda n, start=start: model.step(start, x[n]), range(2))
+            torch.testing.assert_close([(leaves(after), y) for after, y in found], alone, rtol=0, atol=0)
 
 
 @every_compiled_level
@@ -330,4 +380,4 @@ def test_vectors_of_zeros_give_no_direction(level: str) -> None:
     model = Pooled(5, 0.5, pooled=3, working=6).eval()
     state, y = model.packed("float32").run(model.start(1), torch.zeros(1, 1, 5))
     assert torch.equal(y[0, 0, :15], torch.zeros(15))
-    assert torch.isfinite(y).all() and torch.equal(state.total, torch.zeros(1, 5))
+    assert torch.isfinite(y).all() and torch.equal(state.parts().total, torch.zeros(1, 5))

@@ -44,6 +44,8 @@ class Places:
         """The place of each row's vector."""
         if self._none_repeats:
             return names
+        if names.max(initial=-1) < self.rows:
+            return self._of_rows[names]
         held = self._of_rows[np.minimum(names, self.rows - 1)]
         return np.where(names < self.rows, held, names - self.rows + self.searched)
 

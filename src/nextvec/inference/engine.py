@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
 
 from nextvec.bank import Bank
 from nextvec.encoders import Encoder, load_encoder
@@ -169,9 +170,10 @@ class Engine:
     def step(self, sessions: Sequence[Session], vectors: np.ndarray) -> Float32[np.ndarray, "B W"]:
         """Each session reads one vector; returns the predictions (:attr:`Session.prediction`).
 
-        Sessions whose states have equal shapes are one batch. Their predictions
-        equal those of single steps up to rounding, because a product of several
-        rows sums in another order.
+        Sessions whose states have equal shapes are one batch, and all sessions
+        of a model that steps states apart. Their predictions equal those of
+        single steps up to rounding, because a product of several rows sums in
+        another order.
 
         Raises:
             DataError: a vector that is not usable, or a session given twice; then no session changes.
@@ -183,10 +185,9 @@ class Engine:
         predicted = np.empty((len(rows), self.model.output_width), np.float32)
         after: dict[int, Any] = {}
         for members in self._groups(sessions):
-            state = self.batches.join([sessions[n].state for n in members]) if len(members) > 1 else sessions[members[0]].state
-            state, y_BW = self.model.step(state, torch.from_numpy(rows[members]))
+            states, y_BW = self._stepped([sessions[n].state for n in members], torch.from_numpy(rows[members]))
             predicted[members] = y_BW.numpy()
-            after.update(zip(members, self.batches.split(state, len(members)), strict=True))
+            after.update(zip(members, states, strict=True))
         _check_finite(predicted)
         for n, session in enumerate(sessions):
             session.advance(after[n], predicted[n].copy(), rows[n : n + 1])
@@ -371,10 +372,17 @@ class Engine:
             raise NotFiniteError("the engine found a score that is not finite")
         return answers
 
+    def _stepped(self, states: list[Any], x_BD: Float32[Tensor, "B D"]) -> tuple[list[Any], Float32[Tensor, "B W"]]:
+        if self.model.steps_each:
+            return self.model.step_each(states, x_BD)
+        state = self.batches.join(states) if len(states) > 1 else states[0]
+        state, y_BW = self.model.step(state, x_BD)
+        return self.batches.split(state, len(states)), y_BW
+
     def _groups(self, sessions: Sequence[Session]) -> list[list[int]]:
         alike: defaultdict[Hashable, list[int]] = defaultdict(list)
         for n, session in enumerate(sessions):
-            alike[self.batches.kind(session.state)].append(n)
+            alike[None if self.model.steps_each else self.batches.kind(session.state)].append(n)
         return [group[first : first + TOGETHER] for group in alike.values() for first in range(0, len(group), TOGETHER)]
 
 

@@ -125,10 +125,10 @@ class Session:
         """
         if self._unseen:
             found = np.unique(self.engine.bank.distinct.find(np.concatenate(self._unseen)))
-            found = found[found >= 0]
             places = np.searchsorted(self._seen, found)
-            known = np.append(self._seen, -1)[places] == found
-            self._seen = np.insert(self._seen, places[~known], found[~known])
+            known = (found < 0) | (self._seen.take(places, mode="clip") == found) if len(self._seen) else found < 0
+            if not known.all():  # two sorted runs, which a stable sort merges
+                self._seen = np.sort(np.concatenate([self._seen, found[~known]]), kind="stable")
             self._unseen = ()
         return self._seen
 

@@ -45,8 +45,9 @@ def like(state: State, parts: Iterable[Tensor | int]) -> State:
 
 
 def num_bytes(state: State) -> int:
-    """Memory in bytes of a state's tensors, whole storages counted."""
-    return sum(leaf.untyped_storage().nbytes() for leaf in leaves(state) if isinstance(leaf, Tensor))
+    """Memory in bytes of a state's tensors: of whole storages, each counted once."""
+    storages = [leaf.untyped_storage() for leaf in leaves(state) if isinstance(leaf, Tensor)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def owned(state: State) -> State:

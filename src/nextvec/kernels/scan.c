@@ -3,6 +3,7 @@
  * score that is kept. The products are never sorted, and never stored all at once. */
 #include "export.h"
 #include "scan.h"
+#include "fold.h"
 #include <math.h>
 #include <stdlib.h>
 
@@ -57,36 +58,6 @@ typedef struct {
   int32_t *sums;
   float *products;
 } Scratch;
-
-/* Reduces W sums of W lanes to one register of W sums, in order: each step adds the halves of two registers. */
-#define FOLD(pairs, low, high)                                                                                        \
-  UNROLL for (int i = 0; i < pairs; i++) s[i] =                                                                       \
-      __builtin_shufflevector(s[2 * i], s[2 * i + 1], low) + __builtin_shufflevector(s[2 * i], s[2 * i + 1], high);
-#if W == 16
-#define LOW8 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23
-#define HIGH8 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31
-#define LOW4 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27
-#define HIGH4 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31
-#define LOW2 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29
-#define HIGH2 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31
-#define LOW1 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
-#define HIGH1 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
-#define FOLDS FOLD(8, LOW8, HIGH8) FOLD(4, LOW4, HIGH4) FOLD(2, LOW2, HIGH2) FOLD(1, LOW1, HIGH1)
-#elif W == 8
-#define LOW4 0, 1, 2, 3, 8, 9, 10, 11
-#define HIGH4 4, 5, 6, 7, 12, 13, 14, 15
-#define LOW2 0, 1, 4, 5, 8, 9, 12, 13
-#define HIGH2 2, 3, 6, 7, 10, 11, 14, 15
-#define LOW1 0, 2, 4, 6, 8, 10, 12, 14
-#define HIGH1 1, 3, 5, 7, 9, 11, 13, 15
-#define FOLDS FOLD(4, LOW4, HIGH4) FOLD(2, LOW2, HIGH2) FOLD(1, LOW1, HIGH1)
-#else
-#define LOW2 0, 1, 4, 5
-#define HIGH2 2, 3, 6, 7
-#define LOW1 0, 2, 4, 6
-#define HIGH1 1, 3, 5, 7
-#define FOLDS FOLD(2, LOW2, HIGH2) FOLD(1, LOW1, HIGH1)
-#endif
 
 /* Two ways to compute W products, of W / columns rows with `columns` queries; product c * (W / columns) + r is that of row
  * r with query c. Memory reaches its full bandwidth only when it is read in order: a strip reads one row after another, as
@@ -368,7 +339,7 @@ static int64_t keep_best(const Stored *s, const Queries *q, int64_t c, int64_t r
   return decided;
 }
 
-/* Rows that are left out get a bound as well, where others of their block do not. */
+/* Rows that a mask leaves out get a bound as well, where others of their block do not. */
 INLINE void store_upper(const Stored *s, const Queries *q, int64_t c, int64_t row, int64_t count, const float *products,
                         const Best *best) {
   float *upper = best->upper + c * best->places + s->first + row;
@@ -386,6 +357,12 @@ static void mark(const Asked *asked, int64_t queries, uint64_t *bits) {
   const int64_t *name = asked->excluded;
   for (int64_t c = 0; c < queries; c++, bits += asked->words)
     for (; name < asked->excluded + asked->ends[c]; name++) bits[*name / 64] |= (uint64_t)1 << *name % 64;
+}
+
+static void leave_out(const Asked *asked, int64_t queries, float *upper, int64_t places) {
+  const int64_t *name = asked->excluded;
+  for (int64_t c = 0; c < queries; c++, upper += places)
+    for (; name < asked->excluded + asked->ends[c]; name++) upper[*name] = -INFINITY;
 }
 
 /* Sorts what is kept, best first; missing places become -1. */
@@ -517,6 +494,8 @@ EXPORT int64_t nextvec_scan_nearest(const Piece *pieces, int64_t count, const fl
   for (const Piece *p = pieces; p < pieces + count; p++)
     decided += read_rows(p->part, &room.queries, p->start, p->stop, &f, &best, &room.scratch);
   sort(&best, queries);
+  /* Every thread does so for all rows, after it has stored the bounds of its own. */
+  if (upper && words) leave_out(asked, queries, upper, places);
   free(room.start);
   return decided;
 }

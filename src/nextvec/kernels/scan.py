@@ -107,8 +107,10 @@ def bounds_of(
     """
     chosen = [part.places(names) for part in parts]
     if loaded() is None:
-        return np.concatenate(bounds_torch(parts, chosen, bounded(parts, queries)), axis=1)
-    return np.concatenate(bounds_compiled(parts, chosen, queries), axis=1)
+        found = bounds_torch(parts, chosen, bounded(parts, queries))
+    else:
+        found = bounds_compiled(parts, chosen, queries)
+    return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
 
 
 def _block(

@@ -61,8 +61,9 @@ def nearest_compiled(
         return Best(scores, rows, decided)
 
     found = _side_by_side(read, _pieces(parts, count, threads))
-    if upper is not None:
-        _leave_out(upper, excluded, allowed)
+    if upper is not None and allowed is not None:
+        upper[:, : len(allowed)][:, ~allowed] = -np.inf
+        upper[:, len(allowed) :] = -np.inf
     if len(found) == 1:
         return found[0]
     together = (np.concatenate([best.scores for best in found], 1), np.concatenate([best.rows for best in found], 1))
@@ -94,18 +95,6 @@ def _check(done: int, parts: Sequence[Stored], queries: Float32[np.ndarray, "Q D
         check_finite(parts, queries)
     if done < 0:
         raise MemoryError(f"memory for a search with {len(queries)} queries is lacking")
-
-
-def _leave_out(
-    upper: Float32[np.ndarray, "Q P"],
-    excluded: Sequence[Int64[np.ndarray, "..."]] | None,
-    allowed: Bool[np.ndarray, " A"] | None,
-) -> None:
-    for bounds, barred in zip(upper, excluded or (), strict=False):
-        bounds[barred] = -np.inf
-    if allowed is not None:
-        upper[:, : len(allowed)][:, ~allowed] = -np.inf
-        upper[:, len(allowed) :] = -np.inf
 
 
 def _maybe(array: np.ndarray | None) -> int | None:

@@ -1,6 +1,7 @@
 /* The operations of a step besides its matrix products: exponential means, their mixture, attention of one query. Each
  * function replaces about ten operations of torch, whose call overhead exceeds their work. */
 #include "export.h"
+#include "recall.h"
 #include "vectors.h"
 #include <stdlib.h>
 
@@ -126,97 +127,16 @@ EXPORT int32_t nextvec_steps_attend(const float *queries, const float *keys, con
   return 1;
 }
 
-#define ABSENT -1e9f /* as in models/working_memory.py */
-
-/* Recall at the last place of each passage (models/working_memory.py): the rows that followed similar rows, and the similar
- * rows themselves.
+/* Recall at the last place of each passage (recall.h).
  *
- *   queries [batch, dim]; rows [batch, places, dim]; written, filled [batch, places]; size: places of the memory
- *   sharpness, fading, sinks [2]; out [batch, 2, dim]
+ *   queries [batch, dim]; rows [batch, places, dim]; written, filled [batch, places]; sharpness, fading, sinks [2]
+ *   out [batch, 2, dim]
  */
-EXPORT int32_t nextvec_steps_recall(const float *queries, const float *rows, const float *written, const uint8_t *filled,
-                                    const float *sharpness, const float *fading, const float *sinks, int64_t batch,
-                                    int64_t places, int64_t size, int64_t dim, float *restrict out) {
-  float *followed = malloc(sizeof(float) * 2 * places);
-  if (!followed) return 0;
-  float *resembled = followed + places;
-  for (int64_t b = 0; b < batch; b++, queries += dim, rows += places * dim, out += 2 * dim, written += places, filled += places) {
-    for (int64_t p = 0; p < places; p++) {
-      /* The key of a value is the row one place earlier. */
-      float alike = dot(queries, rows + p * dim, dim), lag = (float)(places - 1 - p);
-      if (p + 1 < places)
-        followed[p + 1] = filled[p] && places - 2 - p < size ? sharpness[0] * alike - fading[0] * (lag - 1) + written[p + 1] : ABSENT;
-      resembled[p] = filled[p] && p < places - 1 && places - 1 - p <= size ? sharpness[1] * alike - fading[1] * lag + written[p] : ABSENT;
-    }
-    followed[0] = ABSENT;
-    softmax(followed, places, sinks[0]);
-    softmax(resembled, places, sinks[1]);
-    memset(out, 0, sizeof(float) * 2 * dim);
-    for (int64_t p = 0; p < places; p++)
-      for (int64_t d = 0; d < dim; d++) {
-        out[d] += followed[p] * rows[p * dim + d];
-        out[dim + d] += resembled[p] * rows[p * dim + d];
-      }
-  }
-  free(followed);
-  return 1;
-}
-
-/* The vector that was read `age` positions ago; NULL where fewer were read. */
-static const float *read_before(const float *newest, const float *before, int64_t places, int64_t age, int64_t dim) {
-  return age == 0 ? newest : age <= places ? before + (places - age) * dim : NULL;
-}
-
-/* The vectors that the model `pooled` mixes, and what its gates read, after one vector of each passage (models/pooled.py).
- *
- *   newest [batch, dim]; before [batch, places, dim]: unit vectors; counts [batch]: vectors read
- *   means [batch, count, dim]; total [batch, dim]; recalled [batch, heads, dim]
- *   mixed [batch, count + 1 + heads, dim]; features [batch, 1 + count + (count + 1 + heads) + lags]
- */
-EXPORT void nextvec_steps_relate(const float *newest, const float *before, const float *counts, const float *means,
-                                 const float *total, const float *recalled, float spread, float least, int64_t batch,
-                                 int64_t places, int64_t lags, int64_t count, int64_t heads, int64_t dim,
-                                 float *restrict mixed, float *restrict features) {
-  for (int64_t b = 0; b < batch; b++, newest += dim, before += places * dim) {
-    *features++ = logf(counts[b]) / 2 - 1;
-    float *cosines = features + count;
-    for (int64_t v = 0; v < count + 1 + heads; v++, mixed += dim) {
-      const float *x = v < count ? means + (b * count + v) * dim : v == count ? total + b * dim : recalled + (b * heads + v - count - 1) * dim;
-      float size = norm(x, dim), scale = 1 / at_least(size, least);
-      for (int64_t d = 0; d < dim; d++) mixed[d] = x[d] * scale;
-      if (v < count) features[v] = size * 2 - 1;
-      *cosines++ = dot(mixed, newest, dim) * spread - 1;
-    }
-    for (int64_t l = 0; l < lags; l++) {
-      const float *x = read_before(newest, before, places, l, dim);
-      *cosines++ = (x ? dot(x, newest, dim) : 0) * spread - 1;
-    }
-    features = cosines;
-  }
-}
-
-/* The queries of the model `pooled` and their log weights (models/pooling.py).
- *
- *   mixed [batch, count, dim], weights [batch, count]: of the mixture; newest, before: as above; filled [batch, places]
- *   logits [batch, lags]; amplitudes [batch]; out [batch, lags * dim + lags]
- */
-EXPORT void nextvec_steps_pool(const float *mixed, const float *weights, const float *newest, const float *before,
-                               const uint8_t *filled, const float *logits, const float *amplitudes, float absent, int64_t batch,
-                               int64_t count, int64_t places, int64_t lags, int64_t dim, float *restrict out) {
-  for (int64_t b = 0; b < batch; b++, newest += dim, before += places * dim, filled += places, logits += lags) {
-    float *mixture = out, *log_weights = out + lags * dim, most = -INFINITY, sum = 0;
-    memset(mixture, 0, sizeof(float) * dim);
-    for (int64_t v = 0; v < count; v++, mixed += dim)
-      for (int64_t d = 0; d < dim; d++) mixture[d] += weights[b * count + v] * mixed[d];
-    for (int64_t l = lags - 1; l >= 0; l--) { /* the mixture lies where the first query is written last */
-      const float *x = read_before(newest, before, places, l, dim);
-      int there = l == 0 || (x && filled[places - l]);
-      for (int64_t d = 0; d < dim; d++) out[l * dim + d] = mixture[d] + (x ? amplitudes[b] * x[d] : 0);
-      log_weights[l] = there ? logits[l] : -INFINITY;
-      most = log_weights[l] > most ? log_weights[l] : most;
-    }
-    for (int64_t l = 0; l < lags; l++) sum += expf(log_weights[l] - most);
-    for (int64_t l = 0; l < lags; l++) log_weights[l] = at_least(log_weights[l] - most - logf(sum), absent);
-    out += lags * (dim + 1);
-  }
+EXPORT void nextvec_steps_recall(const float *queries, const float *rows, const float *written, const uint8_t *filled,
+                                 const float *sharpness, const float *fading, const float *sinks, int64_t batch,
+                                 int64_t places, int64_t dim, float *restrict out) {
+  Heads heads = {sharpness, fading, sinks};
+  for (int64_t b = 0; b < batch; b++)
+    recall(queries + b * dim, rows + b * places * dim, written + b * places, filled + b * places, heads, places, dim,
+           out + b * 2 * dim);
 }

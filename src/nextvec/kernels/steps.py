@@ -1,12 +1,11 @@
 """The operations of a step besides its matrix products: exponential means, their mixture, routing, attention of one query.
 
 In torch they are about forty operations, whose call overhead exceeds their
-work. Here they are ten compiled calls. Each replaces code of a model; its
+work. Here they are eight compiled calls. Each replaces code of a model; its
 docstring names that code. They need compiled kernels.
 """
 
-# Axes: B passages, T positions, D width, K means, F features, N heads, P places, E keys or lanes, V values or vectors mixed,
-# L lags, W width of an output.
+# Axes: B passages, T positions, D width, K means, F features, N heads, P places, E keys or lanes, V values.
 
 import ctypes
 from collections.abc import Callable
@@ -27,9 +26,7 @@ ARGUMENTS = {
     "lanes": [*3 * [_Pointer], ctypes.c_float, *4 * [_Whole], *3 * [_Pointer]],
     "choose": [_Pointer, *3 * [_Whole], *2 * [_Pointer]],
     "attend": [*5 * [_Pointer], *5 * [_Whole], _Pointer],
-    "recall": [*7 * [_Pointer], *4 * [_Whole], _Pointer],
-    "relate": [*6 * [_Pointer], *2 * [ctypes.c_float], *6 * [_Whole], *2 * [_Pointer]],
-    "pool": [*7 * [_Pointer], ctypes.c_float, *5 * [_Whole], _Pointer],
+    "recall": [*7 * [_Pointer], *3 * [_Whole], _Pointer],
 }
 
 
@@ -139,67 +136,18 @@ def recall(
     written_BP: Float32[Tensor, "B P"],
     filled_BP: Bool[Tensor, "B P"],
     heads: tuple[Float32[Tensor, " 2"], Float32[Tensor, " 2"], Float32[Tensor, " 2"]],
-    size: int,
 ) -> Float32[Tensor, "B 2 D"]:
-    """``WorkingMemory`` at the newest place; ``heads`` are sharpness, fading and sink.
+    """``WorkingMemory`` at the newest place.
 
-    Raises:
-        MemoryError: memory for the scores is lacking.
+    Args:
+        rows_BPD: at most one more than the memory has places.
+        heads: sharpness, fading and sink.
     """
     batch, places, dim = rows_BPD.shape
     out_BRD = torch.empty(batch, 2, dim)
     inputs = [part.contiguous() for part in (query_BD, rows_BPD, written_BP, filled_BP)]
-    _done(loaded()["recall"](*_at(*inputs, *heads), batch, places, size, dim, *_at(out_BRD)))
+    loaded()["recall"](*_at(*inputs, *heads), batch, places, dim, *_at(out_BRD))
     return out_BRD
-
-
-def relate(
-    newest_BD: Float32[Tensor, "B D"],
-    before_BPD: Float32[Tensor, "B P D"],
-    counts_B: Float32[Tensor, " B"],
-    means_BKD: Float32[Tensor, "B K D"],
-    total_BD: Float32[Tensor, "B D"],
-    recalled_BND: Float32[Tensor, "B N D"],
-    lags: int,
-    spread: float,
-    least: float,
-) -> tuple[Float32[Tensor, "B V D"], Float32[Tensor, "B F"]]:
-    """The vectors that ``Pooled`` mixes, and the features that its gates read, after one vector of each passage.
-
-    Args:
-        newest_BD, before_BPD: the last unit vectors, the newest apart; P is at most ``lags`` - 1.
-        spread, least: factor of the cosines; length from which on a vector is scaled to unit length.
-    """
-    (batch, places, dim), count, heads = before_BPD.shape, means_BKD.shape[1], recalled_BND.shape[1]
-    mixed_BVD = torch.empty(batch, count + 1 + heads, dim)
-    features_BF = torch.empty(batch, 2 * (1 + count) + heads + lags)
-    inputs = [part.contiguous() for part in (newest_BD, before_BPD, counts_B, means_BKD, total_BD, recalled_BND)]
-    sizes = (batch, places, lags, count, heads, dim)
-    loaded()["relate"](*_at(*inputs), spread, least, *sizes, *_at(mixed_BVD, features_BF))
-    return mixed_BVD, features_BF
-
-
-def pool(
-    mixed_BVD: Float32[Tensor, "B V D"],
-    weights_BV: Float32[Tensor, "B V"],
-    newest_BD: Float32[Tensor, "B D"],
-    before_BPD: Float32[Tensor, "B P D"],
-    filled_BP: Bool[Tensor, "B P"],
-    logits_BL: Float32[Tensor, "B L"],
-    amplitude_B: Float32[Tensor, " B"],
-    absent: float,
-) -> Float32[Tensor, "B W"]:
-    """The mixture of ``Pooled``, its queries and their log weights, as ``LagPooling`` computes them.
-
-    Args:
-        absent: the least log weight.
-    """
-    (batch, count, dim), places, lags = mixed_BVD.shape, before_BPD.shape[1], logits_BL.shape[1]
-    out_BW = torch.empty(batch, lags * (dim + 1))
-    given = (mixed_BVD, weights_BV, newest_BD, before_BPD, filled_BP, logits_BL, amplitude_B)
-    inputs = [part.contiguous() for part in given]
-    loaded()["pool"](*_at(*inputs), absent, batch, count, places, lags, dim, *_at(out_BW))
-    return out_BW
 
 
 def _at(*tensors: Tensor | None) -> list[int | None]:

@@ -4,6 +4,11 @@
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
 
 /* Lanes of a register. */
 #if defined(__AVX512F__)
@@ -64,11 +69,45 @@ INLINE floats tangent(floats x) { return 2 * sigmoid(2 * x) - 1; }
 
 static inline float at_least(float x, float least) { return x < least ? least : x; }
 
-static inline float dot(const float *x, const float *y, int64_t n) {
-  float sum = 0;
-  for (int64_t i = 0; i < n; i++) sum += x[i] * y[i];
-  return sum;
+INLINE floats larger(floats x, floats y) { return choose(x > y, x, y); }
+
+INLINE floats sum(floats x, floats y) { return x + y; }
+
+/* Joins all lanes in a fixed order; every lane then holds the result. */
+#define TURN(join, ...) x = join(x, __builtin_shufflevector(x, x, __VA_ARGS__));
+#if W == 16
+#define JOIN(join)                                                                                                    \
+  TURN(join, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)                                                      \
+  TURN(join, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11)                                                      \
+  TURN(join, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)                                                      \
+  TURN(join, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14)
+#elif W == 8
+#define JOIN(join) TURN(join, 4, 5, 6, 7, 0, 1, 2, 3) TURN(join, 2, 3, 0, 1, 6, 7, 4, 5) TURN(join, 1, 0, 3, 2, 5, 4, 7, 6)
+#else
+#define JOIN(join) TURN(join, 2, 3, 0, 1) TURN(join, 1, 0, 3, 2)
+#endif
+
+INLINE float sum_of(floats x) {
+  JOIN(sum)
+  return x[0];
 }
+
+INLINE float largest_of(floats x) {
+  JOIN(larger)
+  return x[0];
+}
+
+/* The sums of W lanes of a product, not yet joined; several, so that no addition waits for the one before. */
+INLINE floats lane_sums(const float *x, const float *y, int64_t n) {
+  floats sums[4] = {0};
+  int64_t i = 0;
+  for (; i + 4 * W <= n; i += 4 * W)
+    for (int j = 0; j < 4; j++) sums[j] += load(x + i + j * W, W) * load(y + i + j * W, W);
+  for (; i < n; i += W) sums[0] += load(x + i, n - i) * load(y + i, n - i);
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
+static inline float dot(const float *x, const float *y, int64_t n) { return sum_of(lane_sums(x, y, n)); }
 
 static inline float norm(const float *x, int64_t n) { return sqrtf(dot(x, x, n)); }
 

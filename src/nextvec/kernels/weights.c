@@ -17,7 +17,6 @@
 #include <immintrin.h>
 #endif
 
-#define UNROLL _Pragma("GCC unroll 16")
 #define PANEL 64
 #define PARTS (PANEL / W)
 #define ZERO 128

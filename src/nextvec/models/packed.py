@@ -47,7 +47,7 @@ def pack(model: Recurrent[S], weights: WeightFormat) -> Recurrent[S]:
     for key, tensor in model.state_dict().items():
         if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
             raise SettingsError(f"{key} is {tensor.dtype} on {tensor.device}; only models of float32 on cpu can be packed")
-    copy = _replaced(deepcopy(model), weights)
+    copy = packed_form(deepcopy(model), weights)
     assert isinstance(copy, Recurrent), f"{type(model).__name__}.packed returned no model"
     return copy.eval().requires_grad_(False)
 
@@ -75,11 +75,11 @@ def weight_bytes(model: Recurrent[Any]) -> int:
 def pack_layers(module: nn.Module, form: WeightFormat) -> None:
     """Replace, in place, every layer inside ``module`` that has a packed form."""
     for child_name, child in module.named_children():
-        setattr(module, child_name, _replaced(child, form))
+        setattr(module, child_name, packed_form(child, form))
 
 
 @torch.no_grad()
-def _replaced(module: nn.Module, form: WeightFormat) -> nn.Module:
+def packed_form(module: nn.Module, form: WeightFormat) -> nn.Module:
     """The packed form of a module; the module itself, with its layers packed in place, where it has none."""
     if isinstance(module, Packable):
         packed = module.packed(form)

@@ -3,7 +3,9 @@
 # Axes: B passages, T positions, D width, K means, V vectors mixed, L lags, F features, W width of an output, C candidates,
 # H rows held.
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,14 +13,15 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from nextvec.kernels import steps
-from nextvec.kernels.weights import WeightFormat
+from nextvec.kernels.pooled import LoggedState, Parts, PooledWeights, step
+from nextvec.kernels.weights import WeightFormat, pack_matrix
 from nextvec.models.attribution import Attribution
 from nextvec.models.layers import silent_linear
 from nextvec.models.means import ExponentialMeans
 from nextvec.models.pooling import LagPooling
 from nextvec.models.protocol import Recurrent
 from nextvec.models.queries import ABSENT
-from nextvec.models.working_memory import Held, PackedWorkingMemory, WorkingMemory
+from nextvec.models.working_memory import Held, WorkingMemory
 
 DECAYS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 GATE_WIDTH = 16
@@ -33,6 +36,9 @@ class PooledState(NamedTuple):
     total: Float[Tensor, "B D"]
     read: Float[Tensor, " B"]
     held: Held
+
+
+AnyState = PooledState | LoggedState
 
 
 class Pooled(Recurrent[PooledState]):
@@ -163,39 +169,86 @@ class Pooled(Recurrent[PooledState]):
         return self.weights + gates_BTG[..., :mixed], gates_BTG[..., mixed : mixed + lags], gates_BTG[..., -1:]
 
     def packed(self, form: WeightFormat) -> nn.Module:
-        if self.working is None or self.num_queries == 1 or not steps.compiled():
+        if self.working is None or not steps.compiled():
             return self
         return PackedPooled(self, self.working)
 
 
 class PackedPooled(Pooled):
-    """The model with a working memory and several queries: the operations of a step are compiled calls.
+    """The model with a working memory: a step of one passage is one compiled call. torch computes all else.
 
-    Passages of several vectors are computed by torch.
+    A step gives a :class:`~nextvec.kernels.pooled.LoggedState`. All weight formats compute the same, because no matrix of the
+    model is large enough to be rounded.
     """
 
-    def __init__(self, source: Pooled, working: WorkingMemory) -> None:
-        super().__init__(source.dim, 0.5, source.num_queries, working.size, source.gates is not None)
-        self.load_state_dict(source.state_dict())
-        self.working = PackedWorkingMemory(working)
-        self.decays, self.origin = self.means.decays.detach(), torch.zeros(self.dim)
+    steps_each = True
 
-    def run(self, state: PooledState, x_BTD: Float[Tensor, "B T D"]) -> tuple[PooledState, Float[Tensor, "B T W"]]:
-        if x_BTD.shape[1] != 1:
-            return super().run(state, x_BTD)
-        assert self.working is not None and self.pooling is not None, "packed() checks both"
-        unit_BTD, before = normalize(x_BTD, dim=-1), state.held
-        held, recalled_BTRD = self.working(before, unit_BTD, unit_BTD.new_zeros(len(x_BTD), 1))
-        means_BKD = steps.means(unit_BTD, self.origin, self.decays, state.means)[1][:, 0]
-        newest_BD, counts_B, lags = unit_BTD[:, 0], state.read + 1, self.pooling.lags
-        after = PooledState(means_BKD, state.total + newest_BD, counts_B, held)
-        first = max(0, before.rows.shape[1] - lags + 1)
-        last = (newest_BD, before.rows[:, first:])
-        mixed_BVD, features_BF = steps.relate(*last, counts_B, *after[:2], recalled_BTRD[:, 0], lags, SPREAD, SHORTEST)
-        weights_BTV, lag_gates_BTL, more_BT1 = self._gated(features_BF[:, None])
-        logits_BL, amplitudes_B = self.pooling.lag_logits + lag_gates_BTL[:, 0], self.pooling.amplitude + more_BT1[:, 0, 0]
-        y_BW = steps.pool(mixed_BVD, weights_BTV[:, 0], *last, before.filled[:, first:], logits_BL, amplitudes_B, ABSENT)
-        return after, y_BW[:, None]
+    def __init__(self, source: Pooled, working: WorkingMemory) -> None:
+        lags = 0 if source.pooling is None else source.pooling.lags
+        super().__init__(source.dim, 0.5, lags, working.size, source.gates is not None)
+        self.load_state_dict(source.state_dict())
+        self.compiled = CompiledSteps(self._step_weights({name: t.clone() for name, t in self.state_dict().items()}))
+
+    def run(self, state: AnyState, x_BTD: Float[Tensor, "B T D"]) -> tuple[Any, Float[Tensor, "B T W"]]:
+        if x_BTD.shape[:2] != (1, 1):
+            return super().run(_plain(state), x_BTD)
+        after, y_BW = self.compiled([state], x_BTD[:, 0])
+        return after[0], y_BW[:, None]
+
+    def step(self, state: AnyState, x_BD: Float[Tensor, "B D"]) -> tuple[Any, Float[Tensor, "B W"]]:
+        if x_BD.shape[0] != 1:
+            return super().step(_plain(state), x_BD)
+        after, y_BW = self.compiled([state], x_BD)
+        return after[0], y_BW
+
+    def step_each(self, states: Sequence[AnyState], x_BD: Float[Tensor, "B D"]) -> tuple[list[Any], Float[Tensor, "B W"]]:
+        return self.compiled(states, x_BD)
+
+    def steps_through(self, mean_D: Float[Tensor, " D"], matrix_DE: Float[Tensor, "D E"]) -> "CompiledSteps":
+        return CompiledSteps(replace(self.compiled.weights, space=(mean_D.clone(), pack_matrix(matrix_DE.T, "float32"))))
+
+    def attribution(self, state: AnyState, mapped_CE: Float[Tensor, "C D"]) -> Attribution:
+        return super().attribution(_plain(state), mapped_CE)
+
+    def _step_weights(self, own: Mapping[str, Tensor]) -> PooledWeights:
+        assert self.working is not None, "packed() checks it"
+        layers = ("0.weight", "0.bias", "2.weight", "2.bias")
+        return PooledWeights(
+            decays=self.means.decays.detach(),
+            weights=own["weights"],
+            lag_logits=own["pooling.lag_logits"] if self.pooling else torch.empty(0),
+            heads=(own["working.log_sharpness"].exp(), own["working.log_fading"].exp(), own["working.sink"]),
+            gates=tuple(own[f"gates.{layer}"] for layer in layers) if self.gates else (),
+            dim=self.dim,
+            size=self.working.size,
+            amplitude=float(own["pooling.amplitude"]) if self.pooling else 0.0,
+            spread=SPREAD,
+            shortest=SHORTEST,
+            absent=ABSENT,
+        )
+
+
+@dataclass(frozen=True)
+class CompiledSteps:
+    """Steps of several passages by one compiled call (:mod:`nextvec.kernels.pooled`)."""
+
+    weights: PooledWeights
+
+    def __call__(
+        self, states: Sequence[AnyState], x_BD: Float[Tensor, "B D"]
+    ) -> tuple[list[LoggedState], Float[Tensor, "B W"]]:
+        return step(self.weights, [s if isinstance(s, LoggedState) else LoggedState.of(_parts(s)) for s in states], x_BD)
+
+
+def _parts(state: PooledState) -> Parts:
+    return Parts(*state[:3], *state.held)
+
+
+def _plain(state: AnyState) -> PooledState:
+    if isinstance(state, PooledState):
+        return state
+    parts = state.parts()
+    return PooledState(*parts[:3], Held(*parts[3:]))
 
 
 def _cosines(vectors_BTVD: Float[Tensor, "B T V D"], unit_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:

@@ -15,7 +15,7 @@ The laws, checked for every model in this package:
 # Axes: B passages, T positions, D width, W width of an output, N outputs, Q queries, C candidates, E width of a candidate.
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -71,6 +71,8 @@ class Recurrent(TrainingHooks, ABC, Generic[S]):
     ``maps_candidates`` says whether :meth:`candidates` changes rows.
 
     ``names_rows`` says whether the model has :meth:`attribution`.
+
+    ``steps_each`` says whether the model has :meth:`step_each`.
     """
 
     dim: int
@@ -79,6 +81,7 @@ class Recurrent(TrainingHooks, ABC, Generic[S]):
     num_queries: int = 1
     maps_candidates: bool = False
     names_rows: bool = False
+    steps_each: bool = False
 
     @property
     def width(self) -> int:
@@ -160,6 +163,19 @@ class Recurrent(TrainingHooks, ABC, Generic[S]):
     def step(self, state: S, x_BD: Float[Tensor, "B D"]) -> tuple[S, Float[Tensor, "B W"]]:
         after, y_BTW = self.run(state, x_BD[:, None])
         return after, y_BTW[:, 0]
+
+    def step_each(self, states: Sequence[S], x_BD: Float[Tensor, "B D"]) -> tuple[list[S], Float[Tensor, "B W"]]:
+        """:meth:`step` of several passages that have a state each, which are not joined, because that would copy them.
+
+        A model that has it sets ``steps_each``.
+
+        Args:
+            states: each of one passage; they may hold different numbers of vectors.
+
+        Raises:
+            NotImplementedError: the model steps joined states only.
+        """
+        raise NotImplementedError(f"{type(self).__name__} steps joined states only")
 
     def __call__(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T W"]:
         return super().__call__(x_BTD)

@@ -2,8 +2,8 @@
 
 # Axes: N rows, B passages, T positions, C candidates, D width, E width of the space.
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,10 +11,13 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from nextvec.kernels.weights import WeightFormat
 from nextvec.models.attribution import Attribution
 from nextvec.models.hooks import AuxiliaryLoss, LastTrained, Routing
+from nextvec.models.packed import packed_form
 from nextvec.models.protocol import Recurrent
 
+StepEach = Callable[[Sequence[Any], Tensor], tuple[list[Any], Tensor]]
 POWERS = (0.0, 0.25, 0.5, 0.75)
 FLOOR = 1e-4  # added to every eigenvalue, as a share of the largest
 
@@ -83,6 +86,7 @@ class InSpace(Recurrent[Any]):
         self.names_rows = model.names_rows
         self.has_auxiliary = model.has_auxiliary
         self.num_experts = model.num_experts
+        self.steps_each = model.steps_each
         self.vector_parameters = tuple(f"model.{prefix}" for prefix in model.vector_parameters)
 
     @property
@@ -122,6 +126,15 @@ class InSpace(Recurrent[Any]):
     def step(self, state: Any, x_BD: Float[Tensor, "B D"]) -> tuple[Any, Float[Tensor, "B W"]]:
         return self.model.step(state, self.space(x_BD))
 
+    def step_each(self, states: Sequence[Any], x_BD: Float[Tensor, "B D"]) -> tuple[list[Any], Float[Tensor, "B W"]]:
+        return self.model.step_each(states, self.space(x_BD))
+
+    def packed(self, form: WeightFormat) -> nn.Module:
+        """The space stays float32, because the candidates are mapped by the same numbers."""
+        inner = packed_form(self.model, form)
+        assert isinstance(inner, Recurrent), f"{type(self.model).__name__}.packed returned no model"
+        return PackedInSpace(self.space, inner, inner) if isinstance(inner, StepsThrough) else InSpace(self.space, inner)
+
     def traceable(self) -> Recurrent[Any]:
         inner = self.model.traceable()
         return self if inner is self.model else InSpace(self.space, inner)
@@ -143,3 +156,35 @@ class InSpace(Recurrent[Any]):
     def take_over(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the weights of a model in another space; this one keeps its own space."""
         self.model.take_over({name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")})
+
+
+@runtime_checkable
+class StepsThrough(Protocol):
+    """A model whose step can map the vectors that it reads."""
+
+    def steps_through(self, mean_D: Float[Tensor, " D"], matrix_DE: Float[Tensor, "D E"]) -> StepEach:
+        """:meth:`~nextvec.models.protocol.Recurrent.step_each` of vectors that the step maps, as :class:`Space` does."""
+        ...
+
+
+class PackedInSpace(InSpace):
+    """A step maps the vector and advances the model in one compiled call."""
+
+    def __init__(self, space: Space, model: Recurrent[Any], steps: StepsThrough) -> None:
+        super().__init__(space, model)
+        self.steps = steps.steps_through(space.mean, space.matrix)
+
+    def run(self, state: Any, x_BTD: Float[Tensor, "B T D"]) -> tuple[Any, Float[Tensor, "B T W"]]:
+        if x_BTD.shape[:2] != (1, 1):
+            return super().run(state, x_BTD)
+        after, y_BW = self.steps([state], x_BTD[:, 0])
+        return after[0], y_BW[:, None]
+
+    def step(self, state: Any, x_BD: Float[Tensor, "B D"]) -> tuple[Any, Float[Tensor, "B W"]]:
+        if x_BD.shape[0] != 1:
+            return super().step(state, x_BD)
+        after, y_BW = self.steps([state], x_BD)
+        return after[0], y_BW
+
+    def step_each(self, states: Sequence[Any], x_BD: Float[Tensor, "B D"]) -> tuple[list[Any], Float[Tensor, "B W"]]:
+        return self.steps(states, x_BD)

@@ -144,4 +144,4 @@ class PackedWorkingMemory(WorkingMemory):
     ) -> Float[Tensor, "B Q 2 D"]:
         if queries_BQD.shape[1] != 1:
             return super()._recall(queries_BQD, rows_BPD, written_BP, filled_BP)
-        return steps.recall(queries_BQD[:, 0], rows_BPD, written_BP, filled_BP, self.recalling, self.size)[:, None]
+        return steps.recall(queries_BQD[:, 0], rows_BPD, written_BP, filled_BP, self.recalling)[:, None]
