@@ -10,8 +10,8 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 
 from nextvec.bank.objects import Row, table_of_rows
+from nextvec.bank.ready_vectors import METADATA
 from nextvec.bank.table import BATCH, Table, first_line, from_arrow
-from nextvec.bank.vector_table import METADATA
 from nextvec.errors import DataError
 from nextvec.ingestion.text import checked, decode
 from nextvec.progress import Progress

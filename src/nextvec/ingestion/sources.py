@@ -11,8 +11,8 @@ from nextvec.bank.arrays import numpy_documents, open_npz
 from nextvec.bank.documents import VectorDocument
 from nextvec.bank.layout import MANIFEST
 from nextvec.bank.objects import Row, table_of, table_of_rows
+from nextvec.bank.ready_vectors import UNKNOWN, Provenance, ready_vectors
 from nextvec.bank.table import VECTOR_COLUMNS, Table
-from nextvec.bank.vector_table import UNKNOWN, Provenance, vector_table
 from nextvec.errors import DataError, SettingsError
 from nextvec.ingestion.document import Document
 from nextvec.ingestion.files import ARROW, JSON_LINES, TABLES, open_file, saved_dataset, shards
@@ -180,7 +180,7 @@ def _checked(entry: tuple[int, Any]) -> Document:
 
 def _of_table(table: Table, name: str, how: Opening) -> Source:
     if "vector" in table.names:
-        found = vector_table(table, how.encoder_name, how.scratch, how.progress)
+        found = ready_vectors(table, how.encoder_name, how.scratch, how.progress)
         unread = Unread(columns=_others(table, VECTOR_COLUMNS))
         return Source(name, None, found.documents, found.provenance, found.has_text, unread)
     if "text" not in table.names:
