@@ -17,6 +17,7 @@ from nextvec.bank.distinct import Distinct
 from nextvec.bank.documents import Dtype, VectorDocument, stacked
 from nextvec.bank.layout import Manifest
 from nextvec.bank.mapped import mapped_array
+from nextvec.bank.memory_items import in_memory, item_arrays
 from nextvec.bank.sequences import Rows, Sequences
 from nextvec.bank.vector_table import REMEDY, VectorTable, read_names
 from nextvec.bank.verification import Verify
@@ -93,6 +94,31 @@ class Bank:
         """
         rows, offsets, manifest, names = stacked(documents, encoder, dtype)
         return Bank(VectorTable(rows, manifest), Sequences(offsets), manifest, None, names)
+
+    @staticmethod
+    def from_items(
+        vectors: Any,
+        ids: Any,
+        lengths: Any,
+        names: Any = None,
+        documents: Any = None,
+        encoder: str = "unknown",
+        dtype: Dtype = "float16",
+    ) -> "Bank":
+        """A bank in memory of items, each stored once, and of documents whose rows name them.
+
+        Args:
+            vectors: [V, D] of the items: an array, a tensor, lists of numbers.
+            ids: [N] the number of the item of each row, from 0 to V - 1.
+            lengths: [M] rows of each document.
+            names: [V] ids of the items, strings or whole numbers; by default they are counted from 0.
+            documents: [M] ids of the documents, likewise.
+            encoder: name of the encoder that made the vectors.
+
+        Raises:
+            DataError: a vector that cannot be used, an item that does not exist, lengths that do not add up to the rows.
+        """
+        return Bank(*in_memory(item_arrays(vectors, ids, lengths, names, documents), encoder, dtype))
 
     def __len__(self) -> int:
         return self.manifest.rows
