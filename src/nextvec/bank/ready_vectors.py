@@ -118,7 +118,7 @@ def ready_vectors(
         DataError: the order or the encoder is not clear.
     """
     table.columns_of(("document", "index", "vector", "title", "text", "tokens", "encoder"))
-    provenance = _provenance(table, encoder_name)
+    provenance = provenance_of(table, encoder_name)
     order = order_of(table, provenance.as_they_come)
     return ReadyVectors(table, order, provenance, "text" in table.names, scratch, progress)
 
@@ -216,7 +216,7 @@ def _kept(blocks: Iterator[np.ndarray], count: int, folder: Path | None) -> Floa
         return np.memmap(file, first.dtype, "r", shape=(file.tell() // first[0].nbytes, first.shape[1]))
 
 
-def _provenance(table: Table, encoder_name: str | None) -> Provenance:
+def provenance_of(table: Table, encoder_name: str | None) -> Provenance:
     """The provenance from the metadata, the ``encoder`` column and the user, which must agree."""
     said = _from_metadata(table)
     for name, how in ((_from_column(table), "its column 'encoder'"), (encoder_name, "the encoder's name given")):
