@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextvec.bank import Bank, BankWriter, VectorDocument, census, verification
+from nextvec.bank import Bank, BankWriter, VectorDocument, census, layout, verification
 from nextvec.bank.arrays import open_npz
 from nextvec.bank.documents import byte_spans
 from nextvec.bank.exchange import write_windows
@@ -213,7 +213,7 @@ def test_opening_ten_million_rows_that_were_verified_reads_none_of_them(tmp_path
         "fingerprint": "t", "text": False, "chunking": "none", "source": "t", "format": 1,
     }  # fmt: skip
     (folder / "bank.json").write_text(json.dumps(manifest))
-    files = verification._files(folder)  # pyright: ignore[reportPrivateUsage]
+    files = verification._files(folder, layout.Manifest.read(folder))  # pyright: ignore[reportPrivateUsage]
     hashed = {"fingerprint": "t", "encoder_fingerprint": "t", "dtype": "float16", "dim": dim}
     (folder / "verified.json").write_text(json.dumps({**hashed, "files": files}))
     memory = textwrap.dedent("""

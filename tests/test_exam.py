@@ -193,7 +193,7 @@ def test_the_candidates_of_a_row_are_those_of_the_definition(seed: int, pool: in
     sets = sat.candidate_sets
     for r, row in enumerate(sat.rows.tolist()):
         first = int(bank.offsets[sat.clusters[r]])
-        allowed = [c for c in sat.order.tolist() if c not in sat.classes[first : row + 1]]
+        allowed = [c for c in sat.order.tolist() if c not in bank.classes[first : row + 1]]
         assert sets.columns[sets.of_row(r)].tolist() == (allowed if pool is None else allowed[: pool - 1])
         assert sets.counts[r] == len(sets.of_row(r)) + 1
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from nextvec.bank import Bank, BankWriter, VectorDocument
 from nextvec.bank.objects import table_of
-from nextvec.bank.vector_table import vector_table
+from nextvec.bank.ready_vectors import ready_vectors
 from nextvec.client.calls import binary
 from nextvec.errors import DataError
 from nextvec.index import ExactIndex
@@ -83,7 +83,7 @@ def of_a_table(vector: np.ndarray, _: Path) -> np.ndarray:
     table = {"vector": [vector.tolist()], "document": ["a"], "index": [0]}
     held = table_of(table, "the table")
     assert held is not None
-    (document,) = vector_table(held).documents()
+    (document,) = ready_vectors(held).documents()
     return unit_rows(document.vectors)[0]
 
 

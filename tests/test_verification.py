@@ -193,7 +193,7 @@ def test_what_no_stamp_shows_is_found_by_verify_and_by_audit(
     (bank / layout.ROWS).write_bytes(rows)
     # As if the file system had shown no change.
     remembered = json.loads((bank / layout.VERIFIED).read_text())
-    files = verification._files(bank)  # pyright: ignore[reportPrivateUsage]
+    files = verification._files(bank, layout.Manifest.read(bank))  # pyright: ignore[reportPrivateUsage]
     (bank / layout.VERIFIED).write_text(json.dumps({**remembered, "files": files}))
     Bank.open(bank)
     with pytest.raises(DataError, match="changed after it was written"):

@@ -73,8 +73,8 @@ def candidates(
     """The candidates of a batch: the vectors of all scored rows and of ``others``, each distinct vector once.
 
     Args:
-        classes: for every row of the bank the first row identical to it.
-        copies: for every row that is the first of its class, the number of training rows in the class.
+        classes: for every row of the bank the first item that holds its vector.
+        copies: for every such item, the number of training rows that hold its vector.
         scored: target rows.
         others: further rows, as negatives only: sampled, queued or mined.
         in_batch: whether the scored rows are negatives of each other.
@@ -96,6 +96,6 @@ def candidates(
     if not in_batch:
         forbidden |= ~np.isin(columns, classes[others])
     forbidden[np.arange(len(scored)), truth] = False
-    vectors = torch.from_numpy(bank.rows[columns]).float()
+    vectors = torch.from_numpy(bank.table.vectors[columns]).float()
     log_q = torch.from_numpy(np.log(np.maximum(copies[columns], 1)).astype(np.float32))
     return Candidates(vectors, torch.from_numpy(truth), torch.from_numpy(forbidden), log_q)

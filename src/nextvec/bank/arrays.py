@@ -13,7 +13,7 @@ import numpy as np
 
 from nextvec.bank.documents import VectorDocument
 from nextvec.bank.objects import array_of, ids_of, table_of
-from nextvec.bank.vector_table import vector_table
+from nextvec.bank.ready_vectors import ready_vectors
 from nextvec.errors import DataError
 from nextvec.vectors import KINDS
 
@@ -63,7 +63,7 @@ def documents_of(vectors: Any, lengths: Any, ids: Any, encoder: str) -> tuple[It
         )
     if ids is not None:
         raise DataError("the table names its documents in column 'document'; ids are for arrays with lengths")
-    found = vector_table(table, None if encoder == "unknown" else encoder)
+    found = ready_vectors(table, None if encoder == "unknown" else encoder)
     return found.documents(), found.provenance.encoder
 
 

@@ -1,9 +1,7 @@
-"""The bank: rows of unit vectors, documents as offsets into them, chunk texts as spans."""
+"""The bank: a table of unit vectors, and documents as sequences of its items."""
 
-# Axes: N rows, D width, M documents.
+# Axes: N rows, V items, U distinct vectors, D width, M documents.
 
-import json
-import mmap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,27 +17,31 @@ from nextvec.bank.distinct import Distinct
 from nextvec.bank.documents import Dtype, VectorDocument, stacked
 from nextvec.bank.layout import Manifest
 from nextvec.bank.mapped import mapped_array
+from nextvec.bank.memory_items import in_memory, item_arrays
+from nextvec.bank.sequences import Rows, Sequences
+from nextvec.bank.vector_table import REMEDY, VectorTable, read_names
 from nextvec.bank.verification import Verify
 from nextvec.bank.verification import verify as check
 from nextvec.errors import DataError
 from nextvec.progress import Progress, silent
 
-REMEDY = "ingest the source again"
-
 
 @dataclass(frozen=True, eq=False)
 class Bank:
-    """Rows of unit length in the order of their documents, memory-mapped when opened.
+    """Rows in the order of their documents. Each row holds an item, and each item has one vector of unit length.
+
+    A prediction reads rows and names items. In a bank of texts, row n holds item n. In a bank of items, such as the events
+    of a shop, many rows hold one item, and an item that no row holds is a candidate too.
 
     Attributes:
-        rows: [N, D] float16 or float32, unit length, memory-mapped when opened from disk.
-        offsets: [M + 1]; document ``m`` is rows ``offsets[m]:offsets[m + 1]``.
+        table: the items: vectors, names, texts.
+        sequences: the item of each row, and the documents.
         manifest: size, encoder and fingerprint.
         path: the folder, or None for a bank in memory.
     """
 
-    rows: Float[np.ndarray, "N D"]
-    offsets: Int64[np.ndarray, " offsets"]
+    table: VectorTable
+    sequences: Sequences
     manifest: Manifest
     path: Path | None = None
     memory_documents: Sequence[tuple[str, str]] = field(default=(), repr=False)
@@ -57,13 +59,15 @@ class Bank:
         """
         folder = Path(path)
         m = Manifest.read(folder)
-        rows = mapped_array(folder / layout.ROWS, np.dtype(m.dtype), (m.rows, m.dim), REMEDY)
+        vectors = mapped_array(folder / layout.ROWS, np.dtype(m.dtype), (m.vectors, m.dim), REMEDY)
         offsets = mapped_array(folder / layout.OFFSETS, np.dtype(np.int64), (m.documents + 1,), REMEDY)
-        documents = folder / layout.DOCUMENTS
-        if not documents.is_file():
-            raise DataError(f"{documents} is damaged: no file; ingest the source again")
+        ids = None if m.items is None else mapped_array(folder / layout.IDS, np.dtype(np.int32), (m.rows,), REMEDY)
+        times = None if m.times is None else mapped_array(folder / layout.TIMES, np.dtype(m.times), (m.rows,), REMEDY)
+        for name in m.content:
+            if not (folder / name).is_file():
+                raise DataError(f"{folder / name} is damaged: no file; {REMEDY}")
         check(folder, m, verify, progress)
-        return Bank(rows, offsets, m, folder)
+        return Bank(VectorTable(vectors, m, folder), Sequences(offsets, ids, times), m, folder)
 
     @staticmethod
     def from_numpy(vectors: Any, lengths: Any = None, ids: Any = None, encoder: str = "unknown") -> "Bank":
@@ -89,7 +93,32 @@ class Bank:
             DataError: no document, an id twice, an empty document, or vectors that cannot be used.
         """
         rows, offsets, manifest, names = stacked(documents, encoder, dtype)
-        return Bank(rows, offsets, manifest, None, names)
+        return Bank(VectorTable(rows, manifest), Sequences(offsets), manifest, None, names)
+
+    @staticmethod
+    def from_items(
+        vectors: Any,
+        ids: Any,
+        lengths: Any,
+        names: Any = None,
+        documents: Any = None,
+        encoder: str = "unknown",
+        dtype: Dtype = "float16",
+    ) -> "Bank":
+        """A bank in memory of items, each stored once, and of documents whose rows name them.
+
+        Args:
+            vectors: [V, D] of the items: an array, a tensor, lists of numbers.
+            ids: [N] the number of the item of each row, from 0 to V - 1.
+            lengths: [M] rows of each document.
+            names: [V] ids of the items, strings or whole numbers; by default they are counted from 0.
+            documents: [M] ids of the documents, likewise.
+            encoder: name of the encoder that made the vectors.
+
+        Raises:
+            DataError: a vector that cannot be used, an item that does not exist, lengths that do not add up to the rows.
+        """
+        return Bank(*in_memory(item_arrays(vectors, ids, lengths, names, documents), encoder, dtype))
 
     def __len__(self) -> int:
         return self.manifest.rows
@@ -107,28 +136,55 @@ class Bank:
         return self.manifest.fingerprint
 
     @property
+    def rows(self) -> Rows:
+        """[N, D] the vector of each row; of a bank of items, gathered when it is read."""
+        return self.sequences.rows(self.table.vectors)
+
+    @property
+    def offsets(self) -> Int64[np.ndarray, " offsets"]:
+        """[M + 1]; document ``m`` is rows ``offsets[m]:offsets[m + 1]``."""
+        return self.sequences.offsets
+
+    @property
     def lengths(self) -> Int64[np.ndarray, " M"]:
         return np.diff(self.offsets)
 
     def document(self, m: int) -> Float[np.ndarray, "T D"]:
-        """Rows of document ``m``: a view, never a copy."""
+        """Rows of document ``m``: a view where each row is an item of its own."""
         return self.rows[self.offsets[m] : self.offsets[m + 1]]
 
     def document_of(self, rows: Int64[np.ndarray, " R"]) -> Int64[np.ndarray, " R"]:
         """The document that each row belongs to."""
         return np.searchsorted(self.offsets, rows, side="right") - 1
 
-    @cached_property
+    @property
     def distinct(self) -> Distinct:
-        """Which rows hold the same vector; found on first use by reading all rows once, and kept in memory."""
-        return Distinct.of(self.rows)
+        """Which items hold the same vector."""
+        return self.table.distinct
+
+    @cached_property
+    def classes(self) -> Int64[np.ndarray, " N"]:
+        """For each row, the first item that holds its vector; found on first use, kept in memory."""
+        classes = self.distinct.classes
+        return classes if self.sequences.ids is None else classes[self.sequences.ids]
+
+    @cached_property
+    def first_rows(self) -> Int64[np.ndarray, " U"]:
+        """For each distinct vector, the first row that holds it; vectors that no row holds are numbered on from N."""
+        if self.sequences.ids is None:
+            return self.distinct.firsts
+        first = np.full(len(self.distinct), -1, np.int64)
+        first[self.distinct.numbers[self.sequences.ids[::-1]]] = np.arange(len(self) - 1, -1, -1)  # the lowest row stays
+        unread = np.flatnonzero(first < 0)
+        first[unread] = len(self) + np.arange(len(unread))
+        return first
 
     @cached_property
     def new_in_document(self) -> Bool[np.ndarray, " N"]:
         """For each row, whether no earlier row of its document holds the same vector; found on first use, kept in memory."""
         owner = self.document_of(np.arange(len(self), dtype=np.int64))
         new = np.zeros(len(self), dtype=bool)
-        new[np.unique(self.distinct.numbers * self.num_documents + owner, return_index=True)[1]] = True
+        new[np.unique(self.classes * self.num_documents + owner, return_index=True)[1]] = True
         return new
 
     @cached_property
@@ -136,44 +192,23 @@ class Bank:
         """(id, title) of every document; read on first use."""
         if self.path is None:
             return self.memory_documents
-        path = self.path / layout.DOCUMENTS
-        try:
-            with open(path, encoding="utf-8") as lines:
-                entries: list[dict[str, Any]] = [json.loads(line) for line in lines]
-            named = [(str(entry["id"]), str(entry["title"])) for entry in entries]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is damaged: {error}; ingest the source again") from None
-        if len(named) != self.num_documents:
-            raise DataError(f"{path} is damaged: {len(named)} documents where the manifest says {self.num_documents}")
-        return named
+        return read_names(self.path / layout.DOCUMENTS, self.num_documents, "documents")
 
     @property
     def ids(self) -> list[str]:
         return [name for name, _ in self.documents]
 
+    def title(self, item: int) -> str:
+        """The title of an item; in a bank of texts, that of the document that holds it."""
+        names = self.table.names
+        return names[item][1] if names is not None else self.documents[int(self.document_of(np.array([item]))[0])][1]
+
     def text(self, row: int) -> str | None:
-        """The text of the chunk of a row, or None if the bank holds vectors only."""
-        if not self.manifest.text or not 0 <= row < len(self):
-            return None
-        start, stop = self._spans[row]
-        if stop > len(self._text):
-            raise DataError(f"{self.path}: text ends before the span of row {row}; ingest the source again")
-        return self._text[start:stop].decode("utf-8")
+        """The text of the item of a row, or None if the bank holds vectors only."""
+        return self.table.text(int(self.sequences.items(np.array([row]))[0])) if 0 <= row < len(self) else None
 
     @cached_property
     def tokens(self) -> Int32[np.ndarray, " N"] | None:
-        """Tokens of each chunk, as the encoder counted them before truncation."""
-        if self.path is None or not (self.path / layout.TOKENS).exists():
-            return None
-        return mapped_array(self.path / layout.TOKENS, np.dtype(np.int32), (len(self),), REMEDY)
-
-    @cached_property
-    def _spans(self) -> Int64[np.ndarray, "N 2"]:
-        assert self.path is not None
-        return mapped_array(self.path / layout.SPANS, np.dtype(np.int64), (len(self), 2), REMEDY)
-
-    @cached_property
-    def _text(self) -> mmap.mmap:
-        assert self.path is not None
-        with open(self.path / layout.TEXT, "rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        """Tokens of the text of each row, as the encoder counted them before truncation."""
+        tokens, ids = self.table.tokens, self.sequences.ids
+        return tokens if tokens is None or ids is None else tokens[ids]

@@ -26,7 +26,7 @@ class Census:
     """What :func:`census` counts.
 
     Attributes:
-        rows: all of them.
+        rows: all of them; in a bank of items, the items.
         exact_duplicates: rows that hold the same vector as an earlier one (:class:`~nextvec.bank.distinct.Distinct`).
         near_duplicates: further rows within cosine ``threshold`` of an earlier one.
         document_groups: documents, by index, that are near-duplicates
@@ -74,7 +74,7 @@ def _read(kept: Path, bank: Bank) -> Census | None:
     if (values.get("bank"), values.get("threshold")) != (bank.fingerprint, NEAR):
         return None
     counts, groups = [values.get(name) for name in COUNTS], values.get("document_groups")
-    if not (fits(list[int], counts) and fits(list[list[int]], groups) and counts[0] == len(bank)):
+    if not (fits(list[int], counts) and fits(list[list[int]], groups) and counts[0] == len(bank.table)):
         return None
     if not all(0 <= m < bank.num_documents for group in groups for m in group):
         return None
@@ -83,10 +83,10 @@ def _read(kept: Path, bank: Bank) -> Census | None:
 
 
 def _count(bank: Bank) -> Census:
-    classes, distinct = bank.distinct.classes, bank.distinct.firsts
-    pairs = _near_pairs(bank.rows, distinct)
+    vectors, distinct = bank.table.vectors, bank.distinct.firsts
+    pairs = _near_pairs(vectors, distinct)
     near = len(np.unique(pairs.max(axis=1))) if len(pairs) else 0
-    return Census(len(bank), len(bank) - len(distinct), near, document_groups(bank, classes, pairs))
+    return Census(len(vectors), len(vectors) - len(distinct), near, document_groups(bank, pairs))
 
 
 def _near_pairs(rows: Float[np.ndarray, "N D"], distinct: Int64[np.ndarray, " U"]) -> Int64[np.ndarray, "P 2"]:

@@ -35,8 +35,10 @@ class VectorDocument:
     tokens: Sequence[int] | np.ndarray | None = None
 
 
-def stored_rows(vectors: np.ndarray, where: str, dtype: Dtype, dim: int | None = None) -> Float[np.ndarray, "T D"]:
-    """The vectors of a document as a bank stores them: :func:`~nextvec.vectors.unit_rows` in ``dtype``.
+def stored_rows(
+    vectors: np.ndarray, name: str, dtype: Dtype, dim: int | None = None, kind: str = "document"
+) -> Float[np.ndarray, "T D"]:
+    """The vectors of a document or an item as a bank stores them: :func:`~nextvec.vectors.unit_rows` in ``dtype``.
 
     A row keeps its bits if its numbers fit ``dtype`` exactly and its length is 1
     within rounding. So rows that a bank stored once are stored again without change.
@@ -45,8 +47,8 @@ def stored_rows(vectors: np.ndarray, where: str, dtype: Dtype, dim: int | None =
         DataError: an empty document, or vectors that are not usable; names document and row.
     """
     if len(np.shape(vectors)) == 2 and len(vectors) == 0:
-        raise DataError(f"document {where!r} is empty; leave it out or give it rows")
-    rows = unit_rows(vectors, dim, f"document {where!r}, ").astype(dtype)
+        raise DataError(f"{kind} {name!r} is empty; leave it out or give it rows")
+    rows = unit_rows(vectors, dim, f"{kind} {name!r}, ").astype(dtype)
     with np.errstate(over="ignore"):
         given = vectors.astype(dtype, copy=False)
     kept = np.ones(len(rows), bool) if given is vectors else (given == vectors).all(axis=1)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.lib.stride_tricks import sliding_window_view
 
 from nextvec.bank.bank import Bank
-from nextvec.bank.vector_table import METADATA
+from nextvec.bank.ready_vectors import METADATA
 from nextvec.errors import DataError
 from nextvec.progress import Progress, silent
 

@@ -46,9 +46,7 @@ class _Holdings:
         return -np.log(-np.expm1(-self.counts[rows] * size / len(self.rows)))
 
 
-def document_groups(
-    bank: Bank, classes: Int64[np.ndarray, " N"], pairs: Int64[np.ndarray, "P 2"]
-) -> tuple[tuple[int, ...], ...]:
+def document_groups(bank: Bank, pairs: Int64[np.ndarray, "P 2"]) -> tuple[tuple[int, ...], ...]:
     """Documents, by index, that are near-duplicates of each other, directly or through others; groups of two or more.
 
     A row is rare when few documents hold it or a near-duplicate of it (:func:`_few`). Two documents are near-duplicates when
@@ -63,14 +61,13 @@ def document_groups(
     Therefore a session of two items is not a near-duplicate of every longer session that holds both.
 
     Args:
-        classes: for each row of the bank the first row identical to it.
-        pairs: near-duplicate pairs of such first rows.
+        pairs: near-duplicate pairs of distinct vectors, each named as in ``bank.classes``.
 
     The cost grows linearly with the rows: a rare row has at most ``MOST`` holders, and documents that share most of their
     rows are found by min-hashing (Broder 1997).
     """
-    held = _holdings(bank, classes, pairs)
-    found = [*_overlapping(held, bank.num_documents), *_alike(held, bank.num_documents), *_copies(bank, classes)]
+    held = _holdings(bank, pairs)
+    found = [*_overlapping(held, bank.num_documents), *_alike(held, bank.num_documents), *_copies(bank)]
     return _connected(bank.num_documents, found)
 
 
@@ -79,9 +76,10 @@ def _few(documents: int) -> int:
     return max(FEWEST, min(MOST, documents // ONE_IN))
 
 
-def _holdings(bank: Bank, classes: Int64[np.ndarray, " N"], pairs: Int64[np.ndarray, "P 2"]) -> _Holdings:
+def _holdings(bank: Bank, pairs: Int64[np.ndarray, "P 2"]) -> _Holdings:
     documents = bank.num_documents
-    distinct, numbers = np.unique(classes, return_inverse=True)
+    distinct, numbers = np.unique(bank.classes, return_inverse=True)
+    pairs = pairs[np.isin(pairs, distinct).all(axis=1)]  # items that no document holds connect none
     document = bank.document_of(np.arange(len(bank), dtype=np.int64))
     own = np.unique(numbers * documents + document)  # a distinct row and a document that holds it
     few = _few(documents)
@@ -162,11 +160,11 @@ def _blocks(owner: Int64[np.ndarray, " H"], costs: Int64[np.ndarray, " H"]) -> I
         first = last
 
 
-def _copies(bank: Bank, classes: Int64[np.ndarray, " N"]) -> Iterator[tuple[int, int]]:
+def _copies(bank: Bank) -> Iterator[tuple[int, int]]:
     """Documents with the very same rows, however common each row is."""
     same: dict[bytes, list[int]] = {}
     for m in range(bank.num_documents):
-        same.setdefault(classes[bank.offsets[m] : bank.offsets[m + 1]].tobytes(), []).append(m)
+        same.setdefault(bank.classes[bank.offsets[m] : bank.offsets[m + 1]].tobytes(), []).append(m)
     for group in same.values():
         yield from pairwise(group)
 

@@ -10,12 +10,15 @@ from typing import Any, Literal
 from nextvec.errors import DataError, SettingsError
 from nextvec.settings import from_json
 
-FORMAT = 1
+PLAIN, WITH_ITEMS = 1, 2  # formats: every row an item of its own; a table of items, and the item of each row
 MANIFEST = "bank.json"
 ROWS, OFFSETS, DOCUMENTS = "rows.bin", "offsets.bin", "documents.jsonl"
+IDS, TIMES, ITEMS = "ids.bin", "times.bin", "items.jsonl"  # of a bank of items
 TEXT, SPANS, TOKENS = "text.bin", "spans.bin", "tokens.bin"
 VERIFIED = "verified.json"
 CENSUS = "census.json"
+
+TimeDtype = Literal["uint32", "int64", "float64"]
 
 
 @dataclass(frozen=True)
@@ -24,14 +27,17 @@ class Manifest:
 
     Attributes:
         rows, dim, documents: its size.
-        dtype: ``float16`` or ``float32``.
+        dtype: ``float16`` or ``float32``, of the vectors.
         encoder, encoder_fingerprint: name and fingerprint of the encoder.
-        fingerprint: sha256 over rows, offsets, documents and encoder.
+        fingerprint: sha256 over :attr:`content` and the encoder.
         text: whether chunk texts are stored.
         chunking: the settings the text was cut with, in words.
         source: name of the source.
         format: version of this layout.
         max_tokens: the most tokens that the encoder reads, special tokens included; None if the encoder does not state it.
+        items: number of items, whose vectors are stored once each, with the item of each row beside them; None where each
+            row is an item of its own.
+        times: dtype of the times of the rows; None without times.
     """
 
     rows: int
@@ -44,8 +50,21 @@ class Manifest:
     text: bool
     chunking: str
     source: str
-    format: int = FORMAT
+    format: int = PLAIN
     max_tokens: int | Literal["any"] | None = None
+    items: int | None = None
+    times: TimeDtype | None = None
+
+    @property
+    def vectors(self) -> int:
+        """How many vectors are stored."""
+        return self.rows if self.items is None else self.items
+
+    @property
+    def content(self) -> tuple[str, ...]:
+        """The files that the fingerprint covers."""
+        items = () if self.items is None else (IDS, ITEMS) if self.times is None else (IDS, ITEMS, TIMES)
+        return (ROWS, OFFSETS, DOCUMENTS, *items)
 
     @property
     def reads_text(self) -> bool:
@@ -63,14 +82,18 @@ class Manifest:
             raise DataError(f"{folder} is not a bank: it has no {MANIFEST}")
         try:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            if values.get("format") != FORMAT:
-                raise DataError(f"{path} has format {values.get('format')}; this version reads format {FORMAT}")
+            if values.get("format") not in (PLAIN, WITH_ITEMS):
+                raise DataError(
+                    f"{path} has format {values.get('format')}; this version reads formats {PLAIN} and {WITH_ITEMS}"
+                )
             return from_json(Manifest, values)
         except (ValueError, TypeError, AttributeError, SettingsError) as error:
             raise DataError(f"{path} is damaged: {error}; ingest the source again") from None
 
     def write(self, folder: Path) -> None:
-        write_atomically(folder / MANIFEST, json.dumps(asdict(self), indent=1) + "\n")
+        # A bank without items is written as earlier versions wrote it, so that they can read it.
+        fields = {name: value for name, value in asdict(self).items() if name not in ("items", "times") or value is not None}
+        write_atomically(folder / MANIFEST, json.dumps(fields, indent=1) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -14,17 +14,16 @@ import numpy as np
 import pyarrow as pa
 
 from nextvec.bank.indices import index_kind, index_value, indices, with_arrow_unit
-from nextvec.bank.table import TEXT_COLUMNS, VECTOR_COLUMNS, Table, first_line, from_arrow
+from nextvec.bank.table import DOCUMENTS, Columns, Table, first_line, from_arrow
 from nextvec.errors import DataError
 from nextvec.vectors import as_float32
 
-KNOWN = tuple(dict.fromkeys((*TEXT_COLUMNS, *VECTOR_COLUMNS)))
 ROWS = 1_000  # rows that are Python objects at one time
 
 Row = tuple[str, Mapping[str, Any]]  # how messages name it, and its values
 
 
-def table_of(value: Any, where: str, scratch: Path | None = None) -> Table | None:
+def table_of(value: Any, where: str, scratch: Path | None = None, columns: Columns = DOCUMENTS) -> Table | None:
     """A table of an object that has rows in columns; None for other objects.
 
     Accepted are: objects with ``__arrow_c_stream__`` or ``__arrow_c_array__``
@@ -35,6 +34,7 @@ def table_of(value: Any, where: str, scratch: Path | None = None) -> Table | Non
 
     Args:
         scratch: a folder for an unnamed temporary file that keeps rows which can be read only once; None keeps them in memory.
+        columns: those that are read.
 
     Raises:
         DataError: columns that do not fit or cannot be read, or several splits.
@@ -42,7 +42,7 @@ def table_of(value: Any, where: str, scratch: Path | None = None) -> Table | Non
     if isinstance(value, pa.Table):
         return from_arrow(value, where)
     if isinstance(value, Mapping):
-        return _of_columns(value, where)
+        return _of_columns(value, where, columns)
     reader = _reader(value, where)
     if reader is not None:
         return from_arrow(_kept(reader.schema, reader, scratch, where), where)
@@ -50,18 +50,18 @@ def table_of(value: Any, where: str, scratch: Path | None = None) -> Table | Non
         return _of_dataset(value, where, scratch)
     names = getattr(value, "column_names", None)
     if isinstance(names, list) and hasattr(value, "__getitem__"):
-        return _of_columns({str(name): value[name] for name in names}, where)
+        return _of_columns({str(name): value[name] for name in names}, where, columns)
     return None
 
 
-def table_of_rows(rows: Iterable[Row], where: str, scratch: Path | None = None) -> Table:
+def table_of_rows(rows: Iterable[Row], where: str, scratch: Path | None = None, columns: Columns = DOCUMENTS) -> Table:
     """A table of rows that are read once, each a mapping from column names.
 
     Raises:
         DataError: a value of a kind that its column cannot hold; names the row.
     """
     unknown: dict[str, None] = {}
-    blocks = _blocks(rows, unknown)
+    blocks = _blocks(rows, unknown, columns)
     first = next(blocks, None)
     if first is None:
         raise DataError(f"{where} holds no document")
@@ -168,20 +168,20 @@ def _of_dataset(value: Any, where: str, scratch: Path | None) -> Table:
     return from_arrow(_kept(first.schema, batches(), scratch, where), where)
 
 
-def _of_columns(columns: Mapping[Any, Any], where: str) -> Table:
-    if columns and all(hasattr(part, "column_names") for part in columns.values()):
-        raise DataError(f"{where} holds the splits {', '.join(map(str, columns))}; take one of them")
-    names = [str(column) for column in columns]
+def _of_columns(held: Mapping[Any, Any], where: str, columns: Columns) -> Table:
+    if held and all(hasattr(part, "column_names") for part in held.values()):
+        raise DataError(f"{where} holds the splits {', '.join(map(str, held))}; take one of them")
+    names = [str(column) for column in held]
     known = {
         column: _column(values, column, where)
-        for column, values in zip(names, columns.values(), strict=True)
-        if column in KNOWN
+        for column, values in zip(names, held.values(), strict=True)
+        if column in columns.known
     }
     lengths = {column: len(values) for column, values in known.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"{where}: columns differ in length: {', '.join(f'{c} {n:,}' for c, n in lengths.items())}")
     table = from_arrow(pa.table(known), where)
-    others = [(column, pa.null()) for column in names if column not in KNOWN]
+    others = [(column, pa.null()) for column in names if column not in columns.known]
     return Table(where, pa.schema([*table.schema, *others]), table.read, table.rows)
 
 
@@ -199,49 +199,56 @@ def _column(values: Any, column: str, where: str) -> pa.Array | pa.ChunkedArray:
                 return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(array).reshape(-1)), array.shape[1])
             return indices(array) if array.dtype.kind == "O" else pa.array(with_arrow_unit(array))
         held = [array_of(value, where) if hasattr(value, "detach") or np.ma.is_masked(value) else value for value in values]
-        return indices(held) if column == "index" else pa.array(held)
+        return indices(held) if column in ("index", "time") else pa.array(held)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise DataError(f"{where}: column {column!r} cannot be read: {first_line(error)}") from None
 
 
-def _blocks(rows: Iterable[Row], unknown: dict[str, None]) -> Iterator[pa.RecordBatch]:
+def _blocks(rows: Iterable[Row], unknown: dict[str, None], wanted: Columns) -> Iterator[pa.RecordBatch]:
     """Record batches of the known columns; the first row decides which columns exist."""
     source = iter(rows)
     columns: dict[str, pa.DataType] = {}
     while block := list(islice(source, ROWS)):
         for where, row in block:
-            unknown.update(dict.fromkeys(str(key) for key in row if key not in KNOWN))
-            columns = columns or _kinds(row, where)
+            unknown.update(dict.fromkeys(str(key) for key in row if key not in wanted.known))
+            columns = columns or _kinds(row, where, wanted)
             if not columns:
-                raise DataError(
-                    f"{where} has {', '.join(map(str, row)) or 'nothing'}; want 'text', or 'vector', 'document' and 'index'"
-                )
-            added = [key for key in row if key in KNOWN and key not in columns]
+                raise DataError(f"{where} has {', '.join(map(str, row)) or 'nothing'}; want {wanted.wanted}")
+            added = [key for key in row if key in wanted.known and key not in columns]
             if added:
                 raise DataError(f"{where} has {added[0]!r}, which the first row lacks; give it to every row or to none")
-        named = [(f"{where}, document {row['document']!r}" if "document" in row else where, row) for where, row in block]
+        named = [(_named(where, row), row) for where, row in block]
         arrays = [
             pa.array([_value(row.get(key), key, kind, where) for where, row in named], kind) for key, kind in columns.items()
         ]
         yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
 
 
-def _kinds(row: Mapping[str, Any], where: str) -> dict[str, pa.DataType]:
-    """The columns of the rows, taken from the first row; ids and titles may come later."""
-    kinds = {key: _kind(row[key], key, where) for key in KNOWN if key in row}
-    if kinds:
-        kinds["title"] = pa.large_string()
-        kinds |= {} if {"document", "index", "vector"} & kinds.keys() else {"id": pa.large_string()}
-    return kinds
+def _named(where: str, row: Mapping[str, Any]) -> str:
+    """A row in messages, with the document or the item that it names."""
+    named = [f", {key} {row[key]!r}" for key in ("document", "item") if key in row]
+    return where + "".join(named)
+
+
+def _kinds(row: Mapping[str, Any], where: str, columns: Columns) -> dict[str, pa.DataType]:
+    """The columns of the rows, taken from the first row; ids, titles and some others may come later."""
+    kinds = {key: _kind(row[key], key, where) for key in columns.known if key in row}
+    if not kinds:
+        return kinds
+    placed = bool({"document", "index", "vector"} & kinds.keys())
+    later = [key for key in columns.later if key not in kinds and not (key == "id" and placed)]
+    return kinds | {key: _kind(None, key, where) for key in later}
 
 
 def _kind(value: Any, column: str, where: str) -> pa.DataType:
     if column == "vector":
         return pa.list_(pa.float32())
-    if column == "index":
+    if column == "time" and isinstance(value, str):
+        return pa.large_string()
+    if column in ("index", "time"):
         kind = index_kind(value)
         if kind is None:
-            raise DataError(f"{where}: index is {value!r}; want a number, a date or a time")
+            raise DataError(f"{where}: {column} is {value!r}; want a number, a date or a time")
         return kind
     return pa.int32() if column == "tokens" else pa.large_string()
 
@@ -259,7 +266,7 @@ def _value(value: Any, column: str, kind: pa.DataType, where: str) -> Any:
         return as_float32(array[None])[0] if len(array) else array
     if column == "text":
         return _unicode(value, where) if isinstance(value, str) else _refused(value, column, "a string", where)
-    if column == "index":
+    if column in ("index", "time") and kind != pa.large_string():
         found = index_value(value, kind)
         return found if found is not None else _refused(value, column, f"{kind}, as in the first row", where)
     if column == "tokens":

@@ -20,6 +20,28 @@ TEXT_COLUMNS = ("id", "document", "index", "title", "text")
 
 
 @dataclass(frozen=True)
+class Columns:
+    """The columns that tables of one kind may have.
+
+    Attributes:
+        known: their names; other columns are not read.
+        wanted: those that a row needs, in words, for a message.
+        later: those that Python rows may begin to give after the first row.
+    """
+
+    known: tuple[str, ...]
+    wanted: str
+    later: tuple[str, ...] = ()
+
+
+DOCUMENTS = Columns(
+    tuple(dict.fromkeys((*TEXT_COLUMNS, *VECTOR_COLUMNS))), "'text', or 'vector', 'document' and 'index'", ("title", "id")
+)
+EVENTS = Columns(("session", "item", "index", "time"), "'session', 'item', and 'index' or 'time'")
+ITEMS = Columns(("item", "vector", "text", "title", "encoder"), "'item', and 'vector' or 'text'", ("vector", "text", "title"))
+
+
+@dataclass(frozen=True)
 class Table:
     """A table of any origin.
 
@@ -90,17 +112,22 @@ def from_arrow(table: pa.Table, where: str) -> Table:
     return Table(where, table.schema, read, table.num_rows)
 
 
-def order_of(table: Table, as_they_come: bool = False) -> Order:
-    """Read ``document`` and ``index`` alone, and order the rows by them.
+def order_of(table: Table, as_they_come: bool = False, group: str = "document", place: str = "index") -> Order:
+    """Read the two columns alone, and order the rows by them.
 
     Documents are ordered by id, compared as strings; ``as_they_come`` orders
-    them by their first row. ``index`` may be whole numbers, floats, dates or
-    times; it must be given for every row and differ within a document.
+    them by their first row. ``place`` may be whole numbers, floats, dates or
+    times, and must be given for every row. An ``index`` must differ within a
+    document; rows of one ``time`` keep their order in the table.
+
+    Args:
+        group: the column that names the document of a row.
+        place: the column that orders the rows of a document, ``index`` or ``time``.
 
     Raises:
         DataError: a column or a value is missing or of another kind, or an index appears twice in a document.
     """
-    for name in ("document", "index"):
+    for name in (group, place):
         if name not in table.names:
             raise DataError(
                 f"{table.where}: no column {name!r}; columns are {', '.join(table.names)}; add it to give the order"
@@ -108,9 +135,9 @@ def order_of(table: Table, as_they_come: bool = False) -> Order:
     names: list[pa.Array] = []
     places: list[np.ndarray] = []
     row = 0
-    for batch in table.batches(["document", "index"]):
-        names.append(strings(batch.column("document"), "document", table.where, row).dictionary_encode())
-        places.append(_places(batch.column("index"), table.where, row))
+    for batch in table.batches([group, place]):
+        names.append(strings(batch.column(group), group, table.where, row).dictionary_encode())
+        places.append(numbers_of(batch.column(place), place, table.where, row))
         row += batch.num_rows
     if not row:
         raise DataError(f"{table.where} holds no row")
@@ -121,9 +148,9 @@ def order_of(table: Table, as_they_come: bool = False) -> Order:
     ordered = list(range(len(held))) if as_they_come else sorted(range(len(held)), key=held.__getitem__)
     rank = np.empty(len(held), np.int64)
     rank[ordered] = np.arange(len(held))
-    member, place = rank[member], np.concatenate(places)
     ids = [held[m] for m in ordered]
-    return Order(ids, np.bincount(member, minlength=len(ids)).astype(np.int64), _sorted(table, ids, member, place))
+    lengths = np.bincount(member, minlength=len(ids)).astype(np.int64)[ordered]
+    return Order(ids, lengths, _sorted(table, ids, rank[member], np.concatenate(places), (group, place)))
 
 
 def strings(column: pa.Array, name: str, where: str, first_row: int, missing: bool = False, numbers: bool = True) -> pa.Array:
@@ -156,20 +183,24 @@ def one_title(titles: Iterable[str | None], document: str, where: str) -> str:
     return found[0] if found else document
 
 
-def matrix(column: pa.Array, documents: pa.Array, where: str, first_row: int, width: int | None) -> Float[np.ndarray, "N D"]:
+def matrix(
+    column: pa.Array, names: pa.Array, where: str, first_row: int | None, width: int | None, kind: str = "document"
+) -> Float[np.ndarray, "N D"]:
     """A column of vectors as one array, without a Python object per number.
 
     Args:
-        documents: [N] strings, to name a document in messages.
-        first_row: the row of the table that the batch begins with.
+        names: [N] strings, to name a document or an item in messages.
+        first_row: the row of the table that the batch begins with; None to leave row numbers out of messages.
         width: D where earlier batches have decided it.
+        kind: what the names name.
 
     Raises:
-        DataError: a vector or a number in it is missing, a vector is wider or narrower than the first; names document and row.
+        DataError: a vector or a number in it is missing, a vector is wider or narrower than the first; names them.
     """
 
     def named(row: int) -> str:
-        return f"{where}, document {documents[row].as_py()!r}, row {first_row + row}"
+        place = "" if first_row is None else f", row {first_row + row}"
+        return f"{where}, {kind} {names[row].as_py()!r}{place}"
 
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
@@ -213,47 +244,74 @@ def _floats(values: pa.Array, where: str) -> np.ndarray:
     raise DataError(f"{where}: column 'vector' holds {kind}; want numbers")
 
 
-def _places(column: pa.Array, where: str, first_row: int) -> np.ndarray:
-    """``index`` as numbers of the same order.
+def numbers_of(column: pa.Array, name: str, where: str, first_row: int) -> np.ndarray:
+    """The column ``index`` or ``time`` as numbers of the same order.
 
     Raises:
         DataError: missing, not a number, or neither number nor time.
     """
+    if name == "time":
+        column = dated(column, where, first_row)
     kind: Any = column.type
     if column.null_count:
-        raise DataError(f"{where}, row {first_row + _first_null(column)}: no index; give every row one")
+        raise DataError(f"{where}, row {first_row + _first_null(column)}: no {name}; give every row one")
     if pa.types.is_temporal(kind) and not pa.types.is_interval(kind):
         return column.cast(pa.int64() if kind.bit_width == 64 else pa.int32()).to_numpy().astype(np.int64)
     if pa.types.is_decimal(kind):
         column = column.cast(pa.float64())
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        raise DataError(f"{where}: column 'index' is {kind}; want numbers, dates or times")
+        raise DataError(f"{where}: column {name!r} is {kind}; want numbers, dates or times")
     place = column.to_numpy()
     if place.dtype.kind == "f" and np.isnan(place).any():
-        raise DataError(f"{where}, row {first_row + int(np.isnan(place).argmax())}: index is not a number")
+        raise DataError(f"{where}, row {first_row + int(np.isnan(place).argmax())}: {name} is not a number")
     return place
 
 
-def _sorted(table: Table, ids: list[str], member: np.ndarray, place: np.ndarray) -> Int64[np.ndarray, " N"] | None:
-    same = member[1:] == member[:-1]
-    if ((member[1:] > member[:-1]) | (same & (place[1:] > place[:-1]))).all():
+def dated(times: pa.Array, where: str, first_row: int) -> pa.Array:
+    """Times of text, such as ``2026-01-31T12:00:00Z``, as timestamps; a column of another type as it is.
+
+    Raises:
+        DataError: text that is not a time in ISO 8601.
+    """
+    kind = times.type.value_type if pa.types.is_dictionary(times.type) else times.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        return times
+    text = times.cast(pa.string())
+    for zone in ("UTC", None):  # text with a time zone, and text without one
+        try:
+            return text.cast(pa.timestamp("us", zone))
+        except pa.ArrowInvalid as error:
+            said = first_line(error)
+    raise DataError(f"{where}, rows from {first_row}: a time is not a number or ISO 8601: {said}")
+
+
+def _sorted(
+    table: Table, ids: list[str], member: np.ndarray, place: np.ndarray, keys: tuple[str, str]
+) -> Int64[np.ndarray, " N"] | None:
+    """The order of the rows by document and place, or None where they lie in it; rows of one time keep their order."""
+    group, name = keys
+    same, ties = member[1:] == member[:-1], name == "time"
+    rises = place[1:] >= place[:-1] if ties else place[1:] > place[:-1]
+    if ((member[1:] > member[:-1]) | (same & rises)).all():
         return None
     order = np.lexsort((place, member)).astype(np.int64)
+    if ties:
+        return order
     twice = (member[order[1:]] == member[order[:-1]]) & (place[order[1:]] == place[order[:-1]])
     if twice.any():
         row = int(order[1:][twice][0])
-        value = _value(table, row)
+        value = _value(table, row, name)
         raise DataError(
-            f"{table.where}: document {ids[member[row]]!r} has index {value} twice; give each row of a document its own index"
+            f"{table.where}: {group} {ids[member[row]]!r} has {name} {value} twice; give each row of a {group} its own {name}"
         )
     return order
 
 
-def _value(table: Table, row: int) -> Any:
-    """The index of one row as it was given; only for a message."""
-    for batch in table.batches(["index"]):
+def _value(table: Table, row: int, column: str) -> Any:
+    """The value of one row as it was given; only for a message."""
+    for batch in table.batches([column]):
         if row < batch.num_rows:
-            return batch.column("index")[row]
+            return batch.column(column)[row]
         row -= batch.num_rows
     raise DataError(f"{table.where} changed while it was read")
 

@@ -28,7 +28,7 @@ def tokens_read(manifest: Manifest) -> int | Literal["any"] | None:
 
 def tokens_counted(bank: Bank) -> Int32[np.ndarray, " N"] | None:
     """Tokens of each chunk before truncation, with the encoder's own; None where the encoder did not count them."""
-    tokens = bank.tokens
+    tokens = bank.table.tokens
     return tokens if tokens is not None and int(tokens.min()) > 0 else None
 
 

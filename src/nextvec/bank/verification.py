@@ -13,7 +13,6 @@ from nextvec.progress import Progress, silent
 
 Verify = Literal["once", "always", "never"]
 Files = dict[str, list[int]]
-NAMES = (layout.ROWS, layout.OFFSETS, layout.DOCUMENTS)
 HASHED = ("encoder_fingerprint", "dtype", "dim")  # fields of the manifest
 BLOCK = 1 << 22
 SHOWN = 1 << 28  # bytes whose hash takes long enough, about half a second, to show progress
@@ -23,10 +22,10 @@ _verified: dict[Path, dict[str, Any]] = {}  # banks in folders that cannot be wr
 
 
 def content_fingerprint(folder: Path, manifest: Manifest, progress: Progress = silent) -> str:
-    """sha256 over the rows, offsets and documents in ``folder``, and the fields ``HASHED`` of the manifest."""
+    """sha256 over the files :attr:`Manifest.content` in ``folder``, and the fields ``HASHED`` of the manifest."""
     digest = hashlib.sha256(" ".join(str(getattr(manifest, name)) for name in HASHED).encode())
-    total, done = sum((folder / name).stat().st_size for name in NAMES), 0
-    for name in NAMES:
+    total, done = sum((folder / name).stat().st_size for name in manifest.content), 0
+    for name in manifest.content:
         with open(folder / name, "rb") as file:
             while block := file.read(BLOCK):
                 digest.update(block)
@@ -51,7 +50,7 @@ def verify(folder: Path, manifest: Manifest, how: Verify = "once", progress: Pro
     """
     if how == "never":
         return
-    files = _files(folder)
+    files = _files(folder, manifest)
     facts = _facts(manifest, files)
     if how == "once" and _is_remembered(folder, facts):
         return
@@ -62,7 +61,7 @@ def verify(folder: Path, manifest: Manifest, how: Verify = "once", progress: Pro
             f"{folder} was changed after it was written: its content has fingerprint {found[:12]}, "
             f"{layout.MANIFEST} says {manifest.fingerprint[:12]}; restore the bank, or ingest the source again"
         )
-    if files == _files(folder) and all(began - max(changed) > SETTLED_NS for _, _, *changed in files.values()):
+    if files == _files(folder, manifest) and all(began - max(changed) > SETTLED_NS for _, _, *changed in files.values()):
         _verified[folder.resolve()] = facts
         layout.keep(folder / layout.VERIFIED, json.dumps(facts) + "\n")
 
@@ -83,7 +82,7 @@ def _facts(manifest: Manifest, files: Files) -> dict[str, Any]:
     return {**hashed, "files": files}
 
 
-def _files(folder: Path) -> Files:
+def _files(folder: Path, manifest: Manifest) -> Files:
     """Size, inode, time of the last change of content and of anything, in nanoseconds, of each file."""
-    found = {name: (folder / name).stat() for name in NAMES}
+    found = {name: (folder / name).stat() for name in manifest.content}
     return {name: [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns] for name, stat in found.items()}

@@ -17,7 +17,9 @@ def ingest(arguments: Namespace) -> int:
     with show.Bars() as bars:
         if arguments.bank.exists():
             raise DataError(f"{arguments.bank} already exists; choose another name or delete it first")
-        source = open_any(arguments.source, arguments.bank, arguments.encoder_name, arguments.skip_unreadable, bars)
+        source = open_any(
+            arguments.source, arguments.bank, arguments.encoder_name, arguments.skip_unreadable, bars, arguments.items
+        )
         bank = run_ingest(source, arguments.bank, arguments.encoder, chunking, arguments.dtype, bars)
     for note in source.unread.notes():
         print(f"nextvec: {arguments.source}: {note}", file=sys.stderr)

@@ -58,8 +58,8 @@ def _fingerprint(bank: Bank) -> Finding:
 
 def _unit_rows(bank: Bank) -> Finding:
     worst, finite = 0.0, True
-    for start in range(0, len(bank), BLOCK):
-        norms = np.linalg.norm(bank.rows[start : start + BLOCK].astype(np.float32), axis=1)
+    for start in range(0, len(bank.table), BLOCK):
+        norms = np.linalg.norm(bank.table.vectors[start : start + BLOCK].astype(np.float32), axis=1)
         finite = finite and bool(np.isfinite(norms).all())
         worst = max(worst, float(np.abs(norms - 1).max()))
     passed = finite and worst < 5e-3
@@ -147,7 +147,7 @@ def _leakage(bank: Bank) -> Finding:
         parts = _parts(bank)
     except DataError as error:
         return Finding(False, str(error), {"documents": bank.num_documents})
-    classes = bank.distinct.classes
+    classes = bank.classes
     overlap = np.intersect1d(parts.train, np.concatenate([parts.valid, parts.test])).size
     held = classes[rows_of(bank, np.concatenate([parts.valid, parts.test]))]
     shared = float(np.isin(held, classes[rows_of(bank, parts.train)]).mean())

@@ -46,8 +46,8 @@ def unreadable(bank: Bank) -> Finding:
         return Finding(
             True, f"not known: the bank was made with {manifest.encoder_fingerprint}; installed is {encoder.fingerprint}", {}
         )
-    rows = np.sort(np.random.default_rng(0).permutation(len(bank))[:SAMPLE])
-    texts = [bank.text(int(row)) or "" for row in rows]
+    rows = np.sort(np.random.default_rng(0).permutation(len(bank.table))[:SAMPLE])
+    texts = [bank.table.text(int(row)) or "" for row in rows]
     shares = encoder.unknown_share(texts) if isinstance(encoder, KnowsLetters) else None
     if shares is None:
         return Finding(True, "not applicable: the encoder's vocabulary has no unknown token", {})

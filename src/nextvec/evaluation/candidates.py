@@ -20,7 +20,7 @@ class CandidateSets:
     documents, 40 for each scored row, 8 for each column.
 
     Attributes:
-        columns: [C] rows of the bank: the candidates in order, then the truths that are not among them.
+        columns: [C] items of the bank: the candidates in order, then the truths that are not among them.
         truths: [R] the column of each row's truth.
         held: [H] columns that the documents hold, document after document, each column once per document.
         starts, stops: [R] the part of ``held`` that each row excludes.
@@ -49,14 +49,14 @@ class CandidateSets:
         Args:
             rows: scored rows, ascending.
             firsts: the first row of each scored row's document.
-            classes: for each row of the bank, the first row that holds its vector.
-            order: distinct vectors, each named by the first row that holds it.
+            classes: for each row of the bank, the first item that holds its vector.
+            order: distinct vectors, each named by the first item that holds it; all of ``classes`` among them.
             pool: candidates per row, the truth among them; None for all that are admissible.
         """
         # A row needs pool - 1 columns, and one more for each that its document holds.
         depth = len(order) if pool is None else min(len(order), pool - 1 + int((rows - firsts).max()) + 1)
         columns = np.concatenate([order[:depth], np.setdiff1d(classes[rows], order[:depth])])
-        place = np.full(len(classes), -1, dtype=np.int64)
+        place = np.full(int(order.max()) + 1, -1, dtype=np.int64)
         place[columns] = np.arange(len(columns))
         truths = place[classes[rows]]
         place[columns[depth:]] = -1

@@ -37,8 +37,8 @@ class Exam:
     before the row are not admissible, however short the context, and neither are
     copies of the truth. A row that repeats a vector of its document is not
     scored: a prediction never names a vector of its context. The order is a salted
-    shuffle of the rows of the examined documents, then one of the rest of the
-    bank. Every scored row has exactly ``pool`` candidates; a pool that one row
+    shuffle of the vectors of the examined documents, then one of the rest of the
+    bank; items that no document holds are among the rest. Every scored row has exactly ``pool`` candidates; a pool that one row
     cannot fill is refused.
 
     Attributes:
@@ -56,7 +56,6 @@ class Exam:
     rows: Int64[np.ndarray, " R"]
     pool: int | None
     id: str
-    classes: Int64[np.ndarray, " N"] = field(repr=False)
     order: Int64[np.ndarray, " order"] = field(repr=False)
     repeats: int = 0
 
@@ -83,9 +82,8 @@ class Exam:
         rows, repeats = _scored_rows(bank, documents, part, max(1, history))
         if len(rows) > max_rows:
             rows = np.sort(rows[np.argsort(_hashes(rows, 1), kind="stable")[:max_rows]])
-        classes = bank.distinct.classes
-        order = _candidate_order(bank, documents, classes)
-        return Exam(bank, part, rows, None, _id(bank, part, rows, None, order), classes, order, repeats).among(pool)
+        order = _candidate_order(bank, documents)
+        return Exam(bank, part, rows, None, _id(bank, part, rows, None, order), order, repeats).among(pool)
 
     def among(self, pool: int | None) -> "Exam":
         """The exam on the same rows with another number of candidates.
@@ -124,7 +122,7 @@ class Exam:
     @cached_property
     def candidate_sets(self) -> CandidateSets:
         """The candidates of each scored row: found once, and read by every ranking."""
-        return CandidateSets.of(self.rows, self._starts, self.classes, self.order, self.pool)
+        return CandidateSets.of(self.rows, self._starts, self.bank.classes, self.order, self.pool)
 
     def rank(self, predicted_RW: Float[Tensor, "R W"], scorer: Scorer = PRODUCTS) -> Ranks:
         """The rank of each scored row's truth when candidates are sorted by their score.
@@ -171,7 +169,7 @@ class Exam:
         if not torch.isfinite(predicted_RW).all():
             raise ExamError("a prediction is not finite (NaN or infinity); the model is broken")
         sets = self.candidate_sets
-        mapped_CE = mapped_rows(self.bank, sets.columns, scorer)
+        mapped_CE = mapped_items(self.bank, sets.columns, scorer)
         above, tied = (np.empty((count, len(self.rows)), dtype=np.int64) for _ in range(2))
         for start in range(0, len(self.rows), block):
             predicted_BW = predicted_RW[start : start + block].float().to(mapped_CE.device)
@@ -190,7 +188,7 @@ class Exam:
         """
         sets, found = self.candidate_sets, 0
         for r, (row, first) in enumerate(zip(self.rows.tolist(), self._starts.tolist(), strict=True)):
-            found += int(np.isin(sets.columns[sets.of_row(r)], self.classes[first : row + 1]).sum())
+            found += int(np.isin(sets.columns[sets.of_row(r)], self.bank.classes[first : row + 1]).sum())
         return found
 
     @property
@@ -198,11 +196,11 @@ class Exam:
         return self.bank.offsets[self.clusters]
 
 
-def mapped_rows(bank: Bank, rows: Int64[np.ndarray, " C"], scorer: Scorer) -> Float[Tensor, "C E"]:
-    """Rows of a bank as a scorer compares them, on its device."""
-    device = device_of(scorer)
-    parts = [rows[first : first + MAPPED] for first in range(0, len(rows), MAPPED)]
-    return torch.cat([scorer.candidates(torch.from_numpy(bank.rows[part]).float().to(device)) for part in parts])
+def mapped_items(bank: Bank, items: Int64[np.ndarray, " C"], scorer: Scorer) -> Float[Tensor, "C E"]:
+    """The vectors of items as a scorer compares them, on its device."""
+    device, vectors = device_of(scorer), bank.table.vectors
+    parts = [items[first : first + MAPPED] for first in range(0, len(items), MAPPED)]
+    return torch.cat([scorer.candidates(torch.from_numpy(vectors[part]).float().to(device)) for part in parts])
 
 
 def largest_pool(bank: Bank, documents: Int64[np.ndarray, " M"], part: str) -> int:
@@ -239,14 +237,16 @@ def _admissible(bank: Bank, rows: Int64[np.ndarray, " R"]) -> Int64[np.ndarray, 
     return len(bank.distinct) - (held[rows + 1] - held[bank.offsets[bank.document_of(rows)]]) + 1
 
 
-def _candidate_order(
-    bank: Bank, documents: Int64[np.ndarray, " M"], classes: Int64[np.ndarray, " N"]
-) -> Int64[np.ndarray, " order"]:
-    """Distinct vectors, named by the first row that holds them: those of the examined documents first."""
-    examined = np.unique(classes[rows_of(bank, documents)])
-    rest = np.setdiff1d(classes, examined)
-    shuffled = [part[np.argsort(_hashes(part, 2), kind="stable")] for part in (examined, rest)]
-    return np.concatenate(shuffled)
+def _candidate_order(bank: Bank, documents: Int64[np.ndarray, " M"]) -> Int64[np.ndarray, " order"]:
+    """Distinct vectors, named by the first item that holds them: those of the examined documents first.
+
+    The first row of a vector decides its place, so the order does not depend on how the items are numbered.
+    """
+    distinct = bank.distinct
+    examined = np.unique(distinct.numbers[bank.sequences.items(rows_of(bank, documents))])
+    rest = np.setdiff1d(np.arange(len(distinct)), examined)
+    shuffled = [part[np.argsort(_hashes(bank.first_rows[part], 2), kind="stable")] for part in (examined, rest)]
+    return distinct.firsts[np.concatenate(shuffled)]
 
 
 def _id(bank: Bank, part: str, rows: Int64[np.ndarray, " R"], pool: int | None, order: Int64[np.ndarray, " order"]) -> str:

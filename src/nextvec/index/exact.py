@@ -103,7 +103,7 @@ class ExactIndex:
             DataError: a mapped row is not finite.
         """
         index = cls.__new__(cls)
-        rows = Places(bank.distinct).read(bank.rows) if mapping is None else mapped_bank(bank, mapping, progress)
+        rows = Places(bank.distinct).read(bank.table.vectors) if mapping is None else mapped_bank(bank, mapping, progress)
         index._begin(_stored(rows, form, progress), bank, threads, mapping)
         return index
 
@@ -124,7 +124,7 @@ class ExactIndex:
         if mapping is None:
             index._begin(layout.opened(folder, m, bank), bank, threads)
         if m.added:
-            index._append(np.array(layout.read_array(folder / layout.ADDED, bank.rows.dtype, (m.added, m.dim))))
+            index._append(np.array(layout.read_array(folder / layout.ADDED, np.dtype(bank.manifest.dtype), (m.added, m.dim))))
         return index
 
     def _begin(self, base: Stored, bank: Bank | None, threads: int | None, mapping: RowMap | None = None) -> None:
@@ -252,7 +252,7 @@ class ExactIndex:
 
         An index of plain rows adds every row. Vectors are compared with those that the index holds before the map of rows.
         """
-        like = self._parts[0].rows if self._bank is None else self._bank.rows
+        like = self._parts[0].rows if self._bank is None else self._bank.table.vectors
         rows = unit_rows(vectors, like.shape[1], "added rows, ").astype(like.dtype)
         with self._adding:
             if self._bank is None:
@@ -278,7 +278,7 @@ class ExactIndex:
             raise DataError("only an index that was built from a bank can be saved; use ExactIndex.build")
         parts, bank = self._parts, self._bank
         base = parts[0]
-        added, plain = self._added_rows(parts, bank.rows[:0]), self._mapping is None
+        added, plain = self._added_rows(parts, bank.table.vectors[:0]), self._mapping is None
 
         def write(folder: Path) -> None:
             if plain and base.codes is not base.rows:
@@ -291,7 +291,7 @@ class ExactIndex:
         return (
             IndexManifest(
                 self.KIND, bank.fingerprint, bank.manifest.encoder_fingerprint, self.form,
-                len(bank), bank.dim, len(added), base.longest, base.error, distinct=len(bank.distinct),
+                len(bank.table), bank.dim, len(added), base.longest, base.error, distinct=len(bank.distinct),
                 mapping=self.map_digest,
             ),
             write,

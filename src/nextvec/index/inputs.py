@@ -1,6 +1,6 @@
 """What a search is given, checked: queries, rows that are no answer, documents to look in."""
 
-# Axes: Q queries, D width, N rows.
+# Axes: Q queries, D width, V items.
 
 from collections.abc import Iterable, Sequence
 
@@ -33,17 +33,17 @@ def check_k(k: int) -> None:
         raise SettingsError(f"k={k}: k must be at least 1")
 
 
-def allowed_rows(bank: Bank, documents: Iterable[int]) -> Bool[np.ndarray, " N"]:
-    """The rows of the given documents, as a mask for ``search(allowed=...)``.
+def allowed_rows(bank: Bank, documents: Iterable[int]) -> Bool[np.ndarray, " V"]:
+    """The items of the given documents, as a mask for ``search(allowed=...)``.
 
     Raises:
         DataError: a document that does not exist.
     """
-    mask = np.zeros(len(bank), bool)
+    mask = np.zeros(len(bank.table), bool)
     for m in documents:
         if not 0 <= m < bank.num_documents:
             raise DataError(f"there is no document {m}; the bank has {bank.num_documents}, counted from 0")
-        mask[bank.offsets[m] : bank.offsets[m + 1]] = True
+        mask[bank.sequences.items(slice(int(bank.offsets[m]), int(bank.offsets[m + 1])))] = True
     return mask
 
 

@@ -32,7 +32,7 @@ class IndexManifest:
         kind: a name of :data:`nextvec.index.open.KINDS`.
         bank, encoder: fingerprints of the bank and of the encoder that made its rows.
         form: format in which rows are read: ``float32``, ``float16`` or ``int8``.
-        rows, dim: number and width of the bank's rows.
+        rows, dim: number and width of the bank's vectors.
         added: number of rows that were added later; the index holds them.
         longest, error: of the bank's rows (:class:`~nextvec.kernels.scan_rows.Stored`).
         sizes: bytes of every file.
@@ -95,7 +95,7 @@ class IndexManifest:
             )
         if self.mapping != mapping:
             raise DataError(f"{folder} is {other_map(self.mapping, mapping)}")
-        if (self.rows, self.dim) != (len(bank), bank.dim):
+        if (self.rows, self.dim) != (len(bank.table), bank.dim):
             raise DataError(
                 f"{folder / MANIFEST} is damaged: it states {self.rows:,} rows of {self.dim}; build the index again"
             )
@@ -157,9 +157,9 @@ def opened(folder: Path, m: IndexManifest, bank: Bank) -> Stored:
         DataError: an index of an earlier version, or a file is missing or of another size.
     """
     places = Places(bank.distinct)
-    if m.form != bank.rows.dtype and places.compact and m.distinct != len(bank.distinct):
+    if m.form != bank.manifest.dtype and places.compact and m.distinct != len(bank.distinct):
         raise DataError(f"{folder} holds codes of all {m.rows:,} rows, not of the distinct ones; build the index again")
-    rows = codes = places.read(bank.rows)
+    rows = codes = places.read(bank.table.vectors)
     scales, errors = (np.empty(0, np.float32) for _ in range(2))
     if m.form != rows.dtype:
         codes = read_array(folder / CODES, m.form, rows.shape)

@@ -34,7 +34,7 @@ def mapped_bank(bank: Bank, mapping: RowMap, progress: Progress = silent) -> Flo
     firsts = bank.distinct.firsts
     out: np.ndarray | None = None
     for start in range(0, len(firsts), BLOCK):
-        block = mapped(bank.rows[firsts[start : start + BLOCK]], mapping)
+        block = mapped(bank.table.vectors[firsts[start : start + BLOCK]], mapping)
         if out is None:
             out = aligned((len(firsts), block.shape[1]), np.dtype(np.float32))
         out[start : start + len(block)] = block

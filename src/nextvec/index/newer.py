@@ -19,7 +19,7 @@ class Newer:
         Args:
             held: rows that were added before, in the order of their numbers.
         """
-        self._distinct, self._first = bank.distinct, len(bank)
+        self._distinct, self._first = bank.distinct, len(bank.table)
         self._rows: list[np.ndarray] = []
         self._cells: defaultdict[int, list[int]] = defaultdict(list)  # numbers of added rows, from 0
         for row, cells in zip(held, self._distinct.cells(held.astype(np.float32)), strict=True):

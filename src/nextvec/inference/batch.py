@@ -153,7 +153,7 @@ def _table(engine: Engine, group: list[ContextDocument], k: int, at: At, vectors
         pa.array([line[: len(kept)] for line, kept in zip(counts, held, strict=True)], pa.list_(pa.int64())),
     ]
     if engine.bank.manifest.text:
-        texts = [[engine.bank.text(row) if row < len(engine.bank) else None for row in line] for line in held]
+        texts = [[engine.bank.table.text(row) for row in line] for line in held]
         columns.append(pa.array(texts, pa.list_(pa.string())))
     if vectors:
         means = _vectors(engine.model, outputs)

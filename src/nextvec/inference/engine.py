@@ -83,8 +83,9 @@ class Engine:
         self.bank = bank
         self.candidate_map = CandidateMap.of(model)
         self.index: Index = index if index is not None else index_of(bank, self.candidate_map)
-        if len(self.index.distinct.numbers) != len(bank):
-            raise DataError(f"the index is of a bank of {len(self.index.distinct.numbers):,} rows; this one has {len(bank):,}")
+        if len(self.index.distinct.numbers) != len(bank.table):
+            numbers = len(self.index.distinct.numbers)
+            raise DataError(f"the index is of a bank of {numbers:,} rows; this one has {len(bank.table):,}")
         wanted = "" if self.candidate_map is None else self.candidate_map.digest
         if self.index.map_digest != wanted:
             raise DataError(f"the index is {other_map(self.index.map_digest, wanted)}")

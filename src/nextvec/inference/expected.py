@@ -47,12 +47,12 @@ class Expected:
     """One candidate for the next vector.
 
     Attributes:
-        row: the first row of the bank (of the given documents) with this vector; rows added to the index are numbered
-            after the bank's.
+        row: the first item of the bank (of the given documents) with this vector, which in a bank of texts is a row; vectors
+            added to the index are numbered after the bank's.
         score: the model's, for the prediction: of a model with one query, the product of both.
-        document: title of the document of ``row``; empty for an added row.
+        document: title of the document of ``row``, or of the item; empty for an added row.
         text: the chunk of ``row``; None if the bank has no text.
-        count: number of rows of the bank with this vector; ``bank.distinct.rows(row)`` lists them.
+        count: number of items of the bank with this vector; ``bank.distinct.rows(row)`` lists them.
         because: the rows of the context that the score comes from; None where they were not asked for.
     """
 
@@ -65,10 +65,9 @@ class Expected:
 
     @staticmethod
     def of(bank: Bank, row: int, score: float) -> "Expected":
-        if row >= len(bank):
+        if row >= len(bank.table):
             return Expected(row, score, "", None)
-        document = int(bank.document_of(np.array([row]))[0])
-        return Expected(row, score, bank.documents[document][1], bank.text(row), bank.distinct.count(row))
+        return Expected(row, score, bank.title(row), bank.table.text(row), bank.distinct.count(row))
 
 
 def encode_context(text: str, encoder: Encoder, chunking: Chunking) -> Float32[np.ndarray, "T D"]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64
 
-from nextvec.bank import Bank
+from nextvec.bank import Bank, VectorDocument
 from nextvec.errors import RunError
 from nextvec.inference.engine import Engine
 from nextvec.inference.session import Session
@@ -191,15 +191,15 @@ def candidates_of(bank: Bank, count: int | None) -> Bank:
     """A bank of ``count`` distinct vectors: the bank's own, then synthetic ones, each at cosine 0.9 to one of the bank's."""
     if count is None or count == len(bank.distinct):
         return bank
-    rows = bank.rows[bank.distinct.firsts[:count]].astype(np.float32)
+    rows = bank.table.vectors[bank.distinct.firsts[:count]].astype(np.float32)
     rng = np.random.default_rng(0)
     parts = [rows]
     while (missing := count - sum(map(len, parts))) > 0:
         noise = rng.standard_normal((min(missing, len(rows)), bank.dim), dtype=np.float32)
         parts.append(SIMILAR * rows[: len(noise)] + (1 - SIMILAR**2) ** 0.5 * unit_rows(noise))
-    held = Bank.from_numpy(np.concatenate(parts), [count], encoder=bank.manifest.encoder)
-    manifest = replace(held.manifest, encoder_fingerprint=bank.manifest.encoder_fingerprint)
-    return replace(held, rows=held.rows.astype(bank.rows.dtype), manifest=manifest)
+    document = VectorDocument("candidates", "candidates", np.concatenate(parts))
+    held = Bank.from_documents([document], bank.manifest.encoder, bank.manifest.dtype)
+    return replace(held, manifest=replace(held.manifest, encoder_fingerprint=bank.manifest.encoder_fingerprint))
 
 
 def cold_start(run: Path, bank: Path, weights: str) -> dict[str, float]:

@@ -175,8 +175,10 @@ def _prediction(tensors: Mapping[str, Tensor], length: int, width: int) -> np.nd
 
 def _seen(tensors: Mapping[str, Tensor], bank: Bank) -> np.ndarray:
     found = tensors.get("seen")
-    if found is None or found.dtype != torch.int64 or found.ndim != 1 or ((found < 0) | (found >= len(bank))).any():
-        raise DataError(f"this snapshot was not written by nextvec: the rows seen are not rows of a bank of {len(bank):,}")
+    if found is None or found.dtype != torch.int64 or found.ndim != 1 or ((found < 0) | (found >= len(bank.table))).any():
+        raise DataError(
+            f"this snapshot was not written by nextvec: the rows seen are not rows of a bank of {len(bank.table):,}"
+        )
     rows = found.numpy()
     if (np.diff(rows) <= 0).any() or (bank.distinct.classes[rows] != rows).any():
         raise DataError("this snapshot was not written by nextvec: the rows seen are not the first rows of vectors, ascending")

@@ -9,14 +9,14 @@ import numpy as np
 
 from nextvec.bank import Bank, BankWriter
 from nextvec.bank.documents import Dtype
-from nextvec.encoders import Encoder
+from nextvec.encoders import DEFAULT, Encoder
 from nextvec.errors import DataError, SettingsError
 from nextvec.ingestion.chunking import Chunking
-from nextvec.ingestion.sources import Opening, Source, open_object, open_source
+from nextvec.ingestion.items import ingest_events
+from nextvec.ingestion.sources import Opening, Source, open_events, open_object, open_source
 from nextvec.ingestion.texts import ingest_texts
 from nextvec.progress import Progress, silent
 
-DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 COMMIT = 100_000  # rows of ready vectors written between two commits
 
 
@@ -28,10 +28,14 @@ def ingest(
     dtype: Dtype | None = None,
     progress: Progress = silent,
     *,
+    items: Any = None,
     encoder_name: str | None = None,
     skip_unreadable: bool = False,
 ) -> Bank:
     """Make a bank of ``source`` at the path ``bank``.
+
+    With ``items``, the source is a table of events (``session``, ``item``, and ``index`` or ``time``), and the bank holds each
+    item once. An item has a vector or a text, which is encoded. Items that occur in no event are candidates too.
 
     The source is read and checked once before the first chunk is encoded, so bad
     input fails within seconds and leaves no files. If the process is killed, the
@@ -41,6 +45,7 @@ def ingest(
     Args:
         source: a path, or documents, texts, rows, columns, a table, a dataframe, a dataset
             (:func:`~nextvec.ingestion.sources.open_object`), or a source that is open already.
+        items: a table of ``item`` with ``vector`` or ``text``, and optionally ``title``: a path, rows, a table or a dataframe.
         encoder: the encoder of texts: a name, or any :class:`~nextvec.encoders.Encoder`; by default all-MiniLM-L6-v2.
         dtype: dtype of stored rows. The default is that of the exported bank if ready vectors come from one, else float16.
         encoder_name: name of the encoder of ready vectors, if their source does not state it.
@@ -53,8 +58,10 @@ def ingest(
     path = Path(bank)
     if path.exists():
         raise DataError(f"{bank} already exists; choose another name or delete it first")
-    opened = source if isinstance(source, Source) else open_any(source, path, encoder_name, skip_unreadable, progress)
-    if opened.vectors:
+    opened = source if isinstance(source, Source) else open_any(source, path, encoder_name, skip_unreadable, progress, items)
+    if opened.events:
+        made = ingest_events(opened.events, opened.name, path, encoder, dtype or "float16", opened.encoder_name, progress)
+    elif opened.vectors:
         if encoder is not None:
             raise SettingsError(
                 f"{opened.name} holds ready vectors; an encoder is for texts; "
@@ -63,7 +70,7 @@ def ingest(
         made = _ingest_vectors(opened, path, dtype or opened.provenance.dtype or "float16", progress)
     else:
         assert opened.texts is not None
-        chosen, stored = encoder or DEFAULT_ENCODER, dtype or "float16"
+        chosen, stored = encoder or DEFAULT, dtype or "float16"
         made = ingest_texts(opened.texts, opened.name, path, chosen, chunking or Chunking(), stored, progress)
     if opened is not source:
         for note in opened.unread.notes():
@@ -77,10 +84,13 @@ def open_any(
     encoder_name: str | None = None,
     skip_unreadable: bool = False,
     progress: Progress = silent,
+    items: Any = None,
 ) -> Source:
     """Open a source whose bank is to lie at ``bank``; temporary files lie beside it. Arguments are those of :func:`ingest`."""
     scratch = next(folder for folder in bank.absolute().parents if folder.is_dir())
     how = Opening(scratch, encoder_name, skip_unreadable, progress)
+    if items is not None:
+        return open_events(source, items, how)
     return open_source(Path(source), how) if isinstance(source, str | Path) else open_object(source, how)
 
 

@@ -11,18 +11,18 @@ from nextvec.bank.arrays import numpy_documents, open_npz
 from nextvec.bank.documents import VectorDocument
 from nextvec.bank.layout import MANIFEST
 from nextvec.bank.objects import Row, table_of, table_of_rows
-from nextvec.bank.table import VECTOR_COLUMNS, Table
-from nextvec.bank.vector_table import UNKNOWN, Provenance, vector_table
+from nextvec.bank.ready_vectors import UNKNOWN, Provenance, ready_vectors
+from nextvec.bank.table import EVENTS, ITEMS, VECTOR_COLUMNS, Columns, Table
 from nextvec.errors import DataError, SettingsError
 from nextvec.ingestion.document import Document
-from nextvec.ingestion.files import ARROW, JSON_LINES, TABLES, open_file, saved_dataset, shards
+from nextvec.ingestion.files import ARROW, CSV, JSON_LINES, TABLES, open_file, open_table, saved_dataset, shards, visible
 from nextvec.ingestion.text import checked, text_document
 from nextvec.ingestion.text_table import text_documents
 from nextvec.progress import Progress, silent
 
 TEXT_SUFFIXES = (".txt", ".md", ".markdown", ".rst")
 LARGEST_TEXT = 256 * 2**20  # bytes in one document
-WANTED = "want .txt .md .markdown .rst .jsonl .ndjson .parquet .arrow .feather .npz"
+WANTED = "want .txt .md .markdown .rst .jsonl .ndjson .csv .tsv .parquet .arrow .feather .npz"
 
 
 @dataclass
@@ -57,11 +57,21 @@ class Unread:
 
 
 @dataclass(frozen=True)
+class EventTables:
+    """Events, each an item in a session, and the items."""
+
+    events: Table
+    items: Table
+
+
+@dataclass(frozen=True)
 class Source:
-    """A source of texts or of ready vectors. Reading it twice gives the same documents in the same order.
+    """A source of texts, of ready vectors, or of events. Reading it twice gives the same documents in the same order.
 
     Attributes:
+        events: the events of a bank of items, with its items.
         provenance: encoder and chunking of ready vectors.
+        encoder_name: of :class:`Opening`, for the vectors of items.
         has_text: whether ready vectors come with the text of their rows.
         unread: complete only after the source was read.
     """
@@ -69,7 +79,9 @@ class Source:
     name: str
     texts: Callable[[], Iterator[Document]] | None = None
     vectors: Callable[[], Iterator[VectorDocument]] | None = None
+    events: EventTables | None = None
     provenance: Provenance = UNKNOWN
+    encoder_name: str | None = None
     has_text: bool = False
     unread: Unread = field(default_factory=Unread)
 
@@ -152,6 +164,40 @@ def open_object(value: Any, how: Opening) -> Source:
     return _of_table(table_of_rows(rows, "the source", how.scratch), "documents", how)
 
 
+def open_events(events: Any, items: Any, how: Opening) -> Source:
+    """The source of a bank of items: paths, tables, dataframes or rows.
+
+    Raises:
+        DataError: one of them cannot be read.
+    """
+    tables = EventTables(_any_table(events, "the events", EVENTS, how), _any_table(items, "the items", ITEMS, how))
+    unread = [f"{column} of {table.where}" for table, read in ((tables.events, EVENTS), (tables.items, ITEMS))
+              for column in _others(table, read.known)]  # fmt: skip
+    named = [
+        Path(value).name if isinstance(value, str | Path) else kind for value, kind in ((events, "events"), (items, "items"))
+    ]
+    return Source("+".join(named), events=tables, unread=Unread(columns=unread), encoder_name=how.encoder_name)
+
+
+def _any_table(value: Any, where: str, columns: Columns, how: Opening) -> Table:
+    if isinstance(value, str | Path):
+        return open_table(Path(value), how.scratch, how.progress, columns)
+    table = table_of(value, where, how.scratch, columns)
+    if table is not None:
+        return table
+    try:
+        rows = iter(value)
+    except TypeError:
+        raise DataError(f"{where}: cannot read {type(value).__name__}; want a path, rows, a table or a dataframe") from None
+    return table_of_rows((_mapping(number, row, where) for number, row in enumerate(rows)), where, how.scratch, columns)
+
+
+def _mapping(number: int, row: Any, where: str) -> Row:
+    if not isinstance(row, Mapping):
+        raise DataError(f"{where}, row {number} is {type(row).__name__}; want a mapping from column names")
+    return f"{where}, row {number}", {str(key): value for key, value in row.items()}
+
+
 def by_ending(files: Counter[str]) -> str:
     """Like ``2 .pdf, 1 .docx``."""
     return ", ".join(f"{count:,} {ending or 'without ending'}" for ending, count in files.most_common())
@@ -180,9 +226,9 @@ def _checked(entry: tuple[int, Any]) -> Document:
 
 def _of_table(table: Table, name: str, how: Opening) -> Source:
     if "vector" in table.names:
-        found = vector_table(table, how.encoder_name, how.scratch, how.progress)
+        found = ready_vectors(table, how.encoder_name, how.scratch, how.progress)
         unread = Unread(columns=_others(table, VECTOR_COLUMNS))
-        return Source(name, None, found.documents, found.provenance, found.has_text, unread)
+        return Source(name, vectors=found.documents, provenance=found.provenance, has_text=found.has_text, unread=unread)
     if "text" not in table.names:
         raise DataError(
             f"{table.where} has columns {', '.join(table.names)}; want 'text', or 'vector' with 'document' and 'index'"
@@ -209,11 +255,11 @@ def _folder(path: Path, how: Opening) -> Source:
     saved = saved_dataset(path)
     if saved is not None:
         return _of_table(saved, path.name, how)
-    files = _visible(path)
+    files = visible(path)
     texts = [file for file in files if file.suffix.lower() in TEXT_SUFFIXES]
     counts = Counter(file.suffix.lower() for file in files)
-    kinds = [kind for kind in ((".parquet",), ARROW, JSON_LINES) if any(counts[ending] for ending in kind)]
-    if len(kinds) > 1 if not texts else any(kind != JSON_LINES for kind in kinds):
+    kinds = [kind for kind in ((".parquet",), ARROW, JSON_LINES, tuple(CSV)) if any(counts[ending] for ending in kind)]
+    if len(kinds) > 1 if not texts else any(kind not in (JSON_LINES, tuple(CSV)) for kind in kinds):
         raise DataError(
             f"{path} holds both texts and tables, or tables of two kinds: {by_ending(counts)}; keep one kind in a folder"
         )
@@ -227,13 +273,7 @@ def _folder(path: Path, how: Opening) -> Source:
         return Source(path.name, texts=lambda: _text_folder(path, texts, how.skip_unreadable, unread), unread=unread)
     opened = _of_table(_shards(path, chosen, how, unread), path.name, how)
     unread.columns += opened.unread.columns
-    return Source(path.name, opened.texts, opened.vectors, opened.provenance, opened.has_text, unread)
-
-
-def _visible(path: Path) -> list[Path]:
-    """Files below ``path`` in order of their names; hidden files, and files in hidden folders, are left out."""
-    found = sorted(file for file in path.rglob("*") if file.is_file())
-    return [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+    return replace(opened, unread=unread)
 
 
 def _shards(path: Path, files: list[Path], how: Opening, unread: Unread) -> Table:

@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float32, Int64
 
 from nextvec.bank import Bank
+from nextvec.bank.sequences import Rows
 from nextvec.encoders import Encoder, load_encoder, truncation
 from nextvec.errors import DataError, SettingsError
 from nextvec.lanes.clusters import FEWEST, MOST, Clusters, blocks, mean_directions, spherical_kmeans
@@ -48,7 +49,7 @@ def by_clusters(bank: Bank, count: int, seed: int = 0, balanced: bool = False, p
     return Lanes(found.lane, confidence, anchors, _manifest(bank, "clusters", anchors, False, made))
 
 
-def cluster_anchors(rows: Float[np.ndarray, "N D"], count: int, seed: int = 0, balanced: bool = False) -> Anchors:
+def cluster_anchors(rows: Rows, count: int, seed: int = 0, balanced: bool = False) -> Anchors:
     """The anchors of :func:`by_clusters` for some rows, such as those of the training documents.
 
     Raises: as :func:`by_clusters`.
@@ -138,12 +139,12 @@ def _nearest(
     return Lanes(lane, confidence, anchors, _manifest(bank, kind, anchors, labels is not None, made, table))
 
 
-def _plain(rows: Float[np.ndarray, "N D"], names: tuple[str, ...], vectors: Float32[np.ndarray, "L D"]) -> Anchors:
+def _plain(rows: Rows, names: tuple[str, ...], vectors: Float32[np.ndarray, "L D"]) -> Anchors:
     anchors = Anchors(names, vectors, np.where(vectors.any(1), np.float32(0), np.float32(2)), 1.0)
     return replace(anchors, temperature=_margin(rows, anchors))
 
 
-def _of_clusters(found: Clusters, rows: Float[np.ndarray, "N D"]) -> Anchors:
+def _of_clusters(found: Clusters, rows: Rows) -> Anchors:
     names = tuple(f"cluster {k}" for k in range(len(found.centres)))
     anchors = Anchors(names, found.centres, found.prices, 1.0)
     return replace(anchors, temperature=_margin(rows, anchors))
@@ -158,7 +159,7 @@ def _calibrated(bank: Bank, anchors: Anchors, labels: Labels) -> float:
     return fitted_temperature(anchors.scores(bank.rows[rows]), given[rows])
 
 
-def _margin(rows: Float[np.ndarray, "N D"], anchors: Anchors) -> float:
+def _margin(rows: Rows, anchors: Anchors) -> float:
     """The temperature without labels: the mean margin between the best and the second score. Such a margin gives odds of e."""
     total = 0.0
     for _, block in blocks(rows):

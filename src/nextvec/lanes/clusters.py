@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64, Integer, UInt8
+from jaxtyping import Float32, Int64, Integer, UInt8
 
+from nextvec.bank.sequences import Rows
 from nextvec.errors import DataError, SettingsError
 from nextvec.progress import Progress, silent
 
@@ -37,9 +38,7 @@ class Clusters:
     objective: tuple[float, ...]
 
 
-def spherical_kmeans(
-    rows: Float[np.ndarray, "N D"], count: int, seed: int = 0, balanced: bool = False, progress: Progress = silent
-) -> Clusters:
+def spherical_kmeans(rows: Rows, count: int, seed: int = 0, balanced: bool = False, progress: Progress = silent) -> Clusters:
     """Cluster unit rows by direction (Dhillon and Modha 2001), block by block; the same seed gives the same clusters.
 
     First centres are drawn by k-means++ (Arthur and Vassilvitskii 2007) on 1 - cosine. A cluster that lost all its rows
@@ -70,7 +69,7 @@ def spherical_kmeans(
     return Clusters(centres, prices, lane, tuple(objective))
 
 
-def mean_directions(rows: Float[np.ndarray, "N D"], lane: Integer[np.ndarray, " N"], count: int) -> Float32[np.ndarray, "K D"]:
+def mean_directions(rows: Rows, lane: Integer[np.ndarray, " N"], count: int) -> Float32[np.ndarray, "K D"]:
     """The mean row of each lane, of unit length; zeros for an empty lane and for one whose rows cancel out.
 
     Rows whose lane is -1 are left out.
@@ -83,7 +82,7 @@ def mean_directions(rows: Float[np.ndarray, "N D"], lane: Integer[np.ndarray, " 
     return np.divide(sums, lengths, out=np.zeros_like(sums), where=lengths > 0).astype(np.float32)
 
 
-def blocks(rows: Float[np.ndarray, "N D"]) -> Iterator[tuple[int, Float32[np.ndarray, "B D"]]]:
+def blocks(rows: Rows) -> Iterator[tuple[int, Float32[np.ndarray, "B D"]]]:
     """The start of each block, and the block, so that a mapped bank is never completely in memory."""
     for start in range(0, len(rows), BLOCK):
         yield start, rows[start : start + BLOCK].astype(np.float32)
@@ -110,7 +109,7 @@ def dealt(
 
 
 def _assigned(
-    rows: Float[np.ndarray, "N D"], centres: Float32[np.ndarray, "K D"], prices: Float32[np.ndarray, " K"], balanced: bool
+    rows: Rows, centres: Float32[np.ndarray, "K D"], prices: Float32[np.ndarray, " K"], balanced: bool
 ) -> tuple[UInt8[np.ndarray, " N"], Float32[np.ndarray, " N"], Float32[np.ndarray, " K"]]:
     """The lane of each row, its cosine with that lane's centre, and the prices."""
     lane, cosine = np.empty(len(rows), np.uint8), np.empty(len(rows), np.float32)
@@ -129,7 +128,7 @@ def _objective(cosine: Float32[np.ndarray, " N"]) -> float:
     return 1.0 - float(cosine.mean(dtype=np.float64))
 
 
-def _first(rows: Float[np.ndarray, "N D"], count: int, rng: np.random.Generator) -> Float32[np.ndarray, "K D"]:
+def _first(rows: Rows, count: int, rng: np.random.Generator) -> Float32[np.ndarray, "K D"]:
     """k-means++: each centre is a row, drawn with a probability proportional to 1 - cosine to the nearest earlier centre."""
     chosen = np.sort(rng.choice(len(rows), min(len(rows), SAMPLE), replace=False))
     sample = rows[chosen].astype(np.float32)

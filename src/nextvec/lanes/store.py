@@ -18,6 +18,7 @@ from safetensors.numpy import load, save
 from nextvec.bank import Bank
 from nextvec.bank.layout import write_atomically
 from nextvec.bank.mapped import mapped_array
+from nextvec.bank.sequences import Rows
 from nextvec.errors import DataError
 from nextvec.lanes.clusters import MOST, blocks
 
@@ -59,7 +60,7 @@ class Anchors:
     def scores(self, rows: Float[np.ndarray, "B D"]) -> Float32[np.ndarray, "B L"]:
         return rows.astype(np.float32) @ self.vectors.T - self.prices
 
-    def assign(self, rows: Float[np.ndarray, "N D"]) -> tuple[UInt8[np.ndarray, " N"], Float16[np.ndarray, " N"]]:
+    def assign(self, rows: Rows) -> tuple[UInt8[np.ndarray, " N"], Float16[np.ndarray, " N"]]:
         """The lane of each row and the confidence in it, block by block."""
         lane, confidence = np.empty(len(rows), np.uint8), np.empty(len(rows), np.float16)
         for start, block in blocks(rows):
@@ -68,7 +69,7 @@ class Anchors:
             confidence[part] = _softmax_at(scores / self.temperature, lane[part])
         return lane, confidence
 
-    def confidence(self, rows: Float[np.ndarray, "N D"], lane: UInt8[np.ndarray, " N"]) -> Float16[np.ndarray, " N"]:
+    def confidence(self, rows: Rows, lane: UInt8[np.ndarray, " N"]) -> Float16[np.ndarray, " N"]:
         """The softmax over lanes of score / temperature, at the lane that each row has."""
         confidence = np.empty(len(rows), np.float16)
         for start, block in blocks(rows):

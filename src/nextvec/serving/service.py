@@ -92,11 +92,11 @@ class Service:
     @property
     def candidates(self) -> int:
         """Rows among which the stable model's predictions are looked up."""
-        return len(self.routing.stable_model.engine.bank)
+        return len(self.routing.stable_model.engine.bank.table)
 
     def rows(self, ids: Sequence[int]) -> Float32[np.ndarray, "T D"]:
-        """Rows of the stable model's bank."""
-        return np.asarray(self.routing.stable_model.engine.bank.rows[np.asarray(ids)], np.float32)
+        """The vectors of items of the stable model's bank."""
+        return np.asarray(self.routing.stable_model.engine.bank.table.vectors[np.asarray(ids)], np.float32)
 
     def holders(self, model: str, row: int) -> list[int]:
         """The rows of a model's bank that hold the vector of ``row``, ascending; the first MOST_ROWS of them."""

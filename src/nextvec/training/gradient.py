@@ -69,8 +69,8 @@ class Gradient:
         self.model, self.log_temperature, self.bank = model, log_temperature, bank
         self.settings, self.scale = settings, scale
         self.device = log_temperature.device
-        self.classes = bank.distinct.classes
-        self.copies = np.bincount(self.classes[train_rows], minlength=len(bank))
+        self.classes = bank.classes
+        self.copies = np.bincount(self.classes[train_rows], minlength=len(bank.table))
         self._whole: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=True) if settings.compute.compile else model
 
     def compute(

@@ -8,7 +8,7 @@ from nextvec.cli.verb import Verb
 
 SOURCE = (
     "a folder of .txt, .md, .markdown or .rst files, of Parquet or Arrow files, or of a saved dataset; or one file of the "
-    "kinds .txt, .md, .jsonl, .parquet, .arrow, or .npz with vectors and lengths"
+    "kinds .txt, .md, .jsonl, .csv, .parquet, .arrow, or .npz with vectors and lengths"
 )
 AGAIN = "After an interruption, run the same command again, and it continues."
 
@@ -16,6 +16,13 @@ AGAIN = "After an interruption, run the same command again, and it continues."
 def _ingest_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help=SOURCE)
     parser.add_argument("bank", type=Path, help="the folder of the new bank")
+    parser.add_argument(
+        "--items",
+        type=Path,
+        metavar="TABLE",
+        help="table of the items (item, text or vector, title) of events: the source is then a table of session, item, and "
+        "index or time",
+    )
     parser.add_argument(
         "--encoder", help="encoder of the texts: all-MiniLM-L6-v2 (default; works offline) or any sentence-transformers model"
     )
@@ -163,8 +170,9 @@ def _export(arguments: Namespace) -> int:
 BANKS = (
     Verb(
         "ingest",
-        "make a bank from text or from ready vectors",
-        f"Reads text or ready vectors, encodes the text chunk by chunk, and writes a bank: a folder of vectors. {AGAIN}",
+        "make a bank from text, from ready vectors, or from events",
+        "Reads text or ready vectors, encodes the text chunk by chunk, and writes a bank: a folder of vectors. With --items "
+        f"it reads events, such as those of a shop, and stores each item once. {AGAIN}",
         "nextvec ingest books/ books.bank",
         _ingest_arguments,
         _ingest,
