@@ -3,6 +3,8 @@
 from argparse import Namespace
 from typing import Any
 
+import numpy as np
+
 from nextvec import settings as frozen
 from nextvec.bank import Bank, census
 from nextvec.bank.tokens import token_facts
@@ -38,6 +40,7 @@ def bank_facts(bank: Bank) -> dict[str, Any]:
     return {
         "kind": "bank",
         "rows": m.rows,
+        **_item_facts(bank),
         "dim": m.dim,
         "documents": m.documents,
         "longest_document": int(bank.lengths.max()),
@@ -52,6 +55,12 @@ def bank_facts(bank: Bank) -> dict[str, Any]:
         "near_duplicate_document_groups": len(counted.document_groups),
         "format": m.format,
     }
+
+
+def _item_facts(bank: Bank) -> dict[str, Any]:
+    """Figures of a bank of items alone."""
+    ids = bank.sequences.ids
+    return {} if ids is None else {"items": len(bank.table), "items_in_no_event": len(bank.table) - len(np.unique(ids))}
 
 
 def _figure(value: float | int | str) -> str:

@@ -41,7 +41,15 @@ def predict(arguments: Namespace) -> int:
 
 def _to_json(chunk: Expected, context: Sequence[str]) -> dict[str, Any]:
     """A predicted chunk, with the chunks of the context that it comes from if they were asked for."""
-    expected = {"row": chunk.row, "score": chunk.score, "document": chunk.document, "text": chunk.text, "count": chunk.count}
+    expected: dict[str, Any] = {
+        "row": chunk.row,
+        "score": chunk.score,
+        "document": chunk.document,
+        "text": chunk.text,
+        "count": chunk.count,
+    }
+    if chunk.item is not None:
+        expected["item"] = chunk.item
     if chunk.because is None:
         return expected
     rows = [{"position": row.position, "part": row.part, "text": context[row.position]} for row in chunk.because.rows]

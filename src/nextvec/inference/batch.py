@@ -60,7 +60,7 @@ def predict_file(
     Columns: ``document``; ``index`` of the last vector read; ``expected``, the
     distinct vectors of the bank, best first, each by its first row, without
     those that the document held before; ``score``; ``count``, the number of
-    rows with that vector; ``text`` if the bank has text; ``vector`` on request:
+    rows with that vector; ``item``, their ids, of a bank of items; ``text`` if the bank has text; ``vector`` on request:
     the prediction in the model's space; of several queries their weighted mean,
     of unit length. Finished parts are kept beside ``out`` until all are done.
     The same call continues from them.
@@ -152,6 +152,10 @@ def _table(engine: Engine, group: list[ContextDocument], k: int, at: At, vectors
         pa.array([line[: len(kept)] for line, kept in zip(scores.tolist(), held, strict=True)], pa.list_(pa.float32())),
         pa.array([line[: len(kept)] for line, kept in zip(counts, held, strict=True)], pa.list_(pa.int64())),
     ]
+    names = engine.bank.table.names
+    if names is not None:
+        items = [[names[row][0] if row < len(names) else None for row in line] for line in held]
+        columns.append(pa.array(items, pa.list_(pa.string())))
     if engine.bank.manifest.text:
         texts = [[engine.bank.table.text(row) for row in line] for line in held]
         columns.append(pa.array(texts, pa.list_(pa.string())))
@@ -355,6 +359,7 @@ def _schema(engine: Engine, vectors: bool) -> pa.Schema:
         ("score", pa.list_(pa.float32())),
         ("count", pa.list_(pa.int64())),
     ]
+    fields += [("item", pa.list_(pa.string()))] if engine.bank.table.names is not None else []
     fields += [("text", pa.list_(pa.string()))] if engine.bank.manifest.text else []
     fields += [("vector", pa.list_(pa.float32(), engine.model.width))] if vectors else []
     return pa.schema(fields)

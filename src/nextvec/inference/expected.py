@@ -54,6 +54,7 @@ class Expected:
         text: the chunk of ``row``; None if the bank has no text.
         count: number of items of the bank with this vector; ``bank.distinct.rows(row)`` lists them.
         because: the rows of the context that the score comes from; None where they were not asked for.
+        item: id of the item; None in a bank of texts, and for an added row.
     """
 
     row: int
@@ -62,12 +63,15 @@ class Expected:
     text: str | None
     count: int = 1
     because: Because | None = None
+    item: str | None = None
 
     @staticmethod
     def of(bank: Bank, row: int, score: float) -> "Expected":
         if row >= len(bank.table):
             return Expected(row, score, "", None)
-        return Expected(row, score, bank.title(row), bank.table.text(row), bank.distinct.count(row))
+        names = bank.table.names
+        item = None if names is None else names[row][0]
+        return Expected(row, score, bank.title(row), bank.table.text(row), bank.distinct.count(row), item=item)
 
 
 def encode_context(text: str, encoder: Encoder, chunking: Chunking) -> Float32[np.ndarray, "T D"]:

@@ -3,7 +3,6 @@
 # Axes: B items of a block, D width.
 
 import hashlib
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -20,45 +19,32 @@ from nextvec.errors import DataError, SettingsError
 from nextvec.ingestion.catalogue import GROUP, Block, Catalogue
 from nextvec.ingestion.chunking import LARGEST, Chunking
 from nextvec.ingestion.events import Sessions, time_dtype
-from nextvec.ingestion.sources import EventTables
+from nextvec.ingestion.sources import Source
 from nextvec.progress import Progress, silent
 
 COMMIT = 100_000  # items with ready vectors that are written between two commits
 
 
-def ingest_events(
-    tables: EventTables,
-    name: str,
-    path: Path,
-    encoder: str | Encoder | None,
-    dtype: Dtype,
-    encoder_name: str | None = None,
-    progress: Progress = silent,
-) -> Bank:
+def ingest_events(source: Source, path: Path, encoder: str | Encoder | None, dtype: Dtype, progress: Progress = silent) -> Bank:
     """Make a bank of items at ``path``. Both tables are read and checked before the first text is encoded.
 
     Args:
-        name: of the source, for the manifest.
+        source: of events and items; the number of texts that were truncated is added to what it did not read.
         encoder: the encoder of items without a vector; the default if None.
-        encoder_name: name of the encoder of ready vectors, if their table does not state it.
 
     Raises:
         DataError: the tables cannot be read or do not fit together; ready vectors of another encoder than the texts.
         SettingsError: an encoder, and every item has a vector; a name of an encoder, and no item has one.
     """
-    catalogue = Catalogue.read(tables.items, encoder_name)
+    tables = source.events
+    assert tables is not None
+    catalogue = Catalogue.read(tables.items, source.encoder_name)
     sessions = Sessions.read(tables.events, catalogue.ids, tables.items.where)
-    model = _encoder(catalogue, encoder, encoder_name, tables.items.where)
-    plan = _plan(catalogue, sessions, model, name, dtype)
+    model = _encoder(catalogue, encoder, source.encoder_name, tables.items.where)
+    plan = _plan(catalogue, sessions, model, source.name, dtype)
     with ItemWriter(path, plan) as writer:
-        long = _write(catalogue, model, writer, progress)
-        bank = writer.finish(sessions.ids, sessions.sequences, progress)
-    if long:
-        warnings.warn(
-            f"{tables.items.where}: {long:,} items have more tokens than {plan.encoder} reads; the end of their text is lost",
-            stacklevel=3,
-        )
-    return bank
+        source.unread.truncated = _write(catalogue, model, writer, progress)
+        return writer.finish(sessions.ids, sessions.sequences, progress)
 
 
 def _encoder(catalogue: Catalogue, encoder: str | Encoder | None, encoder_name: str | None, where: str) -> Encoder | None:

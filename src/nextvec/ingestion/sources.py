@@ -33,11 +33,13 @@ class Unread:
         files: how many, by ending; hidden ones are not counted.
         skipped: files that could not be read, with the reason.
         columns: of a table, or arrays of a ``.npz``.
+        truncated: items whose text has more tokens than the encoder reads.
     """
 
     files: Counter[str] = field(default_factory=Counter[str])
     skipped: dict[str, str] = field(default_factory=dict[str, str])
     columns: list[str] = field(default_factory=list[str])
+    truncated: int = 0
 
     def notes(self) -> list[str]:
         """One line for each kind."""
@@ -48,11 +50,15 @@ class Unread:
             found.append(f"{_count(len(self.skipped), 'file')} skipped: {'; '.join(self.skipped.values())}")
         if self.columns:
             found.append(f"columns not read: {', '.join(self.columns)}")
+        if self.truncated:
+            found.append(
+                f"{_count(self.truncated, 'item')} with more text than the encoder reads; the end is not in the vector"
+            )
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """``files`` by ending, ``skipped`` with reasons, ``columns``; empty ones are left out."""
-        kinds = {"files": dict(self.files), "skipped": self.skipped, "columns": self.columns}
+        """``files`` by ending, ``skipped`` with reasons, ``columns``, ``truncated``; empty ones are left out."""
+        kinds = {"files": dict(self.files), "skipped": self.skipped, "columns": self.columns, "truncated": self.truncated}
         return {kind: value for kind, value in kinds.items() if value}
 
 

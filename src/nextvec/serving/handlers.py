@@ -260,6 +260,7 @@ class Handlers:
                 e.score,
                 e.document,
                 e.count,
+                unset if e.item is None else e.item,
                 e.text if query.text else unset,
                 tuple(holders(answer.model, e.row)) if query.rows else unset,
                 msgspec.convert(e.because, Reasons | None, from_attributes=True) if query.because else unset,

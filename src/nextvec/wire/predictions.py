@@ -89,6 +89,7 @@ class ExpectedVector(Body, frozen=True):
     score: float
     document: str
     count: Annotated[int, Meta(ge=1, description="Rows of the bank that hold this vector.")]
+    item: Annotated[str, Meta(description="The id of the item, where the bank is one of items.")] | UnsetType = UNSET
     text: (
         Annotated[str | None, Meta(description="The chunk of the row, with ?text=1; null where the bank holds vectors only.")]
         | UnsetType
