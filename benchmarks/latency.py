@@ -24,9 +24,9 @@ import torch
 
 from nextvec.bank import Bank
 from nextvec.bank.moments import moments
+from nextvec.candidate_map import CandidateMap, index_of
 from nextvec.index import ExactIndex, Index
 from nextvec.inference import Engine
-from nextvec.inference.candidate_map import CandidateMap, index_of
 from nextvec.inference.latency import (
     NEIGHBOURS,
     PER_ROUND,

@@ -27,8 +27,8 @@ from usearch import index as usearch  # pyright: ignore[reportMissingImports]
 
 from latency import default_models, documents
 from nextvec.bank import Bank
+from nextvec.candidate_map import CandidateMap
 from nextvec.index import ApproximateIndex, ExactIndex, Index, search_pooled
-from nextvec.inference.candidate_map import CandidateMap
 from nextvec.kernels.library import level
 from nextvec.kernels.memory import aligned
 from nextvec.kernels.scan_rows import FORMATS

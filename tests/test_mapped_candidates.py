@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from nextvec.bank import Bank
+from nextvec.candidate_map import CandidateMap, index_of
 from nextvec.errors import DataError
 from nextvec.evaluation import Exam
 from nextvec.index import ApproximateIndex, ExactIndex, open_index
 from nextvec.inference import Engine, snapshot
-from nextvec.inference.candidate_map import CandidateMap, index_of
 from nextvec.kernels.scan_rows import FORMATS, RowFormat
 from nextvec.kernels.weights import FORMATS as WEIGHTS
 from nextvec.kernels.weights import WeightFormat

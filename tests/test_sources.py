@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 
 from nextvec.bank import Bank
 from nextvec.bank.moments import moments
+from nextvec.candidate_map import CandidateMap
 from nextvec.cli.main import main
 from nextvec.errors import DataError, NextvecError, RunError, SettingsError
 from nextvec.evaluation import Exam
 from nextvec.evaluation.runs import evaluate
 from nextvec.index import open_index
 from nextvec.inference import Engine
-from nextvec.inference.candidate_map import CandidateMap
 from nextvec.models.space import InSpace, Space
 from nextvec.runs import Run, load, load_model, open_source, spaces
 from nextvec.runs.shipped import SHIPPED, SHIPPED_FILE, shipped_weights

@@ -150,10 +150,10 @@ def demo(
     for _ in train(run, bank, trackers):
         pass
     clock.lap("train")
-    model = load_model(run)
-    report = examine(exam, model, run.name, moments, CONTEXTS[-1], (bank, parts.train), progress=progress)
+    model, train_part = load_model(run), (bank, parts.train)
+    report = examine(exam, model, run.name, moments, CONTEXTS[-1], train_part, progress=progress, calibration=run.calibration())
     clock.lap("evaluate")
-    curve = _curve(exam, model, report, dict(baselines(moments, (bank, parts.train))), progress)
+    curve = _curve(exam, model, report, dict(baselines(moments, train_part)), progress)
     examples = _examples(exam, model, report.ranks)
     clock.lap("curve and examples")
     found = Demo(report, shipped, curve, examples, run, bank, clock.laps)

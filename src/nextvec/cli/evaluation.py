@@ -9,6 +9,7 @@ from nextvec.demo import demo as run_demo
 from nextvec.evaluation.results import OWN_CONTEXT
 from nextvec.evaluation.runs import evaluate as run_evaluate
 from nextvec.lanes import Lanes
+from nextvec.pages.report_page import write_report_page
 
 
 def demo(arguments: Namespace) -> int:
@@ -32,6 +33,8 @@ def evaluate(arguments: Namespace) -> int:
         lanes = Lanes.open(arguments.lanes, bank) if arguments.lanes else None
         exam = (arguments.split, context, arguments.pool, arguments.rows)
         report = run_evaluate(source, bank, *exam, bars, lanes, arguments.refit).to_json()
+    if arguments.page is not None:
+        write_report_page(arguments.page, report)
     if arguments.json:
         return as_json(report)
     show.report_table(report)

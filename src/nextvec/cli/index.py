@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from nextvec.bank import Bank
+from nextvec.candidate_map import CandidateMap
 from nextvec.cli import show
 from nextvec.cli.banks import open_bank
 from nextvec.cli.output import as_json
@@ -15,7 +16,6 @@ from nextvec.errors import DataError
 from nextvec.index import Index
 from nextvec.index.approximate import NEIGHBOURS, SAMPLE, predicted_like
 from nextvec.index.open import KINDS
-from nextvec.inference.candidate_map import CandidateMap
 from nextvec.runs import bank_of, load, open_source
 
 

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from nextvec.bank import Bank
+from nextvec.candidate_map import CandidateMap, index_of
 from nextvec.cli import show
 from nextvec.cli.banks import open_bank_of, open_source
 from nextvec.cli.output import as_json
+from nextvec.confidence import USUAL
 from nextvec.errors import DataError
 from nextvec.index import ExactIndex
 from nextvec.inference import Engine
-from nextvec.inference.candidate_map import CandidateMap, index_of
 from nextvec.inference.latency import AnswerLatency, answers, candidates_of, cold_start, gates, limits, to_json
 from nextvec.models.packed import weight_bytes
 from nextvec.pages.latency_page import write_latency_page
@@ -32,7 +33,8 @@ def latency(arguments: Namespace) -> int:
         loaded = load(source, bank, progress=bars)
         model = loaded.model
         index = index_of(candidates, CandidateMap.of(model), arguments.format, bars)
-        engine = Engine.of(replace(loaded, bank=candidates), index, arguments.weights)
+        # Any calibration: it takes part in the latency, and the probabilities are not read.
+        engine = Engine.of(replace(loaded, bank=candidates), index, arguments.weights, calibration=USUAL)
         found = answers(engine, arguments.contexts, vectors, model, progress=bars)
         other = _other(arguments, candidates, index, vectors) if arguments.against else None
     read = weight_bytes(engine.model)
@@ -75,7 +77,7 @@ def _other(arguments: Namespace, candidates: Bank, index: ExactIndex, vectors: n
     own = CandidateMap.of(loaded.model)
     if index.map_digest != ("" if own is None else own.digest):
         index = index_of(candidates, own, arguments.format)
-    engine = Engine.of(replace(loaded, bank=candidates), index, arguments.weights)
+    engine = Engine.of(replace(loaded, bank=candidates), index, arguments.weights, calibration=USUAL)
     return answers(engine, arguments.contexts, vectors)
 
 

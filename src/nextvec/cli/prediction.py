@@ -10,7 +10,8 @@ from nextvec.cli import show
 from nextvec.cli.banks import open_bank, open_bank_of, open_engine, open_source
 from nextvec.cli.output import as_json, facts
 from nextvec.errors import DataError, SettingsError
-from nextvec.inference import Expected
+from nextvec.evaluation.calibration import UNCALIBRATED
+from nextvec.inference import Expected, joint_probability
 from nextvec.inference.because import check_because
 from nextvec.ingestion.text import decode
 from nextvec.runs import Source
@@ -30,13 +31,23 @@ def predict(arguments: Namespace) -> int:
     found = session.predict(arguments.k, because=arguments.because)
     if arguments.json:
         expected = [_to_json(chunk, chunks) for chunk in found]
-        return as_json({"context": session.length, "bank": bank.fingerprint, "expected": expected})
+        about = {"context": session.length, "bank": bank.fingerprint, "probability": joint_probability(found)}
+        return as_json({**about, "expected": expected})
     for number, chunk in enumerate(found, 1):
         more = f" (and {chunk.count - 1:,} more rows)" if chunk.count > 1 else ""
-        print(f"{number}. [{chunk.score:.3f}] {chunk.document}{more}\n{chunk.text}\n")
+        likely = "" if chunk.probability is None else f"{chunk.probability:.1%}, "
+        print(f"{number}. [{likely}score {chunk.score:.3f}] {chunk.document}{more}\n{chunk.text}\n")
         if chunk.because is not None:
             show.because_table(chunk.because, chunks)
+    print(_among(joint_probability(found)))
     return 0
+
+
+def _among(probability: float | None) -> str:
+    """The probability of the whole answer, in words."""
+    if probability is None:
+        return f"No probabilities: {UNCALIBRATED}."
+    return f"If the next chunk is in the bank, it is one of these with a probability of {probability:.1%}."
 
 
 def _to_json(chunk: Expected, context: Sequence[str]) -> dict[str, Any]:
@@ -44,6 +55,7 @@ def _to_json(chunk: Expected, context: Sequence[str]) -> dict[str, Any]:
     expected: dict[str, Any] = {
         "row": chunk.row,
         "score": chunk.score,
+        "probability": chunk.probability,
         "document": chunk.document,
         "text": chunk.text,
         "count": chunk.count,

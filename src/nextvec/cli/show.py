@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from nextvec.cli.show_confidence import confidence_tables
 from nextvec.cli.show_lanes import experts_table, lane_table
 from nextvec.evaluation.report import ALL_ROWS, shown_baselines
 from nextvec.inference import Because
@@ -131,6 +132,8 @@ def report_table(report: Mapping[str, Any]) -> None:
         lane_table(report["lanes"], f"over {lift['over']}")
     if report["experts"]:
         experts_table(report["experts"])
+    if report["confidence"]:
+        confidence_tables(report["confidence"])
     for note in report["notes"]:
         console.print(f"[dim]{note}[/dim]", highlight=False)
 

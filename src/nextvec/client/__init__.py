@@ -4,7 +4,7 @@
         session = client.session("me")
         session.append(vectors)
         for expected in session.predict(k=5).expected:
-            print(expected.score, expected.document)
+            print(expected.probability, expected.document)
 
 The client numbers appends, so it can repeat one after a lost connection and the server applies it once. After an error the
 session asks the server for its state if it must: the same append again is a retry and applies once, another one continues from

@@ -1,17 +1,20 @@
 """The report of an exam: the model, every baseline, chance, and the paired lifts over the best baselines."""
 
-# Axes: R scored rows, M documents.
+# Axes: R scored rows, M documents, W width of an output.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
+from torch import Tensor
 
 from nextvec.bank import Bank
 from nextvec.bank.moments import Moments
+from nextvec.confidence import Calibration, Reliability
 from nextvec.errors import ExamError
+from nextvec.evaluation.answers import answers
 from nextvec.evaluation.baselines import baseline_ranks, is_raw, kind_of, together
 from nextvec.evaluation.by_lane import ExpertUse, expert_use, lane_figures, places_by_lane
 from nextvec.evaluation.exam import Exam
@@ -55,6 +58,8 @@ class Report:
         notes: facts that a reader needs beside the numbers.
         lanes: the scored rows of each lane; empty without lanes.
         use: the active experts of a model with experts; None for other models.
+        calibration: of the model; None if it has none.
+        reliability: of its answers from the whole bank for each k of :data:`HITS`; empty without a calibration.
     """
 
     exam: str
@@ -71,6 +76,8 @@ class Report:
     notes: tuple[str, ...] = ()
     lanes: Mapping[str, Int64[np.ndarray, " kept"]] = field(default_factory=dict)
     use: ExpertUse | None = None
+    calibration: Calibration | None = None
+    reliability: tuple[Reliability, ...] = ()
 
     @property
     def best_baseline(self) -> str:
@@ -110,7 +117,13 @@ class Report:
             "notes": list(self.notes),
             "lanes": lane_figures(self.lanes, self.ranks, self.baselines[self.best_baseline], HITS),
             "experts": self.use.to_json(self.lanes) if self.use else None,
+            "confidence": self._confidence(),
         }
+
+    def _confidence(self) -> dict[str, Any] | None:
+        if self.calibration is None:
+            return None
+        return {"calibration": asdict(self.calibration), "answers": [each.to_json() for each in self.reliability]}
 
     def _lifts(self, over: str) -> dict[str, Any]:
         return {"over": over, **{f"hit@{k}": self.lift(k, over).to_json() for k in HITS}}
@@ -168,6 +181,7 @@ def examine(
     progress: Progress = silent,
     lanes: Lanes | None = None,
     fitted_to: FittedTo | None = None,
+    calibration: Calibration | None = None,
 ) -> Report:
     """Evaluate the model and every baseline on one exam.
 
@@ -176,14 +190,15 @@ def examine(
         train: the training documents; without them the lookup is left out.
         lanes: of the exam's bank, for the figures of each lane.
         fitted_to: whose moments they are; None for the training rows of the exam's bank.
+        calibration: of the model, fitted on other documents than the exam's, for the reliability of its answers.
 
     Raises:
         ExamError: the model is not as wide as the bank.
     """
     if model.dim != exam.bank.dim:
         raise ExamError(f"the model reads vectors {model.dim} wide; the bank's are {exam.bank.dim} wide")
-
-    own = exam.rank(predict_rows(model, exam.bank, exam.rows, context, progress), model)
+    predicted = predict_rows(model, exam.bank, exam.rows, context, progress)
+    own = exam.rank(predicted, model)
     of_baselines = baseline_ranks(exam, list(together(moments, train)), context, progress)
     past = exam.rows - exam.bank.offsets[exam.clusters]
     full = float((past >= context).mean()) if context else 1.0
@@ -203,7 +218,23 @@ def examine(
         (*notes, *_left_out(exam)),
         places_by_lane(lanes, exam.bank, exam.rows) if lanes else {},
         expert_use(model, exam.bank, exam.rows, context) if model.num_experts else None,
+        calibration,
+        _reliability(exam, model, predicted, context, calibration, progress),
     )
+
+
+def _reliability(
+    exam: Exam,
+    model: Recurrent[Any],
+    predicted_RW: Float[Tensor, "R W"],
+    context: int | None,
+    calibration: Calibration | None,
+    progress: Progress,
+) -> tuple[Reliability, ...]:
+    if calibration is None:
+        return ()
+    found = answers(exam, model, predicted_RW, context, progress)
+    return tuple(found.reliability(calibration, k) for k in HITS)
 
 
 def _left_out(exam: Exam) -> tuple[str, ...]:

@@ -9,7 +9,9 @@ from jaxtyping import Int64
 
 from nextvec.bank import Bank
 from nextvec.bank.moments import moments
+from nextvec.confidence import Calibration
 from nextvec.errors import RunError
+from nextvec.evaluation.calibration import UNCALIBRATED, calibration_of
 from nextvec.evaluation.exam import Exam
 from nextvec.evaluation.report import ALL_ROWS, TRAINING_ROWS, FittedTo, Report, examine
 from nextvec.evaluation.results import OWN_CONTEXT
@@ -19,6 +21,8 @@ from nextvec.progress import Progress, silent
 from nextvec.runs import Run, Source, bank_of, check_encoder, load
 from nextvec.runs.shipped import CONTEXT, POWER, SHIPPED, shipped_model, shipped_settings
 from nextvec.windows import Part, missed_shares, split
+
+FITTED_ON_VALID = "probabilities are judged on the test documents alone, because the valid documents fitted the calibration"
 
 
 def evaluate(
@@ -79,7 +83,8 @@ def report_on(
     )
     train = (bank, run.split(bank).train) if bank.fingerprint == run.origin.bank else None
     read = run.settings.passages.context if context == OWN_CONTEXT else context
-    return examine(exam, loaded.model, run.name, found, read, train, notes, progress, lanes, fitted_to)
+    calibration, why = _judged(run, bank, exam.part, refit)
+    return examine(exam, loaded.model, run.name, found, read, train, notes + why, progress, lanes, fitted_to, calibration)
 
 
 def _evaluate_shipped(
@@ -107,7 +112,19 @@ def _evaluate_shipped(
     model = shipped_model(Space.fitted(found.mean, found.covariance, POWER, found.rows))
     exam = Exam.over(bank, documents, part, pool, max_rows)
     read = CONTEXT if context == OWN_CONTEXT else context
-    return examine(exam, model, SHIPPED, found, read, train, notes, progress, lanes, FittedTo(of, bank.fingerprint, found.rows))
+    fitted_to = FittedTo(of, bank.fingerprint, found.rows)
+    calibration, why = _judged(bank, bank, part, refit, progress)
+    return examine(exam, model, SHIPPED, found, read, train, notes + why, progress, lanes, fitted_to, calibration)
+
+
+def _judged(
+    source: Source, bank: Bank, part: str, refit: bool, progress: Progress = silent
+) -> tuple[Calibration | None, tuple[str, ...]]:
+    """The calibration whose reliability an exam can judge; None, and the reason for the reader, where it cannot."""
+    if part != "test":
+        return None, (FITTED_ON_VALID,)
+    found = calibration_of(source, bank, refit, progress)
+    return found, () if found is not None else (f"no probabilities: {UNCALIBRATED}",)
 
 
 def _documents(run: Run, bank: Bank, part: Part | Literal["all"]) -> tuple[Int64[np.ndarray, " M"], tuple[str, ...]]:

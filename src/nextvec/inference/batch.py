@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -59,8 +59,9 @@ def predict_file(
 
     Columns: ``document``; ``index`` of the last vector read; ``expected``, the
     distinct vectors of the bank, best first, each by its first row, without
-    those that the document held before; ``score``; ``count``, the number of
-    rows with that vector; ``item``, their ids, of a bank of items; ``text`` if the bank has text; ``vector`` on request:
+    those that the document held before; ``score``; ``probability`` of each, null
+    without a calibration; ``count``, the number of rows with that vector;
+    ``item``, their ids, of a bank of items; ``text`` if the bank has text; ``vector`` on request:
     the prediction in the model's space; of several queries their weighted mean,
     of unit length. Finished parts are kept beside ``out`` until all are done.
     The same call continues from them.
@@ -108,6 +109,7 @@ def _settings(engine: Engine, source: Path, k: int, at: At, vectors: bool) -> st
         "at": at,
         "vectors": vectors,
         "candidates": "distinct",
+        "calibration": None if engine.confidence is None else asdict(engine.confidence.calibration),
     }
     return json.dumps(facts, sort_keys=True)
 
@@ -135,12 +137,16 @@ def _table(engine: Engine, group: list[ContextDocument], k: int, at: At, vectors
         raise RunError("the model's prediction is not finite (NaN or infinity); the model is broken")
     outputs = np.concatenate(predicted)
     excluded = [rows for context in group for rows in _seen(engine, context, at)]
+    lengths = [np.arange(1, len(context.rows) + 1) for context in group]
+    read = np.concatenate([length[-len(part) :] for length, part in zip(lengths, predicted, strict=True)])
     rows, scores = np.empty((len(outputs), k), np.int64), np.empty((len(outputs), k), np.float32)
+    probabilities: list[list[float | None]] = []
     together = max(1, QUERIES // engine.model.num_queries)
     for first in range(0, len(outputs), together):
         block = slice(first, first + together)
-        found = engine.search(outputs[block], k, excluded=excluded[block])
+        found, probable = engine.likely(outputs[block], k, read[block], excluded[block])
         rows[block], scores[block] = found.rows, found.scores
+        probabilities += probable
     numbers = engine.bank.distinct.numbers
     own = (rows >= 0) & (rows < len(numbers))  # other rows were added to the index
     counts = np.where(own, engine.bank.distinct.counts[numbers[np.where(own, rows, 0)]], 1).tolist()
@@ -150,6 +156,7 @@ def _table(engine: Engine, group: list[ContextDocument], k: int, at: At, vectors
         pa.array(np.concatenate([context.index[-len(part) :] for context, part in zip(group, predicted, strict=True)])),
         pa.array(held, pa.list_(pa.int64())),
         pa.array([line[: len(kept)] for line, kept in zip(scores.tolist(), held, strict=True)], pa.list_(pa.float32())),
+        pa.array([line[: len(kept)] for line, kept in zip(probabilities, held, strict=True)], pa.list_(pa.float64())),
         pa.array([line[: len(kept)] for line, kept in zip(counts, held, strict=True)], pa.list_(pa.int64())),
     ]
     names = engine.bank.table.names
@@ -357,6 +364,7 @@ def _schema(engine: Engine, vectors: bool) -> pa.Schema:
         ("index", pa.int64()),
         ("expected", pa.list_(pa.int64())),
         ("score", pa.list_(pa.float32())),
+        ("probability", pa.list_(pa.float64())),
         ("count", pa.list_(pa.int64())),
     ]
     fields += [("item", pa.list_(pa.string()))] if engine.bank.table.names is not None else []

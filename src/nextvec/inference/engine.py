@@ -17,13 +17,16 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from nextvec.bank import Bank
+from nextvec.candidate_map import CandidateMap, index_of, search, update
+from nextvec.confidence import FIRST, Calibration
 from nextvec.encoders import Encoder, load_encoder
 from nextvec.errors import DataError, NotFiniteError, SettingsError
-from nextvec.index import Index, Neighbours, allowed_rows, search_pooled
+from nextvec.evaluation.calibration import calibration_of
+from nextvec.index import Index, Neighbours, allowed_rows
 from nextvec.index.layout import other_map
 from nextvec.inference import snapshot
 from nextvec.inference.because import check_because, explained
-from nextvec.inference.candidate_map import CandidateMap, index_of, update
+from nextvec.inference.confidence import Confidence
 from nextvec.inference.expected import Expected, context_chunks
 from nextvec.inference.forms import Forms
 from nextvec.inference.place import ComputePlace, StatusListener
@@ -62,6 +65,7 @@ class Engine:
         digest: of the model; a snapshot is restored only by an engine with the same digest.
         weights: the format of the weights.
         context: number of vectors that the model was trained to read; None if unknown.
+        calibration: of the model; without it, answers have no probabilities.
 
     Raises:
         DataError: a model of another width than the bank, or an index of another bank or another map of candidates.
@@ -76,6 +80,7 @@ class Engine:
         digest: str | None = None,
         weights: WeightFormat = "float32",
         context: int | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         if bank.dim != model.dim:
             raise DataError(f"the model reads vectors of width {model.dim}, the bank holds width {bank.dim}")
@@ -94,6 +99,7 @@ class Engine:
         self.digest = digest or _digest(model, "")
         self.weights: WeightFormat = weights
         self.context = context
+        self.confidence = None if calibration is None else Confidence(calibration, model, bank)
         self.batches = Batches(model)
         self.forms = Forms(model)
 
@@ -108,6 +114,8 @@ class Engine:
     ) -> "Engine":
         """An engine with the best weights of a run, or for a bank with those of the package, which need no training.
 
+        Its answers have probabilities if there is a calibration (:func:`~nextvec.evaluation.calibration.calibration_of`).
+
         Args:
             source: a run or a bank, or the folder of one.
             bank, refit: of :func:`~nextvec.runs.load`: the candidates of a run, and whether its space is fitted to them.
@@ -117,7 +125,8 @@ class Engine:
             NextvecError: as :func:`~nextvec.runs.open_source` and :func:`~nextvec.runs.load`; no such weight format.
         """
         opened = open_source(source) if isinstance(source, str | Path) else source
-        return Engine.of(load(opened, bank, refit, progress), index, weights, progress)
+        loaded = load(opened, bank, refit, progress)
+        return Engine.of(loaded, index, weights, progress, calibration_of(opened, loaded.bank, refit, progress))
 
     @staticmethod
     def of(
@@ -125,13 +134,14 @@ class Engine:
         index: Index | None = None,
         weights: WeightFormat | Literal["auto"] = "auto",
         progress: Progress = silent,
+        calibration: Calibration | None = None,
     ) -> "Engine":
-        """An engine of a loaded model; arguments as in :meth:`open`."""
+        """An engine of a loaded model; arguments as in :meth:`open` and of the class."""
         chosen: WeightFormat = fastest_format() if weights == "auto" else weights
         model, bank, context = loaded.model, loaded.bank, loaded.settings.passages.context
         digest = _digest(model, f"{loaded.facts} {chosen}")
         held = index if index is not None else index_of(bank, CandidateMap.of(model), progress=progress)
-        return Engine(pack(model, chosen), bank, held, digest, chosen, context)
+        return Engine(pack(model, chosen), bank, held, digest, chosen, context, calibration)
 
     @property
     def dim(self) -> int:
@@ -231,11 +241,12 @@ class Engine:
         if not sessions:
             return []
         allowed = None if documents is None else allowed_rows(self.bank, documents)
-        excluded = [session.rows_seen() for session in sessions]
-        found = self.search(np.stack([p for p in predictions if p is not None]), k, excluded, allowed)
+        excluded, read = [session.rows_seen() for session in sessions], np.array([session.length for session in sessions])
+        outputs = np.stack([prediction for prediction in predictions if prediction is not None])
+        found, probabilities = self.likely(outputs, k, read, excluded, allowed)
         answers = [
-            [Expected.of(self.bank, row, score) for row, score in zip(rows, scores, strict=True) if row >= 0]
-            for rows, scores in zip(found.rows.tolist(), found.scores.tolist(), strict=True)
+            [Expected.of(self.bank, row, score, probability) for row, score, probability in zip(*line, strict=True) if row >= 0]
+            for line in zip(found.rows.tolist(), found.scores.tolist(), probabilities, strict=True)
         ]
         return [explained(self.model, self.index, *of, because) for of in zip(sessions, answers, strict=True)]
 
@@ -247,19 +258,28 @@ class Engine:
         excluded: Sequence[Int64[np.ndarray, "..."]] | None = None,
         allowed: Bool[np.ndarray, " A"] | None = None,
     ) -> Neighbours:
-        """The ``k`` distinct vectors with the best scores for each prediction; the scores are those of the model.
+        """As :func:`nextvec.candidate_map.search`, with the model and the index of the engine."""
+        return search(self.model, self.index, predictions, k, excluded, allowed)
+
+    def likely(
+        self,
+        predictions: Float32[np.ndarray, "N W"],
+        k: int,
+        read: Int64[np.ndarray, " N"],
+        excluded: Sequence[Int64[np.ndarray, "..."]],
+        allowed: Bool[np.ndarray, " A"] | None = None,
+    ) -> tuple[Neighbours, list[list[float | None]]]:
+        """:meth:`search`, and the probability that each vector found is the next; None where the engine has no calibration.
 
         Args:
-            excluded: for each prediction, rows whose vectors are left out.
-            allowed: mask of the rows that may be answers (:func:`~nextvec.index.allowed_rows`).
-
-        Raises:
-            DataError: a prediction is not finite.
-            SettingsError: k below 1.
+            read: number of vectors of each context.
         """
-        if self.model.num_queries == 1:  # the prediction is the query
-            return self.index.search(predictions, k, excluded, allowed)
-        return search_pooled(self.index, self.model.queries(torch.from_numpy(predictions)), k, excluded, allowed)
+        found = self.search(predictions, k if self.confidence is None else max(k, FIRST), excluded, allowed)
+        first = Neighbours(found.rows[:, :k], found.scores[:, :k], found.decided)
+        if self.confidence is None:
+            return first, [[None] * k for _ in predictions]
+        added = len(self.index) - len(self.bank.table)
+        return first, self.confidence.probabilities(predictions, found.scores, k, read, excluded, allowed, added).tolist()
 
     def answers(self, requests: Sequence[PredictionRequest]) -> list[list[Expected] | Exception]:
         """One batched step and one batched search for requests of distinct sessions.

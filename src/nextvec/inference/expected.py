@@ -1,5 +1,6 @@
 """A candidate of the bank with its score, document and text."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +56,8 @@ class Expected:
         count: number of items of the bank with this vector; ``bank.distinct.rows(row)`` lists them.
         because: the rows of the context that the score comes from; None where they were not asked for.
         item: id of the item; None in a bank of texts, and for an added row.
+        probability: that this vector is the next, if the next is one of the candidates (:mod:`nextvec.inference.confidence`);
+            None without a calibration.
     """
 
     row: int
@@ -64,14 +67,25 @@ class Expected:
     count: int = 1
     because: Because | None = None
     item: str | None = None
+    probability: float | None = None
 
     @staticmethod
-    def of(bank: Bank, row: int, score: float) -> "Expected":
+    def of(bank: Bank, row: int, score: float, probability: float | None = None) -> "Expected":
         if row >= len(bank.table):
-            return Expected(row, score, "", None)
+            return Expected(row, score, "", None, probability=probability)
         names = bank.table.names
         item = None if names is None else names[row][0]
-        return Expected(row, score, bank.title(row), bank.table.text(row), bank.distinct.count(row), item=item)
+        text, count = bank.table.text(row), bank.distinct.count(row)
+        return Expected(row, score, bank.title(row), text, count, item=item, probability=probability)
+
+
+def joint_probability(expected: Sequence[Expected]) -> float | None:
+    """The probability that the next vector is one of these, if it is among the candidates.
+
+    None without a calibration, and without candidates.
+    """
+    probabilities = [each.probability for each in expected if each.probability is not None]
+    return min(1.0, sum(probabilities)) if probabilities and len(probabilities) == len(expected) else None
 
 
 def encode_context(text: str, encoder: Encoder, chunking: Chunking) -> Float32[np.ndarray, "T D"]:

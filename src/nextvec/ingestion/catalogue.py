@@ -131,7 +131,7 @@ def _block(batch: pa.RecordBatch, where: str, row: int, width: int | None) -> Bl
     given, vectors = np.zeros(len(ids), bool), None
     column = batch.column("vector") if "vector" in held else None
     if isinstance(column, pa.ExtensionArray):
-        column = column.storage
+        column = column.storage  # pyright: ignore[reportOptionalMemberAccess]
     if column is not None and column.null_count < len(ids):
         valid = column.is_valid()
         given = np.asarray(valid)

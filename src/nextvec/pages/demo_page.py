@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from nextvec.bank.layout import write_atomically
-from nextvec.evaluation.report import shown_baselines
 from nextvec.pages.charts import Curve, Point, interval, line_chart
+from nextvec.pages.confidence_part import confidence_part
+from nextvec.pages.report_page import predictor_rows
 from nextvec.pages.templates import templates
 
 Json = Mapping[str, Any]
@@ -14,12 +15,15 @@ Json = Mapping[str, Any]
 
 def write_demo_page(path: Path, report: Json) -> None:
     """Write one self-contained page of a demo's ``report.json``."""
+    rows = predictor_rows(report, "nextvec, trained")
+    rows.insert(1, {**report["shipped"], "name": "weights of the package, before training", "kind": "quiet"})
     page = (
         templates()
         .get_template("demo.html")
         .render(
             report=report,
-            rows=_rows(report),
+            rows=rows,
+            confidence=confidence_part(report["confidence"]),
             context_chart=_context_chart(report["curve"]),
             training_chart=_training_chart(report["training"]["history"]),
             loss_chart=_loss_chart(report["training"]["history"]),
@@ -27,18 +31,6 @@ def write_demo_page(path: Path, report: Json) -> None:
         )
     )
     write_atomically(path, page)
-
-
-def _rows(report: Json) -> list[dict[str, Any]]:
-    """The model before and after training, then the best baseline of each kind from the best down."""
-    own = {**report["model"], "name": "nextvec, trained", "kind": "model"}
-    shown = shown_baselines(report)
-    best = report["lift"]["over"]
-    return [
-        own,
-        {**report["shipped"], "name": "weights of the package, before training", "kind": "quiet"},
-        *({"name": name, "kind": "baseline" if name == best else "quiet", **figures} for name, figures in shown.items()),
-    ]
 
 
 def _context_chart(curve: list[Json]) -> str:

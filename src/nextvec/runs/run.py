@@ -20,9 +20,10 @@ from torch import Tensor
 
 from nextvec import settings as frozen
 from nextvec.bank import Bank
-from nextvec.bank.layout import write_atomically
+from nextvec.bank.layout import read_json, write_atomically
 from nextvec.bank.moments import Moments
-from nextvec.errors import RunError, SettingsError
+from nextvec.confidence import Calibration
+from nextvec.errors import DataError, RunError, SettingsError
 from nextvec.lanes import Anchors
 from nextvec.runs.origin import PARTS, Origin
 from nextvec.runs.records import History, Timing
@@ -32,6 +33,7 @@ from nextvec.windows import Split
 FORMAT = 3
 PATIENCE_SECONDS = 1.0  # `status` holds the lock for a moment
 RUN, HISTORY, TIMING, LOCK = "run.json", "training_history.json", "timing.json", "run.lock"
+CALIBRATION = "calibration.json"  # written at the end of training
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
 MOMENTS, ANCHORS, START = "moments.safetensors", "anchors.safetensors", "start.safetensors"  # what begin() found
 
@@ -209,6 +211,24 @@ class Run:
             vectors, prices = tensors["vectors"].numpy(), tensors["prices"].numpy()
             return Anchors(names, vectors, prices, float(tensors["temperature"]))
         except (KeyError, ValueError) as error:
+            raise RunError(f"{file} is damaged: {error}") from None
+
+    def save_calibration(self, calibration: Calibration) -> None:
+        """Keep the calibration of the best weights."""
+        write_atomically(self.path / CALIBRATION, json.dumps(frozen.to_json(calibration), indent=1) + "\n")
+
+    def calibration(self) -> Calibration | None:
+        """The calibration of the best weights; None for a run whose training has not ended, or ended before there was one.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        file = self.path / CALIBRATION
+        if not file.is_file():
+            return None
+        try:
+            return frozen.from_json(Calibration, read_json(file))
+        except (DataError, SettingsError, TypeError) as error:
             raise RunError(f"{file} is damaged: {error}") from None
 
     def split(self, bank: Bank) -> Split:

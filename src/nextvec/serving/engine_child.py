@@ -103,6 +103,11 @@ def _answers(engine: Engine, sessions: dict[int, Session], asked: Sequence[Seque
         if isinstance(answer, Exception):
             answers.append(error_to_json(answer))
             continue
-        found = {"rows": [e.row for e in answer], "scores": [e.score for e in answer], "because": [e.because for e in answer]}
+        found = {
+            "rows": [e.row for e in answer],
+            "scores": [e.score for e in answer],
+            "probabilities": [e.probability for e in answer],
+            "because": [e.because for e in answer],
+        }
         answers.append({**found, "length": request.state.length, "bytes": request.state.num_bytes})
     return pack({"answers": answers, "held": len(sessions)})

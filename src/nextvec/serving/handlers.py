@@ -8,6 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from nextvec.inference import joint_probability
 from nextvec.inference.because import UNNAMED
 from nextvec.serving import openapi
 from nextvec.serving.answers import RoutingRequest, ServedAnswer
@@ -258,6 +259,7 @@ class Handlers:
             ExpectedVector(
                 e.row,
                 e.score,
+                e.probability,
                 e.document,
                 e.count,
                 unset if e.item is None else e.item,
@@ -269,6 +271,7 @@ class Handlers:
         )
         return {
             "expected": expected,
+            "probability": joint_probability(answer.expected),
             "arm": answer.arm,
             "model": answer.model,
             "reason": answer.reason,

@@ -219,7 +219,8 @@ class IsolatedEngine:
             return error_from_json(answer)
         request.rows = request.rows[:0]
         request.state.length, request.state.num_bytes = answer["length"], answer["bytes"]
-        found = [Expected.of(self.bank, *scored) for scored in zip(answer["rows"], answer["scores"], strict=True)]
+        scored = zip(answer["rows"], answer["scores"], answer["probabilities"], strict=True)
+        found = [Expected.of(self.bank, *each) for each in scored]
         if not request.because:
             return found
         reasons = msgspec.convert(answer["because"], list[Because])

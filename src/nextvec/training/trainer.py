@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from nextvec.bank import Bank
 from nextvec.errors import RunError
+from nextvec.evaluation.calibration import calibrate
 from nextvec.evaluation.exam import Exam
 from nextvec.evaluation.predictions import predict_rows
 from nextvec.negatives import Mined, Queue, mine
-from nextvec.runs.loading import build
+from nextvec.runs.loading import build, load_model
 from nextvec.runs.run import BEST, CHECKPOINT, START, Run
 from nextvec.runs.seeds import generator_seed
 from nextvec.training.alarms import NOT_FINITE, REMEMBERED, explosion, few_updates, small_exam
@@ -80,7 +81,7 @@ class _Trainer:
     """A run in training: makes updates, validates, and writes what a resumed run needs."""
 
     def __init__(self, run: Run, bank: Bank, split: Split) -> None:
-        self.run, self.bank, self.settings = run, bank, run.settings
+        self.run, self.bank, self.split, self.settings = run, bank, split, run.settings
         s, device = self.settings, self.settings.compute.device
         self.model = build(s, basis_of_run(run, bank, split.train)).to(present(device))
         start = torch.tensor(math.log(s.objective.temperature), device=device)
@@ -167,7 +168,8 @@ class _Trainer:
         yield from (Alarmed(self.update, alarm) for alarm in record["alarms"])
 
     def finish(self, reason: str) -> Iterator[Event]:
-        """Record why training ended."""
+        """Fit the calibration of the best weights, and record why training ended."""
+        self.run.save_calibration(calibrate(load_model(self.run), self.bank, self.split))
         if alarm := few_updates(self.update):
             yield self._recorded(Alarmed(self.update, alarm))
         yield self._recorded(Finished(self.update, reason))

@@ -87,6 +87,15 @@ class ExpectedVector(Body, frozen=True):
 
     row: Annotated[int, Meta(ge=0, description="The first row of the bank that holds this vector.")]
     score: float
+    probability: Annotated[
+        float | None,
+        Meta(
+            ge=0,
+            le=1,
+            description="That this vector is the next, if the next is a vector of the bank that the context does not hold. "
+            "Null from a model without a calibration.",
+        ),
+    ]
     document: str
     count: Annotated[int, Meta(ge=1, description="Rows of the bank that hold this vector.")]
     item: Annotated[str, Meta(description="The id of the item, where the bank is one of items.")] | UnsetType = UNSET
@@ -120,6 +129,10 @@ class Prediction(Body, frozen=True):
     """The vectors that are expected next, and the model that predicted them."""
 
     expected: Annotated[tuple[ExpectedVector, ...], Meta(description="Distinct vectors, best first.")]
+    probability: Annotated[
+        float | None,
+        Meta(ge=0, le=1, description="That the next vector is one of the expected ones: the sum of their probabilities."),
+    ]
     arm: ArmName
     model: Name
     reason: Annotated[

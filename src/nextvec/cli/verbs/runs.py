@@ -80,6 +80,9 @@ def _evaluate_arguments(parser: ArgumentParser) -> None:
     add_refit(parser)
     add_exam(parser)
     add_lanes(parser)
+    parser.add_argument(
+        "--page", type=Path, metavar="HTML", help="write a page with the figures and the reliability diagram to this file"
+    )
 
 
 def _evaluate(arguments: Namespace) -> int:
@@ -121,6 +124,20 @@ def _predict(arguments: Namespace) -> int:
     from nextvec.cli.prediction import predict
 
     return predict(arguments)
+
+
+def _surprise_arguments(parser: ArgumentParser) -> None:
+    add_source(parser)
+    add_bank_of_run(parser)
+    parser.add_argument("--document", metavar="ID", help="id or title of the document (default: the first of the bank)")
+    parser.add_argument("--top", type=positive, metavar="N", help="print only the N most surprising chunks")
+    parser.add_argument("--page", type=Path, metavar="HTML", help="write a page with the plot to this file")
+
+
+def _surprise(arguments: Namespace) -> int:
+    from nextvec.cli.surprise import surprise
+
+    return surprise(arguments)
 
 
 def _latency_arguments(parser: ArgumentParser) -> None:
@@ -201,7 +218,7 @@ RUNS = (
         "measure Hit@1, Hit@5 and Hit@10 of a run, or without training, and of every baseline",
         "Reads a run and its bank, ranks candidates for each scored row, and prints Hit@K with intervals for the model and "
         "every baseline. For a bank, the model has the weights of the package, in a space that is fitted to the training "
-        "documents of the bank. Writes nothing.",
+        "documents of the bank. States how well the probabilities of the answers agree with what came. Writes only --page.",
         "nextvec evaluate runs/first --context 500",
         _evaluate_arguments,
         _evaluate,
@@ -215,6 +232,16 @@ RUNS = (
         "nextvec predict books.bank -k 5 < chapter.txt",
         _predict_arguments,
         _predict,
+    ),
+    Verb(
+        "surprise",
+        "show how surprising every chunk of a document is",
+        "Reads one document of a bank and prints the surprise of every chunk in bits: -log2 of the probability that the model "
+        "gave it, among all chunks of the bank, after it had read the chunks before it. A high value marks a change of topic. "
+        "Writes only --page.",
+        "nextvec surprise books.bank --document emma.txt --page emma.html",
+        _surprise_arguments,
+        _surprise,
     ),
     Verb(
         "latency",

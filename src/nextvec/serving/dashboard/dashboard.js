@@ -786,18 +786,25 @@ function entered(event) {
 }
 
 function expect(answer, truth) {
-  const best = Math.max(...answer.expected.map((it) => it.score), 1e-9);
+  const best = Math.max(...answer.expected.map(strength), 1e-9);
   const at = answer.expected.findIndex((it) => it.row === truth);
   const said = truth === null ? "" : at < 0 ? " The true next row is not among them." : ` The true next row is number ${at + 1}.`;
   const items = answer.expected.map((it, n) => expected(it, n, best, it.row === truth));
-  const summary = `${answer.length === 1 ? "1 vector" : `${count(answer.length)} vectors`} in the context; ${answer.model} answered (${answer.arm}).${said}`;
+  const among = answer.probability === null ? "" : ` If the next vector is in the bank, it is among these with a probability of ${percent(answer.probability)}.`;
+  const summary = `${answer.length === 1 ? "1 vector" : `${count(answer.length)} vectors`} in the context; ${answer.model} answered (${answer.arm}).${among}${said}`;
   $("expected").replaceChildren(make("p", { class: "legend" }, summary), items.length ? make("ol", { class: "expected" }, items) : make("p", { class: "empty" }, "The context holds every vector of the bank already."));
 }
 
+/** What the bar of a candidate shows: its probability; its score where the model has no calibration. */
+function strength(it) {
+  return it.probability ?? it.score;
+}
+
 function expected(it, n, best, isTrue) {
-  const bar = draw("svg", { viewBox: "0 0 64 8", height: 8, preserveAspectRatio: "none", "aria-hidden": "true" }, rect(0, 0, 64, 8, "fill well"), rect(0, 0, 64 * Math.max(0, it.score / best), 8, "fill"));
+  const value = it.probability === null ? [make("span", { class: "unseen" }, "score "), it.score.toFixed(3)] : [make("span", { class: "unseen" }, "probability "), percent(it.probability)];
+  const bar = draw("svg", { viewBox: "0 0 64 8", height: 8, preserveAspectRatio: "none", "aria-hidden": "true" }, rect(0, 0, 64, 8, "fill well"), rect(0, 0, 64 * Math.max(0, strength(it) / best), 8, "fill"));
   return make("li", { class: isTrue ? "true" : "" },
-    make("div", { class: "head" }, make("span", { class: "place", "aria-hidden": "true" }, n + 1), make("b", {}, it.document || `row ${count(it.row)}`), isTrue ? make("span", { class: "tag" }, "✓ true") : "", make("span", { class: "score" }, bar, make("span", {}, make("span", { class: "unseen" }, "score "), it.score.toFixed(3)))),
+    make("div", { class: "head" }, make("span", { class: "place", "aria-hidden": "true" }, n + 1), make("b", {}, it.document || `row ${count(it.row)}`), isTrue ? make("span", { class: "tag" }, "✓ true") : "", make("span", { class: "score" }, bar, make("span", {}, value))),
     make("p", {}, it.text ?? `row ${count(it.row)}; this bank has no text`), because(it.because));
 }
 
