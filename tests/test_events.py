@@ -250,3 +250,13 @@ def test_predictions_of_items_equal_those_of_rows(tmp_path: Path) -> None:
     first.push_many(np.asarray(bank.document(3), np.float32))
     expected = first.predict(1)[0]
     assert (expected.item, expected.document) == (f"p{expected.row}", f"Product {expected.row}")
+
+
+def test_an_exported_bank_of_items_is_ingested_as_the_same_bank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    items = {**catalogue(), "text": [f"text {n}" for n in range(ITEMS)]}
+    bank = nv.ingest(log(), tmp_path / "bank", items=items, encoder_name="e", dtype="float32")
+    assert main(["export", str(tmp_path / "bank"), str(tmp_path / "out.parquet"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["items_file"] == str(tmp_path / "out.items.parquet")
+    again = nv.ingest(tmp_path / "out.parquet", tmp_path / "again", items=tmp_path / "out.items.parquet")
+    assert again.fingerprint == bank.fingerprint
+    assert [again.table.text(n) for n in range(ITEMS)] == items["text"]

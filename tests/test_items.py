@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nextvec.bank import Bank, BankWriter, ItemWriter, VectorDocument, census
+from nextvec.bank import Bank, BankWriter, Distinct, ItemWriter, VectorDocument, census
 from nextvec.bank.item_writer import Items
 from nextvec.bank.layout import Manifest
 from nextvec.bank.sequences import Sequences
@@ -141,6 +141,34 @@ def test_a_change_of_any_part_is_found(tmp_path: Path, name: str) -> None:
     path.unlink()
     with pytest.raises(DataError, match=f"{name} is damaged: no file"):
         Bank.open(tmp_path / "bank")
+
+
+@pytest.mark.parametrize("damage", ["none", "bytes", "bank", "missing"])
+def test_distinct_vectors_are_found_once_and_read_again(tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = old_layout(tmp_path / "bank")
+    kept = tmp_path / "bank" / "classes.bin"
+    assert kept.stat().st_size == 32 + 4 * len(bank)
+    whole, found = kept.read_bytes(), Distinct.of(bank.table.vectors)
+    if damage == "bytes":
+        kept.write_bytes(whole[:-1] + b"\x01")
+    elif damage == "bank":
+        with BankWriter(tmp_path / "other", encoder="t", encoder_fingerprint="t", dim=DIM) as writer:
+            writer.append(VectorDocument("a", "a", catalogue(len(bank))))
+            writer.finish()
+        assert (tmp_path / "other" / "classes.bin").stat().st_size == 32  # no row repeats another
+        kept.write_bytes((tmp_path / "other" / "classes.bin").read_bytes())
+    elif damage == "missing":
+        kept.unlink()
+    calls = list[int]()
+    of = Distinct.of
+    monkeypatch.setattr(Distinct, "of", staticmethod(lambda rows: calls.append(1) or of(rows)))
+    again = Bank.open(tmp_path / "bank").distinct
+    assert len(calls) == (damage != "none")
+    assert kept.read_bytes() == whole
+    np.testing.assert_array_equal(again.firsts, found.firsts)
+    np.testing.assert_array_equal(again.numbers, found.numbers)
+    vectors = bank.table.vectors[5:9].astype(np.float32)
+    np.testing.assert_array_equal(again.find(vectors), found.find(vectors))
 
 
 def test_arrays_that_do_not_fit_are_refused() -> None:

@@ -37,7 +37,7 @@ class Distinct:
 
     firsts: Int64[np.ndarray, " U"]
     numbers: Int64[np.ndarray, " N"]
-    _cells: "_Cells" = field(repr=False)
+    _rows: Float[np.ndarray, "N D"] = field(repr=False)
 
     @staticmethod
     def of(rows: Float[np.ndarray, "N D"]) -> "Distinct":
@@ -49,7 +49,15 @@ class Distinct:
         forms, number_of_form = _first_of_each(row_hashes(rows))
         cells = _Cells(rows, forms)
         kept, number = np.unique(_joined(cells), return_inverse=True)
-        return Distinct(forms[kept], number[number_of_form], cells)
+        found = Distinct(forms[kept], number[number_of_form], rows)
+        found.__dict__["_cells"] = cells  # the cached property below would find them again
+        return found
+
+    @staticmethod
+    def named(rows: Float[np.ndarray, "N D"], classes: Int64[np.ndarray, " N"]) -> "Distinct":
+        """What :meth:`of` finds for these rows, made of its :attr:`classes`; the rows are read when a vector is looked up."""
+        firsts, numbers = np.unique(classes, return_inverse=True)
+        return Distinct(firsts, numbers.astype(np.int64), rows)
 
     def __len__(self) -> int:
         return len(self.firsts)
@@ -93,6 +101,10 @@ class Distinct:
         for key, n in zip(keys.tolist(), which.tolist(), strict=True):
             found[n].append(key)
         return found
+
+    @cached_property
+    def _cells(self) -> "_Cells":
+        return _Cells(self._rows, _first_of_each(row_hashes(self._rows))[0])
 
     @cached_property
     def _by_number(self) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " U"]]:

@@ -16,7 +16,7 @@ ROWS, OFFSETS, DOCUMENTS = "rows.bin", "offsets.bin", "documents.jsonl"
 IDS, TIMES, ITEMS = "ids.bin", "times.bin", "items.jsonl"  # of a bank of items
 TEXT, SPANS, TOKENS = "text.bin", "spans.bin", "tokens.bin"
 VERIFIED = "verified.json"
-CENSUS = "census.json"
+CENSUS, CLASSES = "census.json", "classes.bin"
 
 TimeDtype = Literal["uint32", "int64", "float64"]
 

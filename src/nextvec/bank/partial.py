@@ -155,7 +155,12 @@ class PartialBank:
 
     def _resume(self) -> dict[str, int]:
         journal_path = self.partial / JOURNAL
-        for name in (layout.CENSUS, layout.VERIFIED, layout.MANIFEST):  # of a writer killed just before it published
+        for name in (
+            layout.CENSUS,
+            layout.CLASSES,
+            layout.VERIFIED,
+            layout.MANIFEST,
+        ):  # of a writer killed just before it published
             (self.partial / name).unlink(missing_ok=True)
         for left in self.partial.glob(".*.tmp"):  # of a writer killed while it wrote a file atomically
             left.unlink()

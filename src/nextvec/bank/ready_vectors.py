@@ -216,7 +216,7 @@ def _kept(blocks: Iterator[np.ndarray], count: int, folder: Path | None) -> Floa
         return np.memmap(file, first.dtype, "r", shape=(file.tell() // first[0].nbytes, first.shape[1]))
 
 
-def provenance_of(table: Table, encoder_name: str | None) -> Provenance:
+def provenance_of(table: Table, encoder_name: str | None = None) -> Provenance:
     """The provenance from the metadata, the ``encoder`` column and the user, which must agree."""
     said = _from_metadata(table)
     for name, how in ((_from_column(table), "its column 'encoder'"), (encoder_name, "the encoder's name given")):

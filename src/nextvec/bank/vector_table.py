@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int32, Int64
 
 from nextvec.bank import layout
+from nextvec.bank.classes import keep_classes, read_classes
 from nextvec.bank.distinct import Distinct
 from nextvec.bank.layout import Manifest
 from nextvec.bank.mapped import mapped_array
@@ -42,8 +43,19 @@ class VectorTable:
 
     @cached_property
     def distinct(self) -> Distinct:
-        """Which items hold the same vector; found on first use by reading all vectors once, and kept in memory."""
-        return Distinct.of(self.vectors)
+        """Which items hold the same vector.
+
+        A bank on disk keeps the result beside its vectors, if its folder can be written. Without a kept result, all vectors
+        are read once.
+        """
+        if self.path is None:
+            return Distinct.of(self.vectors)
+        kept = read_classes(self.path, self.manifest.fingerprint, len(self))
+        if kept is not None:
+            return Distinct.named(self.vectors, kept)
+        found = Distinct.of(self.vectors)
+        keep_classes(self.path, self.manifest.fingerprint, found.classes)
+        return found
 
     @cached_property
     def names(self) -> Sequence[tuple[str, str]] | None:

@@ -4,6 +4,7 @@ from argparse import Namespace
 
 from nextvec.bank import Bank
 from nextvec.bank.exchange import write_parquet, write_windows
+from nextvec.bank.item_tables import items_path, write_item_tables
 from nextvec.cli import show
 from nextvec.cli.banks import open_bank_of, open_source
 from nextvec.cli.output import facts
@@ -18,7 +19,11 @@ def export(arguments: Namespace) -> int:
     source, ending = open_source(arguments.source, arguments), arguments.out.suffix.lower()
     if not isinstance(source, Bank) or ending in MODEL:
         return _export_model(source, arguments)
-    if ending == ".parquet":
+    if ending == ".parquet" and source.manifest.items is not None:
+        with show.Bars() as bars:
+            write_item_tables(source, arguments.out, bars)
+        written = {"items_file": str(items_path(arguments.out)), "rows": len(source), "items": len(source.table)}
+    elif ending == ".parquet":
         with show.Bars() as bars:
             write_parquet(source, arguments.out, bars)
         written = {"rows": len(source)}

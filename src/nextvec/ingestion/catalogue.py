@@ -5,6 +5,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -129,7 +130,7 @@ def _block(batch: pa.RecordBatch, where: str, row: int, width: int | None) -> Bl
         found = strings(batch.column("text"), "text", where, row, missing=True, numbers=False).to_pylist()
         texts = [_text(text, f"{where}, item {name!r}") for text, name in zip(found, ids, strict=True)]
     given, vectors = np.zeros(len(ids), bool), None
-    column = batch.column("vector") if "vector" in held else None
+    column: Any = batch.column("vector") if "vector" in held else None
     if isinstance(column, pa.ExtensionArray):
         column = column.storage  # pyright: ignore[reportOptionalMemberAccess]
     if column is not None and column.null_count < len(ids):

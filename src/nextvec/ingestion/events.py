@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from jaxtyping import Shaped
 
 from nextvec.bank.layout import TimeDtype
+from nextvec.bank.ready_vectors import provenance_of
 from nextvec.bank.sequences import Sequences
 from nextvec.bank.table import EVENTS, Order, Table, dated, numbers_of, order_of, strings
 from nextvec.errors import DataError
@@ -51,7 +52,7 @@ class Sessions:
         place = next((name for name in ("index", "time") if name in events.names), None)
         if place is None:
             raise DataError(_missing(events, "index' or 'time"))
-        order = order_of(events, group="session", place=place)
+        order = order_of(events, provenance_of(events).as_they_come, "session", place)
         ids, times = _columns(events, items, catalogue)
         if order.rows is not None:
             ids, times = ids[order.rows], None if times is None else times[order.rows]

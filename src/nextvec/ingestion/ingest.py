@@ -60,7 +60,7 @@ def ingest(
         raise DataError(f"{bank} already exists; choose another name or delete it first")
     opened = source if isinstance(source, Source) else open_any(source, path, encoder_name, skip_unreadable, progress, items)
     if opened.events:
-        made = ingest_events(opened, path, encoder, dtype or "float16", progress)
+        made = ingest_events(opened, path, encoder, dtype, progress)
     elif opened.vectors:
         if encoder is not None:
             raise SettingsError(

@@ -25,12 +25,15 @@ from nextvec.progress import Progress, silent
 COMMIT = 100_000  # items with ready vectors that are written between two commits
 
 
-def ingest_events(source: Source, path: Path, encoder: str | Encoder | None, dtype: Dtype, progress: Progress = silent) -> Bank:
+def ingest_events(
+    source: Source, path: Path, encoder: str | Encoder | None, dtype: Dtype | None, progress: Progress = silent
+) -> Bank:
     """Make a bank of items at ``path``. Both tables are read and checked before the first text is encoded.
 
     Args:
         source: of events and items; the number of texts that were truncated is added to what it did not read.
         encoder: the encoder of items without a vector; the default if None.
+        dtype: of the stored vectors; None for that of the exported bank that the items come from, or else float16.
 
     Raises:
         DataError: the tables cannot be read or do not fit together; ready vectors of another encoder than the texts.
@@ -41,7 +44,7 @@ def ingest_events(source: Source, path: Path, encoder: str | Encoder | None, dty
     catalogue = Catalogue.read(tables.items, source.encoder_name)
     sessions = Sessions.read(tables.events, catalogue.ids, tables.items.where)
     model = _encoder(catalogue, encoder, source.encoder_name, tables.items.where)
-    plan = _plan(catalogue, sessions, model, source.name, dtype)
+    plan = _plan(catalogue, sessions, model, source.name, dtype or catalogue.provenance.dtype or "float16")
     with ItemWriter(path, plan) as writer:
         source.unread.truncated = _write(catalogue, model, writer, progress)
         return writer.finish(sessions.ids, sessions.sequences, progress)
@@ -75,7 +78,7 @@ def _encoder(catalogue: Catalogue, encoder: str | Encoder | None, encoder_name: 
 def _plan(catalogue: Catalogue, sessions: Sessions, model: Encoder | None, name: str, dtype: Dtype) -> Manifest:
     made, digest = catalogue.provenance, hashlib.sha256(f"{catalogue.digest} {sessions.digest}".encode()).hexdigest()[:16]
     plan = Manifest(
-        0, catalogue.width or 0, 0, dtype, made.encoder, made.encoder_fingerprint, "", catalogue.has_text, "none",
+        0, catalogue.width or 0, 0, dtype, made.encoder, made.encoder_fingerprint, "", catalogue.has_text, made.chunking,
         f"{name}:{digest}", max_tokens=made.max_tokens, times=time_dtype(sessions.sequences),
     )  # fmt: skip
     if model is None:

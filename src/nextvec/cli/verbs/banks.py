@@ -216,7 +216,8 @@ BANKS = (
     Verb(
         "export",
         "write a bank as Parquet or windows, or a model as ONNX",
-        "Reads a bank and writes a .parquet file, or a .npz file of windows in the format of the published predecessor system. "
+        "Reads a bank and writes a .parquet file, or a .npz file of windows in the format of the published predecessor system; "
+        "of a bank of items, OUT.parquet has the events and OUT.items.parquet the items. "
         "Or reads a run and writes a folder that predicts with only ONNX Runtime and NumPy; of a bank, such a folder has the "
         "weights of the package. Before it finishes, it compares the exported model with the original.",
         "nextvec export runs/first first.onnx",
