@@ -132,7 +132,7 @@ def _block(batch: pa.RecordBatch, where: str, row: int, width: int | None) -> Bl
     given, vectors = np.zeros(len(ids), bool), None
     column: Any = batch.column("vector") if "vector" in held else None
     if isinstance(column, pa.ExtensionArray):
-        column = column.storage  # pyright: ignore[reportOptionalMemberAccess]
+        column = column.storage
     if column is not None and column.null_count < len(ids):
         valid = column.is_valid()
         given = np.asarray(valid)
