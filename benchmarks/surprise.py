@@ -3,12 +3,11 @@
     python benchmarks/surprise.py books.bank technical.bank runs/first ... --out surprise.json
 
 The test documents of each bank, or of the bank of a run, are cut into segments of 20 to 60 rows, and segments of different
-documents are joined to sequences of ten segments. The first row of a segment is a boundary. The area under the ROC curve
-(AUC) is the probability that a boundary has a higher value than another row. The values: surprise in bits; 1 - cosine of a
-row and the row before it, of the raw rows and as the model compares them (in its space); and 1 - cosine of the mean of the
-five rows before and the mean of the five rows from there on, which is the block comparison of TextTiling (Hearst 1997) and
-reads four rows ahead. Intervals resample the sequences. A bank is predicted by the weights of the package in the space of
-its training documents.
+documents are joined to sequences of ten segments. The first row of a segment is a boundary. The area under the ROC curve (AUC)
+is the probability that a boundary has a higher value than another row. The values: surprise in bits; 1 - cosine of a row and
+the row before it, of the raw rows and as the model compares them (in its space); and 1 - cosine of the mean of the five rows
+before and the mean of the five rows from there on: the block comparison of TextTiling (Hearst 1997), which reads four rows on.
+Intervals resample the sequences. A bank is predicted by the weights of the package in the space of its training documents.
 """
 
 import argparse

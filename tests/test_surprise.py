@@ -9,17 +9,14 @@ import pytest
 from benchmarks.surprise import area_under_curve, sequences
 from hypothesis import given
 from hypothesis import strategies as st
-from nextvec.evaluation.bank_calibration import bank_calibration
 
 from nextvec.bank import Bank
-from nextvec.bank.moments import moments
-from nextvec.confidence import FIRST, USUAL, AnswerScores, Calibration, RankDistribution
+from nextvec.confidence import FIRST, AnswerScores, Calibration, RankDistribution
+from nextvec.evaluation.calibration import calibration_of
 from nextvec.evaluation.surprise import surprise
 from nextvec.models.baselines import CopyLast
-from nextvec.models.space import Space
-from nextvec.runs import Run
+from nextvec.runs import Run, load
 from nextvec.runs.run import CALIBRATION
-from nextvec.runs.shipped import POWER, shipped_model
 from nextvec.training import begin, train
 from tests.command import nextvec
 from tests.conftest import walk_bank
@@ -117,9 +114,9 @@ def test_the_verb_reads_a_bank_with_the_weights_of_the_package(folder: Path) -> 
     done = nextvec("surprise", "some.bank", "--json", folder=folder)
     assert done.code == 0, done.err
     found = json.loads(done.out)
-    of = moments(bank, np.arange(bank.num_documents))
-    model = shipped_model(Space.fitted(of.mean, of.covariance, POWER))
-    wanted = surprise(model, bank_calibration(bank), bank, np.arange(bank.offsets[1]))
+    calibration = calibration_of(bank, bank)
+    assert calibration is not None
+    wanted = surprise(load(bank).model, calibration, bank, np.arange(bank.offsets[1]))
     assert found["model"] == "shipped" and found["document"]["id"] == bank.ids[0]
     assert [chunk["row"] for chunk in found["chunks"]] == list(range(int(bank.offsets[1])))
     assert found["chunks"][0]["bits"] is None
@@ -146,7 +143,7 @@ def test_the_verb_reads_a_run_and_writes_a_page(folder: Path) -> None:
     ("words", "says"),
     [
         (["some.bank", "--document", "nothing"], "the bank has 30 documents"),
-        (["some.bank", "--bank", "some.bank"], "some.bank is a bank itself"),
+        (["some.bank", "--bank", "run"], "some.bank is a bank and predicts its own rows"),
         (["nowhere"], "nowhere"),
         (["run", "--top", "0"], "at least 1"),
     ],
@@ -165,14 +162,4 @@ def test_the_verb_needs_a_calibration(folder: Path) -> None:
         done = nextvec("surprise", "run", folder=folder)
     finally:
         (run.path / CALIBRATION).write_bytes(held)
-    assert done.code == 2 and "has no calibration" in done.err
-
-
-def test_the_calibration_of_a_bank_is_fitted_on_its_own_documents() -> None:
-    bank = walk_bank(documents=30, dim=DIM)
-    found = bank_calibration(bank)
-    assert found.documents == 30 and found.rows > 500
-    assert found != USUAL
-    alone = Bank.from_numpy(bank.rows, [len(bank)])
-    assert bank_calibration(alone) == USUAL
-    assert bank_calibration(Bank.from_numpy(bank.rows[:20], [10, 10])) == USUAL
+    assert done.code == 2 and "there is no calibration" in done.err

@@ -17,12 +17,7 @@ LEAST = 1e-12  # a probability in a logarithm
 STEP, ENOUGH, LONGEST, TRIES = 1e-3, 1e-6, 0.5, 50
 
 
-def fit(
-    answers: AnswerScores,
-    places: Int64[np.ndarray, " N"],
-    documents: Int64[np.ndarray, " N"],
-    usual: Calibration = USUAL,
-) -> Calibration:
+def fit(answers: AnswerScores, places: Int64[np.ndarray, " N"], documents: Int64[np.ndarray, " N"]) -> Calibration:
     """The calibration under which what followed is most probable.
 
     It minimises the logarithmic loss of "the next vector is among the first k",
@@ -34,17 +29,16 @@ def fit(
     Args:
         places: of the next vector in each answer, from 0; ``FIRST`` or more where it is not among the first ten.
         documents: the document of each prediction.
-        usual: the mean of the prior; its concavity stays.
     """
     count = len(np.unique(documents))
-    prior = np.array([usual.level, usual.growth])
+    prior = np.array([USUAL.level, USUAL.growth])
 
     def loss(at: Float64[np.ndarray, " two"]) -> float:
-        cumulated = RankDistribution(answers, _at(usual, at)).rows(max(KS)).cumsum(1)
+        cumulated = RankDistribution(answers, _at(at)).rows(max(KS)).cumsum(1)
         losses = [log_loss(cumulated[:, k - 1], places < k) for k in KS]
         return float(np.mean(losses)) + float((((at - prior) / SPREADS) ** 2).sum()) / (2 * count)
 
-    return replace(_at(usual, _minimum(loss, prior)), rows=len(places), documents=count)
+    return replace(_at(_minimum(loss, prior)), rows=len(places), documents=count)
 
 
 def log_loss(probabilities: Float64[np.ndarray, " N"], came: Bool[np.ndarray, " N"]) -> float:
@@ -52,8 +46,8 @@ def log_loss(probabilities: Float64[np.ndarray, " N"], came: Bool[np.ndarray, " 
     return float(-np.log(np.maximum(np.where(came, probabilities, 1 - probabilities), LEAST)).mean())
 
 
-def _at(usual: Calibration, at: Float64[np.ndarray, " two"]) -> Calibration:
-    return replace(usual, level=float(at[0]), growth=float(at[1]))
+def _at(at: Float64[np.ndarray, " two"]) -> Calibration:
+    return replace(USUAL, level=float(at[0]), growth=float(at[1]))
 
 
 def _minimum(loss: Callable[[np.ndarray], float], start: Float64[np.ndarray, " two"]) -> Float64[np.ndarray, " two"]:

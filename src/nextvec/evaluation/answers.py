@@ -33,14 +33,6 @@ class Answers:
     places: Int64[np.ndarray, " R"]
     documents: Int64[np.ndarray, " R"]
 
-    @staticmethod
-    def joined(parts: "list[Answers]") -> "Answers":
-        """The answers to several exams over different documents of one bank."""
-        fields = ("first", "typical", "candidates", "read")
-        scores = AnswerScores(*(np.concatenate([getattr(part.scores, name) for part in parts]) for name in fields))
-        places, documents = (np.concatenate([getattr(part, name) for part in parts]) for name in ("places", "documents"))
-        return Answers(scores, places, documents)
-
     def reliability(self, calibration: Calibration, k: int) -> Reliability:
         """The probabilities that the next vector is among the first ``k``, and whether it was."""
         probabilities = RankDistribution(self.scores, calibration).within(k)

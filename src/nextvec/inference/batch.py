@@ -144,7 +144,7 @@ def _table(engine: Engine, group: list[ContextDocument], k: int, at: At, vectors
     together = max(1, QUERIES // engine.model.num_queries)
     for first in range(0, len(outputs), together):
         block = slice(first, first + together)
-        found, probable = engine.likely(outputs[block], k, read[block], excluded[block])
+        found, probable = engine.search(outputs[block], k, read[block], excluded[block])
         rows[block], scores[block] = found.rows, found.scores
         probabilities += probable
     numbers = engine.bank.distinct.numbers

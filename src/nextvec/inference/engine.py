@@ -243,7 +243,7 @@ class Engine:
         allowed = None if documents is None else allowed_rows(self.bank, documents)
         excluded, read = [session.rows_seen() for session in sessions], np.array([session.length for session in sessions])
         outputs = np.stack([prediction for prediction in predictions if prediction is not None])
-        found, probabilities = self.likely(outputs, k, read, excluded, allowed)
+        found, probabilities = self.search(outputs, k, read, excluded, allowed)
         answers = [
             [Expected.of(self.bank, row, score, probability) for row, score, probability in zip(*line, strict=True) if row >= 0]
             for line in zip(found.rows.tolist(), found.scores.tolist(), probabilities, strict=True)
@@ -255,31 +255,21 @@ class Engine:
         self,
         predictions: Float32[np.ndarray, "N W"],
         k: int,
-        excluded: Sequence[Int64[np.ndarray, "..."]] | None = None,
-        allowed: Bool[np.ndarray, " A"] | None = None,
-    ) -> Neighbours:
-        """As :func:`nextvec.candidate_map.search`, with the model and the index of the engine."""
-        return search(self.model, self.index, predictions, k, excluded, allowed)
-
-    def likely(
-        self,
-        predictions: Float32[np.ndarray, "N W"],
-        k: int,
         read: Int64[np.ndarray, " N"],
         excluded: Sequence[Int64[np.ndarray, "..."]],
         allowed: Bool[np.ndarray, " A"] | None = None,
     ) -> tuple[Neighbours, list[list[float | None]]]:
-        """:meth:`search`, and the probability that each vector found is the next; None where the engine has no calibration.
+        """:func:`nextvec.candidate_map.search`, and the probability of each vector found; None without a calibration.
 
         Args:
             read: number of vectors of each context.
         """
-        found = self.search(predictions, k if self.confidence is None else max(k, FIRST), excluded, allowed)
-        first = Neighbours(found.rows[:, :k], found.scores[:, :k], found.decided)
         if self.confidence is None:
-            return first, [[None] * k for _ in predictions]
+            return search(self.model, self.index, predictions, k, excluded, allowed), [[None] * k for _ in predictions]
+        found = search(self.model, self.index, predictions, max(k, FIRST), excluded, allowed)
         added = len(self.index) - len(self.bank.table)
-        return first, self.confidence.probabilities(predictions, found.scores, k, read, excluded, allowed, added).tolist()
+        probabilities = self.confidence.probabilities(predictions, found.scores, k, read, excluded, allowed, added)
+        return Neighbours(found.rows[:, :k], found.scores[:, :k], found.decided), probabilities.tolist()
 
     def answers(self, requests: Sequence[PredictionRequest]) -> list[list[Expected] | Exception]:
         """One batched step and one batched search for requests of distinct sessions.

@@ -163,7 +163,7 @@ def _ticks(low: float, high: float) -> list[float]:
     span = (high - low) or abs(high) or 1.0
     raw = span / 4
     magnitude = 10 ** floor(log10(raw))
-    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= raw)
+    step = float(next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= raw))
     first = floor(low / step)
     ticks = [first * step]
     while ticks[-1] < high - 1e-12:

@@ -14,6 +14,7 @@ K = 10  # vectors of a prediction where the request names no number
 
 Name = Annotated[str, Meta(pattern=NAME)]
 Whole = Annotated[int, Meta(ge=0)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
 Incarnation = Annotated[
     str,
     Meta(pattern=INCARNATION, description="Drawn when a session begins. A session that is deleted and made again has another."),

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import UNSET, Meta, UnsetType
 
-from nextvec.wire.fields import ArmName, Body, Incarnation, K, Limit, Name, Whole
+from nextvec.wire.fields import ArmName, Body, Incarnation, K, Limit, Name, Probability, Whole
 from nextvec.wire.limits import MOST_BECAUSE, MOST_K, MOST_ROWS
 
 TEXT = "Whether the answer holds the texts of chunks."
@@ -88,10 +88,8 @@ class ExpectedVector(Body, frozen=True):
     row: Annotated[int, Meta(ge=0, description="The first row of the bank that holds this vector.")]
     score: float
     probability: Annotated[
-        float | None,
+        Probability | None,
         Meta(
-            ge=0,
-            le=1,
             description="That this vector is the next, if the next is a vector of the bank that the context does not hold. "
             "Null from a model without a calibration.",
         ),
@@ -130,8 +128,8 @@ class Prediction(Body, frozen=True):
 
     expected: Annotated[tuple[ExpectedVector, ...], Meta(description="Distinct vectors, best first.")]
     probability: Annotated[
-        float | None,
-        Meta(ge=0, le=1, description="That the next vector is one of the expected ones: the sum of their probabilities."),
+        Probability | None,
+        Meta(description="That the next vector is one of the expected ones: the sum of their probabilities, or null."),
     ]
     arm: ArmName
     model: Name
