@@ -14,8 +14,11 @@ from nextvec.bank.sequences import Sequences
 from nextvec.batches import candidates
 from nextvec.errors import DataError
 from nextvec.evaluation.exam import Exam
+from nextvec.evaluation.runs import evaluate
 from nextvec.index import ExactIndex, allowed_rows
 from nextvec.lanes import by_chance, by_clusters
+from nextvec.runs import TrainSettings
+from nextvec.training import begin, train
 
 DIM, ITEMS, SESSIONS = 16, 120, 40
 
@@ -206,3 +209,24 @@ def test_lanes_and_moments_of_items_equal_those_of_rows() -> None:
     one, two = moments(new), moments(old)
     np.testing.assert_array_equal(one.covariance, two.covariance)
     assert one.rows == two.rows == len(old)
+
+
+def test_a_training_on_items_gives_the_weights_of_one_on_rows(tmp_path: Path) -> None:
+    """With items in the order of their first events, even the order of all sums is the same."""
+    vectors, (ids, lengths) = catalogue(), events()
+    _, first = np.unique(ids, return_index=True)
+    number = np.argsort(np.argsort(first))
+    banks = Bank.from_items(vectors[np.argsort(first)], number[ids], lengths), Bank.from_numpy(vectors[ids], lengths)
+    settings = TrainSettings.of(
+        model="gru", context=10, batch=3, updates=6, evaluate_every=3, hidden=8, pool=20, queue=20, hard=2, hard_low=-1.0
+    )
+    weights: list[bytes] = []
+    ranks: list[dict[str, list[int]]] = []
+    for name, bank in zip(("items", "rows"), banks, strict=True):
+        run = begin(tmp_path / name, "test", settings, bank)
+        list(train(run, bank))
+        weights.append((run.path / "best.safetensors").read_bytes())
+        report = evaluate(run, bank, pool=20)
+        ranks.append({"": report.ranks.above.tolist(), **{n: r.above.tolist() for n, r in report.baselines.items()}})
+    assert weights[0] == weights[1]
+    assert ranks[0] == ranks[1]
