@@ -9,10 +9,16 @@ import torch
 from nextvec.bank import Bank, BankWriter, Distinct, ItemWriter, VectorDocument, census
 from nextvec.bank.item_writer import Items
 from nextvec.bank.layout import Manifest
+from nextvec.bank.moments import moments
 from nextvec.bank.sequences import Sequences
+from nextvec.batches import candidates
 from nextvec.errors import DataError
 from nextvec.evaluation.exam import Exam
+from nextvec.evaluation.runs import evaluate
 from nextvec.index import ExactIndex, allowed_rows
+from nextvec.lanes import by_chance, by_clusters
+from nextvec.runs import TrainSettings
+from nextvec.training import begin, train
 
 DIM, ITEMS, SESSIONS = 16, 120, 40
 
@@ -178,3 +184,49 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         Bank.from_items(catalogue(5), [0, 1], [3])
     with pytest.raises(DataError, match="1 different ids for 2 documents"):
         Bank.from_items(catalogue(5), [0, 1], [1, 1], documents=["a", "a"])
+
+
+def test_the_candidates_of_an_update_equal_those_of_rows() -> None:
+    """The same vectors, negatives and counts, in another order of the columns."""
+    scored, drawn = np.array([12, 13, 14, 90, 91]), np.arange(200, 260)
+    found: list[tuple[np.ndarray, ...]] = []
+    for bank in both():
+        copies = np.bincount(bank.classes[np.arange(300)], minlength=len(bank.table))
+        made = candidates(bank, bank.classes, copies, scored, drawn)
+        order = np.lexsort(made.vectors.numpy().T)
+        found.append((made.vectors.numpy()[order], made.forbidden.numpy()[:, order], made.log_q.numpy()[order]))
+        np.testing.assert_array_equal(made.vectors[made.truth].numpy(), bank.rows[scored].astype(np.float32))
+    for new, old in zip(*found, strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+def test_lanes_and_moments_of_items_equal_those_of_rows() -> None:
+    new, old = both(unread=5)
+    for made in (lambda bank: by_clusters(bank, 4), lambda bank: by_chance(bank, 3)):
+        lanes, theirs = made(new), made(old)
+        np.testing.assert_array_equal(lanes.lane, theirs.lane)
+        np.testing.assert_array_equal(lanes.confidence, theirs.confidence)
+    one, two = moments(new), moments(old)
+    np.testing.assert_array_equal(one.covariance, two.covariance)
+    assert one.rows == two.rows == len(old)
+
+
+def test_a_training_on_items_gives_the_weights_of_one_on_rows(tmp_path: Path) -> None:
+    """With items in the order of their first events, even the order of all sums is the same."""
+    vectors, (ids, lengths) = catalogue(), events()
+    _, first = np.unique(ids, return_index=True)
+    number = np.argsort(np.argsort(first))
+    banks = Bank.from_items(vectors[np.argsort(first)], number[ids], lengths), Bank.from_numpy(vectors[ids], lengths)
+    settings = TrainSettings.of(
+        model="gru", context=10, batch=3, updates=6, evaluate_every=3, hidden=8, pool=20, queue=20, hard=2, hard_low=-1.0
+    )
+    weights: list[bytes] = []
+    ranks: list[dict[str, list[int]]] = []
+    for name, bank in zip(("items", "rows"), banks, strict=True):
+        run = begin(tmp_path / name, "test", settings, bank)
+        list(train(run, bank))
+        weights.append((run.path / "best.safetensors").read_bytes())
+        report = evaluate(run, bank, pool=20)
+        ranks.append({"": report.ranks.above.tolist(), **{n: r.above.tolist() for n, r in report.baselines.items()}})
+    assert weights[0] == weights[1]
+    assert ranks[0] == ranks[1]

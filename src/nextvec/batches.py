@@ -65,7 +65,7 @@ class Candidates:
 def candidates(
     bank: Bank,
     classes: Int64[np.ndarray, " rows"],
-    copies: Int64[np.ndarray, " rows"],
+    copies: Int64[np.ndarray, " items"],
     scored: Int64[np.ndarray, " N"],
     others: Int64[np.ndarray, " S"],
     in_batch: bool = True,

@@ -36,7 +36,7 @@ class Sessions:
 
     @staticmethod
     def read(events: Table, items: list[str], catalogue: str) -> "Sessions":
-        """Read the events of a table, in memory of about 40 bytes an event.
+        """Read the events of a table; their keys are held in memory as numbers.
 
         Args:
             items: ids of the items, in the order of their numbers.
