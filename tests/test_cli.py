@@ -16,10 +16,12 @@ import pytest
 
 from nextvec.bank import Bank, BankWriter, VectorDocument
 from nextvec.cli.main import main
+from nextvec.evaluation.calibration import UNCALIBRATED
 from nextvec.inference import Engine
 from nextvec.recipes import recipe
 from nextvec.runs import Run
 from nextvec.runs.origin import Origin
+from nextvec.runs.run import CALIBRATION
 from nextvec.windows import split
 from tests.conftest import walk_bank
 
@@ -178,6 +180,18 @@ def test_audit_catches_a_flipped_bit(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert printed(capsys, "audit", str(bank), code=1)["detectors"]["fingerprint"]["passed"] is False
 
 
+def test_evaluate_writes_a_page_with_the_reliability(place: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    found = printed(capsys, "evaluate", str(place / "run"), "--pool", "30", "--page", str(page))
+    (answer,) = [answer for answer in found["confidence"]["answers"] if answer["k"] == 5]
+    error, written = answer["calibration_error"]["value"], page.read_text()
+    assert f"over these {len(answer['bins'])} bins of equal mass, the mean distance from the line, is {error:.3f}" in written
+    assert written.count('class="dot model"') == len(answer["bins"])
+    assert "http" not in written
+    whole = printed(capsys, "evaluate", str(place / "run"), "--pool", "30", "--split", "valid", "--page", str(page))
+    assert whole["confidence"] is None and "calibration error" not in page.read_text()
+
+
 def test_audit_catches_rows_that_leak_between_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sound = walk_bank(documents=120, length=100, dim=24)
     rows = sound.rows.copy()
@@ -212,8 +226,15 @@ def test_predict_reads_text_and_prints_chunks(
     run("train", "memory", "run", "--bank", "bank", *FLAGS)
     answer = json.loads(run("predict", "run", "-k", "3", "--json", text="Chapter 3, part 4: the hen walked 7 miles."))
     assert answer["context"] == 1
-    assert [set(e) for e in answer["expected"]] == [{"row", "score", "document", "text", "count"}] * 3
+    assert [set(e) for e in answer["expected"]] == [{"row", "score", "probability", "document", "text", "count"}] * 3
+    assert answer["probability"] == pytest.approx(sum(e["probability"] for e in answer["expected"]))
+    *_, last = run("predict", "run", "-k", "3", text="Chapter 3, part 4: the hen walked 7 miles.").split("\n\n")
+    assert f"one of these with a probability of {answer['probability']:.1%}" in last
+    (tmp_path / "run" / CALIBRATION).unlink()
+    without = json.loads(run("predict", "run", "-k", "3", "--json", text="Chapter 3, part 4: the hen walked 7 miles."))
+    assert without["probability"] is None and [e["probability"] for e in without["expected"]] == [None] * 3
     assert run("predict", "run", "-k", "2", text="Chapter 3, part 5: the fox walked.").count("\n\n") == 2
+    assert UNCALIBRATED in run("predict", "run", "-k", "2", text="Chapter 3, part 5: the fox walked.")
     long = " ".join(f"Chapter 3, part {i}: the {'fox' if i % 2 else 'hen'} walked {i + 3} miles." for i in range(8))
     named = json.loads(run("predict", "run", "-k", "3", "--because", "2", "--json", text=long))
     chunks = Engine.open("run").cut(long)

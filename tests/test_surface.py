@@ -80,7 +80,7 @@ def test_the_python_examples_run_on_a_small_bank(tmp_path: Path) -> None:
         done = subprocess.run([sys.executable, "-c", talk], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "miles home" in done.stdout
-    assert len(done.stdout.splitlines()) == 6
+    assert len(done.stdout.splitlines()) == 7
 
 
 def test_every_test_that_a_document_names_exists() -> None:

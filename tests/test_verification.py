@@ -58,6 +58,7 @@ def lines(place: Path, out: Path) -> dict[str, list[str]]:
     return {
         "evaluate": ["evaluate", run, "--pool", "30"],
         "evaluate whole": ["evaluate", run, "--pool", "30", "--split", "all", "--bank", bank],
+        "surprise": ["surprise", run],
         "predict": ["predict", run, "--input", bank, "--output", str(out / "expected.parquet")],
         "latency": ["latency", run, "--contexts", "3"],
         "export a run": ["export", run, str(out / "onnx")],
@@ -90,7 +91,7 @@ def test_rows_reordered_in_place_are_refused_by_every_verb(
     assert list(tmp_path.iterdir()) == []
 
 
-THROUGH_A_RUN = ("evaluate", "predict", "latency", "export a run", "compare", "gate")
+THROUGH_A_RUN = ("evaluate", "surprise", "predict", "latency", "export a run", "compare", "gate")
 
 
 @pytest.mark.parametrize("name", THROUGH_A_RUN)

@@ -19,7 +19,7 @@ def confidence_tables(confidence: Mapping[str, Any]) -> None:
         f"\nprobability that the next vector is among the first {SHOWN_K} of the whole bank: mean {found['probability']:.1%}, "
         f"found {found['found']['value']:.1%} · expected calibration error [bold]{error['value']:.3f}[/bold] "
         f"(95 % {error['low']:.3f} to {error['high']:.3f}, by document; {found['calibration_error_by_chance']:.3f} if every "
-        f"probability were right)",
+        f"probability were right; {len(found['bins'])} bins of equal mass)",
         highlight=False,
     )
     table = _table("probability", "found", "95 % interval")
