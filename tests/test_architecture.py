@@ -80,6 +80,14 @@ def test_the_import_linter_names_a_planted_import_from_above(tmp_path: Path) -> 
     assert "nextvec.bank.planted -> nextvec.training" in said
 
 
+def test_the_import_linter_names_a_package_that_only_integrations_may_import(tmp_path: Path) -> None:
+    plant(copied(tmp_path) / "bank/hashing.py", "\n\ndef planted() -> None:\n    import pandas\n")
+    code, said = linted(tmp_path)
+    assert code == 1
+    assert "nextvec is not allowed to import pandas" in said
+    assert "nextvec.bank.hashing -> pandas" in said
+
+
 def copied(folder: Path) -> Path:
     """The package of a copy of the sources in ``folder``, and the contracts beside it."""
     shutil.copy(ROOT / "pyproject.toml", folder)

@@ -22,6 +22,12 @@ def rows(count: int, seed: int = 0) -> np.ndarray:
     return rng.standard_normal((count, DIM)) * SCALES @ turn + 0.5
 
 
+def unit(count: int, seed: int = 0) -> np.ndarray:
+    """Such rows of unit length."""
+    found = rows(count, seed)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
 def fitted(on: np.ndarray, power: float) -> Space:
     return Space.fitted(on.mean(0), np.cov(on.T, bias=True).reshape(DIM, DIM), power, len(on))
 
@@ -71,6 +77,18 @@ def test_fewer_rows_than_dimensions_give_a_finite_space(power: float, count: int
     assert torch.isfinite(space.matrix).all()
     mapped = space(tensor(rows(30, seed=1)))
     torch.testing.assert_close(mapped.norm(dim=-1), torch.ones(30))
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_the_inverse_finds_the_row_of_a_mapped_row(power: float) -> None:
+    space, x = fitted(unit(200), power), tensor(unit(30, seed=1))
+    np.testing.assert_allclose(space.inverse(space(x)).numpy(), x.numpy(), rtol=0, atol=2e-5)
+
+
+def test_the_inverse_of_a_space_of_equal_rows_is_their_vector() -> None:
+    one = np.repeat(unit(1), 5, axis=0)
+    space = fitted(one, 0.5)
+    np.testing.assert_allclose(space.inverse(space(tensor(one))).numpy(), one, rtol=0, atol=1e-5)
 
 
 def in_space(power: float = 0.5) -> InSpace:

@@ -4,6 +4,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,43 +18,54 @@ from nextvec.bank.vector_table import METADATA
 from nextvec.errors import DataError
 from nextvec.progress import Progress, silent
 
-PARQUET_ROWS = 10_000
+BATCH_ROWS = 10_000
 
 
-def write_parquet(bank: Bank, path: Path, progress: Progress = silent) -> None:
-    """Write ``document``, ``title``, ``index``, ``vector`` and, where there is text, ``text`` and ``tokens``.
+def reader(bank: Bank) -> pa.RecordBatchReader:
+    """``document``, ``title``, ``index``, ``vector`` and, where there is text, ``text`` and ``tokens``, in batches of rows.
 
     The schema's metadata name the encoder and state that documents are in the
-    order of the bank, so that ``ingest`` makes the same bank of the file.
+    order of the bank, so that ``ingest`` makes the same bank of the rows.
     """
     width = pa.list_(pa.float16() if bank.manifest.dtype == "float16" else pa.float32(), bank.dim)
     fields = [("document", pa.string()), ("title", pa.string()), ("index", pa.int64()), ("vector", width)]
-    tokens = bank.tokens
     fields += [("text", pa.string())] if bank.manifest.text else []
-    fields += [("tokens", pa.int32())] if tokens is not None else []
+    fields += [("tokens", pa.int32())] if bank.tokens is not None else []
     m = bank.manifest
     kept = ("encoder", "encoder_fingerprint", "chunking", "max_tokens", "dtype", "fingerprint")
     made = {name: getattr(m, name) for name in kept}
-    metadata = {METADATA: json.dumps({**made, "order": "rows"}).encode()}
-    schema = pa.schema(fields, metadata)
+    schema = pa.schema(fields, {METADATA: json.dumps({**made, "order": "rows"}).encode()})
+    return pa.RecordBatchReader.from_batches(schema, _batches(bank, schema))
+
+
+def _batches(bank: Bank, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    tokens = bank.tokens
+    for start in range(0, len(bank), BATCH_ROWS):
+        rows = np.arange(start, min(start + BATCH_ROWS, len(bank)))
+        owner = bank.document_of(rows)
+        flat = pa.array(np.ascontiguousarray(bank.rows[rows]).reshape(-1))
+        columns: list[Any] = [
+            pa.array([bank.documents[m][0] for m in owner]),
+            pa.array([bank.documents[m][1] for m in owner]),
+            pa.array(rows - bank.offsets[owner]),
+            pa.FixedSizeListArray.from_arrays(flat, bank.dim),
+        ]
+        if bank.manifest.text:
+            columns.append(pa.array([bank.text(int(row)) for row in rows]))
+        if tokens is not None:
+            columns.append(pa.array(tokens[rows]))
+        yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def write_parquet(bank: Bank, path: Path, progress: Progress = silent) -> None:
+    """Write the rows of :func:`reader` as Parquet."""
+    rows, written = reader(bank), 0
     temporary = path.with_name(f".{path.name}.tmp")
-    with pq.ParquetWriter(temporary, schema) as writer:
-        for start in range(0, len(bank), PARQUET_ROWS):
-            rows = np.arange(start, min(start + PARQUET_ROWS, len(bank)))
-            owner = bank.document_of(rows)
-            flat = pa.array(np.ascontiguousarray(bank.rows[rows]).reshape(-1))
-            columns: list[Any] = [
-                pa.array([bank.documents[m][0] for m in owner]),
-                pa.array([bank.documents[m][1] for m in owner]),
-                pa.array(rows - bank.offsets[owner]),
-                pa.FixedSizeListArray.from_arrays(flat, bank.dim),
-            ]
-            if bank.manifest.text:
-                columns.append(pa.array([bank.text(int(row)) for row in rows]))
-            if tokens is not None:
-                columns.append(pa.array(tokens[rows]))
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
-            progress("writing rows", int(rows[-1]) + 1, len(bank))
+    with pq.ParquetWriter(temporary, rows.schema) as writer:
+        for batch in rows:
+            writer.write_batch(batch)
+            written += batch.num_rows
+            progress("writing rows", written, len(bank))
     os.replace(temporary, path)
 
 

@@ -63,6 +63,18 @@ class Space(nn.Module):
     def forward(self, rows: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape E"]:
         return normalize((rows - self.mean) @ self.matrix, dim=-1)
 
+    def inverse(self, mapped: Float[Tensor, "*shape E"]) -> Float[Tensor, "*shape D"]:
+        """The vectors of unit length that the space maps to ``mapped``, computed in float64.
+
+        Such a vector is mean + s v with s > 0, where v has the direction of mapped matrix^-1. The mean of unit rows lies in
+        the unit ball, so exactly one such vector has unit length.
+        """
+        mean, matrix = self.mean.double(), self.matrix.double()
+        v = normalize(torch.linalg.solve(matrix, mapped.double(), left=False), dim=-1)
+        along = v @ mean
+        s = (along.square() + (1 - mean @ mean).clamp(min=0)).sqrt() - along
+        return normalize(mean + s[..., None] * v, dim=-1).to(mapped.dtype)
+
 
 class InSpace(Recurrent[Any]):
     """A model that reads its context and ranks its candidates in a space.
