@@ -26,6 +26,18 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = nextvec.predictor  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("start", ["import nextvec", "from nextvec.cli.main import _parser; _parser().format_help()"])
+def test_a_start_imports_only_the_standard_library(start: str) -> None:
+    """So it is fast, whatever the machine: PyTorch, NumPy and pyarrow are imported on first use."""
+    code = f"""import sys
+before = set(sys.modules)
+{start}
+added = {{name.partition('.')[0] for name in set(sys.modules) - before}}
+print(sorted(added - sys.stdlib_module_names - {{'nextvec'}}))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def verbs() -> set[str]:
     actions = _parser()._subparsers._group_actions  # type: ignore[union-attr]
     return set(actions[0].choices)  # type: ignore[arg-type]
