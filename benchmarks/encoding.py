@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from nextvec.encoders import MiniLM
-from nextvec.encoders.minilm import model_folder
+from nextvec.encoders.minilm_weights import model_folder
 from nextvec.ingestion import Chunking, documentation
 from table import interleaved, show
 

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nextvec.encoders import Encoded, Kind, MiniLM
-from nextvec.encoders.minilm import MAX_TOKENS
+from nextvec.encoders.minilm_weights import MAX_TOKENS
 from nextvec.ingestion import ingest
 from nextvec.vectors import unit_rows
 from table import show

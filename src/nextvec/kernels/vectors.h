@@ -72,6 +72,18 @@ static inline float dot(const float *x, const float *y, int64_t n) {
 
 static inline float norm(const float *x, int64_t n) { return sqrtf(dot(x, x, n)); }
 
+/* x (1 + erf(x / sqrt 2)) / 2; erf to 1.5e-7 (Abramowitz and Stegun 1964, 7.1.26). */
+static inline void gelu(const float *x, int64_t width, float *y) {
+  for (int64_t i = 0; i < width; i += W) {
+    floats v = load(x + i, width - i);
+    floats size = (floats)((ints)v & INT32_MAX) * 0.707106781f;
+    floats t = 1 / (1 + 0.3275911f * size);
+    floats tail = t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
+    floats half = 0.5f * tail * exponential(-size * size); /* of the mass, beyond |v| */
+    store(y + i, v * choose(v < 0, half, 1 - half), width - i);
+  }
+}
+
 /* Replaces logits by their softmax with a sink as an additional logit; a sink of -INFINITY has no effect. */
 static inline void softmax(float *logits, int64_t n, float sink) {
   float most = sink, sum = 0;
