@@ -1,54 +1,87 @@
 """What another encoder changes: cosines of its vectors to the bank's, and the paired difference of Hit@5.
 
-    python benchmarks/encoder_quality.py transcripts.bank technical.bank --encoder all-MiniLM-L6-v2-int8
+    python benchmarks/encoder_quality.py books.bank transcripts.bank technical.bank --encoder all-MiniLM-L6-v2-int8
 
-The banks hold texts: of `nextvec ingest --encoder all-MiniLM-L6-v2`, or of `benchmarks/banks.py --texts`. Their chunks are
-encoded again, and the new banks stay beside the old ones (NAME-ENCODER.bank), where a second run finds them. Half of the
-documents are examined and the space is fitted to the others; the model is that of the package without training, so nothing
-but the vectors differs. Both encoders score the same rows among the same 1,000 candidates.
+The banks hold texts: of `nextvec ingest`, or of `benchmarks/banks.py --texts`. Their chunks are encoded again. The new banks
+stay beside the old ones (NAME-ENCODER.bank), and a command that was stopped continues there. Half of the documents are
+examined; the space and the centre are those of the other half. Both predictors are the same for both encoders: an untrained
+one, and the weights of the package. Both encoders score the same rows, and rank them among the same chunks.
 """
 
 import argparse
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 
 from nextvec.bank import Bank, BankWriter, VectorDocument
-from nextvec.bank.moments import moments
+from nextvec.bank.moments import Moments, moments
 from nextvec.encoders import Encoder, load_encoder, max_tokens
 from nextvec.evaluation.exam import Exam
 from nextvec.evaluation.predictions import predict_rows
-from nextvec.evaluation.report import points
-from nextvec.models import Pooled
+from nextvec.models import Recurrent
+from nextvec.models.baselines import MeanAndLags
 from nextvec.models.space import InSpace, Space
 from nextvec.ranks import Ranks, paired_lift
-from nextvec.runs.shipped import shipped_weights
+from nextvec.runs.shipped import CONTEXT, POWER, shipped_model
 from nextvec.windows import split
 from table import show
 
-POWER, CONTEXT, TEST, VALID = 0.5, 256, 0.5, 0.01
+TEST, VALID = 0.5, 0.01
+Predictor = Callable[[Moments], Recurrent[Any]]
+
+
+def space_of(found: Moments) -> Space:
+    return Space.fitted(found.mean, found.covariance, POWER, found.rows)
+
+
+def untrained(found: Moments) -> Recurrent[Any]:
+    return InSpace(space_of(found), MeanAndLags(len(found.mean), 0.8, 0.7))
+
+
+def package(found: Moments) -> Recurrent[Any]:
+    return shipped_model(space_of(found))
+
+
+PREDICTORS: dict[str, Predictor] = {
+    "exponential mean 0.8 with pooled lags 0.7, power 0.5": untrained,
+    "the weights of the package": package,
+}
 
 
 @dataclass(frozen=True)
 class Compared:
-    """The ranks on one bank under both encoders, and the cosines of both vectors of each chunk where they have one width."""
+    """One bank under both encoders.
 
-    before: Ranks
-    after: Ranks
-    cosines: np.ndarray | None
+    Attributes:
+        ranks: of each predictor, before and after.
+        cosines: of both vectors of each chunk, where they have one width.
+    """
+
+    ranks: dict[str, tuple[Ranks, Ranks]]
+    cosines: Float32[np.ndarray, " N"] | None
 
 
 def main(paths: list[Path], name: str) -> None:
     encoder = load_encoder(name)
     found = {path.stem: compared(path, encoder) for path in paths}
-    pooled = {key: np.concatenate([getattr(each, key).hits(5) for each in found.values()]) for key in ("before", "after")}
-    rows = [_row(bank, each) for bank, each in found.items()]
-    rows.append(["all", f"{len(pooled['before']):,}", "", "", *_percents(pooled["before"], pooled["after"]), ""])
-    columns = ["bank", "scored rows", "cosine, 1 %", "cosine, median", "Hit@5 before", "after", "difference", "interval"]
-    show(f"{name} in place of the bank's encoder", columns, rows, "points; 95 % intervals resample documents")
+    cosines = [
+        [bank, f"{len(each.cosines):,}", *(f"{np.percentile(each.cosines, p):.5f}" for p in (1, 50))]
+        for bank, each in found.items()
+        if each.cosines is not None
+    ]
+    if cosines:
+        show(f"Cosine of {name} to the bank's vectors", ["bank", "chunks", "1 %", "median"], cosines, "")
+    columns = ["bank", "scored rows", "before, %", "after, %", "difference, points"]
+    for predictor in PREDICTORS:
+        ranks = {bank: each.ranks[predictor] for bank, each in found.items()}
+        together = (joined([before for before, _ in ranks.values()]), joined([after for _, after in ranks.values()]))
+        rows = [_row(bank, *pair) for bank, pair in {**ranks, "all": together}.items()]
+        show(f"Hit@5 of {predictor}: {name}", columns, rows, "95 % intervals resample documents")
 
 
 def compared(path: Path, encoder: Encoder) -> Compared:
@@ -56,11 +89,12 @@ def compared(path: Path, encoder: Encoder) -> Compared:
     other = encoded(bank, path.with_name(f"{path.stem}-{encoder.name.replace('/', '-')}.bank"), encoder)
     parts = split(bank, VALID, TEST)
     exam = Exam.over(bank, parts.test, "test", max_rows=len(bank))
-    before, after = ranks(exam, parts.train), ranks(replace(exam, bank=other), parts.train)
+    exams = (exam, replace(exam, bank=other))
+    ranks = {name: [ranked(each, make, parts.train) for each in exams] for name, make in PREDICTORS.items()}
     cosines = None
     if other.dim == bank.dim:
         cosines = np.einsum("nd,nd->n", bank.rows.astype(np.float32), other.rows.astype(np.float32))
-    return Compared(before, after, cosines)
+    return Compared({name: (before, after) for name, (before, after) in ranks.items()}, cosines)
 
 
 def encoded(bank: Bank, path: Path, encoder: Encoder) -> Bank:
@@ -74,40 +108,47 @@ def encoded(bank: Bank, path: Path, encoder: Encoder) -> Bank:
         encoder_fingerprint=encoder.fingerprint,
         dim=encoder.dim,
         dtype=facts.dtype,
-        source=f"{facts.source}, encoded again",
+        source=f"{bank.fingerprint}, encoded again",
         max_tokens=max_tokens(encoder),
     ) as writer:
-        for m, (document, title) in enumerate(bank.documents):
-            if m >= writer.documents:
-                texts = [bank.text(row) for row in range(int(bank.offsets[m]), int(bank.offsets[m + 1]))]
-                writer.append(VectorDocument(document, title, encoder.encode([text or "" for text in texts]).rows))
-                writer.commit()
+        for document, title, texts in _documents(bank, writer.documents):
+            writer.append(VectorDocument(document, title, encoder.encode(texts).rows))
+            writer.commit()
+            print(f"{path.name}: {writer.rows:,} of {len(bank):,} chunks", flush=True)
         return writer.finish()
 
 
-def ranks(exam: Exam, train: Int64[np.ndarray, " M"]) -> Ranks:
-    """Of the weights of the package, in the space of the training documents."""
-    found = moments(exam.bank, train)
-    model = InSpace(Space.fitted(found.mean, found.covariance, POWER), Pooled(exam.bank.dim, 0.5)).eval()
-    model.take_over({name: tensor for name, tensor in shipped_weights().items() if name != "log_temperature"})
+def ranked(exam: Exam, predictor: Predictor, train: Int64[np.ndarray, " M"]) -> Ranks:
+    """The ranks of a predictor whose space is that of the training documents under the bank's own encoder."""
+    model = predictor(moments(exam.bank, train)).eval()
     return exam.rank(predict_rows(model, exam.bank, exam.rows, CONTEXT), model)
 
 
-def _row(bank: str, found: Compared) -> list[str]:
-    cosines = ["", ""] if found.cosines is None else [f"{np.percentile(found.cosines, p):.5f}" for p in (1, 50)]
-    before, after = found.before.hits(5), found.after.hits(5)
-    lift = points(paired_lift(found.after, found.before, 5))
-    return [bank, f"{len(before):,}", *cosines, *_percents(before, after), lift]
+def joined(parts: list[Ranks]) -> Ranks:
+    """The ranks of several banks; documents of different banks stay different clusters."""
+    shifts = np.cumsum([0, *(int(part.clusters.max()) + 1 for part in parts)])
+    return Ranks.joined([replace(part, clusters=part.clusters + shift) for part, shift in zip(parts, shifts[:-1], strict=True)])
 
 
-def _percents(before: np.ndarray, after: np.ndarray) -> list[str]:
-    return [f"{100 * before.mean():.2f}", f"{100 * after.mean():.2f}", f"{100 * (after - before).mean():+.2f}"]
+def _documents(bank: Bank, first: int) -> Iterator[tuple[str, str, list[str]]]:
+    """Identifier, title and texts of each document from ``first`` on."""
+    for m, (document, title) in enumerate(bank.documents):
+        if m >= first:
+            texts = [bank.text(row) for row in range(int(bank.offsets[m]), int(bank.offsets[m + 1]))]
+            yield document, title, [text or "" for text in texts]
+
+
+def _row(bank: str, before: Ranks, after: Ranks) -> list[str]:
+    lift = paired_lift(after, before, 5)
+    difference = f"{100 * lift.value:+.2f} [{100 * lift.low:+.2f}, {100 * lift.high:+.2f}]"
+    return [bank, f"{len(before):,}", *(f"{100 * ranks.hits(5).mean():.2f}" for ranks in (before, after)), difference]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("banks", type=Path, nargs="+")
     parser.add_argument("--encoder", default="all-MiniLM-L6-v2-int8")
+    parser.add_argument("--threads", type=int, default=1)
     parsed = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(parsed.threads)
     main(parsed.banks, parsed.encoder)
