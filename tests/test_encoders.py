@@ -7,8 +7,6 @@ from pydoc_data.topics import topics
 import numpy as np
 import pytest
 
-from nextvec.bank import Bank
-from nextvec.cli.main import main
 from nextvec.encoders import DEFAULT, Encoded, Kind, MiniLM, MiniLMInt8, load_encoder, max_tokens
 from nextvec.encoders.minilm_int8 import BATCH_TOKENS, READ
 from nextvec.errors import DataError
@@ -72,9 +70,7 @@ def test_int8_is_chosen_by_its_name_and_not_the_default(int8: MiniLMInt8) -> Non
 
 
 def test_a_bank_states_its_precision_and_reads_text_with_it(tmp_path: Path) -> None:
-    (tmp_path / "text.txt").write_text("A first sentence. A second one, about boats.", encoding="utf-8")
-    assert main(["ingest", str(tmp_path / "text.txt"), str(tmp_path / "b"), "--encoder", MiniLMInt8.name, "--size", "20"]) == 0
-    bank = Bank.open(tmp_path / "b")
+    bank = ingest(["A first sentence. A second one, about boats."], tmp_path / "b", MiniLMInt8.name, Chunking(size=20))
     assert (bank.manifest.encoder, bank.manifest.encoder_fingerprint) == (MiniLMInt8.name, MiniLMInt8.fingerprint)
     again = load_encoder(bank.manifest.encoder).encode([bank.text(row) or "" for row in range(len(bank))])
     assert np.array_equal(again.rows.astype(np.float16), bank.rows)

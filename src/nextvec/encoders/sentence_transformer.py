@@ -10,7 +10,7 @@ from jaxtyping import Float32, Int32
 from tokenizers import Tokenizer
 
 from nextvec.encoders.protocol import Encoded, Kind
-from nextvec.encoders.unknown import unknown_share
+from nextvec.encoders.unknown import unknown_share, unknown_token
 from nextvec.errors import DataError
 
 UNLIMITED = 1_000_000  # tokens; a limit of this number or more counts as no limit
@@ -104,7 +104,7 @@ def _reads(model: Any, name: str) -> tuple[Tokenizer, bool, int | None]:
 
 def _unknown_token(tokenizer: Any) -> str | None:
     if isinstance(tokenizer, Tokenizer):
-        return getattr(tokenizer.model, "unk_token", None)
+        return unknown_token(tokenizer)
     return tokenizer.unk_token
 
 

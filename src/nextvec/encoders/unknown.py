@@ -2,6 +2,7 @@
 
 # Axes: N texts.
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,3 +23,12 @@ def unknown_share(tokenizer: Tokenizer, unknown: str, texts: Sequence[str]) -> F
         lost = sum(stop - start for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True) if token == number)
         shares[n] = min(1.0, lost / letters) if letters else 0.0
     return shares
+
+
+def unknown_token(tokenizer: Tokenizer) -> str | None:
+    """The token that stands for what the vocabulary lacks; None if there is none."""
+    named = getattr(tokenizer.model, "unk_token", None)
+    if named is not None:
+        return named if tokenizer.token_to_id(named) is not None else None
+    number = json.loads(tokenizer.to_str())["model"].get("unk_id")  # of unigram models
+    return None if number is None else tokenizer.id_to_token(number)

@@ -9,14 +9,13 @@ import numpy as np
 
 from nextvec.bank import Bank, BankWriter
 from nextvec.bank.documents import Dtype
-from nextvec.encoders import Encoder
+from nextvec.encoders import DEFAULT, Encoder
 from nextvec.errors import DataError, SettingsError
 from nextvec.ingestion.chunking import Chunking
 from nextvec.ingestion.sources import Opening, Source, open_object, open_source
 from nextvec.ingestion.texts import ingest_texts
 from nextvec.progress import Progress, silent
 
-DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 COMMIT = 100_000  # rows of ready vectors written between two commits
 
 
@@ -41,7 +40,8 @@ def ingest(
     Args:
         source: a path, or documents, texts, rows, columns, a table, a dataframe, a dataset
             (:func:`~nextvec.ingestion.sources.open_object`), or a source that is open already.
-        encoder: the encoder of texts: a name, or any :class:`~nextvec.encoders.Encoder`; by default all-MiniLM-L6-v2.
+        encoder: the encoder of texts: a name (see :func:`~nextvec.encoders.load_encoder`; by default all-MiniLM-L6-v2), or
+            any :class:`~nextvec.encoders.Encoder`.
         dtype: dtype of stored rows. The default is that of the exported bank if ready vectors come from one, else float16.
         encoder_name: name of the encoder of ready vectors, if their source does not state it.
         skip_unreadable: leave out files of a folder that cannot be read.
@@ -63,7 +63,7 @@ def ingest(
         made = _ingest_vectors(opened, path, dtype or opened.provenance.dtype or "float16", progress)
     else:
         assert opened.texts is not None
-        chosen, stored = encoder or DEFAULT_ENCODER, dtype or "float16"
+        chosen, stored = encoder or DEFAULT, dtype or "float16"
         made = ingest_texts(opened.texts, opened.name, path, chosen, chunking or Chunking(), stored, progress)
     if opened is not source:
         for note in opened.unread.notes():

@@ -17,7 +17,10 @@ def _ingest_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help=SOURCE)
     parser.add_argument("bank", type=Path, help="the folder of the new bank")
     parser.add_argument(
-        "--encoder", help="encoder of the texts: all-MiniLM-L6-v2 (default; works offline) or any sentence-transformers model"
+        "--encoder",
+        metavar="NAME",
+        help="encoder of the texts: all-MiniLM-L6-v2 (default; works offline), all-MiniLM-L6-v2-int8 (the same model in int8, "
+        "faster), static or static:FOLDER (vectors of tokens, fastest, less accurate), or any sentence-transformers model",
     )
     parser.add_argument("--encoder-name", metavar="NAME", help="encoder that made ready vectors, if the file does not name it")
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read, and list them")
