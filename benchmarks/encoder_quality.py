@@ -66,9 +66,9 @@ class Compared:
     cosines: Float32[np.ndarray, " N"] | None
 
 
-def main(paths: list[Path], name: str) -> None:
+def main(paths: list[Path], name: str, rows: int) -> None:
     encoder = load_encoder(name)
-    found = {path.stem: compared(path, encoder) for path in paths}
+    found = {path.stem: compared(path, encoder, rows) for path in paths}
     cosines = [
         [bank, f"{len(each.cosines):,}", *(f"{np.percentile(each.cosines, p):.5f}" for p in (1, 50))]
         for bank, each in found.items()
@@ -80,15 +80,15 @@ def main(paths: list[Path], name: str) -> None:
     for predictor in PREDICTORS:
         ranks = {bank: each.ranks[predictor] for bank, each in found.items()}
         together = (joined([before for before, _ in ranks.values()]), joined([after for _, after in ranks.values()]))
-        rows = [_row(bank, *pair) for bank, pair in {**ranks, "all": together}.items()]
-        show(f"Hit@5 of {predictor}: {name}", columns, rows, "95 % intervals resample documents")
+        table = [_row(bank, *pair) for bank, pair in {**ranks, "all": together}.items()]
+        show(f"Hit@5 of {predictor}: {name}", columns, table, "95 % intervals resample documents")
 
 
-def compared(path: Path, encoder: Encoder) -> Compared:
+def compared(path: Path, encoder: Encoder, rows: int) -> Compared:
     bank = Bank.open(path)
     other = encoded(bank, path.with_name(f"{path.stem}-{encoder.name.replace('/', '-')}.bank"), encoder)
     parts = split(bank, VALID, TEST)
-    exam = Exam.over(bank, parts.test, "test", max_rows=len(bank))
+    exam = Exam.over(bank, parts.test, "test", max_rows=rows)
     exams = (exam, replace(exam, bank=other))
     ranks = {name: [ranked(each, make, parts.train) for each in exams] for name, make in PREDICTORS.items()}
     cosines = None
@@ -148,7 +148,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("banks", type=Path, nargs="+")
     parser.add_argument("--encoder", default="all-MiniLM-L6-v2-int8")
+    parser.add_argument("--rows", type=int, default=4_000, help="scored rows of each bank at most (default: 4,000)")
     parser.add_argument("--threads", type=int, default=1)
     parsed = parser.parse_args()
     torch.set_num_threads(parsed.threads)
-    main(parsed.banks, parsed.encoder)
+    main(parsed.banks, parsed.encoder, parsed.rows)
